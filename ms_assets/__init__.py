@@ -1,0 +1,1 @@
+"""Graph-based music recommendation on the Yandex Yambda dataset, as Dagster assets."""

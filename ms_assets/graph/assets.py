@@ -1,0 +1,71 @@
+"""Room 3: weighted edges, the bipartite graph, its statistics."""
+
+from typing import Any
+
+import dagster as dg
+
+from ms_assets import pictures
+from ms_assets.graph import bipartite, statistics
+from ms_assets.graph import edges as weighting
+from ms_assets.io_managers import Relation, columns
+from ms_assets.resources import DuckDB
+from ms_assets.scales import room
+
+asset = room("graph")
+
+
+@asset(
+    kinds={"duckdb"},
+    code_version="1",
+    ins={"train": dg.AssetIn(["splits", "train"])},
+    metadata=columns(
+        user_id=("INTEGER", "dense user id"),
+        song_id=("INTEGER", "dense song id"),
+        event_type=("VARCHAR", "listen, like or undislike"),
+        n_events=("BIGINT", "events of this type"),
+        played_ratio=(
+            "DOUBLE",
+            "mean known played ratio of listens (0.5 if none is known); like 1; undislike 0.5",
+        ),
+        weight=("DOUBLE", "listen 0.7, like 1.0, undislike 0.3"),
+    ),
+)
+def edges(duckdb: DuckDB, train: Relation) -> Relation:
+    """One weighted edge per user, song and event type of the train part."""
+    return weighting.edges(duckdb.connection, train)
+
+
+@asset(
+    kinds={"pytorch"},
+    code_version="1",
+    io_manager_key="graph_files",
+    ins={name: dg.AssetIn(["splits", name]) for name in ("users", "songs")}
+    | {"embeddings": dg.AssetIn(["raw", "embeddings"])},
+)
+def bipartite_graph(
+    duckdb: DuckDB, users: Relation, songs: Relation, embeddings: Relation, edges: Relation
+) -> dg.MaterializeResult:
+    """The PyG graph: users, songs with audio, artists and albums, and the weighted edges between them."""
+    graph = bipartite.bipartite_graph(
+        users.order("user_id").to_arrow_table(),
+        songs.order("song_id").to_arrow_table(),
+        bipartite.song_audio(duckdb.connection, songs, embeddings).to_arrow_table(),
+        edges.to_arrow_table(),
+    )
+    return dg.MaterializeResult(value=graph, metadata={"graph": str(graph)})
+
+
+@asset(
+    kinds={"polars"},
+    code_version="1",
+    name="statistics",
+    metadata=columns(name=("VARCHAR", "what is counted"), value=("DOUBLE", "its value")),
+)
+def graph_statistics(bipartite_graph: Any) -> dg.MaterializeResult:
+    """The graph in numbers: nodes, edges, types, degrees; and a picture of its degrees."""
+    numbers = statistics.graph_statistics(bipartite_graph)
+    picture = pictures.to_markdown(statistics.degree_picture(bipartite_graph), "degrees")
+    return dg.MaterializeResult(value=numbers, metadata={"degrees": dg.MetadataValue.md(picture)})
+
+
+assets = [edges, bipartite_graph, graph_statistics]

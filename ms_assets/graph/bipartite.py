@@ -1,0 +1,76 @@
+"""The bipartite user–song graph as a PyG object."""
+
+from typing import TYPE_CHECKING
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from ms_assets.graph.edges import TYPE_CODES
+from ms_assets.vectors import Ragged, vector_column
+
+if TYPE_CHECKING:
+    import torch
+    from torch_geometric.data import HeteroData
+
+INTERACTS = ("user", "interacts", "song")
+EDGE_ATTRIBUTES = ("event_type", "n_events", "played_ratio", "weight")
+
+
+def song_audio(
+    con: duckdb.DuckDBPyConnection, songs: duckdb.DuckDBPyRelation, embeddings: duckdb.DuckDBPyRelation
+) -> duckdb.DuckDBPyRelation:
+    """The unit audio vector of every song, in the order of song_id: one column, audio."""
+    return con.sql("""
+        SELECT normalized_embed::FLOAT[] AS audio
+        FROM songs JOIN embeddings USING (item_id) ORDER BY song_id
+    """)
+
+
+def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa.Table) -> "HeteroData":
+    """Build the graph; the rows of each table stand in the order of their dense ids.
+
+    `user`: uid int64 [n_users]. `song`: x float32 [n_songs, 128] (unit audio vectors), item_id int64,
+    in_graph bool, and the ragged artist_ids, album_ids int64 with their offsets. Cold songs are nodes without
+    edges. Edges `(user, interacts, song)`: edge_index int64 [2, n_edges], edge_attr float32 [n_edges, 4] =
+    event type code, n_events, played ratio, weight.
+
+    Raises:
+        ValueError: an edge names a user or song that the tables do not have.
+    """
+    import torch
+    from torch_geometric.data import HeteroData
+
+    graph = HeteroData()
+    graph["user"].uid = _tensor(users, "uid")
+    graph["user"].num_nodes = users.num_rows
+    graph["song"].x = torch.from_numpy(vector_column(audio, "audio"))
+    graph["song"].item_id = _tensor(songs, "item_id")
+    graph["song"].in_graph = _tensor(songs, "in_graph")
+    for owner in ("artist", "album"):
+        lists = Ragged.from_column(songs, f"{owner}_ids")
+        graph["song"][f"{owner}_ids"] = torch.from_numpy(lists.values)
+        graph["song"][f"{owner}_offsets"] = torch.from_numpy(lists.offsets)
+    edge_index = torch.stack([_tensor(edges, "user_id"), _tensor(edges, "song_id")]).long()
+    for name, ids, n in zip(("user", "song"), edge_index, (users.num_rows, songs.num_rows), strict=True):
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < n:
+            raise ValueError(f"edges: {name}_id runs from {ids.min()} to {ids.max()}, expected 0 to {n - 1}")
+    graph[INTERACTS].edge_index = edge_index
+    graph[INTERACTS].edge_attr = _edge_attributes(edges)
+    return graph
+
+
+def _edge_attributes(edges: pa.Table) -> "torch.Tensor":
+    import torch
+
+    types = edges.column("event_type").combine_chunks().dictionary_encode()
+    codes = np.array([TYPE_CODES[name] for name in types.dictionary.to_pylist()], np.float32)
+    numbers = [edges.column(name).to_numpy() for name in EDGE_ATTRIBUTES[1:]]
+    columns = [codes[types.indices.to_numpy()] if len(codes) else np.empty(0), *numbers]
+    return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+
+
+def _tensor(table: pa.Table, name: str) -> "torch.Tensor":
+    import torch
+
+    return torch.from_numpy(table.column(name).to_numpy().copy())

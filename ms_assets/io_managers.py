@@ -1,0 +1,223 @@
+"""How a value becomes a partition's file, atomically, and how it comes back.
+
+The only module that knows where artefacts lie: `<base>/<room>/<asset>/<scale>.<extension>`. A file is written
+beside its target, flushed to disk and renamed, so that a reader sees the earlier version or the new one whole.
+"""
+
+import os
+import resource
+import time
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import dagster as dg
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from ms_assets.resources import DuckDB
+
+if TYPE_CHECKING:
+    import faiss
+    from torch_geometric.data import HeteroData
+
+Relation = duckdb.DuckDBPyRelation
+SCHEMA = "dagster/column_schema"
+
+
+class MissingPartition(FileNotFoundError):
+    """An asset's input has not been materialised for this scale."""
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Give a path to write to; rename it to `path` when the body succeeds, remove it when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    try:
+        yield unfinished
+        if not unfinished.is_symlink():
+            _flush(unfinished)
+        unfinished.replace(path)
+        _flush(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def columns(**described: tuple[str, str]) -> dict[str, dg.TableSchema]:
+    """Declare a table's columns, in order, as `name=(DuckDB type, description)`: what the UI shows and what is checked."""
+    return {
+        SCHEMA: dg.TableSchema(
+            columns=[
+                dg.TableColumn(name, type_, description=text) for name, (type_, text) in described.items()
+            ]
+        )
+    }
+
+
+class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
+    """One file per asset and scale; subclasses say how it is written and read."""
+
+    base_dir: str
+
+    @property
+    def _base_path(self) -> UPath:
+        return UPath(self.base_dir)
+
+    @abstractmethod
+    def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
+        """Write the value to a path nobody reads yet, and return the metadata that only the writer knows."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Any:
+        """Read back what `write` wrote."""
+
+    def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
+        """Publish the value atomically and attach what is known of it."""
+        started = time.monotonic()
+        with published(Path(path)) as unfinished:
+            known = self.write(context, obj, unfinished)
+        context.add_output_metadata(
+            {
+                **known,
+                "dagster/uri": Path(path).as_uri(),
+                "size_bytes": Path(path).stat().st_size,
+                "write_seconds": round(time.monotonic() - started, 3),
+                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            }
+        )
+
+    def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
+        """Read one partition; say which asset to materialise when it is not there."""
+        local = Path(path)
+        if not local.exists():
+            key = context.asset_key.to_user_string()
+            gone = f" (its source {local.readlink()} is gone)" if local.is_symlink() else ""
+            raise MissingPartition(
+                f"materialise {key} for {context.asset_partition_keys[0]} first: {local} is missing{gone}"
+            )
+        return self.read(local)
+
+
+class TableIOManager(ArtefactIOManager):
+    """Tables as Parquet: a lazy DuckDB relation, an Arrow table or a Polars frame goes in, a lazy relation comes out."""
+
+    extension: ClassVar[str] = ".parquet"
+    duckdb: dg.ResourceDependency[DuckDB]
+
+    def write(
+        self, context: dg.OutputContext, value: Relation | pa.Table | pl.DataFrame, path: Path
+    ) -> dict[str, Any]:
+        """Run the query into the file; refuse a table whose columns are not the declared ones."""
+        declared = _declared(context)
+        table = value.to_arrow() if isinstance(value, pl.DataFrame) else value
+        if isinstance(table, pa.Table):
+            # Arrow's writer keeps fixed-size lists, which Parquet itself does not know.
+            _require_columns(context, declared, table.column_names, None)
+            pq.write_table(table, path, compression="zstd", row_group_size=1 << 17)
+        else:
+            _require_columns(context, declared, table.columns, [str(t) for t in table.types])
+            table.write_parquet(str(path), compression="zstd")
+        return {"dagster/row_count": pq.read_metadata(path).num_rows}
+
+    def read(self, path: Path) -> Relation:
+        """A relation over the file, read when it is used."""
+        return self.duckdb.connection.read_parquet(str(path))
+
+
+class LinkedTableIOManager(TableIOManager):
+    """Source files: a link to where the file lies, never a copy, with the row's place in the file as a column."""
+
+    def write(self, context: dg.OutputContext, value: Path, path: Path) -> dict[str, Any]:
+        """Link the source file into place."""
+        path.symlink_to(value.resolve())
+        return {"dagster/row_count": pq.read_metadata(path).num_rows}
+
+    def read(self, path: Path) -> Relation:
+        """A relation with the published columns and `file_row_number`, which settles ties of time."""
+        return self.duckdb.connection.read_parquet(str(path), file_row_number=True)
+
+
+class TorchIOManager(ArtefactIOManager):
+    """Checkpoints: containers of tensors and plain values, which load without running code from the file."""
+
+    extension: ClassVar[str] = ".pt"
+
+    def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
+        """Save with torch."""
+        import torch
+
+        torch.save(value, path)
+        return {}
+
+    def read(self, path: Path) -> Any:
+        """Load; anything but tensors and plain values is refused."""
+        import torch
+
+        return torch.load(path, weights_only=True)
+
+
+class GraphIOManager(TorchIOManager):
+    """PyG graphs, stored as the dictionary that `HeteroData.from_dict` takes."""
+
+    def write(self, context: dg.OutputContext, value: "HeteroData", path: Path) -> dict[str, Any]:
+        """Save the graph's dictionary."""
+        return super().write(context, value.to_dict(), path)
+
+    def read(self, path: Path) -> "HeteroData":
+        """Build the graph from its dictionary."""
+        from torch_geometric.data import HeteroData
+
+        return HeteroData.from_dict(super().read(path))
+
+
+class FaissIOManager(ArtefactIOManager):
+    """Faiss indices."""
+
+    extension: ClassVar[str] = ".faiss"
+
+    def write(self, context: dg.OutputContext, value: "faiss.Index", path: Path) -> dict[str, Any]:
+        """Write a CPU index."""
+        import faiss
+
+        faiss.write_index(value, str(path))
+        return {}
+
+    def read(self, path: Path) -> "faiss.Index":
+        """Read a CPU index."""
+        import faiss
+
+        return faiss.read_index(str(path))
+
+
+def _declared(context: dg.OutputContext) -> dg.TableSchema:
+    metadata = context.definition_metadata or {}
+    schema = metadata.get(SCHEMA)
+    if schema is None:
+        raise TypeError(f"{context.asset_key.to_user_string()} declares no columns")
+    return getattr(schema, "schema", schema)
+
+
+def _require_columns(
+    context: dg.OutputContext, declared: dg.TableSchema, names: list[str], types: list[str] | None
+) -> None:
+    expected = [(c.name, c.type) for c in declared.columns]
+    found = list(zip(names, types or [c.type for c in declared.columns], strict=False))
+    if expected != found or len(names) != len(expected):
+        raise TypeError(
+            f"{context.asset_key.to_user_string()}: expected columns {expected}, found {list(zip(names, types or names, strict=True))}"
+        )

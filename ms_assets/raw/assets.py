@@ -1,0 +1,111 @@
+"""Room 1: Yambda as published, linked into place, and what is in it."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from ms_assets.io_managers import Relation, columns
+from ms_assets.raw import reports
+from ms_assets.raw.resources import YambdaSource
+from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable, verify
+from ms_assets.resources import DuckDB
+from ms_assets.scales import room
+
+asset = room("raw")
+
+
+def source_asset(table: SourceTable) -> dg.AssetsDefinition:
+    """An asset that links one published file into place once it has passed its checks."""
+
+    @asset(
+        name=table.name,
+        description=table.description,
+        kinds={"parquet"},
+        io_manager_key="linked_tables",
+        code_version="1",
+        metadata=columns(**{c.name: (c.types[0], c.description) for c in table.columns}),
+    )
+    def source_table(
+        context: dg.AssetExecutionContext, yambda: YambdaSource, duckdb: DuckDB
+    ) -> dg.MaterializeResult[Path]:
+        file = yambda.fetch(table, context.partition_key)
+        context.log.info(f"checking {file.path}")
+        verify(duckdb.connection, file.path, table)
+        return dg.MaterializeResult(
+            value=file.path,
+            metadata={
+                "source": file.origin,
+                "revision": file.revision,
+                "source_file": dg.MetadataValue.path(str(file.path)),
+            },
+        )
+
+    return source_table
+
+
+published_tables = [source_asset(table) for table in TABLES.values()]
+
+
+def _table_inputs(names: tuple[str, ...]) -> dict[str, dg.AssetIn]:
+    """The tables by name; those that are fetched on request only are reported once they are there."""
+    return {
+        name: dg.AssetIn(
+            key=["raw", name], metadata={"allow_missing_partitions": True} if name in ON_REQUEST else {}
+        )
+        for name in names
+    }
+
+
+@asset(
+    ins=_table_inputs((*ALWAYS, *ON_REQUEST)),
+    kinds={"duckdb", "polars"},
+    code_version="1",
+    metadata=columns(
+        file=("VARCHAR", "table"),
+        n_rows=("BIGINT", "rows of the file"),
+        column=("VARCHAR", "column"),
+        type=("VARCHAR", "type as DuckDB reads it"),
+        first_row=("VARCHAR", "the first row's value, as text"),
+    ),
+)
+def column_report(**tables: Relation | None) -> dg.MaterializeResult:
+    """Every column of every raw file that is here: its type, the file's rows, and a first value."""
+    report = reports.column_report({name: table for name, table in tables.items() if table is not None})
+    return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
+
+
+INTERACTIONS = ("multi_event", *ON_REQUEST)
+
+
+@asset(
+    ins=_table_inputs(INTERACTIONS),
+    kinds={"duckdb", "polars"},
+    code_version="1",
+    metadata=columns(
+        file=("VARCHAR", "interaction table"),
+        n_events=("BIGINT", "rows"),
+        n_users=("BIGINT", "distinct users"),
+        n_songs=("BIGINT", "distinct songs"),
+        **{
+            f"per_{label}_{statistic}": ("DOUBLE", f"{statistic} of events per {label}")
+            for label in ("user", "song")
+            for statistic in reports.SPREAD
+        },
+    ),
+)
+def statistics_report(**tables: Relation | None) -> dg.MaterializeResult:
+    """Events, users and songs of every interaction file that is here, and how events spread over them."""
+    report = reports.interaction_statistics({n: table for n, table in tables.items() if table is not None})
+    return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
+
+
+def _preview(report: "reports.pl.DataFrame") -> dg.MarkdownMetadataValue:
+    header = [f"| {' | '.join(report.columns)} |", f"|{'---|' * report.width}"]
+    rows = [
+        f"| {' | '.join('' if v is None else f'{v:g}' if isinstance(v, float) else str(v) for v in row)} |"
+        for row in report.rows()
+    ]
+    return dg.MetadataValue.md("\n".join(header + rows))
+
+
+assets = [*published_tables, column_report, statistics_report]

@@ -1,0 +1,64 @@
+"""Where Yambda's files come from: the hub, a folder, or, for the scale `sample`, the project's own generator."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import dagster as dg
+
+from ms_assets.raw import hub, sample
+from ms_assets.raw.schema import SourceError, SourceTable
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A source file on this machine, and where it came from."""
+
+    path: Path
+    origin: str
+    revision: str
+
+
+class YambdaSource(dg.ConfigurableResource):
+    """One reader for three sources: each gives files in the hub's layout."""
+
+    location: str
+    revision: str
+    sample_home: str
+
+    def fetch(self, table: SourceTable, scale: str) -> SourceFile:
+        """The table's file at this scale, downloaded or generated when it is not here yet.
+
+        Raises:
+            SourceError: the folder or the file is missing.
+            HubError: the hub cannot give the file.
+        """
+        file = table.file(scale)
+        if scale == "sample":
+            folder, version = self._sample()
+            return SourceFile(folder / file, "generated", version)
+        folder = Path(self.location).expanduser()
+        if folder.is_dir():
+            if not (folder / file).is_file():
+                raise SourceError(f"{folder / file}: no such file; expected {table.name} in the hub's layout")
+            return SourceFile((folder / file).absolute(), str(folder.absolute()), "local folder")
+        if self.location.count("/") != 1 or self.location.startswith((".", "~", "/")):
+            raise SourceError(
+                f"MS_ASSETS_SOURCE: found {self.location!r}, which is no folder here; "
+                "expected a folder in the hub's layout or a dataset id such as yandex/yambda"
+            )
+        commit = _resolved(self.location, self.revision)
+        return SourceFile(hub.download(self.location, commit, file), self.location, commit)
+
+    def _sample(self) -> tuple[Path, str]:
+        # The generator's own source is its version: a changed generator never meets files of the former one.
+        version = hashlib.sha256(Path(sample.__file__).read_bytes()).hexdigest()[:12]
+        folder = Path(self.sample_home) / version
+        if not folder.is_dir():
+            sample.generate(folder, sample.SampleShape())
+        return folder, version
+
+
+# Asked once per process, so that all files of one run come from one commit.
+_resolved = lru_cache(hub.resolve_revision)

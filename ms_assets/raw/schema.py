@@ -1,0 +1,164 @@
+"""Yambda's files as published: where they lie, their columns, and the checks a file passes on arrival."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
+AUDIO_DIMENSIONS = 128
+
+# DuckDB types that hold every value of the published one.
+UINT8 = ("UTINYINT", "USMALLINT", "SMALLINT", "UINTEGER", "INTEGER", "UBIGINT", "BIGINT")
+UINT16 = ("USMALLINT", "UINTEGER", "INTEGER", "UBIGINT", "BIGINT", "FLOAT", "DOUBLE")
+UINT32 = ("UINTEGER", "UBIGINT", "BIGINT")
+VECTOR = tuple(f"{real}{size}" for real in ("FLOAT", "DOUBLE") for size in ("[]", f"[{AUDIO_DIMENSIONS}]"))
+NAME = ("VARCHAR", "ENUM")
+
+
+class SourceError(ValueError):
+    """A source file is not what Yambda publishes."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A published column: the types accepted for it, and a condition that every row meets unless it is null."""
+
+    name: str
+    types: tuple[str, ...]
+    description: str
+    holds: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """A published table: its file's place in the hub's layout (`{scale}` where there is one per scale)."""
+
+    name: str
+    path: str
+    columns: tuple[Column, ...]
+    description: str
+
+    def file(self, scale: str) -> str:
+        """The file's path inside the dataset."""
+        return self.path.format(scale=scale)
+
+
+UID = Column("uid", UINT32, "Yambda's user id; not dense", "uid >= 0")
+ITEM_ID = Column("item_id", UINT32, "Yambda's song id; not dense", "item_id >= 0")
+INTERACTION = (
+    UID,
+    Column("timestamp", UINT32, "seconds since the first event, in steps of 5", '"timestamp" >= 0'),
+    ITEM_ID,
+    Column(
+        "is_organic", UINT8, "1: the user's own choice; 0: driven by a recommendation", "is_organic IN (0, 1)"
+    ),
+)
+LISTEN = (
+    Column(
+        "played_ratio_pct",
+        UINT16,
+        "percent of the track played; null unless a listen",
+        "played_ratio_pct BETWEEN 0 AND 100",
+    ),
+    Column(
+        "track_length_seconds",
+        UINT16,
+        "length of the track; null unless a listen",
+        "track_length_seconds >= 0",
+    ),
+)
+EVENT_TYPE = Column(
+    "event_type", NAME, "listen, like, dislike, unlike or undislike", f"event_type IN {EVENT_TYPES}"
+)
+
+
+def _vector(name: str, description: str) -> Column:
+    return Column(
+        name, VECTOR, description, f"len({name}) = {AUDIO_DIMENSIONS} AND isfinite(list_sum({name}))"
+    )
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        SourceTable(
+            "multi_event",
+            "flat/{scale}/multi_event.parquet",
+            (*INTERACTION, *LISTEN, EVENT_TYPE),
+            "Every interaction of every type, a row each, sorted by uid, then timestamp.",
+        ),
+        SourceTable(
+            "embeddings",
+            "embeddings.parquet",
+            (
+                ITEM_ID,
+                _vector("embed", "audio embedding, 128 numbers"),
+                _vector("normalized_embed", "audio embedding, 128 numbers of length 1"),
+            ),
+            "Audio embeddings, one row per song that has one; the same file at every scale.",
+        ),
+        SourceTable(
+            "artist_item_mapping",
+            "artist_item_mapping.parquet",
+            (Column("artist_id", UINT32, "Yambda's artist id", "artist_id >= 0"), ITEM_ID),
+            "Who plays: pairs of artist and song, many to many.",
+        ),
+        SourceTable(
+            "album_item_mapping",
+            "album_item_mapping.parquet",
+            (Column("album_id", UINT32, "Yambda's album id", "album_id >= 0"), ITEM_ID),
+            "On which record: pairs of album and song, many to many.",
+        ),
+        SourceTable("listens", "flat/{scale}/listens.parquet", (*INTERACTION, *LISTEN), "Listens alone."),
+        *(
+            SourceTable(
+                f"{kind}s", f"flat/{{scale}}/{kind}s.parquet", INTERACTION, f"{kind.capitalize()}s alone."
+            )
+            for kind in EVENT_TYPES[1:]
+        ),
+    )
+}
+ALWAYS = ("multi_event", "embeddings", "artist_item_mapping", "album_item_mapping")
+ON_REQUEST = tuple(name for name in TABLES if name not in ALWAYS)
+
+
+def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable) -> None:
+    """Check one source file: present, whole, with the published columns, types and value ranges.
+
+    Raises:
+        SourceError: naming the file, the column, what was found and what was expected.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file; expected {table.name} in Parquet")
+    try:
+        pq.read_metadata(path)
+    except pa.ArrowException as error:
+        raise SourceError(f"{path}: not a whole Parquet file ({error})") from error
+    relation = connection.read_parquet(str(path))
+    found = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
+    for column in table.columns:
+        if column.name not in found:
+            raise SourceError(f"{path}: column {column.name} is missing; found {', '.join(found)}")
+        if found[column.name].split("(")[0] not in column.types:
+            raise SourceError(
+                f"{path}: column {column.name} has type {found[column.name]}, "
+                f"expected {column.types[0]} or wider ({', '.join(column.types[1:])})"
+            )
+    _verify_values(relation, path, table)
+
+
+def _verify_values(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTable) -> None:
+    checked = [column for column in table.columns if column.holds]
+    broken = relation.aggregate(
+        ", ".join(f"count(*) FILTER (NOT ({column.holds}))" for column in checked)
+    ).fetchall()[0]
+    for column, n_broken in zip(checked, broken, strict=True):
+        if n_broken:
+            example = relation.filter(f"NOT ({column.holds})").project(f'"{column.name}"::VARCHAR').limit(1)
+            raise SourceError(
+                f"{path}: column {column.name} has {n_broken} values out of range, "
+                f"for example {example.fetchall()[0][0][:80]}; expected {column.holds} or null"
+            )

@@ -1,0 +1,146 @@
+"""What any run is lent: the environment's settings, a DuckDB connection, the MLflow store, the device.
+
+Nothing else in the package reads the environment.
+"""
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import dagster as dg
+import duckdb
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _silence_teardown() -> None:
+    # With torch in the process, DuckDB's binding library takes objects that live until the very end for leaks
+    # and prints a page about them after every command. This runs last of all exit handlers, when nothing of
+    # this project is left to report.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+atexit.register(_silence_teardown)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where things come from and go to; every variable is optional."""
+
+    home: Path
+    """MS_ASSETS_HOME: everything generated; `var` in the working directory by default."""
+    source: str
+    """MS_ASSETS_SOURCE: a folder in the hub's layout, or a dataset id on the hub."""
+    revision: str
+    """MS_ASSETS_REVISION: branch, tag or commit on the hub."""
+    tracking_uri: str
+    """MLFLOW_TRACKING_URI: SQLite under the home by default."""
+
+    @classmethod
+    def read(cls) -> Self:
+        """Read the process's environment."""
+        home = Path(os.environ.get("MS_ASSETS_HOME") or "var").absolute()
+        return cls(
+            home=home,
+            source=os.environ.get("MS_ASSETS_SOURCE") or "yandex/yambda",
+            revision=os.environ.get("MS_ASSETS_REVISION") or "main",
+            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow/mlflow.db",
+        )
+
+    @property
+    def data(self) -> Path:
+        """The folder of all artefacts."""
+        return self.home / "data"
+
+
+class DuckDB(dg.ConfigurableResource):
+    """One DuckDB connection per process, so that relations of different assets can be joined."""
+
+    temp_directory: str
+    memory_limit: str = "70%"
+    threads: int | None = None
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The process's connection; it spills to `temp_directory` beyond `memory_limit`."""
+        return _connect(self.temp_directory, self.memory_limit, self.threads)
+
+
+@lru_cache
+def _connect(temp_directory: str, memory_limit: str, threads: int | None) -> duckdb.DuckDBPyConnection:
+    config = {"temp_directory": temp_directory, "memory_limit": memory_limit}
+    connection = duckdb.connect(config=config if threads is None else {**config, "threads": threads})
+    atexit.register(connection.close)
+    return connection
+
+
+class ComputeDevice(dg.ConfigurableResource):
+    """Which processor trains: CUDA where there is one, unless a run says otherwise."""
+
+    def resolve(self, wanted: str) -> "torch.device":
+        """`auto`, `cpu`, `cuda` or `cuda:N` as a device that exists here.
+
+        Raises:
+            ValueError: the name is unknown, or this machine has no such device.
+        """
+        import torch
+
+        if wanted == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(wanted)
+        except RuntimeError:
+            raise ValueError(f"device: found {wanted!r}, expected auto, cpu, cuda or cuda:N") from None
+        here = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+        if device.type not in ("cpu", "cuda") or (
+            device.type == "cuda" and f"cuda:{device.index or 0}" not in here
+        ):
+            raise ValueError(f"device: found {wanted!r}, but this machine has {', '.join(here)}")
+        return device
+
+
+class MLflow(dg.ConfigurableResource):
+    """The MLflow tracking store; one run there for each training."""
+
+    tracking_uri: str
+    artifact_location: str
+    experiment: str = "ms_assets"
+
+    @contextmanager
+    def run(self, context: dg.AssetExecutionContext) -> Iterator["MLflowRun"]:
+        """Open an MLflow run tied by tags to the Dagster run; it ends as FAILED when the body raises."""
+        import mlflow
+
+        if self.tracking_uri.startswith("sqlite:///"):
+            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(self.tracking_uri)
+        if mlflow.get_experiment_by_name(self.experiment) is None:
+            local = self.tracking_uri.startswith("sqlite:")
+            mlflow.create_experiment(self.experiment, self.artifact_location if local else None)
+        mlflow.set_experiment(self.experiment)
+        tags = {
+            "dagster.run_id": context.run_id,
+            "dagster.asset_key": context.asset_key.to_user_string(),
+            "dagster.partition": context.partition_key,
+        }
+        name = f"{context.asset_key.path[-1]} {context.partition_key}"
+        with mlflow.start_run(run_name=name, tags=tags) as run:
+            yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
+
+    def _url(self, experiment_id: str, run_id: str) -> str:
+        server = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+@dataclass(frozen=True)
+class MLflowRun:
+    """An open MLflow run."""
+
+    run_id: str
+    url: str

@@ -1,0 +1,100 @@
+"""The four sizes of the data, every default that differs between them, and how assets learn their settings."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import dagster as dg
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from ms_assets.settings import Settings, SplitSettings, UserSettings
+
+SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
+OWNERS = ["team:recommendations"]
+
+SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
+    # The sample has about 300 events a user where Yambda has about 4,800.
+    "sample": {UserSettings: {"min_events": 40, "max_events": 2_000}},
+    "50m": {},
+    "500m": {},
+    "5b": {},
+}
+
+CONFIGURED_OPS: dict[str, type[Settings]] = {
+    "splits__users": UserSettings,
+    "split_events": SplitSettings,
+}
+"""The ops that take run config, and the settings each of them takes."""
+
+S = TypeVar("S", bound=Settings)
+
+
+def room(name: str) -> partial:
+    """`dg.asset` for one room: its key prefix, its group, and the scales as partitions."""
+    return partial(dg.asset, key_prefix=name, group_name=name, partitions_def=SCALES, owners=OWNERS)
+
+
+def config_schema(model: type[Settings]) -> dict[str, dg.Field]:
+    """A run config in which every field is optional: what is not given is the scale's default."""
+    return {name: _config_field(model, name, field) for name, field in model.model_fields.items()}
+
+
+def settings_of(context: dg.AssetExecutionContext, model: type[S]) -> S:
+    """The settings of this run's scale, overridden by what the run config gives."""
+    return _settings(model, context.partition_key, context.op_execution_context.op_config)
+
+
+def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
+    """Check the settings of every op that a run configures.
+
+    Raises:
+        ValueError: naming the op, the setting, what was found and what was expected.
+    """
+    for op, config in run_config.get("ops", {}).items():
+        if op in CONFIGURED_OPS:
+            try:
+                _settings(CONFIGURED_OPS[op], scale, config.get("config"))
+            except ValueError as error:
+                raise ValueError(f"run config of {op}: {error}") from None
+
+
+def _settings(model: type[S], scale: str, config: Mapping[str, Any] | None) -> S:
+    given = {name: value for name, value in (config or {}).items() if value is not None}
+    return _validate(model, {**SCALE_DEFAULTS[scale].get(model, {}), **given})
+
+
+def _validate(model: type[S], values: dict[str, Any]) -> S:
+    try:
+        return model(**values)
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or model.__name__}: {problem['msg']} (found {problem['input']!r})"
+            if problem["loc"]
+            else problem["msg"].removeprefix("Value error, ")
+            for problem in error.errors()
+        )
+        raise ValueError(f"{model.__name__}: {found}") from None
+
+
+def _config_field(model: type[Settings], name: str, field: FieldInfo) -> dg.Field:
+    differing = {
+        scale: changed[model][name]
+        for scale, changed in SCALE_DEFAULTS.items()
+        if name in changed.get(model, {})
+    }
+    default = "; ".join([f"default {field.default}", *(f"{s}: {v}" for s, v in differing.items())])
+    return dg.Field(
+        dg.Noneable(_config_type(model, name, field.annotation)),
+        is_required=False,
+        description=f"{field.description} ({default})",
+    )
+
+
+def _config_type(model: type[Settings], name: str, annotation: Any) -> Any:
+    if get_origin(annotation) is Literal:
+        choices = [dg.EnumValue(choice) for choice in get_args(annotation)]
+        return dg.Enum(f"{model.__name__}_{name}", choices)
+    if get_origin(annotation) is list:
+        return dg.Array(get_args(annotation)[0])
+    return annotation

@@ -1,0 +1,174 @@
+"""Room 2: users and songs with dense ids, events in three parts, graded ground truth, explicit negatives."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ms_assets.io_managers import Relation, columns
+from ms_assets.resources import DuckDB
+from ms_assets.scales import OWNERS, SCALES, config_schema, room, settings_of
+from ms_assets.settings import SplitSettings, UserSettings
+from ms_assets.splits import catalogue, protocols, relevance
+
+asset = room("splits")
+
+USER_ID = ("INTEGER", "dense user id, 0-based by uid")
+SONG_ID = ("INTEGER", "dense song id, 0-based: graph songs first, then cold ones")
+ARTIST_IDS = ("INTEGER[]", "dense indices of its artists, ascending; empty when unknown")
+ALBUM_IDS = ("INTEGER[]", "dense indices of its albums, ascending; empty when unknown")
+ITEM_ID = ("BIGINT", "Yambda's song id")
+EVENT_COLUMNS = columns(
+    user_id=USER_ID,
+    song_id=SONG_ID,
+    timestamp=("BIGINT", "seconds since the first event"),
+    event_type=("VARCHAR", "listen, like, dislike, unlike or undislike"),
+    played_ratio=("DOUBLE", "share of the track played, 0–1; null where unknown"),
+    is_organic=("UTINYINT", "1: the user's own choice; 0: driven by a recommendation"),
+)
+
+
+@asset(
+    kinds={"duckdb"},
+    code_version="1",
+    # The op bears the name of the table that its setting shapes: which songs `splits/songs` holds is decided
+    # here, before any user or event is counted.
+    metadata=columns(item_id=ITEM_ID, artist_ids=ARTIST_IDS, album_ids=ALBUM_IDS),
+    ins={name: dg.AssetIn(["raw", name]) for name in ("multi_event", "embeddings")}
+    | {
+        "artists": dg.AssetIn(["raw", "artist_item_mapping"]),
+        "albums": dg.AssetIn(["raw", "album_item_mapping"]),
+    },
+)
+def candidate_songs(
+    duckdb: DuckDB, multi_event: Relation, embeddings: Relation, artists: Relation, albums: Relation
+) -> Relation:
+    """One row per song that may be recommended: named by any event of the scale, and with audio."""
+    return catalogue.candidate_songs(duckdb.connection, multi_event, embeddings, artists, albums)
+
+
+@asset(
+    kinds={"duckdb"},
+    code_version="1",
+    config_schema=config_schema(UserSettings),
+    ins={"multi_event": dg.AssetIn(["raw", "multi_event"])},
+    metadata=columns(
+        user_id=USER_ID,
+        uid=("BIGINT", "Yambda's user id"),
+        n_events=("BIGINT", "kept events: those that name a candidate song"),
+    ),
+)
+def users(
+    context: dg.AssetExecutionContext, duckdb: DuckDB, multi_event: Relation, candidate_songs: Relation
+) -> dg.MaterializeResult[Relation]:
+    """One row per active user: neither too few events to learn from nor too many to be one person."""
+    settings = settings_of(context, UserSettings)
+    active = catalogue.active_users(
+        duckdb.connection, multi_event, candidate_songs, settings.min_events, settings.max_events
+    ).materialize()
+    if not len(active):
+        raise ValueError(
+            f"splits/users: no user has between {settings.min_events} (min_events) and "
+            f"{settings.max_events} (max_events) events of raw/multi_event, one of them with a candidate song"
+        )
+    return dg.MaterializeResult(value=active, metadata=settings.model_dump())
+
+
+PARTS = ("train", "validation", "test")
+
+
+@dg.multi_asset(
+    name="split_events",
+    can_subset=True,
+    group_name="splits",
+    partitions_def=SCALES,
+    config_schema=config_schema(SplitSettings),
+    ins={"multi_event": dg.AssetIn(["raw", "multi_event"])}
+    | {name: dg.AssetIn(["splits", name]) for name in ("users", "candidate_songs")},
+    outs={
+        name: dg.AssetOut(
+            key=["splits", name],
+            description=description,
+            metadata=schema,
+            is_required=False,
+            kinds={"duckdb"},
+            owners=OWNERS,
+            code_version="1",
+        )
+        for name, description, schema in (
+            (
+                "songs",
+                "One row per song that may be recommended, with its dense id: songs of the graph first, cold ones after.",
+                columns(
+                    song_id=SONG_ID,
+                    item_id=ITEM_ID,
+                    artist_ids=ARTIST_IDS,
+                    album_ids=ALBUM_IDS,
+                    in_graph=(
+                        "BOOLEAN",
+                        "has a positive event in the train part; otherwise the song is cold",
+                    ),
+                    n_train_plays=("BIGINT", "listens in the train part"),
+                ),
+            ),
+            ("train", "Positive events (listen, like, undislike) of the train part.", EVENT_COLUMNS),
+            ("validation", "Events of every type in the validation part.", EVENT_COLUMNS),
+            ("test", "Events of every type in the test part.", EVENT_COLUMNS),
+            (
+                "negatives",
+                "Distinct explicit negatives of the train part: what a user disliked or unliked.",
+                columns(
+                    user_id=USER_ID,
+                    song_id=SONG_ID,
+                    event_type=("VARCHAR", "dislike or unlike"),
+                    in_graph=("BOOLEAN", "false: a cold song, known by its audio and metadata alone"),
+                ),
+            ),
+        )
+    },
+)
+def split_events(
+    context: dg.AssetExecutionContext,
+    duckdb: DuckDB,
+    multi_event: Relation,
+    users: Relation,
+    candidate_songs: Relation,
+) -> Iterator[dg.Output]:
+    """Divide every kept event by one protocol, and give songs their ids by what the train part holds."""
+    settings, con = settings_of(context, SplitSettings), duckdb.connection
+    events = protocols.parted_events(con, multi_event, users, candidate_songs, settings)
+    songs = catalogue.songs(con, events, candidate_songs).materialize()
+    sizes = dict(events.filter("positive OR part <> 'train'").aggregate("part, count(*)").fetchall())
+    if empty := [name for name in PARTS[::2] if not sizes.get(name)]:
+        raise ValueError(f"split_events: {settings} leaves no event in {' and '.join(empty)}; found {sizes}")
+    for name in context.op_execution_context.selected_output_names:
+        if name == "songs":
+            table = songs
+        elif name == "negatives":
+            table = protocols.negatives(con, events, songs)
+        else:
+            table = protocols.part(con, events, songs, name)
+        yield dg.Output(table, output_name=name, metadata=settings.model_dump())
+
+
+@asset(
+    kinds={"duckdb"},
+    code_version="1",
+    metadata=columns(
+        split=("VARCHAR", "validation or test"),
+        user_id=USER_ID,
+        song_id=SONG_ID,
+        base_relevance=("DOUBLE", "sum of 0.7 × played ratio per listen, 1 per like, 0.3 per undislike"),
+        adjusted_relevance=("DOUBLE", "base, up to 5 % more for songs replayed in train, at most 1"),
+        listen_plus=("BIGINT", "listens of more than half the track"),
+        likes=("BIGINT", "likes"),
+        dislikes=("BIGINT", "dislikes"),
+        n_events=("BIGINT", "events of any type"),
+        n_train_plays=("BIGINT", "the user's listens of the song in train"),
+    ),
+)
+def ground_truth(duckdb: DuckDB, train: Relation, validation: Relation, test: Relation) -> Relation:
+    """One row per split, user and song that they met there: how relevant the song proved to be."""
+    return relevance.ground_truth(duckdb.connection, train, validation, test)
+
+
+assets = [candidate_songs, users, split_events, ground_truth]

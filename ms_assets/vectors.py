@@ -1,0 +1,64 @@
+"""Between tables and arrays: vector columns, ragged columns, and sorted (user, song) pairs."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute  # noqa: F401  (makes pa.compute available)
+from numpy.typing import NDArray
+
+
+def vector_column(table: pa.Table, name: str) -> NDArray[np.float32]:
+    """Read a column of equally long float lists as a float32 array [rows, dimensions].
+
+    Raises:
+        ValueError: a list is null, or lengths differ.
+    """
+    column = table.column(name).combine_chunks()
+    if not len(column):
+        return np.empty((0, 0), np.float32)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    width, rest = divmod(len(values), len(column))
+    lengths = pa.compute.list_value_length(column)
+    if rest or column.null_count or not pa.compute.all(pa.compute.equal(lengths, width)).as_py():
+        raise ValueError(f"column {name}: expected lists of one length in every row")
+    return np.array(values.reshape(len(column), width), np.float32)
+
+
+def fixed_size_list(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:
+    """Turn float32 [rows, dimensions] into an Arrow column that DuckDB and Polars can query."""
+    flat = np.ascontiguousarray(vectors, np.float32).ravel()
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """One list of integers per row, stored flat: row i holds `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def from_column(cls, table: pa.Table, name: str) -> Self:
+        """Read an Arrow list column; a null counts as an empty list."""
+        column = table.column(name).combine_chunks()
+        lengths = pa.compute.fill_null(pa.compute.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(column.flatten().to_numpy(zero_copy_only=False).astype(np.int64), offsets)
+
+    @classmethod
+    def from_pairs(cls, rows: NDArray[np.integer], values: NDArray[np.integer], n_rows: int) -> Self:
+        """Group distinct (row, value) pairs, given in any order; each row's values come out sorted."""
+        order = np.lexsort((values, rows))
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_rows))]).astype(np.int64)
+        return cls(values[order].astype(np.int64), offsets)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of values in each row, int64 [rows]."""
+        return np.diff(self.offsets)
+
+    def rows(self) -> NDArray[np.int64]:
+        """The row of each value, int64 [values]."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
