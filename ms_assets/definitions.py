@@ -3,6 +3,7 @@
 import dagster as dg
 
 from ms_assets.automation import executor_by_scale
+from ms_assets.evaluation import assets as evaluation
 from ms_assets.graph import assets as graph
 from ms_assets.io_managers import (
     FaissIOManager,
@@ -14,7 +15,9 @@ from ms_assets.io_managers import (
 from ms_assets.raw import assets as raw
 from ms_assets.raw.resources import YambdaSource
 from ms_assets.resources import ComputeDevice, DuckDB, Environment, MLflow
+from ms_assets.retrieval import assets as retrieval
 from ms_assets.splits import assets as splits
+from ms_assets.training import assets as training
 
 
 def define(environment: Environment) -> dg.Definitions:
@@ -22,7 +25,7 @@ def define(environment: Environment) -> dg.Definitions:
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"))
     data = str(environment.data)
     return dg.Definitions(
-        assets=[*raw.assets, *splits.assets, *graph.assets],
+        assets=[*raw.assets, *splits.assets, *graph.assets, *training.assets, *retrieval.assets, *evaluation.assets],
         resources={
             "duckdb": duckdb,
             "io_manager": TableIOManager(base_dir=data, duckdb=duckdb),

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 import duckdb
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
 
 def _silence_teardown() -> None:
@@ -140,7 +141,25 @@ class MLflow(dg.ConfigurableResource):
 
 @dataclass(frozen=True)
 class MLflowRun:
-    """An open MLflow run."""
+    """The open MLflow run."""
 
     run_id: str
     url: str
+
+    def log_settings(self, settings: dict[str, Any]) -> None:
+        """Record the settings as parameters."""
+        import mlflow
+
+        mlflow.log_params(settings)
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Add a point to each metric's series."""
+        import mlflow
+
+        mlflow.log_metrics(metrics, step=step)
+
+    def log_picture(self, picture: "Figure", name: str) -> None:
+        """Keep a figure among the run's artifacts."""
+        import mlflow
+
+        mlflow.log_figure(picture, name)

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from functools import partial
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import dagster as dg
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ms_assets.settings import Settings, SplitSettings, UserSettings
+from ms_assets.settings import EvaluationSettings, Settings, SplitSettings, TrainingSettings, UserSettings
 
 SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
 OWNERS = ["team:recommendations"]
@@ -22,6 +23,8 @@ SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
 }
 
 CONFIGURED_OPS: dict[str, type[Settings]] = {
+    "training__lightgcn": TrainingSettings,
+    "evaluation__user_metrics": EvaluationSettings,
     "splits__users": UserSettings,
     "split_events": SplitSettings,
 }
@@ -95,6 +98,8 @@ def _config_type(model: type[Settings], name: str, annotation: Any) -> Any:
     if get_origin(annotation) is Literal:
         choices = [dg.EnumValue(choice) for choice in get_args(annotation)]
         return dg.Enum(f"{model.__name__}_{name}", choices)
+    if get_origin(annotation) is UnionType:  # X | None
+        return _config_type(model, name, get_args(annotation)[0])
     if get_origin(annotation) is list:
         return dg.Array(get_args(annotation)[0])
     return annotation

@@ -57,3 +57,56 @@ class SplitSettings(Settings):
                 "below 1, or no test part is left"
             )
         return self
+
+
+class TrainingSettings(Settings):
+    """LightGCN: its size, its loss, and how it is optimised."""
+
+    embedding_dim: int = Field(64, ge=4, le=1024, description="Dimensions of user and song embeddings.")
+    layers: int = Field(3, ge=0, le=8, description="Hops over which embeddings are averaged.")
+    song_residual: bool = Field(
+        True, description="Learn a vector per graph song on top of what audio, artists and albums say of it."
+    )
+    learned_edge_weights: bool = Field(
+        True, description="Learn edge weights from event type, count and played ratio; otherwise heuristic ones."
+    )
+    spectral_start: bool = Field(
+        True, description="Start from a truncated SVD of the graph instead of random embeddings."
+    )
+    epochs: int = Field(40, ge=1, le=10_000, description="Passes over all positive edges, at most.")
+    patience: int = Field(5, ge=1, description="Epochs without a better validation NDCG before training stops.")
+    batch_size: int | None = Field(
+        None, ge=1, description="Positive edges in a step; by default an eighth of them, within 2,048 and 262,144."
+    )
+    group_size: int = Field(16, ge=1, description="Positives of a batch that share their neutral negatives.")
+    neutral_negatives: int = Field(64, ge=1, description="Random songs that a group of positives is ranked above.")
+    neutral_weight: float = Field(0.31, ge=0, description="Weight of the neutral negatives in the loss.")
+    hard_weight: float = Field(
+        0.31, ge=0, description="Weight of an explicit negative (dislike, unlike) of the positive's user."
+    )
+    margin: float = Field(0.0, ge=0, le=2, description="By how much a positive should outscore a negative.")
+    temperature: float = Field(0.15, gt=0, le=10, description="Divides score differences; below 1 it sharpens.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd runs with momentum.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    learning_rate: float = Field(0.02, gt=0, description="Peak rate; reached after the warm-up, then a cosine to 0.")
+    warmup_epochs: float = Field(1.0, ge=0, description="Epochs over which the learning rate rises.")
+    weight_decay: float = Field(1e-4, ge=0, description="Decay of user, artist and album embeddings and residuals.")
+    max_gradient_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
+    edge_weight_interval: int = Field(
+        10, ge=1, description="Steps between two gradients of the edge weights, which are frozen in between."
+    )
+    validation_users: int = Field(2_000, ge=1, description="Users drawn for validation, at most.")
+    seed: int = Field(0, ge=0, description="Seed of every random choice in training.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+
+
+class EvaluationSettings(Settings):
+    """What is measured of recommendations."""
+
+    ks: list[int] = Field([10, 100], description="Lengths at which recommendation lists are cut, 1 to 100.")
+
+    @model_validator(mode="after")
+    def _lengths_exist(self) -> Self:
+        if not self.ks or sorted(set(self.ks)) != self.ks or self.ks[0] < 1 or self.ks[-1] > 100:
+            raise ValueError(f"ks: found {self.ks}, expected ascending lengths within 1 and 100")
+        return self

@@ -1,0 +1,94 @@
+"""Methods side by side: means over users, with bootstrap intervals."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from ms_assets import pictures
+from ms_assets.evaluation.metrics import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESAMPLES = 1_000
+CONFIDENCE = 0.95
+SEED = 0
+KEYS = ["method", "view", "k"]
+SHOWN = ("ndcg", "recall", "coverage", "dislike_fpr", "novelty")
+
+
+def leaderboard(user_metrics: pl.DataFrame, coverage: pl.DataFrame) -> pl.DataFrame:
+    """One row per method, view, k and metric: mean, ci_low, ci_high, n_users.
+
+    user_metrics: method, view, k, uid and a column per metric. coverage: method, view, k, mean; it is a number
+    of the whole list and has no interval. Intervals are percentiles of a bootstrap over users (Efron, 1979),
+    the same resamples for every method.
+    """
+    rows = []
+    for key, group in user_metrics.group_by(KEYS, maintain_order=True):
+        for metric in METRICS:
+            values = group.sort("uid")[metric].drop_nulls().to_numpy()
+            low, high = _interval(values, np.random.default_rng(SEED))
+            rows.append((*key, metric, values.mean() if len(values) else None, low, high, len(values)))
+    schema = {
+        "method": pl.String, "view": pl.String, "k": pl.Int32, "metric": pl.String,
+        "mean": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64,
+    }  # fmt: skip
+    n_tested = user_metrics.group_by(KEYS).agg(n_users=pl.len().cast(pl.Int64))
+    whole = coverage.join(n_tested, on=KEYS).with_columns(
+        metric=pl.lit("coverage"), ci_low=pl.lit(None, pl.Float64), ci_high=pl.lit(None, pl.Float64)
+    )
+    board = pl.concat([pl.DataFrame(rows, schema=schema, orient="row"), whole.select(*schema).cast(schema)])
+    return board.sort("view", "k", "metric", "method")
+
+
+def _interval(values: NDArray[np.float64], rng: Generator) -> tuple[float | None, float | None]:
+    if len(values) < 2:
+        return None, None
+    n = len(values)
+    means = np.array([rng.multinomial(n, np.full(n, 1 / n)) @ values / n for _ in range(RESAMPLES)])
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
+    """The main metrics of one view and k, a row per method, the best by NDCG first."""
+    chosen = board.filter((pl.col("view") == view) & (pl.col("k") == k) & pl.col("metric").is_in(SHOWN))
+    wide = chosen.pivot("metric", index="method", values="mean")
+    return wide.select("method", *(m for m in SHOWN if m in wide.columns)).sort("ndcg", "method", descending=[True, False])
+
+
+def to_markdown(board: pl.DataFrame) -> str:
+    """Tables of the main metrics, one for each view and k."""
+    parts = []
+    for view, k in board.select("view", "k").unique().sort("view", "k").rows():
+        table = summary(board, view, k)
+        parts.append(f"**{view}, K = {k}**\n")
+        parts.append(f"| {' | '.join(table.columns)} |\n|{'---|' * table.width}")
+        for method, *values in table.rows():
+            cells = ("–" if value is None else f"{value:.4f}" for value in values)
+            parts.append(f"| {method} | {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def picture(board: pl.DataFrame) -> "Figure":
+    """NDCG of every method with its interval, one pane for each view and k."""
+    ndcg = board.filter(pl.col("metric") == "ndcg")
+    panes = ndcg.select("view", "k").unique().sort("view", "k").rows()
+    figure = pictures.figure(4.2 * len(panes), 0.7 + 0.4 * ndcg["method"].n_unique())
+    axes = figure.subplots(1, len(panes), squeeze=False)[0]
+    for pane, (view, k) in zip(axes, panes, strict=True):
+        rows = ndcg.filter((pl.col("view") == view) & (pl.col("k") == k)).sort("mean")
+        mean = rows["mean"].fill_null(0).to_numpy()
+        spread = [
+            np.abs(rows[bound].fill_null(pl.Series(mean)).to_numpy() - mean) for bound in ("ci_low", "ci_high")
+        ]
+        colours = [pictures.PALETTE[0] if m == "lightgcn" else pictures.PALETTE[4] for m in rows["method"]]
+        pane.barh(rows["method"].to_list(), mean, xerr=spread, color=colours, capsize=3)
+        pane.set(title=f"{view}, NDCG@{k}")
+        pane.grid(alpha=0.3, axis="x")
+    return figure

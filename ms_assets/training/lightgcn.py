@@ -1,0 +1,166 @@
+"""LightGCN over users and songs, where a song is what its audio, artists and albums say of it.
+
+    user   u_0 = normalise(e_u)
+    song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b) (+ a residual, graph songs only)
+    z      = normalise(P [u_0; s_0]),  P as in `propagation.py`
+
+A cold song has no edges, so its embedding is s_0: it lies in the same space as the rest.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ms_assets.graph.bipartite import INTERACTS
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.edge_weights import EdgeWeightMLP, HeuristicEdgeWeights
+from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+
+@dataclass(frozen=True)
+class SongFeatures:
+    """What is known of songs before any listening: audio float32 [n_songs, 128], ragged artists and albums."""
+
+    audio: Tensor
+    owners: dict[str, tuple[Tensor, Tensor]]
+    """For `artist` and `album`: flat int64 ids, and offsets [n_songs + 1]; a song without any has the last id."""
+    n_owners: dict[str, int]
+    """Number of ids, the one for unknown included."""
+
+    @classmethod
+    def of(cls, graph: "HeteroData") -> "SongFeatures":
+        """Read the graph's song nodes."""
+        songs, owners, sizes = graph["song"], {}, {}
+        for owner in ("artist", "album"):
+            ids, offsets = songs[f"{owner}_ids"], songs[f"{owner}_offsets"]
+            unknown = int(ids.max()) + 1 if len(ids) else 0
+            owners[owner] = _with_unknown(ids, offsets, unknown)
+            sizes[owner] = unknown + 1
+        return cls(songs.x, owners, sizes)
+
+    def select(self, songs: Tensor) -> "SongFeatures":
+        """The features of these songs, in this order."""
+        owners = {}
+        for owner, (ids, offsets) in self.owners.items():
+            lengths = offsets.diff()[songs]
+            starts = functional.pad(lengths.cumsum(0), (1, 0))
+            within = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(lengths)
+            owners[owner] = ids[offsets[songs].repeat_interleave(lengths) + within], starts
+        return SongFeatures(self.audio[songs], owners, self.n_owners)
+
+    def to(self, device: torch.device) -> "SongFeatures":
+        """The same features on another device."""
+        owners = {name: (ids.to(device), offsets.to(device)) for name, (ids, offsets) in self.owners.items()}
+        return SongFeatures(self.audio.to(device), owners, self.n_owners)
+
+
+def _with_unknown(ids: Tensor, offsets: Tensor, unknown: int) -> tuple[Tensor, Tensor]:
+    """Give every empty list the id for unknown."""
+    lengths = offsets.diff()
+    filled = functional.pad(lengths.clamp(min=1).cumsum(0), (1, 0))
+    flat = torch.full((int(filled[-1]),), unknown)
+    known = torch.ones_like(flat, dtype=torch.bool)
+    known[filled[:-1][lengths == 0]] = False
+    flat[known] = ids
+    return flat, filled
+
+
+class SongEncoder(nn.Module):
+    """Audio and metadata of a song as one vector of length 1."""
+
+    def __init__(self, features: SongFeatures, dimensions: int) -> None:
+        super().__init__()
+        self.owners = nn.ModuleDict(
+            {owner: nn.EmbeddingBag(n, dimensions, mode="mean") for owner, n in features.n_owners.items()}
+        )
+        for embedding in self.owners.values():
+            nn.init.normal_(embedding.weight, std=dimensions**-0.5)
+        self.projection = nn.Linear(features.audio.shape[1] + dimensions, dimensions)
+        self.register_buffer("audio_scale", torch.tensor(1.0))
+        self.register_buffer("metadata_scale", torch.tensor(1.0))
+
+    def inputs(self, features: SongFeatures) -> Tensor:
+        """[scaled audio; scaled metadata], float32 [n_songs, 128 + d]."""
+        audio = self.audio_scale * features.audio
+        return torch.cat([audio, self.metadata_scale * self.metadata(features)], dim=1)
+
+    def metadata(self, features: SongFeatures) -> Tensor:
+        """Mean artist plus mean album embedding, float32 [n_songs, d]."""
+        return sum(
+            self.owners[owner](ids, offsets[:-1]) for owner, (ids, offsets) in features.owners.items()
+        )
+
+    @torch.no_grad()
+    def balance(self, features: SongFeatures) -> None:
+        """Set both scales so that audio and metadata have the same mean norm, √½ each."""
+        for scale, part in ((self.audio_scale, features.audio), (self.metadata_scale, self.metadata(features))):
+            scale.fill_(0.5**0.5 / float(part.norm(dim=1).mean().clamp(min=1e-6)))
+
+    def forward(self, features: SongFeatures) -> Tensor:
+        """Unit vectors float32 [n_songs, d]."""
+        return functional.normalize(self.projection(self.inputs(features)), dim=1)
+
+
+class LightGCN(nn.Module):
+    """The whole model over one graph: users first, then graph songs, then whichever cold songs are asked for."""
+
+    def __init__(self, graph: "HeteroData", settings: TrainingSettings) -> None:
+        super().__init__()
+        edges, features = graph[INTERACTS], SongFeatures.of(graph)
+        self.n_users = graph["user"].num_nodes
+        self.n_graph_songs = int(graph["song"].in_graph.sum())
+        self.n_layers = settings.layers
+        self.users = nn.Parameter(torch.randn(self.n_users, settings.embedding_dim))
+        self.encoder = SongEncoder(features, settings.embedding_dim)
+        self.residual = (
+            nn.Parameter(torch.zeros(self.n_graph_songs, settings.embedding_dim))
+            if settings.song_residual
+            else None
+        )
+        weighting = EdgeWeightMLP if settings.learned_edge_weights else HeuristicEdgeWeights
+        self.edge_weights = weighting(edges.edge_attr)
+        self.adjacency = Adjacency.of(*edges.edge_index, self.n_users, self.n_graph_songs)
+        self.features = features
+
+    def start(self, features: SongFeatures) -> Tensor:
+        """Layer 0: users, graph songs, then the songs beyond them, float32 [n_users + n_songs, d]."""
+        songs = self.encoder(features)
+        if self.residual is not None:
+            n = self.n_graph_songs
+            songs = torch.cat([functional.normalize(songs[:n] + self.residual, dim=1), songs[n:]])
+        return torch.cat([functional.normalize(self.users, dim=1), songs])
+
+    def frozen_propagation(self) -> Propagation:
+        """P with today's edge weights."""
+        with torch.no_grad():
+            return Propagation(self.adjacency, self.edge_weights(), self.n_layers)
+
+    def forward(self, features: SongFeatures, propagation: Propagation | None = None) -> tuple[Tensor, Tensor]:
+        """Unit embeddings of users [n_users, d] and of the features' songs [n_songs, d].
+
+        features: graph songs first. With a frozen propagation the edge weights get no gradient.
+        """
+        start = self.start(features)
+        n_nodes = self.n_users + self.n_graph_songs
+        if propagation is None:
+            warm = propagate_learning(self.adjacency, self.edge_weights(), start[:n_nodes], self.n_layers)
+        else:
+            warm = propagation(start[:n_nodes])
+        warm = functional.normalize(warm, dim=1)
+        return warm[: self.n_users], torch.cat([warm[self.n_users :], start[n_nodes:]])
+
+    @torch.no_grad()
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Embeddings of all users and all songs, cold ones by the encoder alone."""
+        return self(self.features, self.frozen_propagation())
+
+    def move(self, device: torch.device) -> "LightGCN":
+        """Move parameters, features and graph to a device."""
+        self.adjacency, self.features = self.adjacency.to(device), self.features.to(device)
+        return self.to(device)

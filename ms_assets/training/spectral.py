@@ -1,0 +1,69 @@
+"""A start from the graph's spectrum: training then refines a good solution instead of looking for one."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ms_assets.training.lightgcn import LightGCN, SongFeatures
+
+
+@torch.no_grad()
+def start_from_spectrum(model: LightGCN, seed: int) -> None:
+    """Set users, metadata embeddings and the projection so that layer 0 is near a truncated SVD of the graph.
+
+    Users take their left singular vectors; artists and albums take the mean of their songs' right ones; a ridge
+    regression fits the projection to the songs' right ones. All of length 1.
+    """
+    users, songs = _singular_vectors(model, seed)
+    graph_songs = model.features.select(torch.arange(model.n_graph_songs))
+    model.users.copy_(users)
+    for owner, (ids, offsets) in graph_songs.owners.items():
+        weight = model.encoder.owners[owner].weight
+        song = torch.arange(model.n_graph_songs).repeat_interleave(offsets.diff())
+        total = torch.zeros_like(weight).index_add(0, ids, songs[song])
+        count = torch.bincount(ids, minlength=len(weight))[:, None]
+        weight.copy_(torch.where(count > 0, total / count.clamp(min=1), total))
+    model.encoder.balance(graph_songs)
+    _fit_projection(model, graph_songs, songs)
+
+
+def _singular_vectors(model: LightGCN, seed: int) -> tuple[Tensor, Tensor]:
+    """Unit rows of U Σ and V Σ of the degree-normalised weighted user × song matrix, float32 [·, d]."""
+    from scipy.sparse import csr_matrix
+    from sklearn.utils.extmath import randomized_svd
+
+    n_users, n_songs = model.n_users, model.n_graph_songs
+    adjacency, weights = model.adjacency, model.edge_weights()
+    roots = adjacency.inverse_root_degrees(weights).numpy()
+    # The rows of users come first: their entries are the first half.
+    n_entries = len(adjacency.edge) // 2
+    columns = adjacency.neighbours[:n_entries].numpy() - n_users
+    offsets = adjacency.offsets[: n_users + 1].numpy()
+    rows = np.repeat(np.arange(n_users), np.diff(offsets))
+    values = weights[adjacency.edge[:n_entries]].numpy() * roots[rows] * roots[n_users + columns]
+    matrix = csr_matrix((values, columns, offsets), shape=(n_users, n_songs))
+    dimensions = model.users.shape[1]
+    rank = min(dimensions, n_users, n_songs)
+    left, singular, right = randomized_svd(matrix, rank, random_state=seed)
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        _unit_rows(torch.from_numpy((vectors * singular).astype(np.float32)), dimensions, generator)
+        for vectors in (left, right.T)
+    )
+
+
+def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
+    """Pad to the dimensions; a row of zeros (a user without edges) becomes a random direction."""
+    vectors = functional.pad(vectors, (0, dimensions - vectors.shape[1]))
+    empty = vectors.norm(dim=1) < 1e-12
+    vectors[empty] = torch.randn(int(empty.sum()), dimensions, generator=generator)
+    return functional.normalize(vectors, dim=1)
+
+
+def _fit_projection(model: LightGCN, features: SongFeatures, targets: Tensor, ridge: float = 1e-2) -> None:
+    inputs = functional.pad(model.encoder.inputs(features), (0, 1), value=1.0)
+    gram = inputs.T @ inputs / len(inputs) + ridge * torch.eye(inputs.shape[1])
+    solution = torch.linalg.solve(gram, inputs.T @ targets / len(inputs))
+    model.encoder.projection.weight.copy_(solution[:-1].T)
+    model.encoder.projection.bias.copy_(solution[-1])

@@ -1,0 +1,141 @@
+"""What the tests share: a platform over a folder of its own, and worlds computed once for all tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import polars as pl
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+
+from ms_assets.definitions import define
+from ms_assets.resources import Environment
+from ms_assets_tests import slow_reference
+from ms_assets_tests.worlds import Rules, World, random_case
+
+TABLES = {
+    "users": "splits/users",
+    "songs": "splits/songs",
+    "train": "splits/train",
+    "validation": "splits/validation",
+    "test": "splits/test",
+    "negatives": "splits/negatives",
+    "ground_truth": "splits/ground_truth",
+    "edges": "graph/edges",
+}
+"""The tables that the slow reference computes, with their asset keys."""
+N_RANDOM_WORLDS = 12
+
+
+class Platform:
+    """The project's definitions over one home and one source folder, run in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.source = folder / "home", folder / "source"
+        self.source.mkdir()
+        tracking_uri = f"sqlite:///{self.home}/mlflow/mlflow.db"
+        self.environment = Environment(self.home, str(self.source), "main", tracking_uri)
+        self.definitions = define(self.environment)
+        self._job = self.definitions.resolve_implicit_global_asset_job_def()
+
+    def materialise(
+        self, *keys: str, scale: str = "50m", config: dict | None = None, alone: bool = False
+    ) -> dg.ExecuteInProcessResult:
+        """Materialise these assets and, unless `alone`, all that they stand on; a step's error is raised."""
+        selection = dg.AssetSelection.keys(*keys)
+        if not alone:
+            selection = selection.upstream()
+        with dg.DagsterInstance.ephemeral() as instance:
+            return self._job.execute_in_process(
+                instance=instance,
+                partition_key=scale,
+                asset_selection=list(selection.resolve(self.definitions.resolve_asset_graph())),
+                run_config={
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                    "ops": {op: {"config": settings} for op, settings in (config or {}).items()},
+                },
+            )
+
+    def split(self, world: World, rules: Rules, *keys: str) -> None:
+        """Publish a world, and compute these assets of it, or every table that the slow reference knows."""
+        world.write(self.source)
+        self.materialise(*(keys or TABLES.values()), config=rules.config())
+
+    def file(self, key: str, scale: str = "50m", extension: str = ".parquet") -> Path:
+        """Where an artefact lies by contract."""
+        return self.home / "data" / key / f"{scale}{extension}"
+
+    def rows(self, key: str, scale: str = "50m") -> list[dict]:
+        """A table as plain rows, in the order of its file."""
+        return pl.read_parquet(self.file(key, scale)).to_dicts()
+
+    def graph(self) -> HeteroData:
+        """The graph, read as anybody may: tensors and plain values only."""
+        file = self.file("graph/bipartite_graph", extension=".pt")
+        return HeteroData.from_dict(torch.load(file, weights_only=True))
+
+    def files(self) -> dict[str, bytes]:
+        """Every file under the home with its content, hidden ones included."""
+        return {
+            str(path.relative_to(self.home)): path.read_bytes()
+            for path in sorted(self.home.rglob("*"))
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    return Platform(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def platform_at() -> type[Platform]:
+    """For modules that compute one world for all their tests."""
+    return Platform
+
+
+@pytest.fixture
+def con() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random world, what the slow reference makes of it, and what the platform makes of it."""
+
+    world: World
+    rules: Rules
+    expected: slow_reference.Tables
+    platform: Platform
+
+    def found(self, table: str) -> list[dict]:
+        return slow_reference.rounded(self.platform.rows(TABLES[table]))
+
+    def wanted(self, table: str) -> list[dict]:
+        return slow_reference.rounded(self.expected[table])
+
+
+@pytest.fixture(scope="session", params=range(N_RANDOM_WORLDS), ids=lambda seed: f"seed{seed}")
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    world, rules = random_case(request.param)
+    platform = Platform(tmp_path_factory.mktemp("world"))
+    platform.split(world, rules, *TABLES.values(), "graph/bipartite_graph")
+    return Case(world, rules, slow_reference.compute(world, rules), platform)
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Platform]:
+    """The built-in sample, split by the protocol that is asked for; each protocol is computed once."""
+    done: dict[str, Platform] = {}
+
+    def split(protocol: str) -> Platform:
+        if protocol not in done:
+            done[protocol] = Platform(tmp_path_factory.mktemp(protocol))
+            config = {"split_events": {"protocol": protocol}}
+            done[protocol].materialise(*TABLES.values(), scale="sample", config=config)
+        return done[protocol]
+
+    return split

@@ -1,0 +1,133 @@
+"""The PyG graph holds what the tables say, and loads without running code."""
+
+from itertools import pairwise
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+import torch
+
+from ms_assets.graph.bipartite import bipartite_graph
+from ms_assets_tests.worlds import DAY, Rules, World, listen, reaction, unit_vector
+
+T = 26_000_000 - DAY
+CODES = {"listen": 1, "like": 2, "dislike": 3, "unlike": 4, "undislike": 5}
+EVENTS = [
+    listen(4, 0, 20, 30),
+    listen(4, 1, 20, None),
+    reaction("like", 4, 2, 30),
+    listen(9, 0, 30),
+    reaction("dislike", 9, 1, 10),
+    listen(4, T, 40),
+]
+WORLD = World(EVENTS, [40, 10, 30, 20], artists=[(2, 30), (1, 30), (1, 10)], albums=[(8, 20)])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, platform_at):
+    platform = platform_at(tmp_path_factory.mktemp("graph"))
+    platform.split(WORLD, Rules(protocol="global_temporal"), "graph/statistics")
+    return platform
+
+
+@pytest.fixture(scope="module")
+def graph(built):
+    return built.graph()
+
+
+def test_nodes_stand_in_the_order_of_dense_ids(graph):
+    assert graph["user"].uid.tolist() == [4, 9]
+    assert graph["user"].num_nodes == 2
+    assert graph["song"].item_id.tolist() == [20, 30, 10, 40]
+    assert graph["song"].in_graph.tolist() == [True, True, False, False]
+
+
+def test_a_song_has_its_own_normalised_audio(graph):
+    assert graph["song"].x.dtype == torch.float32
+    assert graph["song"].x.tolist() == [unit_vector(item_id) for item_id in (20, 30, 10, 40)]
+
+
+def test_a_song_has_all_its_artists_and_albums(graph):
+    song = graph["song"]
+    assert song.artist_offsets.tolist() == [0, 0, 2, 3, 3]
+    assert song.artist_ids.tolist() == [0, 1, 0]
+    assert song.album_offsets.tolist() == [0, 1, 1, 1, 1]
+    assert song.album_ids.tolist() == [0]
+
+
+def test_edges_carry_type_count_ratio_and_weight(graph, built):
+    edges = graph["user", "interacts", "song"]
+    ends = list(zip(*edges.edge_index.tolist(), strict=True))
+    found = dict(zip(ends, edges.edge_attr.tolist(), strict=True))
+    assert found == {
+        (0, 0): pytest.approx([1, 2, 0.3, 0.7]),
+        (0, 1): pytest.approx([2, 1, 1.0, 1.0]),
+        (1, 1): pytest.approx([1, 1, 1.0, 0.7]),
+    }
+
+
+def test_the_graph_comes_back_through_dagster_as_it_lies_in_the_file(built, graph):
+    key = dg.AssetKey(["graph", "bipartite_graph"])
+    loaded = built.definitions.load_asset_value(key, partition_key="50m")
+    assert str(loaded) == str(graph)
+    assert torch.equal(loaded["song"].x, graph["song"].x)
+
+
+def test_statistics_count_nodes_edges_and_degrees(built):
+    numbers = {row["name"]: row["value"] for row in built.rows("graph/statistics")}
+    assert numbers["n_users"] == 2
+    assert numbers["n_songs"] == 4
+    assert numbers["n_cold_songs"] == 2
+    assert numbers["n_edges"] == 3
+    assert numbers["density"] == 3 / (2 * 2)
+    assert numbers["n_songs_without_artist"] == 2
+    assert numbers["n_songs_with_several_artists"] == 1
+    assert numbers["n_songs_without_album"] == 3
+    assert numbers["n_listen_edges"] == 2
+    assert numbers["mean_played_ratio_listen"] == pytest.approx((0.3 + 1) / 2)
+    assert [numbers[f"user_degree_p{q}"] for q in (0, 50, 100)] == [1, 1.5, 2]
+    assert [numbers[f"song_degree_p{q}"] for q in (0, 50, 100)] == [1, 1.5, 2]
+
+
+def test_the_graph_of_any_world_equals_its_tables(case):
+    graph = case.platform.graph()
+    songs, edges = case.found("songs"), case.found("edges")
+    assert graph["user"].uid.tolist() == [row["uid"] for row in case.found("users")]
+    assert graph["song"].item_id.tolist() == [row["item_id"] for row in songs]
+    assert graph["song"].x.tolist() == [unit_vector(row["item_id"]) for row in songs]
+    for owner in ("artist", "album"):
+        ends = graph["song"][f"{owner}_offsets"].tolist()
+        ids = graph["song"][f"{owner}_ids"].tolist()
+        lists = [ids[start:stop] for start, stop in pairwise(ends)]
+        assert lists == [row[f"{owner}_ids"] for row in songs]
+    found = graph["user", "interacts", "song"]
+    rows = torch.cat([found.edge_index.t(), found.edge_attr], dim=1).tolist()
+    wanted = [
+        (
+            row["user_id"],
+            row["song_id"],
+            CODES[row["event_type"]],
+            row["n_events"],
+            row["played_ratio"],
+            row["weight"],
+        )
+        for row in edges
+    ]
+    assert sorted(rows) == [pytest.approx(row) for row in sorted(wanted)]
+
+
+def test_an_edge_to_a_song_that_is_not_there_is_refused():
+    songs = pa.table({"item_id": [5], "in_graph": [True], "artist_ids": [[0]], "album_ids": [[0]]})
+    edges = pa.table(
+        {
+            "user_id": [0],
+            "song_id": [1],
+            "event_type": ["like"],
+            "n_events": [1],
+            "played_ratio": [1.0],
+            "weight": [1.0],
+        }
+    )
+    audio = pa.table({"audio": [unit_vector(5)]})
+    with pytest.raises(ValueError, match="song_id runs from 1 to 1, expected 0 to 0"):
+        bipartite_graph(pa.table({"uid": [3]}), songs, audio, edges)

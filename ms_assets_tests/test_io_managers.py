@@ -1,0 +1,250 @@
+"""How values become files: whole or not at all, with what is known of them, and back."""
+
+import os
+from zipfile import ZipFile
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+
+from ms_assets.io_managers import (
+    FaissIOManager,
+    GraphIOManager,
+    MissingPartition,
+    TableIOManager,
+    TorchIOManager,
+    columns,
+    published,
+)
+from ms_assets.resources import DuckDB
+from ms_assets.scales import SCALES
+from ms_assets_tests.worlds import Rules, World, listen
+
+COLUMNS = columns(song_id=("INTEGER", "song"), score=("DOUBLE", "score"))
+WORLD = World([listen(1, i, 10 + i % 3) for i in range(10)], [10, 11, 12])
+
+
+class Shelf:
+    """One asset `room/value` with an I/O manager, and its files."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.duckdb = DuckDB(temp_directory=str(folder / "tmp"))
+        data = str(folder / "data")
+        self.managers = {
+            "io_manager": TableIOManager(base_dir=data, duckdb=self.duckdb),
+            "torch": TorchIOManager(base_dir=data),
+            "graph": GraphIOManager(base_dir=data),
+            "faiss": FaissIOManager(base_dir=data),
+        }
+
+    @property
+    def con(self):
+        return self.duckdb.connection
+
+    def put(self, value, manager="io_manager", scale="50m"):
+        return dg.materialize(
+            [self._asset(value, manager)], resources=self.managers, partition_key=scale
+        ).get_asset_materialization_events()[0]
+
+    def get(self, manager="io_manager", scale="50m"):
+        definitions = dg.Definitions([self._asset(None, manager)], resources=self.managers)
+        return definitions.load_asset_value(dg.AssetKey(["room", "value"]), partition_key=scale)
+
+    def files(self):
+        return {
+            str(path.relative_to(self.folder / "data")): path.read_bytes()
+            for path in (self.folder / "data").rglob("*")
+            if path.is_file()
+        }
+
+    @staticmethod
+    def _asset(value, manager):
+        @dg.asset(key=["room", "value"], partitions_def=SCALES, io_manager_key=manager, metadata=COLUMNS)
+        def produce():
+            return value() if callable(value) else value
+
+        return produce
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    return Shelf(tmp_path)
+
+
+def rows_of(con, n, score="i / 2"):
+    return con.sql(f"SELECT i::INTEGER AS song_id, ({score})::DOUBLE AS score FROM range({n}) t(i)")
+
+
+def test_a_relation_a_frame_and_an_arrow_table_come_back_as_the_same_lazy_relation(shelf):
+    ids, scores = pa.array([0, 1], pa.int32()), pa.array([0.0, 0.5])
+    arrow = pa.table({"song_id": ids, "score": scores})
+    for value in (rows_of(shelf.con, 2), arrow, pl.from_arrow(arrow)):
+        shelf.put(value)
+        found = shelf.get()
+        assert found.columns == ["song_id", "score"]
+        assert found.fetchall() == [(0, 0.0), (1, 0.5)]
+
+
+def test_a_file_lies_under_room_asset_and_scale(shelf):
+    for scale in ("50m", "5b"):
+        shelf.put(rows_of(shelf.con, 2), scale=scale)
+    assert sorted(shelf.files()) == ["room/value/50m.parquet", "room/value/5b.parquet"]
+
+
+def test_a_table_is_compressed_with_zstd(shelf):
+    for value in (rows_of(shelf.con, 1_000), rows_of(shelf.con, 1_000).to_arrow_table()):
+        shelf.put(value)
+        metadata = pq.read_metadata(shelf.folder / "data/room/value/50m.parquet")
+        assert metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_a_vector_column_keeps_its_fixed_size(tmp_path):
+    @dg.asset(partitions_def=SCALES, metadata=columns(embedding=("FLOAT[3]", "vector")))
+    def vectors():
+        array = pa.FixedSizeListArray.from_arrays(pa.array(range(6), pa.float32()), 3)
+        return pa.table({"embedding": array})
+
+    manager = TableIOManager(base_dir=str(tmp_path), duckdb=DuckDB(temp_directory=str(tmp_path / "tmp")))
+    dg.materialize([vectors], resources={"io_manager": manager}, partition_key="50m")
+    schema = pq.read_schema(tmp_path / "vectors/50m.parquet")
+    assert schema.field("embedding").type == pa.list_(pa.float32(), 3)
+    assert pl.read_parquet(tmp_path / "vectors/50m.parquet")["embedding"].to_list() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_the_metadata_tells_rows_size_place_time_and_memory(shelf):
+    metadata = shelf.put(rows_of(shelf.con, 7)).materialization.metadata
+    file = shelf.folder / "data/room/value/50m.parquet"
+    assert metadata["dagster/row_count"].value == 7
+    assert metadata["dagster/uri"].value == file.as_uri()
+    assert metadata["size_bytes"].value == file.stat().st_size
+    assert metadata["write_seconds"].value >= 0
+    assert metadata["peak_memory_mib"].value > 10
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "SELECT 1::INTEGER AS song_id",
+        "SELECT 1::INTEGER AS song_id, 1.0::DOUBLE AS score, 1 AS more",
+        "SELECT 1.0::DOUBLE AS score, 1::INTEGER AS song_id",
+        "SELECT 1::BIGINT AS song_id, 1.0::DOUBLE AS score",
+    ],
+    ids=["missing", "more", "order", "type"],
+)
+@pytest.mark.parametrize("kind", ["relation", "arrow", "polars"])
+def test_other_columns_than_declared_are_refused_by_asset(shelf, wrong, kind):
+    relation = shelf.con.sql(wrong)
+    value = {"relation": lambda: relation, "arrow": relation.to_arrow_table, "polars": relation.pl}[kind]()
+    with pytest.raises(TypeError, match="room/value: expected columns"):
+        shelf.put(value)
+    assert shelf.files() == {}
+
+
+def test_a_query_that_fails_half_way_leaves_the_earlier_table_and_nothing_else(shelf):
+    shelf.put(rows_of(shelf.con, 10))
+    earlier = shelf.files()
+    fails_late = rows_of(shelf.con, 1_000_000, "CASE WHEN i = 999000 THEN error('broken') ELSE i END")
+    with pytest.raises(Exception, match="broken"):
+        shelf.put(fails_late)
+    assert shelf.files() == earlier
+
+
+def test_a_value_that_cannot_be_saved_leaves_the_earlier_checkpoint(shelf):
+    shelf.put({"weight": torch.arange(3)}, "torch")
+    earlier = shelf.files()
+    with pytest.raises(Exception, match="pickle"):
+        shelf.put({"weight": torch.arange(10_000), "code": lambda: None}, "torch")
+    assert shelf.files() == earlier
+
+
+def test_a_body_that_raises_publishes_nothing(tmp_path):
+    target = tmp_path / "room" / "table.parquet"
+    with pytest.raises(KeyboardInterrupt), published(target) as unfinished:
+        unfinished.write_text("half")
+        assert not target.exists()
+        raise KeyboardInterrupt
+    assert list(target.parent.iterdir()) == []
+
+
+def test_publishing_replaces_a_link_and_not_what_it_points_to(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("source")
+    target.symlink_to(source)
+    with published(target) as unfinished:
+        unfinished.write_text("new")
+    assert target.read_text() == "new"
+    assert source.read_text() == "source"
+
+
+def test_a_checkpoint_comes_back_and_code_in_a_file_is_refused(shelf):
+    shelf.put({"weight": torch.arange(3), "config": {"layers": 2, "name": "lightgcn"}}, "torch")
+    loaded = shelf.get("torch")
+    assert loaded["weight"].tolist() == [0, 1, 2]
+    assert loaded["config"] == {"layers": 2, "name": "lightgcn"}
+    torch.save({"shelf": Shelf.put}, shelf.folder / "data/room/value/50m.pt")
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        shelf.get("torch")
+
+
+def test_a_checkpoint_has_the_same_bytes_whichever_process_writes_it(shelf):
+    shelf.put({"weight": torch.arange(3)}, "torch")
+    with ZipFile(shelf.folder / "data/room/value/50m.pt") as archive:
+        assert not [name for name in archive.namelist() if str(os.getpid()) in name]
+
+
+def test_a_graph_is_saved_as_tensors_and_comes_back_as_a_graph(shelf):
+    graph = HeteroData()
+    graph["user"].uid = torch.tensor([4, 9])
+    graph["user", "interacts", "song"].edge_index = torch.tensor([[0, 1], [1, 0]])
+    shelf.put(graph, "graph")
+    assert isinstance(torch.load(shelf.folder / "data/room/value/50m.pt", weights_only=True), dict)
+    loaded = shelf.get("graph")
+    assert isinstance(loaded, HeteroData)
+    assert loaded["user"].uid.tolist() == [4, 9]
+    assert loaded["user", "interacts", "song"].edge_index.tolist() == [[0, 1], [1, 0]]
+
+
+def test_an_index_comes_back_with_its_ids(shelf):
+    faiss = pytest.importorskip("faiss")
+    index = faiss.IndexIDMap2(faiss.IndexFlatIP(4))
+    index.add_with_ids(np.eye(4, dtype=np.float32), np.array([10, 20, 30, 40]))
+    shelf.put(index, "faiss")
+    _, found = shelf.get("faiss").search(np.eye(4, dtype=np.float32), 1)
+    assert found.ravel().tolist() == [10, 20, 30, 40]
+    assert list(shelf.files()) == ["room/value/50m.faiss"]
+
+
+def test_a_missing_input_says_what_to_materialise_for_which_scale(platform):
+    with pytest.raises(MissingPartition, match="materialise splits/train for 50m first"):
+        platform.materialise("graph/edges", alone=True)
+    assert platform.files() == {}
+
+
+def test_a_scale_does_not_read_the_files_of_another(platform):
+    WORLD.write(platform.source)
+    platform.materialise("raw/multi_event")
+    with pytest.raises(MissingPartition, match="materialise raw/multi_event for 500m first"):
+        platform.materialise("raw/statistics_report", scale="500m", alone=True)
+
+
+def test_a_link_whose_source_is_gone_says_so(platform):
+    WORLD.write(platform.source)
+    platform.materialise("raw/multi_event")
+    multi_event = platform.source / "flat/50m/multi_event.parquet"
+    multi_event.unlink()
+    with pytest.raises(MissingPartition, match=f"materialise raw/multi_event for 50m.*{multi_event} is gone"):
+        platform.materialise("raw/statistics_report", alone=True)
+
+
+def test_a_failing_asset_leaves_every_earlier_file_as_it_was(platform):
+    platform.split(WORLD, Rules(), "splits/users")
+    earlier = platform.files()
+    with pytest.raises(ValueError, match="no user has between 500"):
+        platform.materialise("splits/users", alone=True, config=Rules(min_events=500).config())
+    assert platform.files() == earlier
