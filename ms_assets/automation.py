@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from ms_assets.scales import check_run_config
+from ms_assets.io_managers import PARTITION_TAG
+from ms_assets.raw.schema import ON_REQUEST
+from ms_assets.scales import SCALES, check_run_config
 
-PARTITION_TAG = "dagster/partition"
 IN_PROCESS_SCALES = ("sample", "50m")
 RETRIES = {"retries": {"enabled": {}}}
 PROCESS_PER_STEP = {**RETRIES, "max_concurrent": 1, "start_method": {"forkserver": {}}}
@@ -44,3 +45,35 @@ class ScaleExecutor(dg.Executor):
 def executor_by_scale(init: dg.InitExecutorContext) -> ScaleExecutor:
     """In one process for small scales, a process per step for large ones."""
     return ScaleExecutor(init)
+
+
+ON_REQUEST_TABLES = dg.AssetSelection.assets(*(["raw", name] for name in ON_REQUEST))
+EVERYTHING = dg.AssetSelection.groups("raw", "splits", "graph", "training", "retrieval", "evaluation")
+
+pipeline = dg.define_asset_job(
+    "pipeline",
+    selection=EVERYTHING - ON_REQUEST_TABLES,
+    description="Everything from the raw tables to the leaderboard, for one scale.",
+)
+retrain = dg.define_asset_job(
+    "retrain",
+    selection=dg.AssetSelection.groups("training", "retrieval", "evaluation"),
+    description="Training and everything after it, on the graph that is there.",
+)
+jobs = [pipeline, retrain]
+
+
+def _weekly_retraining(scale: str) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"weekly_retraining_{scale}",
+        job=retrain,
+        cron_schedule="0 3 * * 1",
+        description=f"Retrains {scale} every Monday at 03:00 UTC; off until switched on.",
+    )
+    def weekly_retraining() -> dg.RunRequest:
+        return dg.RunRequest(partition_key=scale)
+
+    return weekly_retraining
+
+
+schedules = [_weekly_retraining(scale) for scale in SCALES.get_partition_keys()]

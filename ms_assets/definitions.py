@@ -2,9 +2,11 @@
 
 import dagster as dg
 
-from ms_assets.automation import executor_by_scale
-from ms_assets.evaluation import assets as evaluation
-from ms_assets.graph import assets as graph
+from ms_assets import automation
+from ms_assets.evaluation import assets as evaluation_assets
+from ms_assets.evaluation import checks as evaluation_checks
+from ms_assets.graph import assets as graph_assets
+from ms_assets.graph import checks as graph_checks
 from ms_assets.io_managers import (
     FaissIOManager,
     GraphIOManager,
@@ -12,12 +14,16 @@ from ms_assets.io_managers import (
     TableIOManager,
     TorchIOManager,
 )
-from ms_assets.raw import assets as raw
+from ms_assets.raw import assets as raw_assets
+from ms_assets.raw import checks as raw_checks
 from ms_assets.raw.resources import YambdaSource
 from ms_assets.resources import ComputeDevice, DuckDB, Environment, MLflow
-from ms_assets.retrieval import assets as retrieval
-from ms_assets.splits import assets as splits
-from ms_assets.training import assets as training
+from ms_assets.retrieval import assets as retrieval_assets
+from ms_assets.retrieval import checks as retrieval_checks
+from ms_assets.splits import assets as splits_assets
+from ms_assets.splits import checks as splits_checks
+from ms_assets.training import assets as training_assets
+from ms_assets.training import checks as training_checks
 
 
 def define(environment: Environment) -> dg.Definitions:
@@ -25,7 +31,25 @@ def define(environment: Environment) -> dg.Definitions:
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"))
     data = str(environment.data)
     return dg.Definitions(
-        assets=[*raw.assets, *splits.assets, *graph.assets, *training.assets, *retrieval.assets, *evaluation.assets],
+        assets=[
+            *raw_assets.assets,
+            *splits_assets.assets,
+            *graph_assets.assets,
+            *training_assets.assets,
+            *retrieval_assets.assets,
+            *evaluation_assets.assets,
+        ],
+        asset_checks=[
+            *raw_checks.checks,
+            *splits_checks.checks,
+            *graph_checks.checks,
+            *training_checks.checks,
+            *retrieval_checks.checks,
+            *evaluation_checks.checks,
+        ],
+        jobs=automation.jobs,
+        schedules=automation.schedules,
+        executor=automation.executor_by_scale,
         resources={
             "duckdb": duckdb,
             "io_manager": TableIOManager(base_dir=data, duckdb=duckdb),
@@ -44,7 +68,6 @@ def define(environment: Environment) -> dg.Definitions:
                 sample_home=str(environment.home / "source" / "sample"),
             ),
         },
-        executor=executor_by_scale,
     )
 
 

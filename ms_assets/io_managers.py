@@ -5,6 +5,7 @@ beside its target, flushed to disk and renamed, so that a reader sees the earlie
 """
 
 import os
+import re
 import resource
 import time
 from abc import abstractmethod
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
 
 Relation = duckdb.DuckDBPyRelation
 SCHEMA = "dagster/column_schema"
+PARTITION_TAG = "dagster/partition"
+OPTIONAL = "optional"
+"""Metadata of an input: None is given instead of an error when its partition has not been materialised."""
 
 
-class MissingPartition(FileNotFoundError):
+class MissingPartitionError(FileNotFoundError):
     """An asset's input has not been materialised for this scale."""
 
 
@@ -59,12 +63,10 @@ def _flush(path: Path) -> None:
 
 
 def columns(**described: tuple[str, str]) -> dict[str, dg.TableSchema]:
-    """Declare a table's columns, in order, as `name=(DuckDB type, description)`: what the UI shows and what is checked."""
+    """Declare a table's columns, in order, as `name=(type, description)`: shown in the UI and checked on writing."""
     return {
         SCHEMA: dg.TableSchema(
-            columns=[
-                dg.TableColumn(name, type_, description=text) for name, (type_, text) in described.items()
-            ]
+            columns=[dg.TableColumn(name, type_, description=text) for name, (type_, text) in described.items()]
         )
     }
 
@@ -101,36 +103,44 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
             }
         )
 
+    def load_partitions(self, context: dg.InputContext) -> Any:
+        """Load the scale of the run: a check has no partitions of its own and would be given every scale."""
+        paths = self._get_paths_for_partitions(context)
+        scale = next(iter(paths)) if len(paths) == 1 else context.step_context.dagster_run.tags.get(PARTITION_TAG)
+        if scale not in paths:
+            raise ValueError(
+                f"{context.asset_key.to_user_string()}: this run has no scale; a check runs with its asset, "
+                "so materialise the asset for a scale"
+            )
+        optional = (context.definition_metadata or {}).get(OPTIONAL, False)
+        return None if optional and not paths[scale].exists() else self.load_from_path(context, paths[scale])
+
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """Read one partition; say which asset to materialise when it is not there."""
         local = Path(path)
         if not local.exists():
             key = context.asset_key.to_user_string()
+            scale = local.stem
             gone = f" (its source {local.readlink()} is gone)" if local.is_symlink() else ""
-            raise MissingPartition(
-                f"materialise {key} for {context.asset_partition_keys[0]} first: {local} is missing{gone}"
-            )
+            raise MissingPartitionError(f"materialise {key} for {scale} first: {local} is missing{gone}")
         return self.read(local)
 
 
 class TableIOManager(ArtefactIOManager):
-    """Tables as Parquet: a lazy DuckDB relation, an Arrow table or a Polars frame goes in, a lazy relation comes out."""
+    """Tables as Parquet: a DuckDB relation, an Arrow table or a Polars frame goes in, a lazy relation comes out."""
 
     extension: ClassVar[str] = ".parquet"
     duckdb: dg.ResourceDependency[DuckDB]
 
-    def write(
-        self, context: dg.OutputContext, value: Relation | pa.Table | pl.DataFrame, path: Path
-    ) -> dict[str, Any]:
+    def write(self, context: dg.OutputContext, value: Relation | pa.Table | pl.DataFrame, path: Path) -> dict[str, Any]:
         """Run the query into the file; refuse a table whose columns are not the declared ones."""
-        declared = _declared(context)
         table = value.to_arrow() if isinstance(value, pl.DataFrame) else value
+        relation = self.duckdb.connection.from_arrow(table) if isinstance(table, pa.Table) else table
+        _require_columns(context, relation)
         if isinstance(table, pa.Table):
             # Arrow's writer keeps fixed-size lists, which Parquet itself does not know.
-            _require_columns(context, declared, table.column_names, None)
             pq.write_table(table, path, compression="zstd", row_group_size=1 << 17)
         else:
-            _require_columns(context, declared, table.columns, [str(t) for t in table.types])
             table.write_parquet(str(path), compression="zstd")
         return {"dagster/row_count": pq.read_metadata(path).num_rows}
 
@@ -161,7 +171,9 @@ class TorchIOManager(ArtefactIOManager):
         """Save with torch."""
         import torch
 
-        torch.save(value, path)
+        # Given a path, torch writes the file's name into the file, and equal values would differ.
+        with path.open("wb") as file:
+            torch.save(value, file)
         return {}
 
     def read(self, path: Path) -> Any:
@@ -204,20 +216,12 @@ class FaissIOManager(ArtefactIOManager):
         return faiss.read_index(str(path))
 
 
-def _declared(context: dg.OutputContext) -> dg.TableSchema:
-    metadata = context.definition_metadata or {}
-    schema = metadata.get(SCHEMA)
-    if schema is None:
-        raise TypeError(f"{context.asset_key.to_user_string()} declares no columns")
-    return getattr(schema, "schema", schema)
-
-
-def _require_columns(
-    context: dg.OutputContext, declared: dg.TableSchema, names: list[str], types: list[str] | None
-) -> None:
-    expected = [(c.name, c.type) for c in declared.columns]
-    found = list(zip(names, types or [c.type for c in declared.columns], strict=False))
-    if expected != found or len(names) != len(expected):
-        raise TypeError(
-            f"{context.asset_key.to_user_string()}: expected columns {expected}, found {list(zip(names, types or names, strict=True))}"
-        )
+def _require_columns(context: dg.OutputContext, table: Relation) -> None:
+    schema = (context.definition_metadata or {})[SCHEMA]
+    expected = [(c.name, c.type) for c in getattr(schema, "schema", schema).columns]
+    # A list of fixed size is declared as a list.
+    types = [re.sub(r"\[\d+\]", "[]", str(type_)) for type_ in table.types]
+    found = list(zip(table.columns, types, strict=True))
+    if expected != found:
+        key = context.asset_key.to_user_string()
+        raise TypeError(f"{key}: expected columns {expected}, found {found}")

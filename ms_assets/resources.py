@@ -99,9 +99,7 @@ class ComputeDevice(dg.ConfigurableResource):
         except RuntimeError:
             raise ValueError(f"device: found {wanted!r}, expected auto, cpu, cuda or cuda:N") from None
         here = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
-        if device.type not in ("cpu", "cuda") or (
-            device.type == "cuda" and f"cuda:{device.index or 0}" not in here
-        ):
+        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and f"cuda:{device.index or 0}" not in here):
             raise ValueError(f"device: found {wanted!r}, but this machine has {', '.join(here)}")
         return device
 

@@ -54,12 +54,15 @@ def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
     Raises:
         ValueError: naming the op, the setting, what was found and what was expected.
     """
-    for op, config in run_config.get("ops", {}).items():
-        if op in CONFIGURED_OPS:
-            try:
-                _settings(CONFIGURED_OPS[op], scale, config.get("config"))
-            except ValueError as error:
-                raise ValueError(f"run config of {op}: {error}") from None
+    for op, given in run_config.get("ops", {}).items():
+        config = given.get("config")
+        if config and op not in CONFIGURED_OPS:
+            raise ValueError(f"run config of {op}: expected settings of {', '.join(CONFIGURED_OPS)}")
+        try:
+            if config:
+                _settings(CONFIGURED_OPS[op], scale, config)
+        except ValueError as error:
+            raise ValueError(f"run config of {op}: {error}") from None
 
 
 def _settings(model: type[S], scale: str, config: Mapping[str, Any] | None) -> S:
@@ -82,9 +85,7 @@ def _validate(model: type[S], values: dict[str, Any]) -> S:
 
 def _config_field(model: type[Settings], name: str, field: FieldInfo) -> dg.Field:
     differing = {
-        scale: changed[model][name]
-        for scale, changed in SCALE_DEFAULTS.items()
-        if name in changed.get(model, {})
+        scale: changed[model][name] for scale, changed in SCALE_DEFAULTS.items() if name in changed.get(model, {})
     }
     default = "; ".join([f"default {field.default}", *(f"{s}: {v}" for s, v in differing.items())])
     return dg.Field(

@@ -40,9 +40,7 @@ class SplitSettings(Settings):
         "validate, the rest test. global_temporal: one cut in time for everybody, as Yambda's authors do.",
     )
     train_ratio: float = Field(0.8, gt=0, lt=1, description="Share of a user's events that train (per_user).")
-    validation_ratio: float = Field(
-        0.1, ge=0, lt=1, description="Share of a user's events that validate (per_user)."
-    )
+    validation_ratio: float = Field(0.1, ge=0, lt=1, description="Share of a user's events that validate (per_user).")
     test_start: int = Field(
         PUBLISHED_LAST_TIMESTAMP - 86_400,
         ge=0,
@@ -68,7 +66,8 @@ class TrainingSettings(Settings):
         True, description="Learn a vector per graph song on top of what audio, artists and albums say of it."
     )
     learned_edge_weights: bool = Field(
-        True, description="Learn edge weights from event type, count and played ratio; otherwise heuristic ones."
+        True,
+        description="Learn edge weights from event type, count and played ratio; otherwise heuristic ones.",
     )
     spectral_start: bool = Field(
         True, description="Start from a truncated SVD of the graph instead of random embeddings."
@@ -76,7 +75,9 @@ class TrainingSettings(Settings):
     epochs: int = Field(40, ge=1, le=10_000, description="Passes over all positive edges, at most.")
     patience: int = Field(5, ge=1, description="Epochs without a better validation NDCG before training stops.")
     batch_size: int | None = Field(
-        None, ge=1, description="Positive edges in a step; by default an eighth of them, within 2,048 and 262,144."
+        None,
+        ge=1,
+        description="Positive edges in a step; by default an eighth of them, within 2,048 and 262,144.",
     )
     group_size: int = Field(16, ge=1, description="Positives of a batch that share their neutral negatives.")
     neutral_negatives: int = Field(64, ge=1, description="Random songs that a group of positives is ranked above.")

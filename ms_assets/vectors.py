@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute  # noqa: F401  (makes pa.compute available)
+import pyarrow.compute
 from numpy.typing import NDArray
 
 

@@ -27,7 +27,7 @@ TABLES = {
     "edges": "graph/edges",
 }
 """The tables that the slow reference computes, with their asset keys."""
-N_RANDOM_WORLDS = 12
+N_RANDOM_WORLDS = 10
 
 
 class Platform:

@@ -34,8 +34,7 @@ def compute(world: World, rules: Rules) -> Tables:
     ]
     kept_rows = Counter(k.event.uid for k in kept)
     users = [
-        {"user_id": user_id, "uid": uid, "n_events": kept_rows[uid]}
-        for user_id, uid in enumerate(sorted(kept_rows))
+        {"user_id": user_id, "uid": uid, "n_events": kept_rows[uid]} for user_id, uid in enumerate(sorted(kept_rows))
     ]
     parts = divide(kept, rules)
     songs = catalogue_rows(world, catalogue, parts["train"])
@@ -191,6 +190,5 @@ def grouped(rows: list[Row], *names: str) -> dict[tuple, list[Row]]:
 def rounded(rows: list[Row]) -> list[Row]:
     """The rows with fractions and floats to nine digits, so that both ways to compute agree exactly."""
     return [
-        {name: round(float(v), 9) if isinstance(v, Fraction | float) else v for name, v in row.items()}
-        for row in rows
+        {name: round(float(v), 9) if isinstance(v, Fraction | float) else v for name, v in row.items()} for row in rows
     ]

@@ -109,7 +109,7 @@ class Rules:
         }
 
 
-RATIOS = (("0.8", "0.1"), ("0.7", "0.2"), ("0.5", "0.25"), ("0.57", "0.29"), ("0.9", "0"), ("0.333", "0.333"))
+RATIOS = (("0.7", "0.2"), ("0.5", "0.25"), ("0.57", "0.29"), ("0.9", "0"), ("0.333", "0.333"))
 
 
 def random_case(seed: int) -> tuple[World, Rules]:
@@ -168,7 +168,5 @@ def _times(rules: Rules) -> list[int]:
 def _owners(rng: random.Random, songs: list[int], n: int) -> list[tuple[int, int]]:
     """Pairs of owner and song: none, one or several for each song, and some for songs nobody met."""
     ids = rng.sample(range(100), n)
-    pairs = [
-        (owner, song) for song in [*songs, 9_001] for owner in rng.sample(ids, rng.choice([0, 1, 1, 2, 3]))
-    ]
+    pairs = [(owner, song) for song in [*songs, 9_001] for owner in rng.sample(ids, rng.choice([0, 1, 1, 2, 3]))]
     return rng.sample(pairs, len(pairs))

@@ -57,7 +57,11 @@ def user_metrics(
         for view, matrix in _matrices(table, len(uid)).items():
             for k in settings.ks:
                 frame = metrics.user_metrics(matrix[:, :k], truths[view], view)
-                key = (pl.lit(method).alias("method"), pl.lit(view).alias("view"), pl.lit(k, pl.Int32).alias("k"))
+                key = (
+                    pl.lit(method).alias("method"),
+                    pl.lit(view).alias("view"),
+                    pl.lit(k, pl.Int32).alias("k"),
+                )
                 frames.append(frame.select(*key, pl.all()))
     return dg.MaterializeResult(
         value=pl.concat(frames), metadata={"n_users": len(truth.tested), **settings.model_dump()}
@@ -67,9 +71,7 @@ def user_metrics(
 def _matrices(recommended: Relation, n_users: int) -> dict[str, np.ndarray]:
     frame = recommended.project("view, user_id, rank, song_id").pl()
     k = frame["rank"].max() or 1
-    return {
-        view: metrics.recommendation_matrix(frame.filter(pl.col("view") == view), n_users, k) for view in VIEWS
-    }
+    return {view: metrics.recommendation_matrix(frame.filter(pl.col("view") == view), n_users, k) for view in VIEWS}
 
 
 @asset(

@@ -58,7 +58,9 @@ def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
     """The main metrics of one view and k, a row per method, the best by NDCG first."""
     chosen = board.filter((pl.col("view") == view) & (pl.col("k") == k) & pl.col("metric").is_in(SHOWN))
     wide = chosen.pivot("metric", index="method", values="mean")
-    return wide.select("method", *(m for m in SHOWN if m in wide.columns)).sort("ndcg", "method", descending=[True, False])
+    return wide.select("method", *(m for m in SHOWN if m in wide.columns)).sort(
+        "ndcg", "method", descending=[True, False]
+    )
 
 
 def to_markdown(board: pl.DataFrame) -> str:
@@ -84,9 +86,7 @@ def picture(board: pl.DataFrame) -> "Figure":
     for pane, (view, k) in zip(axes, panes, strict=True):
         rows = ndcg.filter((pl.col("view") == view) & (pl.col("k") == k)).sort("mean")
         mean = rows["mean"].fill_null(0).to_numpy()
-        spread = [
-            np.abs(rows[bound].fill_null(pl.Series(mean)).to_numpy() - mean) for bound in ("ci_low", "ci_high")
-        ]
+        spread = [np.abs(rows[bound].fill_null(pl.Series(mean)).to_numpy() - mean) for bound in ("ci_low", "ci_high")]
         colours = [pictures.PALETTE[0] if m == "lightgcn" else pictures.PALETTE[4] for m in rows["method"]]
         pane.barh(rows["method"].to_list(), mean, xerr=spread, color=colours, capsize=3)
         pane.set(title=f"{view}, NDCG@{k}")

@@ -60,9 +60,7 @@ def truth_of(ground_truth: pl.DataFrame, uid: NDArray[np.int64], heard: Judgemen
     return Truth(uid, judged, heard, np.unique(user))
 
 
-def recommendation_matrix(
-    recommended: pl.DataFrame, n_users: int, k: int
-) -> NDArray[np.int64]:
+def recommendation_matrix(recommended: pl.DataFrame, n_users: int, k: int) -> NDArray[np.int64]:
     """Song ids int64 [n_users, k] by user and rank, −1 where there is none, from rows user_id, rank, song_id."""
     songs = np.full((n_users, k), -1, np.int64)
     shown = recommended.filter(pl.col("rank") <= k)
@@ -86,9 +84,7 @@ def user_metrics(recommended: NDArray[np.int64], truth: Truth, view: str) -> pl.
     columns |= {
         "recall": ranking.recall(hits, relevant.counts),
         "hit_like": ranking.hit(judged["likes"].gains(recommended), judged["likes"].counts),
-        "hit_like_or_listen": ranking.hit(
-            judged["like_or_listen"].gains(recommended), judged["like_or_listen"].counts
-        ),
+        "hit_like_or_listen": ranking.hit(judged["like_or_listen"].gains(recommended), judged["like_or_listen"].counts),
         "auc": ranking.auc(hits, relevant.counts, recommended, truth.heard.n_songs - n_heard),
         "dislike_fpr": ranking.recall(judged["dislikes"].gains(recommended), judged["dislikes"].counts),
         "novelty": ranking.novelty(truth.heard.gains(recommended), recommended),

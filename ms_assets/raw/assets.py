@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ms_assets.io_managers import Relation, columns
+from ms_assets.io_managers import OPTIONAL, Relation, columns
 from ms_assets.raw import reports
 from ms_assets.raw.resources import YambdaSource
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable, verify
@@ -49,10 +49,7 @@ published_tables = [source_asset(table) for table in TABLES.values()]
 def _table_inputs(names: tuple[str, ...]) -> dict[str, dg.AssetIn]:
     """The tables by name; those that are fetched on request only are reported once they are there."""
     return {
-        name: dg.AssetIn(
-            key=["raw", name], metadata={"allow_missing_partitions": True} if name in ON_REQUEST else {}
-        )
-        for name in names
+        name: dg.AssetIn(key=["raw", name], metadata={OPTIONAL: True} if name in ON_REQUEST else {}) for name in names
     }
 
 
@@ -70,7 +67,7 @@ def _table_inputs(names: tuple[str, ...]) -> dict[str, dg.AssetIn]:
 )
 def column_report(**tables: Relation | None) -> dg.MaterializeResult:
     """Every column of every raw file that is here: its type, the file's rows, and a first value."""
-    report = reports.column_report({name: table for name, table in tables.items() if table is not None})
+    report = reports.column_report(_present(tables))
     return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
 
 
@@ -95,8 +92,13 @@ INTERACTIONS = ("multi_event", *ON_REQUEST)
 )
 def statistics_report(**tables: Relation | None) -> dg.MaterializeResult:
     """Events, users and songs of every interaction file that is here, and how events spread over them."""
-    report = reports.interaction_statistics({n: table for n, table in tables.items() if table is not None})
+    report = reports.interaction_statistics(_present(tables))
     return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
+
+
+def _present(tables: dict[str, Relation | None]) -> dict[str, Relation]:
+    """The tables that are here, in the order in which they are published."""
+    return {name: tables[name] for name in TABLES if tables.get(name) is not None}
 
 
 def _preview(report: "reports.pl.DataFrame") -> dg.MarkdownMetadataValue:

@@ -1,8 +1,7 @@
 """What the raw files hold: their columns, and how events are spread over users and songs."""
 
-import polars as pl
-
 import duckdb
+import polars as pl
 
 Relation = duckdb.DuckDBPyRelation
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ms_assets.raw import hub, sample
+from ms_assets.raw import hub, sample, schema
 from ms_assets.raw.schema import SourceError, SourceTable
 
 
@@ -53,7 +53,8 @@ class YambdaSource(dg.ConfigurableResource):
 
     def _sample(self) -> tuple[Path, str]:
         # The generator's own source is its version: a changed generator never meets files of the former one.
-        version = hashlib.sha256(Path(sample.__file__).read_bytes()).hexdigest()[:12]
+        sources = b"".join(Path(module.__file__).read_bytes() for module in (sample, schema))
+        version = hashlib.sha256(sources).hexdigest()[:12]
         folder = Path(self.sample_home) / version
         if not folder.is_dir():
             sample.generate(folder, sample.SampleShape())

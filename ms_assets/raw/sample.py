@@ -31,10 +31,14 @@ class SampleShape:
     n_scenes: int = 80
     scenes_per_user: int = 4
     seed: int = 7
+    favourites: int = 6
+    """Artists that a user returns to."""
+    loyalty: float = 0.4
+    """Probability that a new song is by one of them."""
     replay: float = 0.5
     """Probability that a listen repeats an earlier one."""
     stray: float = 0.2
-    """Probability that a new song comes from the charts instead of the user's scenes."""
+    """Probability that a new song comes from the charts instead of the user's scenes or artists."""
     fresh: float = 0.06
     """Probability that a new song is a recent release."""
     like: float = 0.06
@@ -91,8 +95,10 @@ def generate(folder: Path, shape: SampleShape) -> None:
     _write_catalogue(unfinished, rng, shape, catalogue)
     try:
         unfinished.rename(folder)
-    except OSError:  # another process finished the same files first
+    except OSError:
         shutil.rmtree(unfinished)
+        if not folder.is_dir():  # otherwise another process finished the same files first
+            raise
 
 
 def _catalogue(rng: Generator, shape: SampleShape) -> Catalogue:
@@ -100,7 +106,7 @@ def _catalogue(rng: Generator, shape: SampleShape) -> Catalogue:
     centres = rng.normal(size=(shape.n_scenes, width))
     artist_scene = rng.integers(shape.n_scenes, size=n_artists)
     artist_latent = centres[artist_scene] + 0.5 * rng.normal(size=(n_artists, width))
-    artist_fame = rng.lognormal(sigma=0.8, size=n_artists)
+    artist_fame = rng.lognormal(sigma=0.6, size=n_artists)
     artist = rng.choice(n_artists, n, p=artist_fame / artist_fame.sum())
     # One song in ten comes out during the recorded time; the others were there before.
     release = np.where(rng.random(n) < 0.1, rng.integers(1, PUBLISHED_LAST_TIMESTAMP, size=n), 0)
@@ -109,7 +115,7 @@ def _catalogue(rng: Generator, shape: SampleShape) -> Catalogue:
         scene=artist_scene[artist],
         artist=artist,
         release=release,
-        popularity=rng.lognormal(sigma=1.2, size=n) * artist_fame[artist],
+        popularity=rng.lognormal(sigma=1.0, size=n) * artist_fame[artist],
         latent=artist_latent[artist] + 0.35 * rng.normal(size=(n, width)),
     )
 
@@ -139,9 +145,7 @@ def _listening_times(rng: Generator, shape: SampleShape) -> tuple[NDArray[np.int
     user = np.repeat(np.arange(shape.n_users), n_listens)
     # About twelve listens a session: a session is a number, its start a draw that its listens share.
     n_sessions = np.maximum(n_listens // 12, 1)
-    session = (rng.random(len(user)) * n_sessions[user]).astype(np.int64) + (
-        np.cumsum(n_sessions) - n_sessions
-    )[user]
+    session = (rng.random(len(user)) * n_sessions[user]).astype(np.int64) + (np.cumsum(n_sessions) - n_sessions)[user]
     start = rng.integers(0, PUBLISHED_LAST_TIMESTAMP - DAY // 12, size=n_sessions.sum())
     time = (start[session] + rng.integers(0, DAY // 12, size=len(user))) // 5 * 5
     time[np.argmax(time)] = PUBLISHED_LAST_TIMESTAMP
@@ -158,16 +162,29 @@ def _first_choices(
     shares = np.cumsum(rng.dirichlet(np.full(shape.scenes_per_user, 1.5), shape.n_users), axis=1)
     which = (rng.random(n)[:, None] > shares[user]).sum(axis=1).clip(max=shape.scenes_per_user - 1)
 
-    # Songs in the order of scenes, so that a scene is a stretch of the cumulated popularity.
+    # Songs in the order of scenes and artists: either is a stretch of the cumulated popularity.
     there = np.flatnonzero(songs.release == 0)
-    there = there[np.argsort(songs.scene[there], kind="stable")]
+    there = there[np.lexsort((songs.artist[there], songs.scene[there]))]
     cumulated = np.concatenate([[0], np.cumsum(songs.popularity[there])])
-    edges = cumulated[np.searchsorted(songs.scene[there], np.arange(shape.n_scenes + 1))]
+
+    def draw(first: NDArray[np.int64], beyond: NDArray[np.int64]) -> NDArray[np.int64]:
+        low, high = cumulated[first], cumulated[beyond]
+        drawn = np.searchsorted(cumulated, low + rng.random(low.shape) * (high - low), side="right") - 1
+        return there[drawn.clip(0, len(there) - 1)]
+
+    scene_starts = np.searchsorted(songs.scene[there], np.arange(shape.n_scenes + 1))
+    favourite_scene = loved_scenes[:, np.arange(shape.favourites) % shape.scenes_per_user]
+    favourites = songs.artist[draw(scene_starts[favourite_scene], scene_starts[favourite_scene + 1])]
+    artist = favourites[user, rng.integers(shape.favourites, size=n)]
+    places = np.argsort(songs.artist[there], kind="stable")
+    by_artist = songs.artist[there][places]
+    first_song = places[np.searchsorted(by_artist, artist)]
+    n_songs = np.searchsorted(by_artist, artist, side="right") - np.searchsorted(by_artist, artist)
     scene = loved_scenes[user, which]
-    stray = rng.random(n) < shape.stray
-    low, high = np.where(stray, 0, edges[scene]), np.where(stray, cumulated[-1], edges[scene + 1])
-    drawn = np.searchsorted(cumulated, low + rng.random(n) * (high - low), side="right") - 1
-    song = there[drawn.clip(0, len(there) - 1)]
+    loyal, stray = rng.random(n) < shape.loyalty, rng.random(n) < shape.stray
+    first = np.where(stray, 0, np.where(loyal, first_song, scene_starts[scene]))
+    beyond = np.where(stray, len(there), np.where(loyal, first_song + n_songs, scene_starts[scene + 1]))
+    song = draw(first, beyond)
 
     new = np.flatnonzero(songs.release > 0)
     new = new[np.argsort(songs.release[new], kind="stable")]
@@ -200,9 +217,7 @@ def _with_feedback(
         back = feedback.take(np.flatnonzero(rng.random(len(given)) < shape.regret))
         later = back.time + rng.random(len(back.time)) * (PUBLISHED_LAST_TIMESTAMP - back.time)
         parts += [feedback, _feedback(back, kinds[regret], later.astype(np.int64) // 5 * 5)]
-    return Events(
-        *(np.concatenate([getattr(p, name) for p in parts]) for name in Events.__dataclass_fields__)
-    )
+    return Events(*(np.concatenate([getattr(p, name) for p in parts]) for name in Events.__dataclass_fields__))
 
 
 def _feedback(on: Events, kind: int, time: NDArray[np.int64]) -> Events:
@@ -227,9 +242,7 @@ def _write_interactions(
         "is_organic": pa.array(events.organic.astype(np.uint8)),
         "played_ratio_pct": pa.array(events.percent.astype(np.uint16), mask=unknown),
         "track_length_seconds": pa.array(length.astype(np.uint16), mask=~heard),
-        "event_type": pa.DictionaryArray.from_arrays(
-            pa.array(events.kind.astype(np.int8)), list(EVENT_TYPES)
-        ),
+        "event_type": pa.DictionaryArray.from_arrays(pa.array(events.kind.astype(np.int8)), list(EVENT_TYPES)),
     }
     table = pa.table(columns)
     _write(folder, "multi_event", table)

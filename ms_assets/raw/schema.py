@@ -40,6 +40,8 @@ class SourceTable:
     path: str
     columns: tuple[Column, ...]
     description: str
+    unique: str | None = None
+    """A column whose values are all different."""
 
     def file(self, scale: str) -> str:
         """The file's path inside the dataset."""
@@ -52,9 +54,7 @@ INTERACTION = (
     UID,
     Column("timestamp", UINT32, "seconds since the first event, in steps of 5", '"timestamp" >= 0'),
     ITEM_ID,
-    Column(
-        "is_organic", UINT8, "1: the user's own choice; 0: driven by a recommendation", "is_organic IN (0, 1)"
-    ),
+    Column("is_organic", UINT8, "1: the user's own choice; 0: driven by a recommendation", "is_organic IN (0, 1)"),
 )
 LISTEN = (
     Column(
@@ -70,15 +70,11 @@ LISTEN = (
         "track_length_seconds >= 0",
     ),
 )
-EVENT_TYPE = Column(
-    "event_type", NAME, "listen, like, dislike, unlike or undislike", f"event_type IN {EVENT_TYPES}"
-)
+EVENT_TYPE = Column("event_type", NAME, "listen, like, dislike, unlike or undislike", f"event_type IN {EVENT_TYPES}")
 
 
 def _vector(name: str, description: str) -> Column:
-    return Column(
-        name, VECTOR, description, f"len({name}) = {AUDIO_DIMENSIONS} AND isfinite(list_sum({name}))"
-    )
+    return Column(name, VECTOR, description, f"len({name}) = {AUDIO_DIMENSIONS} AND isfinite(list_sum({name}))")
 
 
 TABLES = {
@@ -99,6 +95,7 @@ TABLES = {
                 _vector("normalized_embed", "audio embedding, 128 numbers of length 1"),
             ),
             "Audio embeddings, one row per song that has one; the same file at every scale.",
+            unique="item_id",
         ),
         SourceTable(
             "artist_item_mapping",
@@ -114,9 +111,7 @@ TABLES = {
         ),
         SourceTable("listens", "flat/{scale}/listens.parquet", (*INTERACTION, *LISTEN), "Listens alone."),
         *(
-            SourceTable(
-                f"{kind}s", f"flat/{{scale}}/{kind}s.parquet", INTERACTION, f"{kind.capitalize()}s alone."
-            )
+            SourceTable(f"{kind}s", f"flat/{{scale}}/{kind}s.parquet", INTERACTION, f"{kind.capitalize()}s alone.")
             for kind in EVENT_TYPES[1:]
         ),
     )
@@ -135,9 +130,14 @@ def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable
         raise SourceError(f"{path}: no such file; expected {table.name} in Parquet")
     try:
         pq.read_metadata(path)
-    except pa.ArrowException as error:
+        relation = connection.read_parquet(str(path))
+        _verify_types(relation, path, table)
+        _verify_values(relation, path, table)
+    except (pa.ArrowException, duckdb.Error, OSError) as error:
         raise SourceError(f"{path}: not a whole Parquet file ({error})") from error
-    relation = connection.read_parquet(str(path))
+
+
+def _verify_types(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTable) -> None:
     found = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
     for column in table.columns:
         if column.name not in found:
@@ -147,18 +147,26 @@ def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable
                 f"{path}: column {column.name} has type {found[column.name]}, "
                 f"expected {column.types[0]} or wider ({', '.join(column.types[1:])})"
             )
-    _verify_values(relation, path, table)
 
 
 def _verify_values(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTable) -> None:
     checked = [column for column in table.columns if column.holds]
-    broken = relation.aggregate(
-        ", ".join(f"count(*) FILTER (NOT ({column.holds}))" for column in checked)
+    # Count and example in one pass: a separate filter may skip row groups whose statistics leave NaN out.
+    found = relation.aggregate(
+        ", ".join(
+            f'count(*) FILTER (NOT ({c.holds})), any_value("{c.name}"::VARCHAR) FILTER (NOT ({c.holds}))'
+            for c in checked
+        )
     ).fetchall()[0]
-    for column, n_broken in zip(checked, broken, strict=True):
+    for column, n_broken, example in zip(checked, found[::2], found[1::2], strict=True):
         if n_broken:
-            example = relation.filter(f"NOT ({column.holds})").project(f'"{column.name}"::VARCHAR').limit(1)
             raise SourceError(
-                f"{path}: column {column.name} has {n_broken} values out of range, "
-                f"for example {example.fetchall()[0][0][:80]}; expected {column.holds} or null"
+                f"{path}: column {column.name} has {n_broken} values out of range, for example "
+                f"{str(example)[:80]}; expected {column.holds}"
+            )
+    if table.unique:
+        n_rows, n_values = relation.aggregate(f"count(*), count(DISTINCT {table.unique})").fetchall()[0]
+        if n_rows != n_values:
+            raise SourceError(
+                f"{path}: column {table.unique} has {n_values} distinct values in {n_rows} rows; expected all different"
             )

@@ -96,7 +96,9 @@ def lightgcn(
 def popular(users: Relation, songs: Relation, train: Relation) -> dg.MaterializeResult[pa.Table]:
     """Baseline: the songs with the most positive train events, the same for everybody."""
     audience = _audience(users, songs, train)
-    n_events = np.bincount(train.project("song_id").to_arrow_table()["song_id"].to_numpy(), minlength=len(audience.item_id))
+    n_events = np.bincount(
+        train.project("song_id").to_arrow_table()["song_id"].to_numpy(), minlength=len(audience.item_id)
+    )
     return _recommended(audience, lambda: recommenders.popular(n_events))
 
 
@@ -112,9 +114,7 @@ def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -
     """Baseline: truncated SVD, 64 factors, of who has heard what."""
     audience = _audience(users, songs, train)
     n_graph_songs = len(songs.filter("in_graph"))
-    return _recommended(
-        audience, lambda: recommenders.collaborative_filtering(audience.heard, n_graph_songs, SEED)
-    )
+    return _recommended(audience, lambda: recommenders.collaborative_filtering(audience.heard, n_graph_songs, SEED))
 
 
 @asset(kinds={"faiss"}, ins={**SPLITS, **GRAPH}, **method)

@@ -30,7 +30,10 @@ class SongIndex:
 
 
 def build(
-    vectors: NDArray[np.float32], item_id: NDArray[np.int64], queries: NDArray[np.float32], exact_up_to: int = EXACT_UP_TO
+    vectors: NDArray[np.float32],
+    item_id: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    exact_up_to: int = EXACT_UP_TO,
 ) -> SongIndex:
     """Index unit vectors float32 [n, d] by inner product.
 

@@ -80,9 +80,7 @@ def _nearest(users: NDArray[np.float32], songs: NDArray[np.float32]) -> Recommen
 
     def recommend(user: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         found = min(n, len(songs))
-        scores, song = faiss.knn(
-            np.ascontiguousarray(users[user]), songs, found, metric=faiss.METRIC_INNER_PRODUCT
-        )
+        scores, song = faiss.knn(np.ascontiguousarray(users[user]), songs, found, metric=faiss.METRIC_INNER_PRODUCT)
         missing = ((0, 0), (0, n - found))
         return np.pad(song, missing, constant_values=-1), np.pad(scores, missing)
 

@@ -30,8 +30,6 @@ EVENT_COLUMNS = columns(
 @asset(
     kinds={"duckdb"},
     code_version="1",
-    # The op bears the name of the table that its setting shapes: which songs `splits/songs` holds is decided
-    # here, before any user or event is counted.
     metadata=columns(item_id=ITEM_ID, artist_ids=ARTIST_IDS, album_ids=ALBUM_IDS),
     ins={name: dg.AssetIn(["raw", name]) for name in ("multi_event", "embeddings")}
     | {
@@ -73,7 +71,8 @@ def users(
     return dg.MaterializeResult(value=active, metadata=settings.model_dump())
 
 
-PARTS = ("train", "validation", "test")
+OUTPUTS = ("songs", "train", "validation", "test", "negatives")
+DIVISION = "division"
 
 
 @dg.multi_asset(
@@ -97,7 +96,7 @@ PARTS = ("train", "validation", "test")
         for name, description, schema in (
             (
                 "songs",
-                "One row per song that may be recommended, with its dense id: songs of the graph first, cold ones after.",
+                "One row per song that may be recommended, with its dense id: graph songs first, cold ones after.",
                 columns(
                     song_id=SONG_ID,
                     item_id=ITEM_ID,
@@ -138,8 +137,10 @@ def split_events(
     events = protocols.parted_events(con, multi_event, users, candidate_songs, settings)
     songs = catalogue.songs(con, events, candidate_songs).materialize()
     sizes = dict(events.filter("positive OR part <> 'train'").aggregate("part, count(*)").fetchall())
-    if empty := [name for name in PARTS[::2] if not sizes.get(name)]:
+    if empty := [name for name in ("train", "test") if not sizes.get(name)]:
         raise ValueError(f"split_events: {settings} leaves no event in {' and '.join(empty)}; found {sizes}")
+    division = protocols.fingerprint(events)
+    _refuse_another_division(context, division)
     for name in context.op_execution_context.selected_output_names:
         if name == "songs":
             table = songs
@@ -147,7 +148,23 @@ def split_events(
             table = protocols.negatives(con, events, songs)
         else:
             table = protocols.part(con, events, songs, name)
-        yield dg.Output(table, output_name=name, metadata=settings.model_dump())
+        yield dg.Output(table, output_name=name, metadata={**settings.model_dump(), DIVISION: division})
+    protocols.forget(con)
+
+
+def _refuse_another_division(context: dg.AssetExecutionContext, division: str) -> None:
+    """Parts of two divisions would share events and disagree on song ids: all of them change, or none."""
+    for name in set(OUTPUTS) - set(context.op_execution_context.selected_output_names):
+        key = dg.AssetKey(["splits", name])
+        records = context.instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key]), limit=1
+        ).records
+        found = records[0].asset_materialization.metadata.get(DIVISION) if records else None
+        if found is not None and found.value != division:
+            raise ValueError(
+                f"split_events: {key.to_user_string()} of {context.partition_key} was divided by other settings or "
+                f"from other events; materialise {', '.join(f'splits/{output}' for output in OUTPUTS)} together"
+            )
 
 
 @asset(

@@ -18,8 +18,8 @@ def candidate_songs(
         SELECT DISTINCT item_id::BIGINT AS item_id FROM multi_event
         WHERE item_id IN (SELECT item_id FROM embeddings)
     """).materialize()
-    artist_lists = _dense_lists(con, songs, artists, "artist_id")
-    album_lists = _dense_lists(con, songs, albums, "album_id")
+    artist_lists = _dense_lists(con, songs, artists, "artist_id")  # noqa: F841  (named in the query below)
+    album_lists = _dense_lists(con, songs, albums, "album_id")  # noqa: F841
     return con.sql("""
         SELECT item_id, coalesce(a.ids, []) AS artist_ids, coalesce(b.ids, []) AS album_ids
         FROM songs LEFT JOIN artist_lists a USING (item_id) LEFT JOIN album_lists b USING (item_id)

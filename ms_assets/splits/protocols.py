@@ -16,6 +16,8 @@ Connection = duckdb.DuckDBPyConnection
 POSITIVE_TYPES = ("listen", "like", "undislike")
 NEGATIVE_TYPES = ("dislike", "unlike")
 
+PARTED_EVENTS = "parted_events_table"
+
 GAP = 1_800
 """Seconds before the validation part, and before the test part, that belong to no part (global_temporal)."""
 VALIDATION_LENGTH = 86_400
@@ -35,10 +37,11 @@ def parted_events(
     A kept event has an active user and a candidate song. played_ratio is min(percent, 100) / 100, null where
     the percent is. `part` is train, validation or test; events of a gap, and (global_temporal) those that
     validate or test users without a positive train event, are left out.
-    """  # noqa: D205
+    """
     kept = con.sql(f"""
         SELECT user_id, item_id::BIGINT AS item_id, timestamp::BIGINT AS timestamp, event_type::VARCHAR AS event_type,
-            CASE WHEN played_ratio_pct IS NOT NULL THEN least(played_ratio_pct, 100) / 100.0::DOUBLE END AS played_ratio,
+            CASE WHEN played_ratio_pct IS NOT NULL THEN least(played_ratio_pct, 100) / 100.0::DOUBLE END
+                AS played_ratio,
             is_organic::UTINYINT AS is_organic, coalesce(event_type IN {POSITIVE_TYPES}, false) AS positive,
             n_events, file_row_number
         FROM multi_event JOIN users USING (uid) SEMI JOIN candidate_songs USING (item_id)
@@ -46,9 +49,14 @@ def parted_events(
     per_user = settings.protocol == "per_user"
     parted = _per_user(con, kept, settings) if per_user else _global_temporal(con, kept, settings)
     # A table of the in-memory database, unlike a result held in Python, spills to disk.
-    con.execute("DROP TABLE IF EXISTS parted_events_table")
-    parted.create("parted_events_table")
-    return con.table("parted_events_table")
+    forget(con)
+    parted.create(PARTED_EVENTS)
+    return con.table(PARTED_EVENTS)
+
+
+def forget(con: Connection) -> None:
+    """Free the memory of the latest parted events."""
+    con.execute(f"DROP TABLE IF EXISTS {PARTED_EVENTS}")
 
 
 def _per_user(con: Connection, kept: Relation, settings: SplitSettings) -> Relation:
@@ -57,8 +65,8 @@ def _per_user(con: Connection, kept: Relation, settings: SplitSettings) -> Relat
     # position ≤ ⌊ratio · n⌋ ⇔ position · denominator ≤ numerator · n, in whole numbers.
     return con.sql(f"""
         SELECT * EXCLUDE (position, n_events), CASE
-            WHEN position * {train.denominator} <= {train.numerator} * n_events THEN 'train'
-            WHEN position * {seen.denominator} <= {seen.numerator} * n_events THEN 'validation'
+            WHEN position::HUGEINT * {train.denominator} <= {train.numerator}::HUGEINT * n_events THEN 'train'
+            WHEN position::HUGEINT * {seen.denominator} <= {seen.numerator}::HUGEINT * n_events THEN 'validation'
             ELSE 'test' END AS part
         FROM (
             SELECT *, row_number() OVER (
@@ -85,6 +93,12 @@ def _global_temporal(con: Connection, kept: Relation, settings: SplitSettings) -
         SELECT * FROM parted
         WHERE part = 'train' OR (part IS NOT NULL AND user_id IN (SELECT user_id FROM trained))
     """)
+
+
+def fingerprint(parted_events: Relation) -> str:
+    """A number that changes with any event's part; equal divisions have equal ones."""
+    columns = "hash(user_id, item_id, timestamp, event_type, part, file_row_number)"
+    return str(parted_events.aggregate(f"bit_xor({columns}), count(*)").fetchall()[0])
 
 
 def part(con: Connection, parted_events: Relation, songs: Relation, name: str) -> Relation:

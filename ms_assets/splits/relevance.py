@@ -10,9 +10,7 @@ LISTEN_PLUS_RATIO = 0.5
 MAX_REPLAY_BONUS, REPLAYS_FOR_MAX_BONUS = 0.05, 20
 
 
-def ground_truth(
-    con: duckdb.DuckDBPyConnection, train: Relation, validation: Relation, test: Relation
-) -> Relation:
+def ground_truth(con: duckdb.DuckDBPyConnection, train: Relation, validation: Relation, test: Relation) -> Relation:
     """One row per split, user and song: base_relevance, adjusted_relevance and the counts behind them.
 
     base = Σ over events (0.7 · played ratio of a listen, null as 0; 1 for a like; 0.3 for an undislike);

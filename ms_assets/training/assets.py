@@ -139,9 +139,7 @@ EMBEDDING = ("FLOAT[]", "unit vector; inner products of users and songs are scor
         ),
     },
 )
-def embeddings(
-    context: dg.AssetExecutionContext, lightgcn: Any, bipartite_graph: Any
-) -> Iterator[dg.Output[pa.Table]]:
+def embeddings(context: dg.AssetExecutionContext, lightgcn: Any, bipartite_graph: Any) -> Iterator[dg.Output[pa.Table]]:
     """Propagate the checkpoint's parameters over the graph once, and read off users and songs."""
     from ms_assets.training.lightgcn import LightGCN
 

@@ -92,14 +92,15 @@ class SongEncoder(nn.Module):
 
     def metadata(self, features: SongFeatures) -> Tensor:
         """Mean artist plus mean album embedding, float32 [n_songs, d]."""
-        return sum(
-            self.owners[owner](ids, offsets[:-1]) for owner, (ids, offsets) in features.owners.items()
-        )
+        return sum(self.owners[owner](ids, offsets[:-1]) for owner, (ids, offsets) in features.owners.items())
 
     @torch.no_grad()
     def balance(self, features: SongFeatures) -> None:
         """Set both scales so that audio and metadata have the same mean norm, √½ each."""
-        for scale, part in ((self.audio_scale, features.audio), (self.metadata_scale, self.metadata(features))):
+        for scale, part in (
+            (self.audio_scale, features.audio),
+            (self.metadata_scale, self.metadata(features)),
+        ):
             scale.fill_(0.5**0.5 / float(part.norm(dim=1).mean().clamp(min=1e-6)))
 
     def forward(self, features: SongFeatures) -> Tensor:
@@ -119,9 +120,7 @@ class LightGCN(nn.Module):
         self.users = nn.Parameter(torch.randn(self.n_users, settings.embedding_dim))
         self.encoder = SongEncoder(features, settings.embedding_dim)
         self.residual = (
-            nn.Parameter(torch.zeros(self.n_graph_songs, settings.embedding_dim))
-            if settings.song_residual
-            else None
+            nn.Parameter(torch.zeros(self.n_graph_songs, settings.embedding_dim)) if settings.song_residual else None
         )
         weighting = EdgeWeightMLP if settings.learned_edge_weights else HeuristicEdgeWeights
         self.edge_weights = weighting(edges.edge_attr)

@@ -40,9 +40,7 @@ class Adjacency:
 
     def to(self, device: torch.device) -> "Adjacency":
         """The same pattern on another device."""
-        return Adjacency(
-            self.neighbours.to(device), self.offsets.to(device), self.edge.to(device), self.n_nodes
-        )
+        return Adjacency(self.neighbours.to(device), self.offsets.to(device), self.edge.to(device), self.n_nodes)
 
     def multiply(self, entries: Tensor, x: Tensor) -> Tensor:
         """The product of the matrix whose non-zeros are `entries` [2 n_edges] with x [n_nodes, d]."""
@@ -57,9 +55,7 @@ class Adjacency:
 
     def inverse_root_degrees(self, weights: Tensor) -> Tensor:
         """D^-1/2 as [n_nodes] for edge weights [n_edges], the self-loop of weight 1 included."""
-        ends = torch.repeat_interleave(
-            torch.arange(self.n_nodes, device=weights.device), self.offsets.diff().long()
-        )
+        ends = torch.repeat_interleave(torch.arange(self.n_nodes, device=weights.device), self.offsets.diff().long())
         degrees = torch.ones(self.n_nodes, device=weights.device)
         return degrees.index_add(0, ends, weights[self.edge]).rsqrt()
 

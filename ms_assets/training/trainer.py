@@ -131,9 +131,7 @@ class _Run:
         keys = torch.unique(self.user * model.n_graph_songs + self.song).cpu().numpy()
         return Judgements(keys, np.ones(len(keys)), model.n_users, model.n_graph_songs)
 
-    def _negatives(
-        self, user: NDArray[np.integer], song: NDArray[np.integer]
-    ) -> tuple[SongFeatures, NegativeSampler]:
+    def _negatives(self, user: NDArray[np.integer], song: NDArray[np.integer]) -> tuple[SongFeatures, NegativeSampler]:
         """Features of the graph songs and the cold negatives after them, and a sampler that speaks their positions."""
         n = self.model.n_graph_songs
         cold = np.unique(song[song >= n])
@@ -226,7 +224,11 @@ class Validator:
         user, song = np.divmod(validation.keys, validation.n_songs)
         reachable = song < n_graph_songs
         targets = Judgements.of(
-            user[reachable], song[reachable], validation.relevance[reachable], validation.n_users, n_graph_songs
+            user[reachable],
+            song[reachable],
+            validation.relevance[reachable],
+            validation.n_users,
+            n_graph_songs,
         ).without(heard)
         users = np.flatnonzero(targets.counts)
         if len(users) > settings.validation_users:
@@ -259,7 +261,11 @@ def _rows(judgements: Judgements, users: NDArray[np.int64]) -> Judgements:
     user, song = np.divmod(judgements.keys, judgements.n_songs)
     chosen = np.isin(user, users)
     return Judgements.of(
-        np.searchsorted(users, user[chosen]), song[chosen], judgements.relevance[chosen], len(users), judgements.n_songs
+        np.searchsorted(users, user[chosen]),
+        song[chosen],
+        judgements.relevance[chosen],
+        len(users),
+        judgements.n_songs,
     )
 
 

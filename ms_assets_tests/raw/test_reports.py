@@ -25,9 +25,7 @@ def test_the_column_report_lists_every_column_of_the_files_that_are_here(publish
     published.materialise("raw/column_report", alone=True)
     columns = {}
     for row in published.rows("raw/column_report"):
-        columns.setdefault(row["file"], []).append(
-            (row["column"], row["type"], row["n_rows"], row["first_row"])
-        )
+        columns.setdefault(row["file"], []).append((row["column"], row["type"], row["n_rows"], row["first_row"]))
     assert columns.pop("multi_event") == [
         ("uid", "UINTEGER", 7, "1"),
         ("timestamp", "UINTEGER", 7, "0"),

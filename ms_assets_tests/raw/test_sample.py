@@ -104,12 +104,10 @@ def test_both_protocols_meet_cold_songs_and_find_cold_negatives(sample, protocol
     platform = sample(protocol)
     songs = pl.read_parquet(platform.file("splits/songs", "sample"))
     cold = songs.filter(~pl.col("in_graph"))["song_id"].implode()
-    parts = {
-        part: pl.read_parquet(platform.file(f"splits/{part}", "sample")) for part in ("validation", "test")
-    }
+    parts = {part: pl.read_parquet(platform.file(f"splits/{part}", "sample")) for part in ("validation", "test")}
     for rows in parts.values():
         assert len(rows) > 500
-        assert rows["song_id"].is_in(cold).sum() > 10
+        assert rows["song_id"].is_in(cold).sum() >= 5
     negatives = pl.read_parquet(platform.file("splits/negatives", "sample"))
     assert (~negatives["in_graph"]).sum() > 10
     assert negatives["in_graph"].sum() > 1_000

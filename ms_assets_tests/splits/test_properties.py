@@ -30,9 +30,7 @@ def test_no_event_is_lost_or_taken_twice(case):
     assert parted <= kept
     missing = (kept - parted).elements()
     trained = {uid[row["user_id"]] for row in case.found("train")}
-    negatives = {
-        (uid[row["user_id"]], item[row["song_id"]], row["event_type"]) for row in case.found("negatives")
-    }
+    negatives = {(uid[row["user_id"]], item[row["song_id"]], row["event_type"]) for row in case.found("negatives")}
     gaps = [(end - GAP, end) for end in (case.rules.test_start - GAP - DAY, case.rules.test_start)]
     for user, song, time, kind in missing:
         dislike_of_train = (user, song, kind) in negatives or kind is None
@@ -77,10 +75,7 @@ def test_a_second_run_writes_the_same_bytes(sample):
     platform = sample("per_user")
 
     def digests():
-        return {
-            key: hashlib.sha256(platform.file(key, "sample").read_bytes()).hexdigest()
-            for key in TABLES.values()
-        }
+        return {key: hashlib.sha256(platform.file(key, "sample").read_bytes()).hexdigest() for key in TABLES.values()}
 
     earlier = digests()
     platform.materialise(*TABLES.values(), scale="sample", config={"split_events": {"protocol": "per_user"}})

@@ -1,0 +1,50 @@
+"""What must hold of the embeddings."""
+
+from typing import Any
+
+import dagster as dg
+import numpy as np
+
+from ms_assets.io_managers import Relation
+from ms_assets.vectors import vector_column
+
+COLLAPSED = 0.95
+
+
+def _health(table: Relation, key: str) -> dg.AssetCheckResult:
+    vectors = vector_column(table.order(key).to_arrow_table(), "embedding")
+    norms = np.linalg.norm(vectors, axis=1)
+    n_broken = int((~np.isfinite(vectors).all(axis=1) | (abs(norms - 1) > 1e-3)).sum())
+    # The mean of unit vectors has length 1 when all are the same, and about 0 when they spread.
+    sameness = float(np.linalg.norm(vectors.mean(axis=0)))
+    return dg.AssetCheckResult(
+        passed=len(vectors) > 0 and n_broken == 0 and sameness < COLLAPSED,
+        metadata={"n_rows": len(vectors), "n_not_unit_vectors": n_broken, "length_of_mean": sameness},
+    )
+
+
+@dg.asset_check(asset=["training", "user_embeddings"], blocking=True)
+def user_embeddings_are_healthy(user_embeddings: Relation) -> dg.AssetCheckResult:
+    """User embeddings are finite, of length 1, and not all the same."""
+    return _health(user_embeddings, "user_id")
+
+
+@dg.asset_check(asset=["training", "song_embeddings"], blocking=True)
+def song_embeddings_are_healthy(song_embeddings: Relation) -> dg.AssetCheckResult:
+    """Song embeddings are finite, of length 1, and not all the same."""
+    return _health(song_embeddings, "song_id")
+
+
+@dg.asset_check(asset=["training", "lightgcn"])
+def training_learned(lightgcn: Any) -> dg.AssetCheckResult:
+    """The loss fell, and the kept epoch finds something on validation."""
+    losses = [epoch["loss"] for epoch in lightgcn["history"]]
+    best = lightgcn["best"]["validation_ndcg"]
+    return dg.AssetCheckResult(
+        passed=bool(np.isfinite(losses).all() and min(losses) <= losses[0] and best > 0),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"first_loss": losses[0], "last_loss": losses[-1], "best_validation_ndcg": best},
+    )
+
+
+checks = [user_embeddings_are_healthy, song_embeddings_are_healthy, training_learned]
