@@ -148,6 +148,11 @@ class TableIOManager(ArtefactIOManager):
         """A relation over the file, read when it is used."""
         return self.duckdb.connection.read_parquet(str(path))
 
+    def stored(self, key: dg.AssetKey, scale: str) -> Relation | None:
+        """What is on disk for an asset that is not among a step's inputs; None when nothing is."""
+        path = Path(self.base_dir, *key.path, f"{scale}{self.extension}")
+        return self.read(path) if path.exists() else None
+
 
 class LinkedTableIOManager(TableIOManager):
     """Source files: a link to where the file lies, never a copy, with the row's place in the file as a column."""

@@ -109,7 +109,7 @@ def test_a_table_is_compressed_with_zstd(shelf):
 
 
 def test_a_vector_column_keeps_its_fixed_size(tmp_path):
-    @dg.asset(partitions_def=SCALES, metadata=columns(embedding=("FLOAT[3]", "vector")))
+    @dg.asset(partitions_def=SCALES, metadata=columns(embedding=("FLOAT[]", "vector")))
     def vectors():
         array = pa.FixedSizeListArray.from_arrays(pa.array(range(6), pa.float32()), 3)
         return pa.table({"embedding": array})

@@ -8,20 +8,17 @@ from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.io_managers import Relation
 
 
-@dg.asset_check(
-    asset=["graph", "edges"],
-    additional_ins={name: dg.AssetIn(["splits", name]) for name in ("users", "songs")},
-    blocking=True,
-)
-def edges_join_known_nodes(edges: Relation, users: Relation, songs: Relation) -> dg.AssetCheckResult:
-    """Every edge joins a user to a graph song, with a weight and a played ratio within 0–1."""
-    n_users, n_songs = len(users), len(songs.filter("in_graph"))
-    broken = edges.filter(f"""
-        NOT coalesce(user_id BETWEEN 0 AND {n_users - 1} AND song_id BETWEEN 0 AND {n_songs - 1}
-            AND weight > 0 AND weight <= 1 AND played_ratio BETWEEN 0 AND 1 AND n_events > 0, false)
+@dg.asset_check(asset=["graph", "edges"], blocking=True)
+def edges_are_distinct_and_weighted(edges: Relation) -> dg.AssetCheckResult:
+    """A user, a song and an event type make one edge, with a count, a played ratio within 0–1 and a weight up to 1."""
+    n_edges, n_distinct = edges.aggregate("count(*), count(DISTINCT (user_id, song_id, event_type))").fetchall()[0]
+    broken = edges.filter("""
+        NOT coalesce(user_id >= 0 AND song_id >= 0 AND n_events > 0
+            AND weight > 0 AND weight <= 1 AND played_ratio BETWEEN 0 AND 1, false)
     """)
     return dg.AssetCheckResult(
-        passed=len(edges) > 0 and len(broken) == 0, metadata={"n_edges": len(edges), "n_broken": len(broken)}
+        passed=n_edges > 0 and n_edges == n_distinct and len(broken) == 0,
+        metadata={"n_edges": n_edges, "n_distinct": n_distinct, "n_broken": len(broken)},
     )
 
 
@@ -35,4 +32,4 @@ def graph_songs_have_edges_and_cold_ones_none(bipartite_graph: Any) -> dg.AssetC
     return dg.AssetCheckResult(passed=n_wrong == 0, metadata={"n_songs": songs.num_nodes, "n_wrong": n_wrong})
 
 
-checks = [edges_join_known_nodes, graph_songs_have_edges_and_cold_ones_none]
+checks = [edges_are_distinct_and_weighted, graph_songs_have_edges_and_cold_ones_none]

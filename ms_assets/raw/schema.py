@@ -61,7 +61,7 @@ LISTEN = (
         "played_ratio_pct",
         UINT16,
         "percent of the track played; null unless a listen",
-        "played_ratio_pct BETWEEN 0 AND 100",
+        "played_ratio_pct BETWEEN 0 AND 100 AND NOT isnan(played_ratio_pct::DOUBLE)",
     ),
     Column(
         "track_length_seconds",
@@ -74,7 +74,9 @@ EVENT_TYPE = Column("event_type", NAME, "listen, like, dislike, unlike or undisl
 
 
 def _vector(name: str, description: str) -> Column:
-    return Column(name, VECTOR, description, f"len({name}) = {AUDIO_DIMENSIONS} AND isfinite(list_sum({name}))")
+    # Null vectors and null elements are refused too, where `NOT (null)` would let them pass.
+    whole = f"coalesce(len({name}) = {AUDIO_DIMENSIONS} AND list_count({name}) = {AUDIO_DIMENSIONS}, false)"
+    return Column(name, VECTOR, description, f"{whole} AND isfinite(list_sum({name}))")
 
 
 TABLES = {
@@ -165,8 +167,8 @@ def _verify_values(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceT
                 f"{str(example)[:80]}; expected {column.holds}"
             )
     if table.unique:
-        n_rows, n_values = relation.aggregate(f"count(*), count(DISTINCT {table.unique})").fetchall()[0]
-        if n_rows != n_values:
+        counts = relation.aggregate(f"{table.unique}, count(*) AS n").filter("n > 1").limit(1).fetchall()
+        if counts:
             raise SourceError(
-                f"{path}: column {table.unique} has {n_values} distinct values in {n_rows} rows; expected all different"
+                f"{path}: column {table.unique} has {counts[0][0]} in {counts[0][1]} rows; expected all different"
             )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from ms_assets.io_managers import Relation, columns
+from ms_assets.io_managers import Relation, TableIOManager, columns
 from ms_assets.resources import DuckDB
 from ms_assets.scales import OWNERS, SCALES, config_schema, room, settings_of
 from ms_assets.settings import SplitSettings, UserSettings
@@ -72,7 +72,6 @@ def users(
 
 
 OUTPUTS = ("songs", "train", "validation", "test", "negatives")
-DIVISION = "division"
 
 
 @dg.multi_asset(
@@ -128,6 +127,7 @@ DIVISION = "division"
 def split_events(
     context: dg.AssetExecutionContext,
     duckdb: DuckDB,
+    io_manager: dg.ResourceParam[TableIOManager],
     multi_event: Relation,
     users: Relation,
     candidate_songs: Relation,
@@ -139,28 +139,26 @@ def split_events(
     sizes = dict(events.filter("positive OR part <> 'train'").aggregate("part, count(*)").fetchall())
     if empty := [name for name in ("train", "test") if not sizes.get(name)]:
         raise ValueError(f"split_events: {settings} leaves no event in {' and '.join(empty)}; found {sizes}")
-    division = protocols.fingerprint(events)
-    _refuse_another_division(context, division)
-    for name in context.op_execution_context.selected_output_names:
-        if name == "songs":
-            table = songs
-        elif name == "negatives":
-            table = protocols.negatives(con, events, songs)
-        else:
-            table = protocols.part(con, events, songs, name)
-        yield dg.Output(table, output_name=name, metadata={**settings.model_dump(), DIVISION: division})
+    tables = {
+        "songs": songs,
+        **{name: protocols.part(con, events, songs, name) for name in ("train", "validation", "test")},
+        "negatives": protocols.negatives(con, events, songs),
+    }
+    selected = context.op_execution_context.selected_output_names
+    _refuse_another_division({name: tables[name] for name in set(tables) - set(selected)}, context, io_manager)
+    for name in selected:
+        yield dg.Output(tables[name], output_name=name, metadata=settings.model_dump())
     protocols.forget(con)
 
 
-def _refuse_another_division(context: dg.AssetExecutionContext, division: str) -> None:
+def _refuse_another_division(
+    unselected: dict[str, Relation], context: dg.AssetExecutionContext, io_manager: TableIOManager
+) -> None:
     """Parts of two divisions would share events and disagree on song ids: all of them change, or none."""
-    for name in set(OUTPUTS) - set(context.op_execution_context.selected_output_names):
+    for name, table in unselected.items():
         key = dg.AssetKey(["splits", name])
-        records = context.instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key]), limit=1
-        ).records
-        found = records[0].asset_materialization.metadata.get(DIVISION) if records else None
-        if found is not None and found.value != division:
+        stored = io_manager.stored(key, context.partition_key)
+        if stored is not None and protocols.fingerprint(stored) != protocols.fingerprint(table):
             raise ValueError(
                 f"split_events: {key.to_user_string()} of {context.partition_key} was divided by other settings or "
                 f"from other events; materialise {', '.join(f'splits/{output}' for output in OUTPUTS)} together"

@@ -5,7 +5,21 @@ import dagster as dg
 from ms_assets.io_managers import Relation
 from ms_assets.resources import DuckDB
 
-TRAIN = {"train": dg.AssetIn(["splits", "train"])}
+
+@dg.asset_check(
+    asset=["splits", "candidate_songs"],
+    additional_ins={"multi_event": dg.AssetIn(["raw", "multi_event"])},
+    blocking=True,
+)
+def events_name_songs_with_audio(
+    duckdb: DuckDB, candidate_songs: Relation, multi_event: Relation
+) -> dg.AssetCheckResult:
+    """Events and audio speak of the same songs: without a common song nothing could be recommended."""
+    [(n_events, n_with_audio)] = duckdb.connection.sql("""
+        SELECT count(*), count(*) FILTER (item_id IN (SELECT item_id FROM candidate_songs)) FROM multi_event
+    """).fetchall()
+    share = n_with_audio / n_events if n_events else 0.0
+    return dg.AssetCheckResult(passed=n_with_audio > 0, metadata={"n_events": n_events, "share_with_audio": share})
 
 
 def _dense_ids(table: Relation, name: str) -> dg.AssetCheckResult:
@@ -40,25 +54,26 @@ def graph_songs_come_first(songs: Relation) -> dg.AssetCheckResult:
     )
 
 
-def _in_order(duckdb: DuckDB, earlier: Relation, later: Relation) -> dg.AssetCheckResult:
+@dg.asset_check(
+    asset=["splits", "ground_truth"],
+    additional_ins={name: dg.AssetIn(["splits", name]) for name in ("train", "validation", "test")},
+    blocking=True,
+)
+def held_out_events_follow_train(
+    duckdb: DuckDB, train: Relation, validation: Relation, test: Relation
+) -> dg.AssetCheckResult:
+    """No validation event is earlier than the user's last train event, and no test event than either."""
     [(n_users, n_broken)] = duckdb.connection.sql("""
-        SELECT count(*), count(*) FILTER (first < last)
-        FROM (SELECT user_id, max(timestamp) AS last FROM earlier GROUP BY user_id)
-        JOIN (SELECT user_id, min(timestamp) AS first FROM later GROUP BY user_id) USING (user_id)
+        WITH spans AS (
+            SELECT user_id, 1 AS part, min(timestamp) AS first, max(timestamp) AS last FROM train GROUP BY user_id
+            UNION ALL SELECT user_id, 2, min(timestamp), max(timestamp) FROM validation GROUP BY user_id
+            UNION ALL SELECT user_id, 3, min(timestamp), max(timestamp) FROM test GROUP BY user_id
+        )
+        SELECT count(DISTINCT earlier.user_id),
+            count(DISTINCT earlier.user_id) FILTER (later.first < earlier.last)
+        FROM spans earlier JOIN spans later ON earlier.user_id = later.user_id AND earlier.part < later.part
     """).fetchall()
     return dg.AssetCheckResult(passed=n_broken == 0, metadata={"n_users": n_users, "n_users_out_of_order": n_broken})
-
-
-@dg.asset_check(asset=["splits", "validation"], additional_ins=TRAIN, blocking=True)
-def validation_follows_train(duckdb: DuckDB, validation: Relation, train: Relation) -> dg.AssetCheckResult:
-    """No validation event is earlier than the user's last train event."""
-    return _in_order(duckdb, train, validation)
-
-
-@dg.asset_check(asset=["splits", "test"], additional_ins=TRAIN, blocking=True)
-def test_follows_train(duckdb: DuckDB, test: Relation, train: Relation) -> dg.AssetCheckResult:
-    """No test event is earlier than the user's last train event."""
-    return _in_order(duckdb, train, test)
 
 
 @dg.asset_check(
@@ -77,10 +92,10 @@ def ground_truth_counts_every_event(
 
 
 checks = [
+    events_name_songs_with_audio,
     user_ids_are_dense,
     song_ids_are_dense,
     graph_songs_come_first,
-    validation_follows_train,
-    test_follows_train,
+    held_out_events_follow_train,
     ground_truth_counts_every_event,
 ]

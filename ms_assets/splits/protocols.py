@@ -95,10 +95,9 @@ def _global_temporal(con: Connection, kept: Relation, settings: SplitSettings) -
     """)
 
 
-def fingerprint(parted_events: Relation) -> str:
-    """A number that changes with any event's part; equal divisions have equal ones."""
-    columns = "hash(user_id, item_id, timestamp, event_type, part, file_row_number)"
-    return str(parted_events.aggregate(f"bit_xor({columns}), count(*)").fetchall()[0])
+def fingerprint(table: Relation) -> tuple[int, int]:
+    """Two numbers that equal tables share whatever their order: a hash over all rows, and how many there are."""
+    return table.aggregate(f"bit_xor(hash({', '.join(table.columns)})), count(*)").fetchall()[0]
 
 
 def part(con: Connection, parted_events: Relation, songs: Relation, name: str) -> Relation:

@@ -73,8 +73,8 @@ REFUSED = {
     "short vector": ("embeddings", with_vector([1.0] * 127), "normalized_embed", "128"),
     "long vector": ("embeddings", with_vector([1.0] * 129), "normalized_embed", "128"),
     "infinite vector": ("embeddings", with_vector([float("inf")] * 128), "normalized_embed", "isfinite"),
-    "vector with a hole": ("embeddings", with_vector([None, *[0.5] * 127]), "normalized_embed", "null"),
-    "missing vector": ("embeddings", with_vector(None), "normalized_embed", "null"),
+    "vector with a hole": ("embeddings", with_vector([None, *[0.5] * 127]), "normalized_embed", "list_count"),
+    "missing vector": ("embeddings", with_vector(None), "normalized_embed", "list_count"),
     "scalar for a vector": (
         "embeddings",
         embeddings([10]).set_column(1, "embed", pa.array([1.0])),

@@ -70,8 +70,3 @@ def test_the_environment_is_what_the_variables_say(monkeypatch, tmp_path):
     monkeypatch.setenv("MS_ASSETS_REVISION", "v1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert Environment.read() == Environment(tmp_path / "elsewhere", "/data/yambda", "v1", "http://mlflow:5000")
-
-
-def test_the_default_revision_is_pinned(monkeypatch):
-    monkeypatch.delenv("MS_ASSETS_REVISION", raising=False)
-    assert Environment.read().revision != "main"

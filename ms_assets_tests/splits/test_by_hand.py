@@ -111,15 +111,6 @@ def test_songs_of_the_graph_come_first_and_songs_of_inactive_users_are_there(pla
     ]
 
 
-def test_a_run_may_keep_songs_without_audio(platform):
-    events = [listen(1, i, song) for i, song in enumerate([10, 99] * 5)]
-    World(events, [10]).write(platform.source)
-    config = Rules().config() | {"splits__songs": {"require_audio": False}}
-    platform.materialise("splits/songs", config=config)
-    assert [row["item_id"] for row in platform.rows("splits/songs")] == [10, 99]
-    assert platform.rows("splits/users") == [{"user_id": 0, "uid": 1, "n_events": 10}]
-
-
 def test_relevance_of_what_a_user_met(platform):
     events = [listen(1, i, 10) for i in range(4)] + [listen(1, 10 + i, 20) for i in range(25)]
     events += [listen(1, T, 10, percent) for percent in (50, 51, None)]

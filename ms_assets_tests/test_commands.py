@@ -1,0 +1,248 @@
+"""The command lines, as somebody types them: real processes, over a home of their own."""
+
+import io
+from pathlib import Path
+
+import dagster as dg
+import mlflow
+import polars as pl
+import pytest
+import torch
+
+from ms_assets_tests.workplace import Workplace
+
+EPOCHS, K = 2, 10
+SETTINGS = {"training__lightgcn": {"epochs": EPOCHS}, "evaluation__user_metrics": {"ks": [K]}}
+TABLES = {
+    "raw/multi_event",
+    "raw/embeddings",
+    "raw/artist_item_mapping",
+    "raw/album_item_mapping",
+    "raw/column_report",
+    "raw/statistics_report",
+    "splits/candidate_songs",
+    "splits/users",
+    "splits/songs",
+    "splits/train",
+    "splits/validation",
+    "splits/test",
+    "splits/negatives",
+    "splits/ground_truth",
+    "graph/edges",
+    "graph/statistics",
+    "training/user_embeddings",
+    "training/song_embeddings",
+    "retrieval/lightgcn",
+    "retrieval/popular",
+    "retrieval/random",
+    "retrieval/collaborative_filtering",
+    "retrieval/content_based",
+    "evaluation/user_metrics",
+    "evaluation/leaderboard",
+}
+CHECKPOINT = "training/lightgcn"
+OTHERS = {"graph/bipartite_graph": "pt", CHECKPOINT: "pt", "retrieval/song_index": "faiss"}
+PICTURES = {"graph/statistics", CHECKPOINT, "evaluation/leaderboard"}
+METHODS = {"lightgcn", "popular", "random", "collaborative_filtering", "content_based"}
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("workplace"))
+
+
+@pytest.fixture(scope="session")
+def pipeline(workplace) -> Workplace:
+    """The workplace after one run of the whole pipeline, shortly trained."""
+    run = workplace.launch("--job", "pipeline", config=SETTINGS)
+    assert run.returncode == 0, run.stdout
+    return workplace
+
+
+@pytest.fixture(scope="session")
+def first_run(pipeline) -> tuple[dg.DagsterRun, dict[str, dg.AssetMaterialization]]:
+    """The pipeline's run, and the materialisations that the event log has of it by asset key."""
+    with pipeline.instance() as instance:
+        [run] = instance.get_runs(dg.RunsFilter(job_name="pipeline", statuses=[dg.DagsterRunStatus.SUCCESS]))
+        entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    found = [entry.dagster_event.step_materialization_data.materialization for entry in entries]
+    return run, {materialisation.asset_key.to_user_string(): materialisation for materialisation in found}
+
+
+def artefacts(home: Path) -> dict[str, bytes]:
+    """The content of every file under the home's data, by its path there."""
+    data = home / "data"
+    return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+
+
+def checkpoint(content: bytes) -> tuple[dict, bytes]:
+    """A checkpoint in two parts: what names its run and measures its time, and everything else as bytes."""
+    values = torch.load(io.BytesIO(content), weights_only=True)
+    own = {name: values.pop(name) for name in ("inputs", "mlflow_run_id")}
+    own["seconds"] = [epoch.pop("seconds") for epoch in (values["best"], *values["history"])]
+    rest = io.BytesIO()
+    torch.save(values, rest)
+    return own, rest.getvalue()
+
+
+def test_dg_finds_no_fault_in_the_definitions(workplace):
+    check = workplace.run("dg", "check", "defs")
+    assert check.returncode == 0, check.stdout
+    assert "All definitions loaded successfully" in check.stdout
+
+
+def test_the_pipeline_makes_every_artefact_of_the_contract_and_nothing_else(pipeline):
+    expected = {f"{key}/sample.parquet" for key in TABLES} | {f"{key}/sample.{kind}" for key, kind in OTHERS.items()}
+    assert set(artefacts(pipeline.home)) == expected
+
+
+def test_a_run_writes_nothing_outside_its_home_and_the_store_of_dagster(pipeline):
+    before = {"workspace.yaml", "dagster.yaml", "pyproject.toml", "ms_assets"}
+    assert {path.name for path in pipeline.folder.iterdir()} - before == {"home", "var"}
+    assert [path.name for path in (pipeline.folder / "var").iterdir()] == ["dagster"]
+
+
+def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):
+    twin = tmp_path / "twin"
+    run = pipeline.launch("--job", "pipeline", config=SETTINGS, home=twin)
+    assert run.returncode == 0, run.stdout
+    first, second = artefacts(pipeline.home), artefacts(twin)
+    mine, yours = (checkpoint(files.pop(f"{CHECKPOINT}/sample.pt")) for files in (first, second))
+    assert [name for name in first if first[name] != second.get(name)] == []
+    assert first.keys() == second.keys()
+    assert mine[1] == yours[1]
+    assert mine[0]["mlflow_run_id"] != yours[0]["mlflow_run_id"]
+
+
+def test_single_assets_are_materialised_again_one_after_the_other_with_the_same_bytes(pipeline):
+    chain = ("raw/artist_item_mapping", "splits/candidate_songs", "graph/statistics")
+    before, state = artefacts(pipeline.home), pipeline.state()
+    for key in chain:
+        run = pipeline.materialise(key)
+        assert run.returncode == 0, run.stdout
+    replaced = {path for path, entry in pipeline.state().items() if state[path] != entry}
+    assert replaced >= {str(pipeline.home / "data" / key / "sample.parquet") for key in chain}
+    assert artefacts(pipeline.home) == before
+
+
+def test_dg_launches_several_assets_with_a_selection(pipeline):
+    state = pipeline.state()
+    run = pipeline.launch("--assets", "splits/users,graph/edges")
+    assert run.returncode == 0, run.stdout
+    replaced = {path for path, entry in pipeline.state().items() if state[path] != entry}
+    data = pipeline.home / "data"
+    assert {path for path in replaced if path.endswith(".parquet")} == {
+        str(data / "splits/users/sample.parquet"),
+        str(data / "graph/edges/sample.parquet"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "op", "setting", "named"),
+    [
+        (("--assets", "splits/users"), "splits__users", {"min_event": 1}, '"min_event"'),
+        (("--job", "pipeline"), "training__lightgcn", {"learning_rate": -1.0}, "training__lightgcn: .*learning_rate: "),
+        (("--job", "pipeline"), "training__lightgcn", {"device": "tpu"}, "device: found 'tpu', expected auto, cpu"),
+    ],
+    ids=["misspelt", "out of range", "unknown device"],
+)
+def test_a_wrong_setting_is_refused_by_name_before_anything_is_replaced(pipeline, what, op, setting, named):
+    state = pipeline.state()
+    run = pipeline.launch(*what, config={op: setting})
+    assert run.returncode != 0
+    assert pl.Series([run.stdout]).str.contains(named).item(), run.stdout
+    assert pipeline.state() == state
+
+
+@pytest.mark.parametrize("program", ["dg", "dagster", "python"])
+def test_an_unknown_scale_is_refused_by_its_name(workplace, program):
+    run = {
+        "dg": lambda: workplace.launch("--assets", "raw/embeddings", scale="51m"),
+        "dagster": lambda: workplace.materialise("raw/embeddings", scale="51m"),
+        "python": lambda: workplace.run("python", "-m", "ms_assets", "51m"),
+    }[program]()
+    assert run.returncode != 0
+    assert "51m" in run.stdout or "{sample,50m,500m,5b}" in run.stdout, run.stdout
+
+
+def test_an_asset_whose_input_is_missing_says_what_to_materialise_first(workplace, tmp_path):
+    run = workplace.materialise("graph/edges", home=tmp_path / "empty")
+    assert run.returncode != 0
+    assert "materialise splits/train for sample first" in run.stdout
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_the_leaderboard_on_the_command_line_shows_every_method_in_both_views(pipeline):
+    run = pipeline.run("python", "-m", "ms_assets", "sample")
+    assert run.returncode == 0, run.stdout
+    _, *tables = run.stdout.split("\nsample, ")
+    assert [table.splitlines()[0] for table in tables] == [f"view discovery, K = {K}", f"view all, K = {K}"]
+    for table in tables:
+        shown = [line.split("┆")[0].strip("│ ") for line in table.splitlines() if line.startswith("│")]
+        assert sorted(shown) == sorted(["method", *METHODS])
+
+
+def test_a_scale_without_a_leaderboard_says_what_to_materialise(pipeline):
+    run = pipeline.run("python", "-m", "ms_assets", "50m")
+    assert run.returncode == 1
+    assert run.stdout.startswith("materialise evaluation/leaderboard for 50m first: ")
+
+
+def test_the_event_log_has_a_materialisation_of_every_asset_with_the_rows_of_its_table(pipeline, first_run):
+    _, materialisations = first_run
+    assert set(materialisations) == TABLES | set(OTHERS)
+    assert {materialisation.partition for materialisation in materialisations.values()} == {"sample"}
+    for key in TABLES:
+        n_rows = pl.scan_parquet(pipeline.home / "data" / key / "sample.parquet").select(pl.len()).collect().item()
+        assert materialisations[key].metadata["dagster/row_count"].value == n_rows, key
+
+
+def test_the_event_log_has_the_columns_of_every_table(pipeline, first_run):
+    _, materialisations = first_run
+    without = {key for key in TABLES if "dagster/column_schema" not in materialisations[key].metadata}
+    assert without == set()
+    for key in TABLES:
+        found = [column.name for column in materialisations[key].metadata["dagster/column_schema"].schema.columns]
+        assert found == pl.read_parquet_schema(pipeline.home / "data" / key / "sample.parquet").names(), key
+
+
+def test_pictures_are_kept_as_markdown_that_the_ui_renders(first_run):
+    _, materialisations = first_run
+    pictured = {
+        key
+        for key, materialisation in materialisations.items()
+        for value in materialisation.metadata.values()
+        if isinstance(value, dg.MarkdownMetadataValue) and "](data:image/png;base64,iVBOR" in value.md_str
+    }
+    assert pictured == PICTURES
+
+
+def test_every_check_of_the_pipeline_ran_and_none_that_blocks_failed(pipeline, first_run):
+    run, _ = first_run
+    with pipeline.instance() as instance:
+        entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    checks = [entry.dagster_event.asset_check_evaluation_data for entry in entries]
+    assert {check.asset_key.path[0] for check in checks} == {key.split("/")[0] for key in TABLES}
+    assert [check for check in checks if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR] == []
+
+
+def test_mlflow_has_one_run_of_the_training_tied_to_the_run_of_dagster(pipeline, first_run):
+    run, materialisations = first_run
+    client = mlflow.MlflowClient(f"sqlite:///{pipeline.home}/mlflow/mlflow.db")
+    [experiment] = [found for found in client.search_experiments() if found.name == "ms_assets"]
+    [training] = client.search_runs([experiment.experiment_id])
+    assert training.info.status == "FINISHED"
+    assert {name: value for name, value in training.data.tags.items() if name.startswith("dagster.")} == {
+        "dagster.run_id": run.run_id,
+        "dagster.asset_key": CHECKPOINT,
+        "dagster.partition": "sample",
+    }
+    assert training.data.params["epochs"] == str(EPOCHS)
+    assert training.data.params["device"] == materialisations[CHECKPOINT].metadata["device"].value
+    for metric in ("loss", "validation_ndcg"):
+        series = client.get_metric_history(training.info.run_id, metric)
+        assert [point.step for point in series] == list(range(1, EPOCHS + 1)), metric
+    assert [artifact.path for artifact in client.list_artifacts(training.info.run_id)] == ["training_curves.png"]
+    picture = client.download_artifacts(training.info.run_id, "training_curves.png")
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert training.info.run_id in materialisations[CHECKPOINT].metadata["mlflow_run"].value

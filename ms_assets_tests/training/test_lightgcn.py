@@ -1,0 +1,132 @@
+"""The model: what a song is before any listening, and what the graph makes of it."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.lightgcn import LightGCN, SongFeatures
+from ms_assets_tests.training.graphs import graph_of, random_graph
+
+ARTISTS = [[0], [1], [0, 1], [], [1, 2, 0]]
+ALBUMS = [[3], [], [0], [1, 2], [3]]
+EDGES = [(0, 0, "listen", 1, 0.5), (0, 1, "like", 1, 0), (1, 2, "listen", 3, 1.0), (1, 3, "undislike", 1, 0)]
+
+
+@pytest.fixture
+def graph():
+    """Two users, four graph songs, and song 4, which is cold."""
+    return graph_of(EDGES, n_users=2, n_graph_songs=4, n_cold=1, artists=ARTISTS, albums=ALBUMS)
+
+
+def model_of(graph, **settings):
+    torch.manual_seed(0)
+    return LightGCN(graph, TrainingSettings(**{"embedding_dim": 8, "layers": 2, **settings}))
+
+
+def owner_lists(features, owner):
+    ids, offsets = features.owners[owner]
+    return [part.tolist() for part in ids.tensor_split(offsets[1:-1])]
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("residual", [True, False])
+def test_every_embedding_has_length_1(learned, residual):
+    graph = random_graph(0)
+    model = model_of(graph, learned_edge_weights=learned, song_residual=residual)
+    for vectors, node in zip(model.embed(), ("user", "song"), strict=True):
+        assert vectors.shape == (graph[node].num_nodes, 8)
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
+
+
+def test_a_song_takes_the_mean_of_its_artists_and_the_mean_of_its_albums(graph):
+    model = model_of(graph)
+    artist, album = (model.encoder.owners[owner].weight for owner in ("artist", "album"))
+    found = model.encoder.metadata(model.features)
+    torch.testing.assert_close(found[2], (artist[0] + artist[1]) / 2 + album[0])
+    torch.testing.assert_close(found[4], (artist[0] + artist[1] + artist[2]) / 3 + album[3])
+
+
+def test_an_unknown_artist_or_album_is_an_embedding_of_its_own(graph):
+    model = model_of(graph)
+    artist, album = (model.encoder.owners[owner].weight for owner in ("artist", "album"))
+    assert (len(artist), len(album)) == (3 + 1, 4 + 1)
+    found = model.encoder.metadata(model.features)
+    torch.testing.assert_close(found[3], artist[3] + (album[1] + album[2]) / 2)
+    torch.testing.assert_close(found[1], artist[1] + album[4])
+
+
+def test_songs_of_which_no_owner_is_known_share_the_unknown_one():
+    graph = graph_of(EDGES, 2, 4, artists=[[]] * 4, albums=[[]] * 4)
+    features = SongFeatures.of(graph)
+    assert features.n_owners == {"artist": 1, "album": 1}
+    assert owner_lists(features, "artist") == [[0]] * 4
+
+
+def test_selected_songs_keep_their_features_in_the_order_asked_for(graph):
+    features, order = SongFeatures.of(graph), [4, 0, 3, 3]
+    chosen = features.select(torch.tensor(order))
+    torch.testing.assert_close(chosen.audio, features.audio[order])
+    for owner in ("artist", "album"):
+        lists = owner_lists(features, owner)
+        assert owner_lists(chosen, owner) == [lists[song] for song in order]
+    assert chosen.n_owners == features.n_owners
+
+
+def test_selecting_no_song_gives_no_features(graph):
+    chosen = SongFeatures.of(graph).select(torch.tensor([], dtype=torch.long))
+    assert len(chosen.audio) == 0
+    assert [len(ids) for ids, _ in chosen.owners.values()] == [0, 0]
+
+
+def test_a_cold_song_is_what_the_encoder_says_of_it(graph):
+    model = model_of(graph)
+    _, songs = model.embed()
+    with torch.no_grad():
+        torch.testing.assert_close(songs[4], model.encoder(model.features)[4])
+        assert not torch.allclose(songs[3], model.encoder(model.features)[3])
+
+
+def test_embeddings_are_the_formula_of_the_docstring(graph):
+    model = model_of(graph, layers=1, learned_edge_weights=False)
+    with torch.no_grad():
+        model.residual.normal_(generator=torch.Generator().manual_seed(1))
+        song = functional.normalize(model.encoder(model.features)[:4] + model.residual, dim=1)
+        start = torch.cat([functional.normalize(model.users, dim=1), song])
+    weights = torch.zeros(2, 4)
+    weights[[0, 0, 1, 1], [0, 1, 2, 3]] = torch.tensor([0.7, 1.0, 0.7, 0.3])
+    matrix = torch.eye(6)
+    matrix[:2, 2:], matrix[2:, :2] = weights, weights.T
+    roots = matrix.sum(dim=1).rsqrt()
+    wanted = functional.normalize(start + (roots[:, None] * matrix * roots) @ start, dim=1)
+    users, songs = model.embed()
+    torch.testing.assert_close(users, wanted[:2])
+    torch.testing.assert_close(songs[:4], wanted[2:])
+
+
+def test_balance_gives_audio_and_metadata_half_each():
+    model = model_of(random_graph(1))
+    model.encoder.balance(model.features)
+    with torch.no_grad():
+        audio, metadata = model.encoder.inputs(model.features).split([128, 8], dim=1)
+    assert audio.norm(dim=1).mean().item() == pytest.approx(0.5**0.5, rel=1e-5)
+    assert metadata.norm(dim=1).mean().item() == pytest.approx(0.5**0.5, rel=1e-5)
+
+
+def test_frozen_and_learning_propagation_give_the_same_embeddings():
+    model = model_of(random_graph(2))
+    with torch.no_grad():
+        frozen = model(model.features, model.frozen_propagation())
+        learning = model(model.features)
+    torch.testing.assert_close(frozen, learning)
+
+
+def test_a_saved_state_gives_the_same_embeddings_in_a_new_model():
+    graph = random_graph(3)
+    model = model_of(graph)
+    model.encoder.balance(model.features)
+    settings = TrainingSettings(embedding_dim=8, layers=2)
+    other = LightGCN(graph, settings)
+    other.load_state_dict(model.state_dict())
+    for ours, theirs in zip(model.embed(), other.embed(), strict=True):
+        assert torch.equal(ours, theirs)
