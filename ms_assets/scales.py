@@ -16,7 +16,17 @@ OWNERS = ["team:recommendations"]
 
 SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
     # The sample has about 300 events a user where Yambda has about 4,800.
-    "sample": {UserSettings: {"min_events": 40, "max_events": 2_000}},
+    "sample": {
+        UserSettings: {"min_events": 40, "max_events": 2_000},
+        # Few events for many songs: a slow rate, stopped early, keeps what the spectral start found.
+        TrainingSettings: {
+            "embedding_dim": 128,
+            "temperature": 0.1,
+            "learning_rate": 0.002,
+            "epochs": 10,
+            "patience": 4,
+        },
+    },
     "50m": {},
     "500m": {},
     "5b": {},

@@ -63,7 +63,7 @@ class TrainingSettings(Settings):
     embedding_dim: int = Field(64, ge=4, le=1024, description="Dimensions of user and song embeddings.")
     layers: int = Field(3, ge=0, le=8, description="Hops over which embeddings are averaged.")
     song_residual: bool = Field(
-        True, description="Learn a vector per graph song on top of what audio, artists and albums say of it."
+        False, description="Learn a vector per graph song on top of what audio, artists and albums say of it."
     )
     learned_edge_weights: bool = Field(
         True,
@@ -72,12 +72,12 @@ class TrainingSettings(Settings):
     spectral_start: bool = Field(
         True, description="Start from a truncated SVD of the graph instead of random embeddings."
     )
-    epochs: int = Field(40, ge=1, le=10_000, description="Passes over all positive edges, at most.")
-    patience: int = Field(5, ge=1, description="Epochs without a better validation NDCG before training stops.")
+    epochs: int = Field(30, ge=1, le=10_000, description="Passes over all positive edges, at most.")
+    patience: int = Field(8, ge=1, description="Epochs without a better validation NDCG before training stops.")
     batch_size: int | None = Field(
         None,
         ge=1,
-        description="Positive edges in a step; by default an eighth of them, within 2,048 and 262,144.",
+        description="Positive edges in a step; by default an eighth of them, within 8,192 and 262,144.",
     )
     group_size: int = Field(16, ge=1, description="Positives of a batch that share their neutral negatives.")
     neutral_negatives: int = Field(64, ge=1, description="Random songs that a group of positives is ranked above.")

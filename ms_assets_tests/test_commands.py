@@ -9,41 +9,12 @@ import polars as pl
 import pytest
 import torch
 
+from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, TABLES
 from ms_assets_tests.workplace import Workplace
 
 EPOCHS, K = 2, 10
 SETTINGS = {"training__lightgcn": {"epochs": EPOCHS}, "evaluation__user_metrics": {"ks": [K]}}
-TABLES = {
-    "raw/multi_event",
-    "raw/embeddings",
-    "raw/artist_item_mapping",
-    "raw/album_item_mapping",
-    "raw/column_report",
-    "raw/statistics_report",
-    "splits/candidate_songs",
-    "splits/users",
-    "splits/songs",
-    "splits/train",
-    "splits/validation",
-    "splits/test",
-    "splits/negatives",
-    "splits/ground_truth",
-    "graph/edges",
-    "graph/statistics",
-    "training/user_embeddings",
-    "training/song_embeddings",
-    "retrieval/lightgcn",
-    "retrieval/popular",
-    "retrieval/random",
-    "retrieval/collaborative_filtering",
-    "retrieval/content_based",
-    "evaluation/user_metrics",
-    "evaluation/leaderboard",
-}
-CHECKPOINT = "training/lightgcn"
-OTHERS = {"graph/bipartite_graph": "pt", CHECKPOINT: "pt", "retrieval/song_index": "faiss"}
 PICTURES = {"graph/statistics", CHECKPOINT, "evaluation/leaderboard"}
-METHODS = {"lightgcn", "popular", "random", "collaborative_filtering", "content_based"}
 
 
 @pytest.fixture(scope="session")
@@ -103,10 +74,10 @@ def test_a_run_writes_nothing_outside_its_home_and_the_store_of_dagster(pipeline
 
 
 def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):
-    twin = tmp_path / "twin"
-    run = pipeline.launch("--job", "pipeline", config=SETTINGS, home=twin)
+    twin = Workplace(tmp_path, origin=pipeline.folder)
+    run = twin.launch("--job", "pipeline", config=SETTINGS)
     assert run.returncode == 0, run.stdout
-    first, second = artefacts(pipeline.home), artefacts(twin)
+    first, second = artefacts(pipeline.home), artefacts(twin.home)
     mine, yours = (checkpoint(files.pop(f"{CHECKPOINT}/sample.pt")) for files in (first, second))
     assert [name for name in first if first[name] != second.get(name)] == []
     assert first.keys() == second.keys()

@@ -21,11 +21,11 @@ OURS = ("DAGSTER", "MLFLOW", "MS_ASSETS", "HF_")
 class Workplace:
     """The package with its configuration files, a home, and the programs as a user types them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, origin: Path = ROOT) -> None:
         self.folder, self.home = folder, folder / "home"
         for name in ("workspace.yaml", "dagster.yaml", "pyproject.toml"):
-            shutil.copy(ROOT / name, folder)
-        shutil.copytree(ROOT / "ms_assets", folder / "ms_assets", ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copy(origin / name, folder)
+        shutil.copytree(origin / "ms_assets", folder / "ms_assets", ignore=shutil.ignore_patterns("__pycache__"))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         self.environment = {**inherited, "PYTHONPATH": str(folder), "MS_ASSETS_HOME": str(self.home)}
 

@@ -54,7 +54,7 @@ def user_metrics(
     truths = {"all": truth, "discovery": truth.without_heard()}
     frames = []
     for method, table in recommendations.items():
-        for view, matrix in _matrices(table, len(uid)).items():
+        for view, matrix in _matrices(table, len(uid), max(settings.ks)).items():
             for k in settings.ks:
                 frame = metrics.user_metrics(matrix[:, :k], truths[view], view)
                 key = (
@@ -68,9 +68,8 @@ def user_metrics(
     )
 
 
-def _matrices(recommended: Relation, n_users: int) -> dict[str, np.ndarray]:
+def _matrices(recommended: Relation, n_users: int, k: int) -> dict[str, np.ndarray]:
     frame = recommended.project("view, user_id, rank, song_id").pl()
-    k = frame["rank"].max() or 1
     return {view: metrics.recommendation_matrix(frame.filter(pl.col("view") == view), n_users, k) for view in VIEWS}
 
 
@@ -98,7 +97,7 @@ def leaderboard(
     covered = [
         (method, view, k, metrics.coverage(matrix[:, :k], n_graph_songs))
         for method, table in recommendations.items()
-        for view, matrix in _matrices(table, len(users)).items()
+        for view, matrix in _matrices(table, len(users), per_user["k"].max()).items()
         for k in per_user["k"].unique().sort()
     ]
     coverage = pl.DataFrame(covered, schema=[*boards.KEYS, "mean"], orient="row").cast({"k": pl.Int32})

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ms_assets import pictures
@@ -17,6 +16,16 @@ RESAMPLES = 1_000
 CONFIDENCE = 0.95
 SEED = 0
 KEYS = ["method", "view", "k"]
+SCHEMA = {
+    "method": pl.String,
+    "view": pl.String,
+    "k": pl.Int32,
+    "metric": pl.String,
+    "mean": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "n_users": pl.Int64,
+}
 SHOWN = ("ndcg", "recall", "coverage", "dislike_fpr", "novelty")
 
 
@@ -27,31 +36,47 @@ def leaderboard(user_metrics: pl.DataFrame, coverage: pl.DataFrame) -> pl.DataFr
     of the whole list and has no interval. Intervals are percentiles of a bootstrap over users (Efron, 1979),
     the same resamples for every method.
     """
-    rows = []
-    for key, group in user_metrics.group_by(KEYS, maintain_order=True):
-        for metric in METRICS:
-            values = group.sort("uid")[metric].drop_nulls().to_numpy()
-            low, high = _interval(values, np.random.default_rng(SEED))
-            rows.append((*key, metric, values.mean() if len(values) else None, low, high, len(values)))
-    schema = {
-        "method": pl.String, "view": pl.String, "k": pl.Int32, "metric": pl.String,
-        "mean": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64,
-    }  # fmt: skip
-    n_tested = user_metrics.group_by(KEYS).agg(n_users=pl.len().cast(pl.Int64))
+    groups = {key: group.sort("uid") for key, group in user_metrics.group_by(KEYS, maintain_order=True)}
+    values = np.concatenate([group.select(METRICS).cast(pl.Float64).to_numpy() for group in groups.values()], axis=1)
+    mean, low, high = _means_with_intervals(values)
+    rows = pl.DataFrame(
+        {
+            "key": np.repeat(np.arange(len(groups)), len(METRICS)),
+            "metric": [*METRICS] * len(groups),
+            "mean": mean,
+            "ci_low": low,
+            "ci_high": high,
+            "n_users": (~np.isnan(values)).sum(axis=0),
+        }
+    ).with_columns(pl.col("mean", "ci_low", "ci_high").fill_nan(None))
+    keys = pl.DataFrame(list(groups), schema=KEYS, orient="row").with_row_index("key").cast({"key": pl.Int64})
+    n_tested = user_metrics.group_by(KEYS).agg(n_users=pl.len())
     whole = coverage.join(n_tested, on=KEYS).with_columns(
         metric=pl.lit("coverage"), ci_low=pl.lit(None, pl.Float64), ci_high=pl.lit(None, pl.Float64)
     )
-    board = pl.concat([pl.DataFrame(rows, schema=schema, orient="row"), whole.select(*schema).cast(schema)])
+    board = pl.concat([part.select(*SCHEMA).cast(SCHEMA) for part in (rows.join(keys, on="key"), whole)])
     return board.sort("view", "k", "metric", "method")
 
 
-def _interval(values: NDArray[np.float64], rng: Generator) -> tuple[float | None, float | None]:
-    if len(values) < 2:
-        return None, None
-    n = len(values)
-    means = np.array([rng.multinomial(n, np.full(n, 1 / n)) @ values / n for _ in range(RESAMPLES)])
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+def _means_with_intervals(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Column means [3, n_columns] of float64 [n_users, n_columns]: mean, and the ends of its interval.
+
+    NaN is left out, and is the result where nobody has a value, or only one user has (an interval).
+    """
+    known = ~np.isnan(values)
+    filled = np.where(known, values, 0.0)
+    rng, n_users = np.random.default_rng(SEED), len(values)
+    with np.errstate(invalid="ignore"):
+        mean = filled.sum(axis=0) / known.sum(axis=0)
+        resampled = np.empty((RESAMPLES, values.shape[1]))
+        for i in range(RESAMPLES):
+            times = np.bincount(rng.integers(n_users, size=n_users), minlength=n_users)
+            resampled[i] = (times @ filled) / (times @ known)
+    ends = np.full((2, values.shape[1]), np.nan)
+    several = known.sum(axis=0) > 1
+    tail = (1 - CONFIDENCE) / 2
+    ends[:, several] = np.nanquantile(resampled[:, several], [tail, 1 - tail], axis=0)
+    return np.stack([mean, *ends])
 
 
 def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
@@ -59,7 +84,7 @@ def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
     chosen = board.filter((pl.col("view") == view) & (pl.col("k") == k) & pl.col("metric").is_in(SHOWN))
     wide = chosen.pivot("metric", index="method", values="mean")
     return wide.select("method", *(m for m in SHOWN if m in wide.columns)).sort(
-        "ndcg", "method", descending=[True, False]
+        "ndcg", "method", descending=[True, False], nulls_last=True
     )
 
 

@@ -106,7 +106,7 @@ def _catalogue(rng: Generator, shape: SampleShape) -> Catalogue:
     centres = rng.normal(size=(shape.n_scenes, width))
     artist_scene = rng.integers(shape.n_scenes, size=n_artists)
     artist_latent = centres[artist_scene] + 0.5 * rng.normal(size=(n_artists, width))
-    artist_fame = rng.lognormal(sigma=0.6, size=n_artists)
+    artist_fame = rng.lognormal(sigma=0.4, size=n_artists)
     artist = rng.choice(n_artists, n, p=artist_fame / artist_fame.sum())
     # One song in ten comes out during the recorded time; the others were there before.
     release = np.where(rng.random(n) < 0.1, rng.integers(1, PUBLISHED_LAST_TIMESTAMP, size=n), 0)
@@ -115,7 +115,7 @@ def _catalogue(rng: Generator, shape: SampleShape) -> Catalogue:
         scene=artist_scene[artist],
         artist=artist,
         release=release,
-        popularity=rng.lognormal(sigma=1.0, size=n) * artist_fame[artist],
+        popularity=rng.lognormal(sigma=0.6, size=n) * artist_fame[artist],
         latent=artist_latent[artist] + 0.35 * rng.normal(size=(n, width)),
     )
 

@@ -51,27 +51,34 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
     ) -> dg.AssetCheckResult:
         """Every user has distinct songs ranked from 1 without gaps, as many as there are up to 100; in
         `discovery` none of them was heard."""
-        con, n_songs = duckdb.connection, len(songs)
-        lists = con.sql("""
-            SELECT view, user_id, count(*) AS n, count(DISTINCT song_id) AS n_distinct, min(rank) AS first,
-                max(rank) AS last
-            FROM recommended GROUP BY view, user_id
+        con, n_songs, n_graph_songs = duckdb.connection, len(songs), len(songs.filter("in_graph"))
+        lists = con.sql(f"""
+            WITH heard AS (SELECT user_id, count(DISTINCT song_id) AS n_heard FROM train GROUP BY user_id),
+            wanted AS (
+                SELECT 'all' AS view, user_id, {n_graph_songs} AS n_left FROM users
+                UNION ALL
+                SELECT 'discovery', user_id, {n_graph_songs} - coalesce(n_heard, 0)
+                FROM users LEFT JOIN heard USING (user_id)
+            ),
+            listed AS (
+                SELECT view, user_id, count(*) AS n, count(DISTINCT song_id) AS n_distinct,
+                    count(DISTINCT rank) AS n_ranks, min(rank) AS first, max(rank) AS last
+                FROM recommended GROUP BY view, user_id
+            )
+            SELECT coalesce(n, 0) < least({TOP_K}, n_left) AS short,
+                n > 0 AND NOT (n = n_distinct AND n = n_ranks AND first = 1 AND last = n) AS broken
+            FROM wanted LEFT JOIN listed USING (view, user_id)
         """)
-        n_broken = len(lists.filter("NOT (n = n_distinct AND first = 1 AND last = n)"))
-        n_short = len(lists.filter(f"n < {min(TOP_K, n_songs)} AND view = 'all'"))
-        n_unknown = len(recommended.filter(f"song_id NOT BETWEEN 0 AND {n_songs - 1}"))
-        heard = con.sql("""
+        heard_again = con.sql("""
             SELECT 1 FROM recommended SEMI JOIN train USING (user_id, song_id) WHERE view = 'discovery'
         """)
         found = {
-            "n_users": len(users),
-            "n_users_without": len(users) - len(lists.filter("view = 'all'")),
-            "n_broken_lists": n_broken,
-            "n_short_lists": n_short,
-            "n_unknown_songs": n_unknown,
-            "n_heard_in_discovery": len(heard),
+            "n_short_lists": len(lists.filter("short")),
+            "n_broken_lists": len(lists.filter("broken")),
+            "n_unknown_songs": len(recommended.filter(f"song_id NOT BETWEEN 0 AND {n_songs - 1}")),
+            "n_heard_in_discovery": len(heard_again),
         }
-        return dg.AssetCheckResult(passed=not any(list(found.values())[1:]), metadata=found)
+        return dg.AssetCheckResult(passed=not any(found.values()), metadata={"n_users": len(users), **found})
 
     return recommendations_are_complete
 

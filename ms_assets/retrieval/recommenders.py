@@ -44,11 +44,22 @@ def random(n_songs: int, seed: int) -> Recommender:
     """Any songs of the catalogue, all equally likely, drawn for each user from a seed of the user's own."""
 
     def recommend(user: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        drawn = [np.random.default_rng([seed, u]).choice(n_songs, n, replace=False) for u in user]
+        drawn = [_distinct(n_songs, n, [seed, u]) for u in user]
         falling = np.linspace(1, 0, n, endpoint=False, dtype=np.float32)
-        return np.stack(drawn).astype(np.int64), np.broadcast_to(falling, (len(user), n))
+        return np.stack(drawn), np.broadcast_to(falling, (len(user), n))
 
     return recommend
+
+
+def _distinct(n_songs: int, n: int, seed: list[int]) -> NDArray[np.int64]:
+    """The first n distinct draws; asking for more continues the same sequence."""
+    size = n
+    while True:
+        draws = np.random.default_rng(seed).integers(n_songs, size=size)
+        _, first = np.unique(draws, return_index=True)
+        if len(first) >= n:
+            return draws[np.sort(first)[:n]]
+        size *= 2
 
 
 def collaborative_filtering(heard: Ragged, n_graph_songs: int, seed: int) -> Recommender:
@@ -58,7 +69,7 @@ def collaborative_filtering(heard: Ragged, n_graph_songs: int, seed: int) -> Rec
 
     ones = np.ones(len(heard.values), np.float32)
     matrix = csr_matrix((ones, heard.values, heard.offsets), shape=(len(heard.lengths), n_graph_songs))
-    svd = TruncatedSVD(min(FACTORS, *(size - 1 for size in matrix.shape)), random_state=seed)
+    svd = TruncatedSVD(min(FACTORS, *matrix.shape), random_state=seed)
     users = svd.fit_transform(matrix).astype(np.float32)
     return _nearest(users, svd.components_.T.astype(np.float32))
 

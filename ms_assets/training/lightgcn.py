@@ -50,7 +50,7 @@ class SongFeatures:
         for owner, (ids, offsets) in self.owners.items():
             lengths = offsets.diff()[songs]
             starts = functional.pad(lengths.cumsum(0), (1, 0))
-            within = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(lengths)
+            within = torch.arange(int(starts[-1]), device=starts.device) - starts[:-1].repeat_interleave(lengths)
             owners[owner] = ids[offsets[songs].repeat_interleave(lengths) + within], starts
         return SongFeatures(self.audio[songs], owners, self.n_owners)
 

@@ -116,7 +116,7 @@ class _Run:
         self.user, self.song = (ids.to(device) for ids in graph[INTERACTS].edge_index)
         self.weight = positive_weights(graph[INTERACTS].edge_attr).to(device)
         self.features, self.sampler = self._negatives(*explicit_negatives)
-        self.batch_size = settings.batch_size or min(max(len(self.user) // 8, 2_048), 262_144)
+        self.batch_size = settings.batch_size or min(max(len(self.user) // 8, 8_192), 262_144)
         self.optimizer = _optimizer(model, settings)
         steps = math.ceil(len(self.user) / self.batch_size)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -270,13 +270,17 @@ def _rows(judgements: Judgements, users: NDArray[np.int64]) -> Judgements:
 
 
 def _optimizer(model: LightGCN, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Learning-rate groups: artists and albums × 2, edge weights × 0.5, the rest × 1; embeddings alone decay."""
+    """Learning-rate groups; embeddings alone decay.
+
+    Artists and albums × 2, edge weights × 0.5, users and residuals × 1. The projection × 0.1: all songs share it,
+    so that what a batch's noise does to it moves every song.
+    """
     rate, decay = settings.learning_rate, settings.weight_decay
     embeddings = [p for p in (model.users, model.residual) if p is not None]
     groups: list[dict[str, Any]] = [
         {"params": list(model.encoder.owners.parameters()), "lr": 2 * rate, "weight_decay": decay},
         {"params": list(model.edge_weights.parameters()), "lr": rate / 2, "weight_decay": 0.0},
-        {"params": list(model.encoder.projection.parameters()), "lr": rate, "weight_decay": 0.0},
+        {"params": list(model.encoder.projection.parameters()), "lr": rate / 10, "weight_decay": 0.0},
         {"params": embeddings, "lr": rate, "weight_decay": decay},
     ]
     groups = [group for group in groups if group["params"]]

@@ -73,6 +73,15 @@ def test_selected_songs_keep_their_features_in_the_order_asked_for(graph):
     assert chosen.n_owners == features.n_owners
 
 
+def test_features_are_selected_on_the_device_where_they_are(graph):
+    features, songs = SongFeatures.of(graph), torch.tensor([4, 0, 3])
+    wanted = features.select(songs)
+    with torch.device("meta"):  # what is made without naming a device lands on another one
+        found = features.select(songs)
+    for owner in ("artist", "album"):
+        torch.testing.assert_close(found.owners[owner], wanted.owners[owner])
+
+
 def test_selecting_no_song_gives_no_features(graph):
     chosen = SongFeatures.of(graph).select(torch.tensor([], dtype=torch.long))
     assert len(chosen.audio) == 0

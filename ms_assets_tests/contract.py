@@ -1,0 +1,32 @@
+"""The assets that other people's scripts rely on, written out by hand."""
+
+PUBLISHED = {"raw/multi_event", "raw/embeddings", "raw/artist_item_mapping", "raw/album_item_mapping"}
+ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/undislikes"}
+"""Published tables that nothing needs; the job `pipeline` leaves them out."""
+METHODS = {"lightgcn", "popular", "random", "collaborative_filtering", "content_based"}
+TABLES = {
+    *PUBLISHED,
+    "raw/column_report",
+    "raw/statistics_report",
+    "splits/candidate_songs",
+    "splits/users",
+    "splits/songs",
+    "splits/train",
+    "splits/validation",
+    "splits/test",
+    "splits/negatives",
+    "splits/ground_truth",
+    "graph/edges",
+    "graph/statistics",
+    "training/user_embeddings",
+    "training/song_embeddings",
+    *(f"retrieval/{method}" for method in METHODS),
+    "evaluation/user_metrics",
+    "evaluation/leaderboard",
+}
+"""What the job `pipeline` writes as Parquet."""
+CHECKPOINT = "training/lightgcn"
+OTHERS = {"graph/bipartite_graph": "pt", CHECKPOINT: "pt", "retrieval/song_index": "faiss"}
+"""What it writes otherwise, with the file's extension."""
+GROUPS = {"raw", "splits", "graph", "training", "retrieval", "evaluation"}
+SCALES = ["sample", "50m", "500m", "5b"]

@@ -1,0 +1,131 @@
+"""The leaderboard: means, bootstrap intervals, order, and what is undefined for everybody."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ms_assets.evaluation.leaderboard import leaderboard, picture, summary, to_markdown
+from ms_assets.evaluation.metrics import METRICS
+
+COLUMNS = {
+    "method": pl.String, "view": pl.String, "k": pl.Int32, "metric": pl.String,
+    "mean": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64,
+}  # fmt: skip
+
+
+def frames(n_users=40, methods=("popular", "lightgcn"), views=("discovery", "all"), ks=(100, 10), **columns):
+    """Metrics per user, random unless given, and the coverage of every list."""
+    rng, parts, covered = np.random.default_rng(1), [], []
+    for method in methods:
+        for view in views:
+            for k in ks:
+                values = {name: columns.get(name, rng.random(n_users)) for name in METRICS}
+                key = {"method": method, "view": view, "k": pl.Series([k] * n_users, dtype=pl.Int32)}
+                ids = pl.DataFrame({"uid": rng.permutation(n_users)})
+                part = ids.with_columns(**{n: pl.lit(v) if isinstance(v, str) else v for n, v in key.items()})
+                parts.append(part.with_columns(**{n: pl.Series(n, v, pl.Float64) for n, v in values.items()}))
+                covered.append((method, view, k, rng.random()))
+    coverage = pl.DataFrame(covered, schema=["method", "view", "k", "mean"], orient="row")
+    return pl.concat(parts), coverage.cast({"k": pl.Int32})
+
+
+def board_of(**given):
+    return leaderboard(*frames(**given))
+
+
+def row_of(board, metric, method="lightgcn", view="all", k=10):
+    [row] = board.filter(method=method, view=view, k=k, metric=metric).to_dicts()
+    return row
+
+
+def test_there_is_one_row_for_each_method_view_k_and_metric_in_order():
+    board = board_of()
+    assert dict(board.schema) == COLUMNS
+    keys = board.select("view", "k", "metric", "method").rows()
+    assert keys == sorted(keys)
+    assert len(set(keys)) == len(keys) == 2 * 2 * 2 * (len(METRICS) + 1)
+
+
+def test_the_mean_is_over_the_users_for_whom_a_metric_is_defined():
+    values = [0.5, None, 0.25, None, 1.0, 0.25]
+    row = row_of(board_of(n_users=6, recall=values), "recall")
+    assert row["mean"] == pytest.approx((0.5 + 0.25 + 1 + 0.25) / 4)
+    assert row["n_users"] == 4
+    assert row["ci_low"] < row["mean"] < row["ci_high"]
+
+
+def test_every_interval_holds_its_mean():
+    board = board_of().drop_nulls("ci_low")
+    assert len(board) == 2 * 2 * 2 * len(METRICS)
+    assert board.select(((pl.col("ci_low") < pl.col("mean")) & (pl.col("mean") < pl.col("ci_high"))).all()).item()
+
+
+def test_the_interval_is_that_of_the_normal_approximation_for_many_users():
+    n = 1_000
+    values = np.random.default_rng(3).random(n)
+    row = row_of(board_of(n_users=n, methods=["lightgcn"], views=["all"], ks=[10], ndcg=values), "ndcg")
+    error = values.std() / n**0.5
+    assert row["ci_low"] == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
+    assert row["ci_high"] == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
+
+
+def test_more_users_narrow_the_interval():
+    one = {"methods": ["lightgcn"], "views": ["all"], "ks": [10]}
+    rows = [row_of(board_of(n_users=n, **one), "ndcg") for n in (10, 100, 1_000)]
+    widths = [row["ci_high"] - row["ci_low"] for row in rows]
+    assert widths[0] > 2 * widths[1] > 4 * widths[2]
+
+
+def test_the_same_metrics_give_the_same_board_whatever_the_order_of_their_rows():
+    per_user, coverage = frames()
+    shuffled = per_user.sample(fraction=1, shuffle=True, seed=5)
+    assert leaderboard(per_user, coverage).equals(leaderboard(shuffled, coverage))
+
+
+def test_methods_that_agree_on_every_user_have_the_same_interval():
+    per_user, coverage = frames(methods=["lightgcn"])
+    twin = per_user.with_columns(method=pl.lit("popular"))
+    both = pl.concat([coverage, coverage.with_columns(method=pl.lit("popular"))])
+    board = leaderboard(pl.concat([per_user, twin]), both)
+    for metric in METRICS:
+        one, other = (row_of(board, metric, method) for method in ("lightgcn", "popular"))
+        assert one | {"method": None} == other | {"method": None}
+
+
+def test_a_metric_undefined_for_everybody_has_no_mean_and_no_interval():
+    row = row_of(board_of(n_users=5, hit_like=[None] * 5), "hit_like")
+    assert (row["mean"], row["ci_low"], row["ci_high"], row["n_users"]) == (None, None, None, 0)
+
+
+def test_a_single_user_has_a_mean_and_no_interval():
+    row = row_of(board_of(n_users=1, ndcg=[0.5]), "ndcg")
+    assert (row["mean"], row["ci_low"], row["ci_high"], row["n_users"]) == (0.5, None, None, 1)
+
+
+def test_coverage_is_a_number_of_the_whole_list_without_interval():
+    per_user, coverage = frames(n_users=7)
+    board = leaderboard(per_user, coverage)
+    for method, view, k, mean in coverage.rows():
+        row = row_of(board, "coverage", method, view, k)
+        assert (row["mean"], row["ci_low"], row["ci_high"], row["n_users"]) == (mean, None, None, 7)
+
+
+def test_the_summary_puts_the_best_by_ndcg_first_and_the_undefined_last():
+    per_user, coverage = frames(methods=("a", "b", "c", "d"), n_users=3, views=["all"], ks=[10])
+    worth = {"a": 0.1, "b": None, "c": 0.9, "d": 0.1}
+    per_user = per_user.with_columns(
+        ndcg=pl.col("method").replace_strict(list(worth), list(worth.values()), return_dtype=pl.Float64)
+    )
+    found = summary(leaderboard(per_user, coverage), "all", 10)
+    assert found.columns == ["method", "ndcg", "recall", "coverage", "dislike_fpr", "novelty"]
+    assert found["method"].to_list() == ["c", "a", "d", "b"]
+
+
+def test_markdown_and_picture_show_every_view_and_k_with_undefined_numbers_among_them():
+    board = board_of(n_users=3, ndcg=[None] * 3)
+    text = to_markdown(board)
+    for view in ("all", "discovery"):
+        for k in (10, 100):
+            assert f"**{view}, K = {k}**" in text
+    assert "| lightgcn | – |" in text
+    assert len(picture(board).axes) == 4

@@ -1,0 +1,193 @@
+"""Every metric of every user against a loop written from the metrics' descriptions, in both views."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ms_assets.evaluation import metrics
+from ms_assets.ranking import Judgements
+from ms_assets_tests import slow_metrics
+
+COUNTS = ("listen_plus", "likes", "dislikes", "n_events")
+SCHEMA = {
+    "split": pl.String,
+    "user_id": pl.Int32,
+    "song_id": pl.Int32,
+    "base_relevance": pl.Float64,
+    "adjusted_relevance": pl.Float64,
+    **dict.fromkeys(COUNTS, pl.Int64),
+}
+
+
+@dataclass
+class World:
+    """Rows of the ground truth, what each user heard, and the lists they were recommended, by view."""
+
+    rows: list[dict]
+    heard: list[set[int]]
+    lists: dict[str, list[list[int]]]
+    n_songs: int
+
+    @property
+    def uid(self):
+        return 7 * np.arange(len(self.heard)) + 2
+
+    @property
+    def history(self):
+        pairs = np.array([(u, s) for u, songs in enumerate(self.heard) for s in songs], int).reshape(-1, 2)
+        return Judgements.of(pairs[:, 0], pairs[:, 1], np.ones(len(pairs)), len(self.heard), self.n_songs)
+
+    def truth(self, view):
+        truth = metrics.truth_of(pl.DataFrame(self.rows, schema=SCHEMA), self.uid, self.history)
+        return truth if view == "all" else truth.without_heard()
+
+    def found(self, view):
+        return metrics.user_metrics(np.array(self.lists[view], np.int64), self.truth(view), view)
+
+    def wanted(self, view):
+        tested = sorted({row["user_id"] for row in self.rows if row["split"] == "test"})
+        return [{"uid": int(self.uid[user]), **self._of_user(user, view)} for user in tested]
+
+    def _of_user(self, user, view):
+        shown, heard = self.lists[view][user], self.heard[user]
+        excluded = heard if view == "discovery" else set()
+        rows = {
+            row["song_id"]: row
+            for row in self.rows
+            if row["split"] == "test" and row["user_id"] == user and row["song_id"] not in excluded
+        }
+
+        def songs(worth):
+            return {song for song, row in rows.items() if worth(row) > 0}
+
+        def ndcg(column):
+            return slow_metrics.ndcg(shown, {song: row[column] for song, row in rows.items()})
+
+        relevant = songs(lambda row: row["base_relevance"])
+        return {
+            "ndcg": ndcg("adjusted_relevance"),
+            "ndcg_base": ndcg("base_relevance"),
+            "ndcg_listen_plus": ndcg("listen_plus"),
+            "ndcg_like": ndcg("likes"),
+            "recall": slow_metrics.recall(shown, relevant),
+            "hit_like": slow_metrics.hit(shown, songs(lambda row: row["likes"])),
+            "hit_like_or_listen": slow_metrics.hit(shown, songs(lambda row: row["likes"] + row["listen_plus"])),
+            "auc": slow_metrics.auc(shown, relevant, set(range(self.n_songs)) - excluded),
+            "dislike_fpr": slow_metrics.recall(shown, songs(lambda row: row["dislikes"])),
+            "novelty": slow_metrics.novelty(shown, heard),
+        }
+
+
+def random_world(seed):
+    rng = np.random.default_rng(seed)
+    n_users, n_songs = 25, int(rng.integers(8, 50))
+    k = int(rng.integers(1, n_songs))
+    heard = [set(rng.choice(n_songs, rng.integers(0, n_songs), replace=False).tolist()) for _ in range(n_users)]
+    rows = []
+    for user in range(n_users):
+        for split in ("validation", "test"):
+            met = rng.choice(n_songs, rng.choice([0, 1, 3, n_songs // 2]), replace=False).tolist()
+            rows += [_row(rng, split, user, song) for song in met]
+    lists = {"all": [_list(rng, n_songs, k, set()) for _ in range(n_users)]}
+    lists["discovery"] = [_list(rng, n_songs, k, songs) for songs in heard]
+    return World(rows, heard, lists, n_songs)
+
+
+def _row(rng, split, user, song):
+    base = float(rng.choice([0, 0.35, 0.7, 1.4, 2.4]))
+    counts = dict(zip(COUNTS, rng.integers(0, 3, len(COUNTS)).tolist(), strict=True))
+    adjusted = min(base * float(rng.choice([1, 1.05])), 1)
+    return {"split": split, "user_id": user, "song_id": song, "base_relevance": base,
+            "adjusted_relevance": adjusted, **counts}  # fmt: skip
+
+
+def _list(rng, n_songs, k, excluded):
+    left = [song for song in rng.permutation(n_songs).tolist() if song not in excluded][:k]
+    return left + [-1] * (k - len(left))
+
+
+@pytest.mark.parametrize("view", ["all", "discovery"])
+@pytest.mark.parametrize("seed", range(15))
+def test_every_metric_equals_a_loop_over_users(seed, view):
+    world = random_world(seed)
+    found, wanted = world.found(view).to_dicts(), world.wanted(view)
+    assert len(found) == len(wanted) > 5
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_there_is_a_column_for_each_metric_described():
+    found = random_world(0).found("all")
+    assert found.columns == ["uid", *metrics.METRICS]
+    assert set(metrics.HIGHER_IS_BETTER) == set(metrics.METRICS)
+    assert not metrics.HIGHER_IS_BETTER["dislike_fpr"]
+
+
+def by_hand(**row):
+    """User 0 heard song 1, and met songs 1 and 3 in the test part, and song 2 in the validation part."""
+    rest = {"base_relevance": 0.7, "adjusted_relevance": 0.7, "listen_plus": 1, "likes": 0, "dislikes": 0}
+    met = [("test", 1), ("test", 3), ("validation", 2)]
+    rows = [{"split": split, "user_id": 0, "song_id": song, "n_events": 1, **rest, **row} for split, song in met]
+    lists = {"all": [[1, 2], [0, 1]], "discovery": [[2, 3], [0, 1]]}
+    return World(rows, [{1}, set()], lists, 5)
+
+
+def test_by_hand_in_the_view_all():
+    [row] = by_hand().found("all").to_dicts()
+    assert row["uid"] == 2
+    assert row["recall"] == 1 / 2
+    assert row["novelty"] == 1 / 2
+    assert row["hit_like_or_listen"] == 1
+    # Song 1 beats songs 0, 2, 4; song 3 ties with songs 0 and 4 and loses to song 2.
+    assert row["auc"] == (3 + 2 / 2) / 6
+    assert row["hit_like"] is row["ndcg_like"] is row["dislike_fpr"] is None
+
+
+def test_by_hand_in_the_view_discovery():
+    [row] = by_hand().found("discovery").to_dicts()
+    assert row["recall"] == 1
+    assert row["novelty"] == 1
+    # Candidates are songs 0, 2, 3, 4: song 3 beats songs 0 and 4, and loses to song 2.
+    assert row["auc"] == 2 / 3
+
+
+def test_dislikes_count_against_the_disliked_songs_alone():
+    [row] = by_hand(base_relevance=0.0, adjusted_relevance=0.0, listen_plus=0, dislikes=1).found("all").to_dicts()
+    assert row["dislike_fpr"] == 1 / 2
+    assert row["ndcg"] is row["recall"] is row["auc"] is row["hit_like_or_listen"] is None
+
+
+def test_heard_songs_are_no_targets_of_discovery():
+    world = by_hand()
+    assert world.truth("all").judgements["base_relevance"].counts.tolist() == [2, 0]
+    fresh = world.truth("discovery")
+    assert fresh.judgements["base_relevance"].counts.tolist() == [1, 0]
+    assert fresh.heard.counts.tolist() == [1, 0]
+    assert fresh.tested.tolist() == [0]
+
+
+def test_users_with_nothing_left_to_discover_stay_with_nulls():
+    world = by_hand()
+    world.heard[0] = {1, 3}
+    [row] = world.found("discovery").to_dicts()
+    assert row["ndcg"] is row["recall"] is row["auc"] is None
+    assert row["novelty"] == 1 / 2  # the list shows song 3 all the same
+
+
+def test_without_test_events_there_are_no_rows():
+    world = by_hand()
+    world.rows = [row for row in world.rows if row["split"] == "validation"]
+    assert world.found("all").is_empty()
+
+
+def test_lists_come_back_from_rows_in_any_order():
+    rows = pl.DataFrame({"user_id": [2, 0, 2, 0, 2], "rank": [3, 1, 1, 2, 2], "song_id": [7, 4, 0, 9, 5]})
+    assert metrics.recommendation_matrix(rows, 3, 3).tolist() == [[4, 9, -1], [-1, -1, -1], [0, 5, 7]]
+    assert metrics.recommendation_matrix(rows, 3, 1).tolist() == [[4], [-1], [0]]
+
+
+def test_coverage_counts_each_song_once():
+    assert metrics.coverage(np.array([[3, 1, -1], [1, 0, 3], [-1, -1, -1]]), 6) == 3 / 6
+    assert metrics.coverage(np.full((2, 2), -1), 6) == 0

@@ -1,0 +1,114 @@
+"""The recommendations table against a plain loop over users, whoever recommends."""
+
+import numpy as np
+import pytest
+
+from ms_assets.retrieval import recommendations
+from ms_assets.retrieval.recommendations import Audience, recommend
+from ms_assets.vectors import Ragged
+
+COLUMNS = ["view", "user_id", "uid", "rank", "song_id", "item_id", "score"]
+
+
+def audience_of(heard, n_songs):
+    """heard: a set of songs for each user."""
+    pairs = np.array([(user, song) for user, songs in enumerate(heard) for song in songs], int).reshape(-1, 2)
+    uid, item_id = 10 * np.arange(len(heard)) + 3, 2**32 - 1 - 7 * np.arange(n_songs)
+    return Audience(uid, item_id, Ragged.from_pairs(pairs[:, 0], pairs[:, 1], len(heard)))
+
+
+def random_histories(rng, n_users, n_songs):
+    sizes = rng.choice([0, 1, 3, n_songs // 2, n_songs - 1, n_songs], n_users)
+    return [set(rng.choice(n_songs, min(size, n_songs), replace=False).tolist()) for size in sizes]
+
+
+def by_scores(scores):
+    """Recommend by a matrix of scores, float32 [n_users, n_songs]; a NaN is never recommended."""
+
+    def recommender(users, n):
+        best = np.argsort(-scores[users], axis=1, kind="stable")[:, :n]  # NaN sorts last
+        values = np.take_along_axis(scores[users], best, axis=1)
+        return np.where(np.isnan(values), -1, best), values
+
+    return recommender
+
+
+def slow_table(scores, audience, heard, k):
+    rows = []
+    for view in ("all", "discovery"):
+        for user, row in enumerate(scores):
+            ranked = sorted((-value, song) for song, value in enumerate(row.tolist()) if value == value)
+            kept = [(song, -value) for value, song in ranked if view == "all" or song not in heard[user]]
+            rows += [
+                (view, user, audience.uid[user], rank, song, audience.item_id[song], value)
+                for rank, (song, value) in enumerate(kept[:k], start=1)
+            ]
+    return rows
+
+
+def rows_of(table):
+    assert table.column_names == COLUMNS
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
+def songs_of(table):
+    """The lists by view and user, in the order of their ranks."""
+    lists = {}
+    for view, user, _, rank, song, *_ in sorted(rows_of(table), key=lambda row: row[3]):
+        lists.setdefault((view, user), []).append(song)
+        assert len(lists[view, user]) == rank
+    return lists
+
+
+@pytest.mark.parametrize("n_songs", [1, 20, 99, 100, 240])
+@pytest.mark.parametrize("share_missing", [0, 0.5])
+def test_the_table_equals_a_loop_over_users(n_songs, share_missing):
+    rng = np.random.default_rng(n_songs)
+    heard = random_histories(rng, 30, n_songs)
+    audience = audience_of(heard, n_songs)
+    scores = rng.standard_normal((30, n_songs)).astype(np.float32)
+    scores[rng.random(scores.shape) < share_missing] = np.nan
+    found = rows_of(recommend(audience, by_scores(scores)))
+    assert sorted(found) == sorted(slow_table(scores, audience, heard, 100))
+
+
+@pytest.mark.parametrize("users_at_once", [1, 7, 29, 1_000])
+def test_how_many_users_are_served_at_once_changes_nothing(users_at_once, monkeypatch):
+    rng = np.random.default_rng(3)
+    audience = audience_of(random_histories(rng, 30, 150), 150)
+    recommender = by_scores(rng.standard_normal((30, 150)).astype(np.float32))
+    wanted = recommend(audience, recommender)
+    monkeypatch.setattr(recommendations, "USERS_AT_ONCE", users_at_once)
+    assert recommend(audience, recommender).equals(wanted)
+
+
+def test_discovery_leaves_out_what_was_heard_and_all_does_not():
+    heard = [set(range(120)), {0, 2}, set()]
+    falling = np.tile(-np.arange(130, dtype=np.float32), (3, 1))
+    lists = songs_of(recommend(audience_of(heard, 130), by_scores(falling)))
+    assert [lists["all", user] for user in range(3)] == [list(range(100))] * 3
+    assert lists["discovery", 0] == list(range(120, 130))
+    assert lists["discovery", 1] == [1, *range(3, 102)]
+    assert lists["discovery", 2] == list(range(100))
+
+
+def test_who_has_heard_everything_has_nothing_to_discover():
+    lists = songs_of(recommend(audience_of([{0, 1, 2}], 3), by_scores(np.zeros((1, 3), np.float32))))
+    assert lists == {("all", 0): [0, 1, 2]}
+
+
+def test_a_place_that_a_recommender_leaves_empty_never_becomes_a_song():
+    def recommender(users, n):
+        songs = np.tile([-1, 4, -1, 2, -1], (len(users), 1))
+        return songs, np.zeros(songs.shape, np.float32)
+
+    lists = songs_of(recommend(audience_of([set(), {4}], 5), recommender))
+    assert lists == {("all", 0): [4, 2], ("all", 1): [4, 2], ("discovery", 0): [4, 2], ("discovery", 1): [2]}
+
+
+def test_a_shorter_list_is_the_beginning_of_a_longer_one():
+    rng = np.random.default_rng(5)
+    audience = audience_of(random_histories(rng, 10, 60), 60)
+    recommender = by_scores(rng.standard_normal((10, 60)).astype(np.float32))
+    short, long = (songs_of(recommend(audience, recommender, k)) for k in (5, 50))
+    assert {key: songs[:5] for key, songs in long.items()} == short

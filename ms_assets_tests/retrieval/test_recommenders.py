@@ -1,0 +1,151 @@
+"""Every recommender against brute force."""
+
+import numpy as np
+import pytest
+from sklearn.decomposition import TruncatedSVD
+
+from ms_assets.retrieval import recommendations, recommenders
+from ms_assets.retrieval.recommendations import recommend
+from ms_assets_tests.retrieval.test_recommendations import audience_of, random_histories, songs_of
+from ms_assets_tests.training.graphs import unit_rows
+
+N_USERS, N_SONGS, N_GRAPH_SONGS = 90, 160, 130
+EVERYBODY = np.arange(N_USERS)
+
+
+@pytest.fixture(scope="module")
+def heard():
+    return random_histories(np.random.default_rng(2), N_USERS, N_GRAPH_SONGS)
+
+
+@pytest.fixture(scope="module")
+def audience(heard):
+    return audience_of(heard, N_SONGS)
+
+
+@pytest.fixture(scope="module")
+def audio():
+    return unit_rows(np.random.default_rng(3), N_SONGS)
+
+
+def matrix_of(heard, n_songs):
+    return np.array([[float(song in songs) for song in range(n_songs)] for songs in heard])
+
+
+def assert_best(found, scores, wanted, n):
+    """The n best songs by the wanted scores [n_users, n_songs], whatever the order of equals."""
+    assert all(len(set(row)) == n for row in found.tolist())
+    best = -np.sort(-wanted, axis=1)[:, :n]
+    np.testing.assert_allclose(np.take_along_axis(wanted, found, axis=1), best, atol=2e-5)
+    np.testing.assert_allclose(scores, best, atol=2e-5)
+
+
+def test_popular_songs_have_the_most_events_and_equals_come_by_id():
+    n_events = np.array([3, 0, 7, 3, 0, 9])
+    songs, scores = recommenders.popular(n_events)(np.array([4, 4, 8]), 5)
+    assert songs.tolist() == [[5, 2, 0, 3, 1]] * 3
+    assert scores.tolist() == [[9, 7, 3, 3, 0]] * 3
+
+
+def test_random_songs_are_distinct_and_come_from_the_whole_catalogue():
+    songs, scores = recommenders.random(50, seed=1)(np.arange(400), 10)
+    assert all(len(set(row)) == 10 for row in songs.tolist())
+    assert set(songs.ravel().tolist()) == set(range(50))
+    assert bool((np.diff(scores, axis=1) < 0).all())
+
+
+def test_random_songs_are_equally_likely_at_every_rank():
+    songs, _ = recommenders.random(20, seed=1)(np.arange(4_000), 8)
+    for rank in range(8):
+        expected = 4_000 / 20
+        counts = np.bincount(songs[:, rank], minlength=20)
+        chi_squared = ((counts - expected) ** 2 / expected).sum()
+        assert chi_squared < 44  # 19 degrees of freedom: exceeded by chance in 1 of 1,000
+
+
+def test_random_songs_are_the_same_for_the_same_seed_and_user():
+    user = np.array([5, 1, 77])
+    one, again, other = (recommenders.random(1_000, seed)(user, 30)[0] for seed in (1, 1, 2))
+    assert one.tolist() == again.tolist()
+    assert one.tolist() != other.tolist()
+    assert one[0].tolist() != one[1].tolist()
+    assert recommenders.random(1_000, 1)(user[::-1], 30)[0].tolist() == one[::-1].tolist()
+
+
+def test_random_songs_of_a_user_do_not_depend_on_how_many_are_asked_for():
+    few, many = (recommenders.random(1_000, 1)(np.array([5, 1]), n)[0] for n in (10, 200))
+    assert few.tolist() == many[:, :10].tolist()
+
+
+def test_content_is_the_inner_product_with_the_mean_of_what_was_heard(audience, heard, audio):
+    found, scores = recommenders.content_based(audience.heard, audio)(EVERYBODY, 40)
+    means = [audio[sorted(songs)].mean(axis=0) if songs else np.zeros(128) for songs in heard]
+    assert_best(found, scores, np.array(means) @ audio.T, 40)
+
+
+def test_content_knows_cold_songs():
+    audio = np.eye(4, 128, dtype=np.float32)
+    audio[3] = audio[0]
+    found, _ = recommenders.content_based(audience_of([{0}], 4).heard, audio)(np.array([0]), 2)
+    assert sorted(found[0].tolist()) == [0, 3]
+
+
+def test_collaborative_filtering_is_the_reconstruction_of_a_truncated_svd(audience, heard):
+    found, scores = recommenders.collaborative_filtering(audience.heard, N_GRAPH_SONGS, seed=0)(EVERYBODY, 30)
+    matrix = matrix_of(heard, N_GRAPH_SONGS)
+    svd = TruncatedSVD(64, random_state=0)
+    assert_best(found, scores, svd.fit_transform(matrix) @ svd.components_, 30)
+
+
+def test_collaborative_filtering_with_few_users_equals_the_exact_decomposition():
+    heard = [{0, 1, 2}, {0, 1}, {3, 4}, {3, 4, 5}, {0, 5}]
+    found, scores = recommenders.collaborative_filtering(audience_of(heard, 6).heard, 6, seed=0)(np.arange(5), 6)
+    left, singular, right = np.linalg.svd(matrix_of(heard, 6))
+    assert_best(found, scores, left[:, :4] * singular[:4] @ right[:4], 6)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # no variance to explain
+@pytest.mark.parametrize(("n_users", "n_songs"), [(1, 5), (5, 1), (2, 2)])
+def test_collaborative_filtering_works_for_the_smallest_worlds(n_users, n_songs):
+    heard = audience_of([set(range(n_songs))] * n_users, n_songs).heard
+    found, _ = recommenders.collaborative_filtering(heard, n_songs, seed=0)(np.arange(n_users), n_songs)
+    assert [sorted(row) for row in found.tolist()] == [list(range(n_songs))] * n_users
+
+
+def test_collaborative_filtering_knows_no_cold_songs_and_leaves_their_places_empty(audience):
+    found, _ = recommenders.collaborative_filtering(audience.heard, N_GRAPH_SONGS, seed=0)(EVERYBODY[:3], N_SONGS)
+    assert found.shape == (3, N_SONGS)
+    assert [sorted(row) for row in found[:, :N_GRAPH_SONGS].tolist()] == [list(range(N_GRAPH_SONGS))] * 3
+    assert (found[:, N_GRAPH_SONGS:] == -1).all()
+
+
+RECOMMENDERS = {
+    "popular": lambda audience, audio: recommenders.popular(np.arange(N_SONGS)[::-1] // 3),
+    "random": lambda audience, audio: recommenders.random(N_SONGS, 0),
+    "collaborative_filtering": lambda audience, audio: recommenders.collaborative_filtering(
+        audience.heard, N_GRAPH_SONGS, 0
+    ),
+    "content_based": lambda audience, audio: recommenders.content_based(audience.heard, audio),
+}
+
+
+@pytest.mark.parametrize("name", RECOMMENDERS)
+def test_no_recommender_discovers_what_was_heard(name, audience, heard, audio):
+    lists = songs_of(recommend(audience, RECOMMENDERS[name](audience, audio)))
+    n_known = N_GRAPH_SONGS if name == "collaborative_filtering" else N_SONGS
+    for user in range(N_USERS):
+        assert len(lists["all", user]) == 100
+        found = lists.get(("discovery", user), [])
+        assert not heard[user] & set(found)
+        assert len(found) == min(100, n_known - len(heard[user]))
+
+
+@pytest.mark.parametrize("name", RECOMMENDERS)
+def test_a_users_songs_do_not_depend_on_who_is_served_with_them(name, audience, heard, audio, monkeypatch):
+    told_apart = [user for user in range(N_USERS) if heard[user]]  # without a history all songs score alike
+    wanted = songs_of(recommend(audience, RECOMMENDERS[name](audience, audio)))
+    monkeypatch.setattr(recommendations, "USERS_AT_ONCE", 5)
+    found = songs_of(recommend(audience, RECOMMENDERS[name](audience, audio)))
+    for key in wanted:
+        if key[1] in told_apart:
+            assert found[key] == wanted[key], key

@@ -1,0 +1,136 @@
+"""The house rules: who imports what, who reads the environment, and what every asset says of itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+import ms_assets
+from ms_assets import scales
+from ms_assets.automation import schedules
+from ms_assets.definitions import defs
+
+PACKAGE = Path(ms_assets.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TEST_MODULES = sorted(Path(__file__).parent.rglob("*.py"))
+
+HEAVY = ("torch", "torch_geometric", "faiss", "mlflow", "matplotlib", "sklearn", "huggingface_hub", "optuna")
+LONGEST_MODULE = 350
+ASSETS = {
+    "raw": "multi_event embeddings artist_item_mapping album_item_mapping listens likes dislikes unlikes undislikes "
+    "column_report statistics_report",
+    "splits": "candidate_songs users songs train validation test ground_truth negatives",
+    "graph": "edges bipartite_graph statistics",
+    "training": "lightgcn user_embeddings song_embeddings",
+    "retrieval": "song_index lightgcn popular random collaborative_filtering content_based",
+    "evaluation": "user_metrics leaderboard",
+}
+KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}
+ON_REQUEST = {f"raw/{name}" for name in ("listens", "likes", "dislikes", "unlikes", "undislikes")}
+NOT_TABLES = {"graph/bipartite_graph", "training/lightgcn", "retrieval/song_index"}
+SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+
+
+def test_rooms_import_downwards_and_algorithms_do_not_know_dagster():
+    command = Path(sys.executable).with_name("lint-imports")
+    found = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+
+
+def test_loading_the_definitions_loads_no_heavy_library():
+    program = f"import sys, ms_assets.definitions; print([m for m in {HEAVY} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def reads_environment(module):
+    names = {"environ", "getenv", "environb", "putenv"}
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr in names:
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module == "os" and names & {name.name for name in node.names}:
+            return True
+    return False
+
+
+def test_resources_alone_read_the_environment():
+    readers = {str(module.relative_to(PACKAGE)) for module in MODULES if reads_environment(module)}
+    assert readers == {"resources.py"}
+
+
+def test_modules_stay_short():
+    lengths = {str(m.relative_to(ROOT)): len(m.read_text().splitlines()) for m in [*MODULES, *TEST_MODULES]}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_MODULE} == {}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
+def test_a_module_that_says_anything_says_first_what_it_is(module):
+    source = module.read_text()
+    assert not source.strip() or ast.get_docstring(ast.parse(source))
+
+
+def test_assets_are_those_of_the_contract():
+    assert set(SPECS) == KEYS
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_an_asset_says_what_it_is_whose_it_is_and_what_it_is_made_with(key):
+    spec = SPECS[key]
+    assert spec.description
+    assert spec.owners == scales.OWNERS
+    assert spec.kinds
+    assert spec.group_name == key.split("/")[0]
+    assert spec.partitions_def.get_partition_keys() == ["sample", "50m", "500m", "5b"]
+    assert spec.code_version
+
+
+@pytest.mark.parametrize("key", sorted(KEYS - NOT_TABLES))
+def test_a_table_describes_its_columns(key):
+    columns = SPECS[key].metadata["dagster/column_schema"]
+    columns = getattr(columns, "schema", columns).columns
+    assert columns
+    assert all(column.type and column.description for column in columns)
+    assert len({column.name for column in columns}) == len(columns)
+
+
+def test_every_room_is_checked():
+    checked = {key.asset_key.path[0] for key in defs.resolve_asset_graph().asset_check_keys}
+    assert checked == set(ASSETS)
+
+
+def selected(job):
+    return {key.to_user_string() for key in defs.resolve_job_def(job).asset_layer.selected_asset_keys}
+
+
+def test_the_pipeline_is_everything_but_the_tables_fetched_on_request():
+    assert selected("pipeline") == KEYS - ON_REQUEST
+
+
+def test_retraining_starts_from_the_graph_that_is_there():
+    later = ("training", "retrieval", "evaluation")
+    assert selected("retrain") == {key for key in KEYS if key.split("/")[0] in later}
+
+
+def test_there_is_a_retraining_schedule_for_each_scale_and_it_is_off():
+    assert {schedule.name for schedule in defs.schedules} == {
+        f"weekly_retraining_{scale}" for scale in ("sample", "50m", "500m", "5b")
+    }
+    repository = defs.get_repository_def()
+    for schedule in schedules:
+        assert schedule.job_name == "retrain"
+        assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+        [request] = schedule.evaluate_tick(dg.build_schedule_context(repository_def=repository)).run_requests
+        assert schedule.name == f"weekly_retraining_{request.partition_key}"
+
+
+def test_definitions_are_valid():
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_every_configured_op_exists():
+    ops = {op.name for op in defs.resolve_implicit_global_asset_job_def().nodes}
+    assert set(scales.CONFIGURED_OPS) <= ops

@@ -1,0 +1,350 @@
+"""Every asset check passes on good data, and fails on data broken in the way that it names."""
+
+import inspect
+import sys
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ms_assets.definitions import defs
+from ms_assets.evaluation import checks as evaluation
+from ms_assets.graph import checks as graph_checks
+from ms_assets.raw import checks as raw
+from ms_assets.resources import DuckDB
+from ms_assets.retrieval import checks as retrieval
+from ms_assets.retrieval.index import build
+from ms_assets.splits import checks as splits
+from ms_assets.training import checks as training
+from ms_assets.vectors import fixed_size_list
+from ms_assets_tests.training.graphs import random_graph, unit_rows
+
+ROOMS = (raw, splits, graph_checks, training, retrieval, evaluation)
+
+
+@pytest.fixture(scope="module")
+def duckdb(tmp_path_factory):
+    return DuckDB(temp_directory=str(tmp_path_factory.mktemp("duckdb")))
+
+
+@pytest.fixture
+def table(duckdb):
+    """Rows as a relation: `table("user_id song_id", (0, 1), (0, 2))`."""
+
+    def relation(names, *rows):
+        columns = zip(*rows, strict=True) if rows else ([] for _ in names.split())
+        arrays = [pa.array(column, None if rows else pa.int64()) for column in columns]
+        return duckdb.connection.from_arrow(pa.table(arrays, names=names.split()))
+
+    return relation
+
+
+def metadata(result):
+    return {name: value.value for name, value in result.metadata.items()}
+
+
+def test_every_check_is_tested_here():
+    source = inspect.getsource(sys.modules[__name__])
+    names = {key.name for key in defs.resolve_asset_graph().asset_check_keys} - {"recommendations_are_complete"}
+    assert {name for name in names if f".{name}" not in source} == set()
+
+
+def test_checks_that_guard_what_follows_stop_it():
+    warning = {"events_have_a_time_and_a_type", "every_event_type_occurs", "training_learned",
+               "lightgcn_beats_the_baselines"}  # fmt: skip
+    specs = [spec for room in ROOMS for check in room.checks for spec in check.check_specs]
+    assert {spec.name for spec in specs if not spec.blocking} == warning
+    assert all(spec.description for spec in specs)
+
+
+# raw
+
+
+def test_events_need_a_time_and_a_type(table):
+    check, names = raw.events_have_a_time_and_a_type, "uid timestamp event_type"
+    good = [(1, 5, "listen"), (None, 5, "like")]
+    assert check(table(names, *good)).passed
+    for broken in [*good, (1, None, "like")], [*good, (1, 5, None)], []:
+        result = check(table(names, *broken))
+        assert not result.passed
+        assert result.severity == dg.AssetCheckSeverity.WARN
+
+
+def test_a_missing_event_type_is_named(table):
+    types = ["listen", "like", "dislike", "unlike", "undislike"]
+    assert raw.every_event_type_occurs(table("event_type", *((name,) for name in types))).passed
+    found = raw.every_event_type_occurs(table("event_type", *((name,) for name in types if name != "unlike")))
+    assert not found.passed
+    assert metadata(found)["missing"] == ["unlike"]
+
+
+# splits
+
+
+def test_events_and_audio_need_a_common_song(duckdb, table):
+    events = table("item_id", (1,), (2,), (2,), (None,))
+    found = splits.events_name_songs_with_audio(duckdb, table("item_id", (2,)), events)
+    assert found.passed
+    assert metadata(found)["share_with_audio"] == 2 / 4
+    assert not splits.events_name_songs_with_audio(duckdb, table("item_id", (9,)), events).passed
+    assert not splits.events_name_songs_with_audio(duckdb, table("item_id"), table("item_id")).passed
+
+
+DENSE = [(splits.user_ids_are_dense, "user_id"), (splits.song_ids_are_dense, "song_id")]
+
+
+@pytest.mark.parametrize(("check", "name"), DENSE, ids=["users", "songs"])
+def test_ids_count_from_0_without_gaps_or_doubles(check, name, table):
+    assert check(table(name, (2,), (0,), (1,))).passed
+    for broken in [1, 2, 3], [0, 1, 3], [0, 1, 1], [0, 0, 2], [-1, 0, 1], []:
+        assert not check(table(name, *((i,) for i in broken))).passed
+
+
+def test_graph_songs_have_the_lowest_ids(table):
+    def passed(*rows):
+        return splits.graph_songs_come_first(table("song_id in_graph", *rows)).passed
+
+    assert passed((0, True), (1, True), (2, False))
+    assert not passed((0, True), (1, False), (2, True))
+    assert not passed((0, False), (1, True))
+    assert not passed((0, False))
+
+
+def test_no_part_holds_events_earlier_than_those_before_it(duckdb, table):
+    def passed(train, validation, test):
+        parts = (table("user_id timestamp", *rows) for rows in (train, validation, test))
+        return splits.held_out_events_follow_train(duckdb, *parts).passed
+
+    train, validation, test = [(0, 1), (0, 5), (1, 9)], [(0, 5), (1, 9)], [(0, 8), (2, 0)]
+    assert passed(train, validation, test)
+    assert passed(train, [], test)
+    assert not passed(train, [(0, 4), (0, 6)], test)
+    assert not passed(train, validation, [(1, 8), (1, 10)])
+    assert not passed(train, validation, [(1, 10), (0, 4)])
+    assert not passed([(5, 0)], [(0, 7)], [(0, 6)])
+
+
+def test_no_event_of_the_ground_truth_is_lost_or_counted_twice(table):
+    truth = [("validation", 2), ("test", 1), ("test", 3)]
+
+    def passed(truth, n_validation, n_test):
+        return splits.ground_truth_counts_every_event(
+            table("split n_events", *truth),
+            table("user_id", *[(0,)] * n_validation),
+            table("user_id", *[(0,)] * n_test),
+        ).passed
+
+    assert passed(truth, 2, 4)
+    assert passed(truth[1:], 0, 4)
+    assert not passed(truth, 3, 4)
+    assert not passed(truth, 2, 3)
+    assert not passed(truth[1:], 2, 4)
+
+
+# graph
+
+
+def test_edges_are_distinct_with_numbers_in_their_ranges(table):
+    check = graph_checks.edges_are_distinct_and_weighted
+    names = "user_id song_id event_type n_events played_ratio weight"
+    good = [(0, 0, "listen", 2, 0.5, 0.7), (0, 0, "like", 1, 1.0, 1.0), (1, 0, "listen", 1, 0.0, 0.7)]
+    assert check(table(names, *good)).passed
+    for broken in (
+        (0, 0, "listen", 1, 0.5, 0.7),
+        (-1, 1, "listen", 1, 0.5, 0.7),
+        (1, -1, "listen", 1, 0.5, 0.7),
+        (1, 1, "listen", 0, 0.5, 0.7),
+        (1, 1, "listen", 1, 1.1, 0.7),
+        (1, 1, "listen", 1, None, 0.7),
+        (1, 1, "listen", 1, float("nan"), 0.7),
+        (1, 1, "listen", 1, 0.5, 0.0),
+        (1, 1, "listen", 1, 0.5, 1.1),
+        (1, 1, "listen", 1, 0.5, None),
+    ):
+        assert not check(table(names, *good, broken)).passed, broken
+    assert not check(table(names)).passed
+
+
+def test_what_is_called_a_graph_song_has_an_edge_and_a_cold_one_has_none():
+    check = graph_checks.graph_songs_have_edges_and_cold_ones_none
+    graph = random_graph(0)
+    assert check(graph).passed
+    for song in (0, -1):
+        broken = graph.clone()
+        broken["song"].in_graph[song] = not broken["song"].in_graph[song]
+        assert not check(broken).passed
+    assert metadata(check(broken))["n_wrong"] == 1
+
+
+# training
+
+
+def embedding_table(duckdb, key, vectors):
+    columns = {key: np.arange(len(vectors)), "embedding": fixed_size_list(vectors)}
+    return duckdb.connection.from_arrow(pa.table(columns))
+
+
+HEALTH = [(training.user_embeddings_are_healthy, "user_id"), (training.song_embeddings_are_healthy, "song_id")]
+
+
+@pytest.mark.parametrize(("check", "key"), HEALTH, ids=["users", "songs"])
+def test_embeddings_are_unit_vectors_that_differ(check, key, duckdb):
+    vectors = unit_rows(np.random.default_rng(0), 50, 8)
+
+    def passed(**changed):
+        broken = vectors.copy()
+        for row, value in changed.items():
+            broken[int(row[1:])] = value
+        return check(embedding_table(duckdb, key, broken)).passed
+
+    assert passed()
+    assert not passed(_3=np.nan)
+    assert not passed(_3=np.inf)
+    assert not passed(_3=0.0)
+    assert not passed(_3=1.1 * vectors[3])
+    nearly_same = vectors[:1] + 0.1 * vectors
+    nearly_same /= np.linalg.norm(nearly_same, axis=1, keepdims=True)
+    assert not check(embedding_table(duckdb, key, nearly_same)).passed
+
+
+def test_a_training_learned_when_its_loss_fell_and_it_finds_something():
+    def passed(losses, best):
+        history = [{"loss": loss} for loss in losses]
+        return training.training_learned({"history": history, "best": {"validation_ndcg": best}}).passed
+
+    assert passed([0.5, 0.3, 0.35], 0.1)
+    assert not passed([0.5, 0.3], 0.0)
+    assert not passed([0.5, float("nan")], 0.1)
+    assert not passed([0.3, 0.4, 0.5], 0.1), "the loss rose in every epoch"
+
+
+# retrieval
+
+
+@pytest.fixture(scope="module")
+def world(duckdb):
+    """Songs with their item ids and users, as vectors and as tables."""
+    rng = np.random.default_rng(0)
+    songs, users, item_id = unit_rows(rng, 400, 8), unit_rows(rng, 30, 8), 10 * rng.permutation(400)
+    columns = {"song_id": np.arange(400), "item_id": item_id, "embedding": fixed_size_list(songs)}
+    tables = (embedding_table(duckdb, "user_id", users), duckdb.connection.from_arrow(pa.table(columns)))
+    return songs, item_id, users, tables
+
+
+def test_the_index_holds_every_song_under_its_item_id(world):
+    songs, item_id, users, tables = world
+
+    def passed(vectors, ids):
+        return retrieval.index_finds_the_nearest_songs(build(vectors, ids, users).index, *tables).passed
+
+    assert passed(songs, item_id)
+    assert not passed(songs[:-1], item_id[:-1])
+    assert not passed(songs, np.arange(400))
+    assert not passed(songs, np.roll(item_id, 1))
+
+
+def test_an_index_that_probes_too_few_lists_fails(world):
+    songs, item_id, users, tables = world
+    index = build(songs, item_id, users, exact_up_to=100).index
+    assert retrieval.index_finds_the_nearest_songs(index, *tables).passed
+    index.nprobe = 2
+    assert not retrieval.index_finds_the_nearest_songs(index, *tables).passed
+
+
+RECOMMENDED = [
+    ("all", 0, 1, 2), ("all", 0, 2, 0), ("all", 0, 3, 1),
+    ("all", 1, 1, 0), ("all", 1, 2, 1), ("all", 1, 3, 2),
+    ("discovery", 0, 1, 2), ("discovery", 0, 2, 1), ("discovery", 1, 1, 1),
+]  # fmt: skip
+"""view, user_id, rank, song_id: two users, three songs; user 0 heard song 0, user 1 songs 0 and 2."""
+
+
+@pytest.fixture
+def complete(duckdb, table):
+    """What the check says of the recommendations of a method."""
+    by_method = {check.check_key.asset_key.path[-1]: check for check in retrieval.checks}
+
+    def passed(rows, method="lightgcn", n_songs=3):
+        return by_method[method](
+            duckdb=duckdb,
+            users=table("user_id", (0,), (1,)),
+            songs=table("song_id in_graph", *((song, song < 3) for song in range(n_songs))),
+            train=table("user_id song_id", (0, 0), (1, 0), (1, 2), (1, 2)),
+            recommended=table("view user_id rank song_id", *rows),
+        ).passed
+
+    return passed
+
+
+def replaced(old, *new):
+    return [row for row in RECOMMENDED if row != old] + list(new)
+
+
+@pytest.mark.parametrize("method", retrieval.METHODS)
+def test_every_methods_recommendations_are_checked(complete, method):
+    assert complete(RECOMMENDED, method)
+    assert complete(RECOMMENDED[::-1], method)
+    assert not complete(RECOMMENDED[1:], method)
+
+
+def test_collaborative_filtering_need_not_know_cold_songs(complete):
+    assert complete(RECOMMENDED, "collaborative_filtering", n_songs=4)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(replaced(("all", 0, 3, 1), ("all", 0, 4, 1)), id="a rank is left out"),
+        pytest.param(replaced(("all", 0, 2, 0), ("all", 0, 1, 0)), id="a rank comes twice"),
+        pytest.param(replaced(("all", 0, 3, 1), ("all", 0, 3, 0)), id="a song comes twice"),
+        pytest.param(replaced(("all", 0, 3, 1)), id="a list is too short"),
+        pytest.param(replaced(("all", 0, 1, 2), ("all", 0, 0, 2)), id="ranks do not begin at 1"),
+        pytest.param([row for row in RECOMMENDED if row[1] == 0], id="a user has no list"),
+        pytest.param(replaced(("all", 0, 1, 2), ("all", 0, 1, 3)), id="a song is not in the catalogue"),
+        pytest.param(replaced(("discovery", 0, 1, 2), ("discovery", 0, 1, 0)), id="a heard song is discovered"),
+        pytest.param([*RECOMMENDED, *(("all", 2, rank, rank - 1) for rank in (1, 2, 3))], id="a user is unknown"),
+        pytest.param([row for row in RECOMMENDED if row[0] == "all"], id="nobody discovers anything"),
+        pytest.param([], id="there are no rows"),
+    ],
+)
+def test_incomplete_recommendations_fail(complete, rows):
+    assert not complete(rows)
+
+
+# evaluation
+
+
+def test_metrics_outside_0_and_1_fail_and_undefined_ones_do_not(table):
+    check, names = evaluation.metrics_lie_within_0_and_1, "method view k uid ndcg auc"
+    good = [("popular", "all", 10, 500, 1.0, 0.0), ("popular", "all", 10, 501, None, 0.5)]
+    assert check(table(names, *good)).passed
+    for broken in (1.01, -0.01, float("nan"), float("inf")):
+        result = check(table(names, *good, ("popular", "all", 10, 502, 0.5, broken)))
+        assert not result.passed
+        assert metadata(result)["n_outside"] == {"ndcg": 0, "auc": 1}
+    assert not check(table(names)).passed
+
+
+def test_lightgcn_has_to_beat_every_baseline_at_every_k(table):
+    def result(**changed):
+        means = {"lightgcn": 0.5, **dict.fromkeys(evaluation.BASELINES, 0.4)}
+        rows = [(name, "discovery", k, "ndcg", mean) for k in (10, 100) for name, mean in means.items()]
+        rows += [(name, "all", 10, "ndcg", 1.0) for name in evaluation.BASELINES]
+        rows += [(name, "discovery", 10, "recall", 1.0) for name in evaluation.BASELINES]
+        rows = [(*row[:4], changed.get(row[0], row[4]) if row[1:4] == ("discovery", 10, "ndcg") else row[4])
+                for row in rows]  # fmt: skip
+        return evaluation.lightgcn_beats_the_baselines(table("method view k metric mean", *rows))
+
+    assert result().passed
+    assert result(popular=None).passed
+    for broken in {"popular": 0.5}, {"random": 0.9}, {"lightgcn": 0.1}, {"lightgcn": None}:
+        assert not result(**broken).passed
+        assert result(**broken).severity == dg.AssetCheckSeverity.WARN
+    assert metadata(result(popular=0.6))["not_beaten_at_10"] == ["popular"]
+    assert metadata(result(popular=0.6))["not_beaten_at_100"] == []
+
+
+def test_a_leaderboard_without_ndcg_shows_no_victory(table):
+    board = table("method view k metric mean", ("lightgcn", "all", 10, "recall", 0.5))
+    assert not evaluation.lightgcn_beats_the_baselines(board).passed

@@ -1,0 +1,222 @@
+"""Training on a planted world of two tastes: what it learns, what it keeps, and that it can be repeated."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from ms_assets.graph.bipartite import INTERACTS
+from ms_assets.ranking import Judgements
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.lightgcn import LightGCN
+from ms_assets.training.trainer import VALIDATION_K, train
+from ms_assets_tests import slow_metrics
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, graph_of, two_blocks
+
+CPU = torch.device("cpu")
+NOBODY = (np.array([], np.int64), np.array([], np.int64))
+SMALL = {"embedding_dim": 16, "layers": 2, "epochs": 6, "batch_size": 128, "neutral_negatives": 16, "device": "cpu"}
+GRAPH, HELD_OUT = two_blocks()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Graphs this small take longer to share among threads than to compute."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def settings_of(**changed):
+    return TrainingSettings(**{**SMALL, **changed})
+
+
+def judged(lists):
+    """Relevance 1 for every song of every user's list."""
+    user = np.repeat(np.arange(len(lists)), [len(songs) for songs in lists])
+    song = np.array([s for songs in lists for s in songs], np.int64)
+    return Judgements.of(user, song, np.ones(len(song)), len(lists), GRAPH["song"].num_nodes)
+
+
+def trained(explicit=NOBODY, held_out=HELD_OUT, graph=GRAPH, device=CPU, on_epoch=lambda epoch: None, **changed):
+    return train(graph, explicit, judged(held_out), settings_of(**changed), device, on_epoch)
+
+
+def embeddings(result, graph=GRAPH, **changed):
+    model = LightGCN(graph, settings_of(**changed))
+    model.load_state_dict(result.state)
+    return model.eval().embed()
+
+
+def scores_of(result, **changed):
+    users, songs = embeddings(result, **changed)
+    return (users @ songs.T).numpy()
+
+
+def new_songs(scores, k):
+    """The k best graph songs of each user that they have not heard."""
+    user, song = GRAPH[INTERACTS].edge_index.numpy()
+    scores = scores[:, :N_SONGS].copy()
+    scores[user, song] = -np.inf
+    return np.argsort(-scores, axis=1)[:, :k]
+
+
+def share_of_own_block(scores, k=10):
+    found = block_of(new_songs(scores, k), N_SONGS)
+    return (found == block_of(np.arange(N_USERS), N_USERS)[:, None]).mean()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"spectral_start": False, "epochs": 20},
+        {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 1.0},
+        {"learned_edge_weights": False},
+        {"song_residual": False, "spectral_start": False, "epochs": 20},
+        {"edge_weight_interval": 1},
+    ],
+    ids=lambda changed: ",".join(f"{k}={v}" for k, v in changed.items()) or "defaults",
+)
+def test_training_finds_the_planted_taste(changed):
+    result = trained(**changed, patience=20)
+    # By chance half of a user's new songs are of their block, or less, since the heard ones are left out.
+    assert share_of_own_block(scores_of(result, **changed)) > 0.95
+    assert result.best.validation_ndcg > 0.2
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_loss_falls(optimizer):
+    rate = {"adamw": 0.02, "sgd": 1.0}[optimizer]
+    history = trained(
+        optimizer=optimizer, learning_rate=rate, spectral_start=False, epochs=8, patience=8
+    ).history  # fmt: skip
+    assert history[-1].loss < 0.8 * history[0].loss
+
+
+def same(one, other):
+    return [name for name in one.state if not torch.equal(one.state[name], other.state[name])] == []
+
+
+@pytest.mark.parametrize("spectral_start", [True, False])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(spectral_start):
+    torch.set_num_threads(4)
+    explicit = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
+    one, again, other = (
+        trained(explicit, spectral_start=spectral_start, seed=seed, edge_weight_interval=2, epochs=3)
+        for seed in (3, 3, 4)
+    )
+    assert same(one, again)
+    assert [epoch.loss for epoch in one.history] == [epoch.loss for epoch in again.history]
+    assert not same(one, other)
+
+
+def test_training_leaves_the_global_random_numbers_as_they_were():
+    torch.manual_seed(11)
+    wanted = torch.rand(3)
+    torch.manual_seed(11)
+    trained(epochs=1)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_epoch():
+    told = []
+    result = trained(epochs=60, patience=3, learning_rate=0.1, on_epoch=told.append)
+    scores = [epoch.validation_ndcg for epoch in result.history]
+    assert len(scores) == result.best.number + 3 < 60
+    assert result.best is result.history[int(np.argmax(scores))]
+    assert told == result.history
+    assert [epoch.number for epoch in told] == list(range(1, len(told) + 1))
+
+
+def test_the_kept_state_has_the_validation_ndcg_that_was_reported():
+    result = trained(epochs=12, patience=12, learning_rate=0.1, edge_weight_interval=3)
+    found = new_songs(scores_of(result), VALIDATION_K).tolist()
+    pairs = zip(found, HELD_OUT, strict=True)
+    wanted = np.mean([slow_metrics.ndcg(songs, dict.fromkeys(targets, 1.0)) for songs, targets in pairs])
+    assert result.best.number < len(result.history)
+    assert result.best.validation_ndcg == pytest.approx(wanted, abs=1e-6)
+
+
+def test_songs_heard_in_train_and_cold_songs_are_not_validated_with():
+    user, song = GRAPH[INTERACTS].edge_index.numpy()
+    heard = [song[user == u].tolist() for u in range(N_USERS)]
+    more = [sorted({*new, *old[:4], N_SONGS}) for new, old in zip(HELD_OUT, heard, strict=True)]
+    assert trained(held_out=more, epochs=2).history[1].validation_ndcg == pytest.approx(
+        trained(epochs=2).history[1].validation_ndcg
+    )
+
+
+def test_validation_draws_as_many_users_as_asked_for():
+    few = trained(validation_users=5, epochs=1).best.validation_ndcg
+    assert 0 < few != trained(epochs=1).best.validation_ndcg
+
+
+def test_without_validation_users_the_first_epoch_is_kept():
+    result = trained(held_out=[[]] * N_USERS, epochs=10, patience=2)
+    assert [epoch.validation_ndcg for epoch in result.history] == [0.0] * 3
+    assert result.best.number == 1
+    assert np.isfinite(scores_of(result)).all()
+
+
+def disliking(song):
+    users = np.flatnonzero(block_of(np.arange(N_USERS), N_USERS) == block_of(song, N_SONGS))
+    listened = GRAPH[INTERACTS].edge_index
+    fresh = np.setdiff1d(users, listened[0][listened[1] == song].numpy())
+    return fresh, np.full(len(fresh), song)
+
+
+def test_a_song_that_users_dislike_falls_for_them():
+    song = 7
+    users, songs = disliking(song)
+    changed = {"hard_weight": 1.0, "epochs": 10, "patience": 10}
+    liked = scores_of(trained(**changed))[users, song].mean()
+    disliked = scores_of(trained((users, songs), **changed))[users, song].mean()
+    assert disliked < liked - 0.1
+
+
+def test_a_cold_song_that_users_dislike_falls_for_them():
+    users, song = np.arange(N_USERS), N_SONGS + 1
+    changed = {"hard_weight": 1.0, "epochs": 10, "patience": 10}
+    liked = scores_of(trained(**changed))[:, song].mean()
+    disliked = scores_of(trained((users, np.full(N_USERS, song)), **changed))[:, song].mean()
+    assert disliked < liked - 0.1
+
+
+def test_without_hard_weight_dislikes_change_nothing():
+    explicit = disliking(7)
+    one = trained(explicit, hard_weight=0.0, epochs=2)
+    other = trained((explicit[0], np.full(len(explicit[0]), 9)), hard_weight=0.0, epochs=2)
+    torch.testing.assert_close(embeddings(one), embeddings(other))
+
+
+def test_songs_that_a_user_heard_are_no_neutral_negatives():
+    everything = graph_of([(user, song, "like", 1, 1.0) for user in range(3) for song in range(4)], 3, 4)
+    result = train(everything, NOBODY, Judgements.of(*[np.array([], int)] * 3, 3, 4), settings_of(epochs=2), CPU)
+    assert [epoch.loss for epoch in result.history] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("odd", [{"group_size": 7}, {"batch_size": 1_000_000}, {"batch_size": 719}, {"layers": 0}])
+def test_sizes_that_do_not_divide_the_edges_are_fine(odd):
+    history = trained(**{"epochs": 1, "neutral_negatives": 3, **odd}).history
+    assert np.isfinite(history[0].loss)
+
+
+def test_progress_names_epoch_loss_validation_and_time_left(caplog):
+    with caplog.at_level(logging.INFO, logger="ms_assets.training"):
+        trained(epochs=2)
+    assert "epoch 1 of 2: loss" in caplog.text
+    assert "s left" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_the_embeddings_of_the_cpu():
+    explicit = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
+    gentle = {"optimizer": "sgd", "epochs": 2, "learning_rate": 0.1}
+    here, there = (trained(explicit, device=torch.device(name), **gentle) for name in ("cpu", "cuda"))
+    assert all(tensor.device == CPU for tensor in there.state.values())
+    for ours, theirs in zip(embeddings(here), embeddings(there), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
