@@ -37,7 +37,7 @@ def leaderboard(user_metrics: pl.DataFrame, coverage: pl.DataFrame) -> pl.DataFr
     the same resamples for every method.
     """
     groups = {key: group.sort("uid") for key, group in user_metrics.group_by(KEYS, maintain_order=True)}
-    values = np.concatenate([group.select(METRICS).cast(pl.Float64).to_numpy() for group in groups.values()], axis=1)
+    values = np.concatenate([group.select(*METRICS).cast(pl.Float64).to_numpy() for group in groups.values()], axis=1)
     mean, low, high = _means_with_intervals(values)
     rows = pl.DataFrame(
         {

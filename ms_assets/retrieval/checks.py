@@ -75,6 +75,7 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
         found = {
             "n_short_lists": len(lists.filter("short")),
             "n_broken_lists": len(lists.filter("broken")),
+            "n_unknown_users": len(con.sql("SELECT 1 FROM recommended ANTI JOIN users USING (user_id)")),
             "n_unknown_songs": len(recommended.filter(f"song_id NOT BETWEEN 0 AND {n_songs - 1}")),
             "n_heard_in_discovery": len(heard_again),
         }

@@ -65,13 +65,13 @@ def _distinct(n_songs: int, n: int, seed: list[int]) -> NDArray[np.int64]:
 def collaborative_filtering(heard: Ragged, n_graph_songs: int, seed: int) -> Recommender:
     """Truncated SVD, 64 factors, of the binary user × song matrix of positives; scores are its reconstruction."""
     from scipy.sparse import csr_matrix
-    from sklearn.decomposition import TruncatedSVD
+    from sklearn.utils.extmath import randomized_svd
 
     ones = np.ones(len(heard.values), np.float32)
     matrix = csr_matrix((ones, heard.values, heard.offsets), shape=(len(heard.lengths), n_graph_songs))
-    svd = TruncatedSVD(min(FACTORS, *matrix.shape), random_state=seed)
-    users = svd.fit_transform(matrix).astype(np.float32)
-    return _nearest(users, svd.components_.T.astype(np.float32))
+    rank = max(min(FACTORS, *(size - 1 for size in matrix.shape)), 1)
+    left, singular, right = randomized_svd(matrix, rank, n_iter=5, random_state=seed)
+    return _nearest((left * singular).astype(np.float32), right.T.astype(np.float32))
 
 
 def content_based(heard: Ragged, audio: NDArray[np.float32]) -> Recommender:

@@ -73,7 +73,7 @@ def share_of_own_block(scores, k=10):
     [
         {},
         {"spectral_start": False, "epochs": 20},
-        {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 1.0},
+        {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 10.0},
         {"learned_edge_weights": False},
         {"song_residual": False, "spectral_start": False, "epochs": 20},
         {"edge_weight_interval": 1},
@@ -89,7 +89,7 @@ def test_training_finds_the_planted_taste(changed):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_loss_falls(optimizer):
-    rate = {"adamw": 0.02, "sgd": 1.0}[optimizer]
+    rate = {"adamw": 0.02, "sgd": 10.0}[optimizer]
     history = trained(
         optimizer=optimizer, learning_rate=rate, spectral_start=False, epochs=8, patience=8
     ).history  # fmt: skip
