@@ -65,7 +65,7 @@ def define(environment: Environment) -> dg.Definitions:
             "yambda": YambdaSource(
                 location=environment.source,
                 revision=environment.revision,
-                sample_home=str(environment.home / "source" / "sample"),
+                source_home=str(environment.home / "source"),
             ),
         },
     )

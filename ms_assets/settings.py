@@ -4,9 +4,10 @@ Plain pydantic models, so that a notebook can use them without Dagster. The defa
 `50m`; `scales.py` lists what differs at other scales, and a run's config overrides both.
 """
 
+import re
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
@@ -99,6 +100,13 @@ class TrainingSettings(Settings):
     validation_users: int = Field(2_000, ge=1, description="Users drawn for validation, at most.")
     seed: int = Field(0, ge=0, description="Seed of every random choice in training.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+
+    @field_validator("device")
+    @classmethod
+    def _device_has_a_known_name(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError("expected auto, cpu, cuda or cuda:N")
+        return device
 
 
 class EvaluationSettings(Settings):

@@ -9,12 +9,12 @@ from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import metrics
 from ms_assets.io_managers import Relation, columns
 from ms_assets.ranking import Judgements
+from ms_assets.retrieval.recommendations import VIEWS
+from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.scales import config_schema, room, settings_of
 from ms_assets.settings import EvaluationSettings
 
 asset = room("evaluation")
-VIEWS = ("all", "discovery")
-METHODS = ("lightgcn", "popular", "random", "collaborative_filtering", "content_based")
 RECOMMENDATIONS = {name: dg.AssetIn(["retrieval", name]) for name in METHODS}
 SPLITS = {name: dg.AssetIn(["splits", name]) for name in ("users", "songs", "train", "ground_truth")}
 METHOD = ("VARCHAR", "recommender")

@@ -3,8 +3,7 @@
 import dagster as dg
 
 from ms_assets.io_managers import Relation
-
-BASELINES = ("popular", "random", "collaborative_filtering", "content_based")
+from ms_assets.retrieval.recommenders import BASELINES
 
 
 @dg.asset_check(asset=["evaluation", "user_metrics"], blocking=True)

@@ -17,11 +17,10 @@ def resolve_revision(dataset: str, revision: str) -> str:
         HubError: the hub cannot be reached, or it has no such dataset or revision.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return HfApi().dataset_info(dataset, revision=revision).sha
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the client lets errors of its HTTP library through, which has changed before
         raise _explained(dataset, revision, error) from error
 
 
@@ -32,12 +31,11 @@ def download(dataset: str, commit: str, file: str) -> Path:
         HubError: the hub cannot be reached, or the dataset has no such file.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     logger.info("fetching %s of %s at %s", file, dataset, commit[:12])
     try:
         return Path(hf_hub_download(dataset, file, repo_type="dataset", revision=commit))
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the client lets errors of its HTTP library through, which has changed before
         raise _explained(f"{dataset}/{file}", commit, error) from error
 
 

@@ -1,9 +1,10 @@
 """Where Yambda's files come from: the hub, a folder, or, for the scale `sample`, the project's own generator."""
 
 import hashlib
+import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -25,7 +26,8 @@ class YambdaSource(dg.ConfigurableResource):
 
     location: str
     revision: str
-    sample_home: str
+    source_home: str
+    """Folder of the generated sample, and of the commit that each revision of a dataset is pinned to."""
 
     def fetch(self, table: SourceTable, scale: str) -> SourceFile:
         """The table's file at this scale, downloaded or generated when it is not here yet.
@@ -48,18 +50,25 @@ class YambdaSource(dg.ConfigurableResource):
                 f"MS_ASSETS_SOURCE: found {self.location!r}, which is no folder here; "
                 "expected a folder in the hub's layout or a dataset id such as yandex/yambda"
             )
-        commit = _resolved(self.location, self.revision)
+        commit = self._pinned_commit()
         return SourceFile(hub.download(self.location, commit, file), self.location, commit)
 
     def _sample(self) -> tuple[Path, str]:
         # The generator's own source is its version: a changed generator never meets files of the former one.
         sources = b"".join(Path(module.__file__).read_bytes() for module in (sample, schema))
         version = hashlib.sha256(sources).hexdigest()[:12]
-        folder = Path(self.sample_home) / version
+        folder = Path(self.source_home) / "sample" / version
         if not folder.is_dir():
             sample.generate(folder, sample.SampleShape())
         return folder, version
 
-
-# Asked once per process, so that all files of one run come from one commit.
-_resolved = lru_cache(hub.resolve_revision)
+    def _pinned_commit(self) -> str:
+        """The commit that the revision named when it was first used here: later runs read the same files."""
+        pin = Path(self.source_home) / "revisions" / quote(f"{self.location}@{self.revision}", safe="@")
+        if not pin.exists():
+            commit = hub.resolve_revision(self.location, self.revision)
+            pin.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = pin.with_name(f".{pin.name}.{os.getpid()}")
+            unfinished.write_text(commit)
+            unfinished.replace(pin)
+        return pin.read_text()

@@ -127,5 +127,4 @@ def content_based(
     return _recommended(audience, lambda: recommenders.content_based(audience.heard, audio))
 
 
-METHODS = ("lightgcn", "popular", "random", "collaborative_filtering", "content_based")
 assets = [song_index, lightgcn, popular, random, collaborative_filtering, content_based]

@@ -6,9 +6,9 @@ import dagster as dg
 
 from ms_assets.io_managers import Relation
 from ms_assets.resources import DuckDB
-from ms_assets.retrieval.assets import METHODS
 from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, recall_at
 from ms_assets.retrieval.recommendations import TOP_K
+from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.vectors import vector_column
 
 

@@ -11,6 +11,9 @@ from ms_assets.vectors import Ragged
 if TYPE_CHECKING:
     import faiss
 
+METHODS = ("lightgcn", "popular", "random", "collaborative_filtering", "content_based")
+"""Every recommender: the asset `retrieval/<method>` holds its recommendations."""
+BASELINES = METHODS[1:]
 FACTORS = 64
 
 

@@ -15,7 +15,7 @@ MULTI_EVENT = TABLES["multi_event"]
 @pytest.fixture
 def source_at(tmp_path):
     def source(location):
-        return YambdaSource(location=str(location), revision="main", sample_home=str(tmp_path / "sample"))
+        return YambdaSource(location=str(location), revision="main", source_home=str(tmp_path / "source"))
 
     return source
 
@@ -42,7 +42,7 @@ def test_the_sample_is_generated_whatever_the_source(source_at, tmp_path):
     source = source_at("/no/such/folder")
     first, second = (source.fetch(MULTI_EVENT, "sample") for _ in range(2))
     assert first == second
-    assert first.path.is_relative_to(tmp_path / "sample")
+    assert first.path.is_relative_to(tmp_path / "source")
     assert first.origin == "generated"
 
 
