@@ -5,6 +5,10 @@ INSTALLED := $(VENV)/.installed
 # `make demo EXTRAS=gpu,dev` installs the CUDA build of Faiss instead.
 EXTRAS ?= cpu,dev
 
+# As if the environment were activated, for dg looks for it.
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PATH := $(abspath $(BIN)):$(PATH)
+
 .PHONY: help demo test lint format ui mlflow clean
 
 help: ## Show this list
@@ -17,25 +21,25 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED) ## Run the whole pipeline on the built-in sample and print the leaderboard
-	$(BIN)/dg launch --job pipeline --partition sample --config-json '{"loggers": {"console": {"config": {"log_level": "INFO"}}}}'
-	@$(BIN)/python -m ms_assets sample
+	dg launch --job pipeline --partition sample --config-json '{"loggers": {"console": {"config": {"log_level": "INFO"}}}}'
+	@python -m ms_assets sample
 
 test: $(INSTALLED) lint ## Run every test that needs no GPU
-	$(BIN)/python -m pytest -m 'not gpu and not slow'
+	python -m pytest -m 'not gpu and not slow'
 
-lint: $(INSTALLED) ## Check style, types of imports and the house rules
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: $(INSTALLED) ## Check the code's style
+	ruff check .
+	ruff format --check .
 
 format: $(INSTALLED) ## Format the code
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	ruff check --fix .
+	ruff format .
 
 ui: $(INSTALLED) ## Open the Dagster UI (http://127.0.0.1:3000) with its daemon
-	$(BIN)/dagster dev --host 127.0.0.1
+	dagster dev --host 127.0.0.1
 
 mlflow: $(INSTALLED) ## Open the MLflow UI (http://127.0.0.1:5000)
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --workers 1 \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --workers 1 \
 		--backend-store-uri sqlite:///$${MS_ASSETS_HOME:-var}/mlflow/mlflow.db
 
 clean: ## Remove everything generated, the virtual environment excepted

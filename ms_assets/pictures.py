@@ -1,8 +1,10 @@
-"""Pictures for people: figures in one style, as Markdown that the Dagster UI renders."""
+"""For people: figures in one style, and tables, as Markdown that the Dagster UI renders."""
 
 import base64
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,3 +24,13 @@ def to_markdown(picture: "Figure", title: str) -> str:
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+
+
+def table_to_markdown(frame: pl.DataFrame) -> str:
+    """A frame as a Markdown table; floats with four decimals, nulls as a dash."""
+
+    def shown(value: Any) -> str:
+        return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    rows = [frame.columns, ["---"] * frame.width, *([shown(v) for v in row] for row in frame.rows())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

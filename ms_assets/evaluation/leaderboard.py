@@ -90,16 +90,10 @@ def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
 
 def to_markdown(board: pl.DataFrame) -> str:
     """Tables of the main metrics, one for each view and k."""
-    parts = []
-    for view, k in board.select("view", "k").unique().sort("view", "k").rows():
-        table = summary(board, view, k)
-        parts.append(f"**{view}, K = {k}**\n")
-        parts.append(f"| {' | '.join(table.columns)} |\n|{'---|' * table.width}")
-        for method, *values in table.rows():
-            cells = ("–" if value is None else f"{value:.4f}" for value in values)
-            parts.append(f"| {method} | {' | '.join(cells)} |")
-        parts.append("")
-    return "\n".join(parts)
+    panes = board.select("view", "k").unique().sort("view", "k").rows()
+    return "\n\n".join(
+        f"**{view}, K = {k}**\n\n{pictures.table_to_markdown(summary(board, view, k))}" for view, k in panes
+    )
 
 
 def picture(board: pl.DataFrame) -> "Figure":

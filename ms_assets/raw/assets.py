@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 
+from ms_assets import pictures
 from ms_assets.io_managers import OPTIONAL, Relation, columns
 from ms_assets.raw import reports
 from ms_assets.raw.resources import YambdaSource
@@ -101,13 +103,8 @@ def _present(tables: dict[str, Relation | None]) -> dict[str, Relation]:
     return {name: tables[name] for name in TABLES if tables.get(name) is not None}
 
 
-def _preview(report: "reports.pl.DataFrame") -> dg.MarkdownMetadataValue:
-    header = [f"| {' | '.join(report.columns)} |", f"|{'---|' * report.width}"]
-    rows = [
-        f"| {' | '.join('' if v is None else f'{v:g}' if isinstance(v, float) else str(v) for v in row)} |"
-        for row in report.rows()
-    ]
-    return dg.MetadataValue.md("\n".join(header + rows))
+def _preview(report: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(pictures.table_to_markdown(report))
 
 
 assets = [*published_tables, column_report, statistics_report]
