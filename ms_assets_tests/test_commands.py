@@ -1,6 +1,7 @@
 """The command lines, as somebody types them: real processes, over a home of their own."""
 
 import io
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -113,7 +114,7 @@ def test_dg_launches_several_assets_with_a_selection(pipeline):
     [
         (("--assets", "splits/users"), "splits__users", {"min_event": 1}, '"min_event"'),
         (("--job", "pipeline"), "training__lightgcn", {"learning_rate": -1.0}, "training__lightgcn: .*learning_rate: "),
-        (("--job", "pipeline"), "training__lightgcn", {"device": "tpu"}, "device: found 'tpu', expected auto, cpu"),
+        (("--job", "pipeline"), "training__lightgcn", {"device": "tpu"}, "training__lightgcn: .*device: .*'tpu'"),
     ],
     ids=["misspelt", "out of range", "unknown device"],
 )
@@ -121,7 +122,7 @@ def test_a_wrong_setting_is_refused_by_name_before_anything_is_replaced(pipeline
     state = pipeline.state()
     run = pipeline.launch(*what, config={op: setting})
     assert run.returncode != 0
-    assert pl.Series([run.stdout]).str.contains(named).item(), run.stdout
+    assert re.search(named, run.stdout), run.stdout
     assert pipeline.state() == state
 
 

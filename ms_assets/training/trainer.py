@@ -85,7 +85,7 @@ def train(
         seconds = time.monotonic() - started
         epoch = Epoch(number, loss, run.validation_ndcg(), run.learning_rate, seconds)
         history.append(epoch)
-        if best is None or epoch.validation_ndcg > best.validation_ndcg:
+        if best is None or epoch.validation_ndcg >= best.validation_ndcg:
             best, best_state = epoch, {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         logger.info(
             "epoch %d of %d: loss %.4f, validation NDCG@%d %.4f (best %.4f in epoch %d), %.0f s, at most %.0f s left",
@@ -237,7 +237,7 @@ class Validator:
         return cls(users, _rows(targets, users), _rows(heard, users))
 
     def ndcg(self, user_embeddings: Tensor, song_embeddings: Tensor) -> float:
-        """Mean NDCG; 0 when there is nothing to validate with, so that the first epoch is kept."""
+        """Mean NDCG; 0 when there is nothing to validate with: then all epochs tie, and the last is kept."""
         if not len(self.users):
             return 0.0
         recommended = np.concatenate(list(self._recommend(user_embeddings, song_embeddings)))
