@@ -136,13 +136,13 @@ class TableIOManager(ArtefactIOManager):
         """Run the query into the file; refuse a table whose columns are not the declared ones."""
         table = value.to_arrow() if isinstance(value, pl.DataFrame) else value
         relation = self.duckdb.connection.from_arrow(table) if isinstance(table, pa.Table) else table
-        _require_columns(context, relation)
+        schema = _checked_schema(context, relation)
         if isinstance(table, pa.Table):
             # Arrow's writer keeps fixed-size lists, which Parquet itself does not know.
             pq.write_table(table, path, compression="zstd", row_group_size=1 << 17)
         else:
             table.write_parquet(str(path), compression="zstd")
-        return {"dagster/row_count": pq.read_metadata(path).num_rows}
+        return {"dagster/row_count": pq.read_metadata(path).num_rows, SCHEMA: schema}
 
     def read(self, path: Path) -> Relation:
         """A relation over the file, read when it is used."""
@@ -160,7 +160,8 @@ class LinkedTableIOManager(TableIOManager):
     def write(self, context: dg.OutputContext, value: Path, path: Path) -> dict[str, Any]:
         """Link the source file into place."""
         path.symlink_to(value.resolve())
-        return {"dagster/row_count": pq.read_metadata(path).num_rows}
+        schema = _described(context, self.duckdb.connection.read_parquet(str(path)))
+        return {"dagster/row_count": pq.read_metadata(path).num_rows, SCHEMA: schema}
 
     def read(self, path: Path) -> Relation:
         """A relation with the published columns and `file_row_number`, which settles ties of time."""
@@ -221,12 +222,23 @@ class FaissIOManager(ArtefactIOManager):
         return faiss.read_index(str(path))
 
 
-def _require_columns(context: dg.OutputContext, table: Relation) -> None:
+def _declared(context: dg.OutputContext) -> list[dg.TableColumn]:
     schema = (context.definition_metadata or {})[SCHEMA]
-    expected = [(c.name, c.type) for c in getattr(schema, "schema", schema).columns]
+    return getattr(schema, "schema", schema).columns
+
+
+def _described(context: dg.OutputContext, table: Relation) -> dg.TableSchema:
+    """The table's columns and types, with the descriptions that were declared for them."""
+    texts = {column.name: column.description for column in _declared(context)}
+    types = zip(table.columns, table.types, strict=True)
+    return dg.TableSchema([dg.TableColumn(name, str(type_), texts.get(name)) for name, type_ in types])
+
+
+def _checked_schema(context: dg.OutputContext, table: Relation) -> dg.TableSchema:
+    schema = _described(context, table)
+    expected = [(column.name, column.type) for column in _declared(context)]
     # A list of fixed size is declared as a list.
-    types = [re.sub(r"\[\d+\]", "[]", str(type_)) for type_ in table.types]
-    found = list(zip(table.columns, types, strict=True))
+    found = [(column.name, re.sub(r"\[\d+\]", "[]", column.type)) for column in schema.columns]
     if expected != found:
-        key = context.asset_key.to_user_string()
-        raise TypeError(f"{key}: expected columns {expected}, found {found}")
+        raise TypeError(f"{context.asset_key.to_user_string()}: expected columns {expected}, found {found}")
+    return schema

@@ -106,7 +106,7 @@ def leaderboard(
         value=board,
         metadata={
             "leaderboard": dg.MetadataValue.md(boards.to_markdown(board)),
-            "picture": dg.MetadataValue.md(pictures.to_markdown(boards.picture(board), "NDCG by method")),
+            "ndcg_by_method": dg.MetadataValue.md(pictures.to_markdown(boards.picture(board), "NDCG by method")),
         },
     )
 

@@ -97,17 +97,18 @@ def to_markdown(board: pl.DataFrame) -> str:
 
 
 def picture(board: pl.DataFrame) -> "Figure":
-    """NDCG of every method with its interval, one pane for each view and k."""
+    """NDCG of every method with its interval: a row of panes for each view, a column for each k."""
     ndcg = board.filter(pl.col("metric") == "ndcg")
-    panes = ndcg.select("view", "k").unique().sort("view", "k").rows()
-    figure = pictures.figure(4.2 * len(panes), 0.7 + 0.4 * ndcg["method"].n_unique())
-    axes = figure.subplots(1, len(panes), squeeze=False)[0]
-    for pane, (view, k) in zip(axes, panes, strict=True):
-        rows = ndcg.filter((pl.col("view") == view) & (pl.col("k") == k)).sort("mean")
-        mean = rows["mean"].fill_null(0).to_numpy()
-        spread = [np.abs(rows[bound].fill_null(pl.Series(mean)).to_numpy() - mean) for bound in ("ci_low", "ci_high")]
-        colours = [pictures.PALETTE[0] if m == "lightgcn" else pictures.PALETTE[4] for m in rows["method"]]
-        pane.barh(rows["method"].to_list(), mean, xerr=spread, color=colours, capsize=3)
-        pane.set(title=f"{view}, NDCG@{k}")
-        pane.grid(alpha=0.3, axis="x")
+    views, ks = (ndcg[name].unique().sort().to_list() for name in ("view", "k"))
+    figure = pictures.figure(5 * len(ks), len(views) * (0.8 + 0.35 * ndcg["method"].n_unique()))
+    for panes, view in zip(figure.subplots(len(views), len(ks), squeeze=False), views, strict=True):
+        for pane, k in zip(panes, ks, strict=True):
+            rows = ndcg.filter((pl.col("view") == view) & (pl.col("k") == k)).sort("mean")
+            mean = rows["mean"].fill_null(0).to_numpy()
+            ends = (rows[end].fill_null(pl.Series(mean)).to_numpy() for end in ("ci_low", "ci_high"))
+            colours = [pictures.PALETTE[0] if m == "lightgcn" else pictures.PALETTE[4] for m in rows["method"]]
+            spread = [np.abs(end - mean) for end in ends]
+            pane.barh(rows["method"].to_list(), mean, xerr=spread, color=colours, capsize=3)
+            pane.set(title=f"{view}, NDCG@{k}")
+            pane.grid(alpha=0.3, axis="x")
     return figure

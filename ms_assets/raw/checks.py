@@ -27,7 +27,7 @@ def every_event_type_occurs(multi_event: Relation) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not missing,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"missing": missing, **{kind: counts.get(kind, 0) for kind in EVENT_TYPES}},
+        metadata={"missing": ", ".join(missing) or "none", **{kind: counts.get(kind, 0) for kind in EVENT_TYPES}},
     )
 
 

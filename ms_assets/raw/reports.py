@@ -5,9 +5,11 @@ import polars as pl
 
 Relation = duckdb.DuckDBPyRelation
 
+# From whole numbers: sums of floats would depend on the order in which threads meet the rows.
+VARIANCE = "(sum(n * n) * count(*) - sum(n) * sum(n))::DOUBLE / (count(*) * (count(*) - 1))"
 SPREAD = {
-    "mean": "avg(n)",
-    "std": "coalesce(stddev_samp(n), 0)",
+    "mean": "sum(n) / count(*)",
+    "std": f"CASE WHEN count(*) > 1 THEN sqrt({VARIANCE}) WHEN count(*) = 1 THEN 0 END",
     "min": "min(n)",
     "q25": "quantile_cont(n, 0.25)",
     "median": "quantile_cont(n, 0.5)",
@@ -47,7 +49,7 @@ def interaction_statistics(tables: dict[str, Relation]) -> pl.DataFrame:
         n_events = table.count("*").fetchall()[0][0]
         row = {"file": name, "n_events": n_events, "n_users": 0, "n_songs": 0}
         for label, column in (("user", "uid"), ("song", "item_id")):
-            counts = table.filter(f"{column} IS NOT NULL").aggregate(f"{column}, count(*) AS n")
+            counts = table.filter(f"{column} IS NOT NULL").aggregate(f"{column}, count(*)::HUGEINT AS n")
             spread = counts.aggregate("count(*), " + ", ".join(SPREAD.values())).fetchall()[0]
             row[f"n_{label}s"] = spread[0]
             numbers = zip(SPREAD, spread[1:], strict=True)

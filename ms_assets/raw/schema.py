@@ -111,9 +111,19 @@ TABLES = {
             (Column("album_id", UINT32, "Yambda's album id", "album_id >= 0"), ITEM_ID),
             "On which record: pairs of album and song, many to many.",
         ),
-        SourceTable("listens", "flat/{scale}/listens.parquet", (*INTERACTION, *LISTEN), "Listens alone."),
+        SourceTable(
+            "listens",
+            "flat/{scale}/listens.parquet",
+            (*INTERACTION, *LISTEN),
+            "The listens of multi_event as a file of their own; on request.",
+        ),
         *(
-            SourceTable(f"{kind}s", f"flat/{{scale}}/{kind}s.parquet", INTERACTION, f"{kind.capitalize()}s alone.")
+            SourceTable(
+                f"{kind}s",
+                f"flat/{{scale}}/{kind}s.parquet",
+                INTERACTION,
+                f"The {kind}s of multi_event as a file of their own; on request.",
+            )
             for kind in EVENT_TYPES[1:]
         ),
     )

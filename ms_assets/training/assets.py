@@ -67,8 +67,10 @@ def lightgcn(
             "mlflow_run_id": run.run_id,
         },
         metadata={
-            **{f"best_{name}": value for name, value in asdict(trained.best).items()},
+            "best_epoch": trained.best.number,
+            "best_validation_ndcg": round(trained.best.validation_ndcg, 4),
             "epochs": len(trained.history),
+            "training_seconds": round(trained.history[-1].seconds, 1),
             "device": str(processor),
             "mlflow_run": dg.MetadataValue.url(run.url),
             "curves": dg.MetadataValue.md(pictures.to_markdown(picture, "loss and validation NDCG")),
