@@ -36,7 +36,7 @@ format: $(INSTALLED) ## Format the code
 	ruff format .
 
 ui: $(INSTALLED) ## Open the Dagster UI (http://127.0.0.1:3000) with its daemon
-	dagster dev --host 127.0.0.1
+	dg dev --host 127.0.0.1
 
 mlflow: $(INSTALLED) ## Open the MLflow UI (http://127.0.0.1:5000)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --workers 1 \

@@ -341,8 +341,8 @@ def test_lightgcn_has_to_beat_every_baseline_at_every_k(table):
     for broken in {"popular": 0.5}, {"random": 0.9}, {"lightgcn": 0.1}, {"lightgcn": None}:
         assert not result(**broken).passed
         assert result(**broken).severity == dg.AssetCheckSeverity.WARN
-    assert metadata(result(popular=0.6))["not_beaten_at_10"] == ["popular"]
-    assert metadata(result(popular=0.6))["not_beaten_at_100"] == []
+    assert metadata(result(popular=0.6))["not_beaten_at_10"] == "popular"
+    assert metadata(result(popular=0.6))["not_beaten_at_100"] == "none"
 
 
 def test_a_leaderboard_without_ndcg_shows_no_victory(table):
