@@ -201,10 +201,10 @@ class _Run:
         return loss.sum(dim=1) / kept.sum(dim=1).clamp(min=1)
 
     def validation_ndcg(self) -> float:
-        """Mean NDCG over the validation users."""
+        """Mean NDCG over the validation users, with the edge weights that the state of this epoch has."""
         self.model.eval()
         with torch.no_grad():
-            users, songs = self.model(self.features, self.propagation)
+            users, songs = self.model(self.features, self.model.frozen_propagation())
         return self.validator.ndcg(users, songs[: self.model.n_graph_songs])
 
 
