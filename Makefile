@@ -27,9 +27,10 @@ demo: $(INSTALLED) ## Run the whole pipeline on the built-in sample and print th
 test: $(INSTALLED) lint ## Run every test that needs no GPU
 	python -m pytest -m 'not gpu and not slow'
 
-lint: $(INSTALLED) ## Check the code's style
+lint: $(INSTALLED) ## Check style and types
 	ruff check .
 	ruff format --check .
+	mypy
 
 format: $(INSTALLED) ## Format the code
 	ruff check --fix .

@@ -1,12 +1,14 @@
 """`python -m ms_assets SCALE` prints the leaderboard of a scale, and where to look next."""
 
 import sys
+from typing import cast
 
 import dagster as dg
 import polars as pl
 
 from ms_assets.definitions import define
 from ms_assets.evaluation import leaderboard
+from ms_assets.io_managers import Relation
 from ms_assets.resources import Environment
 from ms_assets.scales import SCALES
 
@@ -18,7 +20,8 @@ def main(arguments: list[str]) -> int:
         return 2
     [scale], environment = arguments, Environment.read()
     try:
-        board = define(environment).load_asset_value(dg.AssetKey(["evaluation", "leaderboard"]), partition_key=scale)
+        key = dg.AssetKey(["evaluation", "leaderboard"])
+        board = cast(Relation, define(environment).load_asset_value(key, partition_key=scale))
     except FileNotFoundError as missing:
         sys.stderr.write(f"{missing}\n")
         return 1

@@ -1,6 +1,7 @@
 """How runs start, and how they are carried out: jobs, schedules, and the executor."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -9,7 +10,7 @@ from ms_assets.raw.schema import ON_REQUEST
 from ms_assets.scales import SCALES, check_run_config
 
 IN_PROCESS_SCALES = ("sample", "50m")
-RETRIES = {"retries": {"enabled": {}}}
+RETRIES: dict[str, Any] = {"retries": {"enabled": {}}}
 PROCESS_PER_STEP = {**RETRIES, "max_concurrent": 1, "start_method": {"forkserver": {}}}
 
 
@@ -21,17 +22,15 @@ class ScaleExecutor(dg.Executor):
     """
 
     def __init__(self, init: dg.InitExecutorContext) -> None:
-        self._in_process = dg.in_process_executor.executor_creation_fn(init._replace(executor_config=RETRIES))
-        self._process_per_step = dg.multiprocess_executor.executor_creation_fn(
-            init._replace(executor_config=PROCESS_PER_STEP)
-        )
+        self._in_process = _create(dg.in_process_executor, init._replace(executor_config=RETRIES))
+        self._process_per_step = _create(dg.multiprocess_executor, init._replace(executor_config=PROCESS_PER_STEP))
 
     @property
-    def retries(self) -> object:
+    def retries(self) -> Any:
         """Both ways to run honour an asset's retry policy."""
         return self._in_process.retries
 
-    def execute(self, plan_context: object, execution_plan: object) -> Iterator[dg.DagsterEvent]:
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
         """Carry out the plan."""
         run = plan_context.dagster_run
         scale = run.tags.get(PARTITION_TAG)
@@ -39,6 +38,12 @@ class ScaleExecutor(dg.Executor):
             check_run_config(run.run_config, scale)
         chosen = self._in_process if scale in IN_PROCESS_SCALES else self._process_per_step
         yield from chosen.execute(plan_context, execution_plan)
+
+
+def _create(definition: dg.ExecutorDefinition, init: dg.InitExecutorContext) -> dg.Executor:
+    create = definition.executor_creation_fn
+    assert create is not None, f"{definition.name} creates no executor"
+    return create(init)
 
 
 @dg.executor(name="by_scale")

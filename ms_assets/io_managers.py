@@ -77,7 +77,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     base_dir: str
 
     @property
-    def _base_path(self) -> UPath:
+    def _base_path(self) -> UPath:  # type: ignore[override]
         return UPath(self.base_dir)
 
     @abstractmethod
@@ -90,14 +90,14 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Publish the value atomically and attach what is known of it."""
-        started = time.monotonic()
-        with published(Path(path)) as unfinished:
+        started, local = time.monotonic(), Path(str(path))
+        with published(local) as unfinished:
             known = self.write(context, obj, unfinished)
         context.add_output_metadata(
             {
                 **known,
-                "dagster/uri": Path(path).as_uri(),
-                "size_bytes": Path(path).stat().st_size,
+                "dagster/uri": local.as_uri(),
+                "size_bytes": local.stat().st_size,
                 "write_seconds": round(time.monotonic() - started, 3),
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             }
@@ -117,7 +117,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """Read one partition; say which asset to materialise when it is not there."""
-        local = Path(path)
+        local = Path(str(path))
         if not local.exists():
             key = context.asset_key.to_user_string()
             scale = local.stem
@@ -129,10 +129,10 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
 class TableIOManager(ArtefactIOManager):
     """Tables as Parquet: a DuckDB relation, an Arrow table or a Polars frame goes in, a lazy relation comes out."""
 
-    extension: ClassVar[str] = ".parquet"
+    extension: ClassVar[str] = ".parquet"  # type: ignore[misc]
     duckdb: dg.ResourceDependency[DuckDB]
 
-    def write(self, context: dg.OutputContext, value: Relation | pa.Table | pl.DataFrame, path: Path) -> dict[str, Any]:
+    def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
         """Run the query into the file; refuse a table whose columns are not the declared ones."""
         table = value.to_arrow() if isinstance(value, pl.DataFrame) else value
         relation = self.duckdb.connection.from_arrow(table) if isinstance(table, pa.Table) else table
@@ -171,7 +171,7 @@ class LinkedTableIOManager(TableIOManager):
 class TorchIOManager(ArtefactIOManager):
     """Checkpoints: containers of tensors and plain values, which load without running code from the file."""
 
-    extension: ClassVar[str] = ".pt"
+    extension: ClassVar[str] = ".pt"  # type: ignore[misc]
 
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
         """Save with torch."""
@@ -206,7 +206,7 @@ class GraphIOManager(TorchIOManager):
 class FaissIOManager(ArtefactIOManager):
     """Faiss indices."""
 
-    extension: ClassVar[str] = ".faiss"
+    extension: ClassVar[str] = ".faiss"  # type: ignore[misc]
 
     def write(self, context: dg.OutputContext, value: "faiss.Index", path: Path) -> dict[str, Any]:
         """Write a CPU index."""
@@ -223,7 +223,7 @@ class FaissIOManager(ArtefactIOManager):
 
 
 def _declared(context: dg.OutputContext) -> list[dg.TableColumn]:
-    schema = (context.definition_metadata or {})[SCHEMA]
+    schema: Any = (context.definition_metadata or {})[SCHEMA]
     return getattr(schema, "schema", schema).columns
 
 

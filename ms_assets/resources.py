@@ -75,8 +75,13 @@ class DuckDB(dg.ConfigurableResource):
 
 @lru_cache
 def _connect(temp_directory: str, memory_limit: str, threads: int | None) -> duckdb.DuckDBPyConnection:
-    config = {"temp_directory": temp_directory, "memory_limit": memory_limit}
-    connection = duckdb.connect(config=config if threads is None else {**config, "threads": threads})
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "temp_directory": temp_directory,
+        "memory_limit": memory_limit,
+    }
+    if threads is not None:
+        config["threads"] = threads
+    connection = duckdb.connect(config=config)
     atexit.register(connection.close)
     return connection
 

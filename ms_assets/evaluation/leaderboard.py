@@ -16,16 +16,18 @@ RESAMPLES = 1_000
 CONFIDENCE = 0.95
 SEED = 0
 KEYS = ["method", "view", "k"]
-SCHEMA = {
-    "method": pl.String,
-    "view": pl.String,
-    "k": pl.Int32,
-    "metric": pl.String,
-    "mean": pl.Float64,
-    "ci_low": pl.Float64,
-    "ci_high": pl.Float64,
-    "n_users": pl.Int64,
-}
+SCHEMA = pl.Schema(
+    {
+        "method": pl.String,
+        "view": pl.String,
+        "k": pl.Int32,
+        "metric": pl.String,
+        "mean": pl.Float64,
+        "ci_low": pl.Float64,
+        "ci_high": pl.Float64,
+        "n_users": pl.Int64,
+    }
+)
 SHOWN = ("ndcg", "recall", "coverage", "dislike_fpr", "novelty")
 
 

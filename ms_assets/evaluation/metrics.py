@@ -75,7 +75,8 @@ def user_metrics(recommended: NDArray[np.int64], truth: Truth, view: str) -> pl.
     """
     judged, k = truth.judgements, recommended.shape[1]
     relevant = judged["base_relevance"]
-    n_heard = truth.heard.counts if view == "discovery" else 0
+    n_songs = np.full(truth.heard.n_users, truth.heard.n_songs)
+    n_candidates = n_songs - truth.heard.counts if view == "discovery" else n_songs
     columns = {
         name: ranking.ndcg(judged[column].gains(recommended), judged[column].ideal(k))
         for name, column in RELEVANCES.items()
@@ -85,7 +86,7 @@ def user_metrics(recommended: NDArray[np.int64], truth: Truth, view: str) -> pl.
         "recall": ranking.recall(hits, relevant.counts),
         "hit_like": ranking.hit(judged["likes"].gains(recommended), judged["likes"].counts),
         "hit_like_or_listen": ranking.hit(judged["like_or_listen"].gains(recommended), judged["like_or_listen"].counts),
-        "auc": ranking.auc(hits, relevant.counts, recommended, truth.heard.n_songs - n_heard),
+        "auc": ranking.auc(hits, relevant.counts, recommended, n_candidates),
         "dislike_fpr": ranking.recall(judged["dislikes"].gains(recommended), judged["dislikes"].counts),
         "novelty": ranking.novelty(truth.heard.gains(recommended), recommended),
     }

@@ -100,7 +100,7 @@ def statistics_report(**tables: Relation | None) -> dg.MaterializeResult:
 
 def _present(tables: dict[str, Relation | None]) -> dict[str, Relation]:
     """The tables that are here, in the order in which they are published."""
-    return {name: tables[name] for name in TABLES if tables.get(name) is not None}
+    return {name: table for name in TABLES if (table := tables.get(name)) is not None}
 
 
 def _preview(report: pl.DataFrame) -> dg.MarkdownMetadataValue:

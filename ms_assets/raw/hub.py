@@ -19,7 +19,7 @@ def resolve_revision(dataset: str, revision: str) -> str:
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().dataset_info(dataset, revision=revision).sha
+        return HfApi().dataset_info(dataset, revision=revision).sha or revision
     except Exception as error:  # the client lets errors of its HTTP library through, which has changed before
         raise _explained(dataset, revision, error) from error
 

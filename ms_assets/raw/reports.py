@@ -24,7 +24,7 @@ def column_report(tables: dict[str, Relation]) -> pl.DataFrame:
     for name, table in tables.items():
         published = table.project("* EXCLUDE (file_row_number)")
         n_rows = table.count("*").fetchall()[0][0]
-        first = (published.limit(1).fetchall() or [[None] * len(published.columns)])[0]
+        first = (published.limit(1).fetchall() or [(None,) * len(published.columns)])[0]
         for column, type_, value in zip(published.columns, published.types, first, strict=True):
             shown = None if value is None else str(value)[:80]
             rows.append((name, n_rows, column, str(type_), shown))

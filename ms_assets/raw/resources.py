@@ -1,6 +1,7 @@
 """Where Yambda's files come from: the hub, a folder, or, for the scale `sample`, the project's own generator."""
 
 import hashlib
+import inspect
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ class YambdaSource(dg.ConfigurableResource):
 
     def _sample(self) -> tuple[Path, str]:
         # The generator's own source is its version: a changed generator never meets files of the former one.
-        sources = b"".join(Path(module.__file__).read_bytes() for module in (sample, schema))
-        version = hashlib.sha256(sources).hexdigest()[:12]
+        sources = "".join(inspect.getsource(module) for module in (sample, schema))
+        version = hashlib.sha256(sources.encode()).hexdigest()[:12]
         folder = Path(self.source_home) / "sample" / version
         if not folder.is_dir():
             sample.generate(folder, sample.SampleShape())

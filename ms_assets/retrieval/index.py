@@ -45,9 +45,9 @@ def build(
     n, dimensions = vectors.shape
     flat = faiss.IndexFlatIP(dimensions)
     if n <= exact_up_to:
-        index = faiss.IndexIDMap2(flat)
-        index.add_with_ids(vectors, item_id)
-        return SongIndex(index, "Flat", 1.0)
+        exact = faiss.IndexIDMap2(flat)
+        exact.add_with_ids(vectors, item_id)
+        return SongIndex(exact, "Flat", 1.0)
     n_lists = round(n**0.5)
     index = faiss.IndexIVFFlat(flat, dimensions, n_lists, faiss.METRIC_INNER_PRODUCT)
     rng = np.random.default_rng(0)

@@ -13,6 +13,9 @@ class EdgeWeightMLP(nn.Module):
     network sees under a thousand rows however many edges there are.
     """
 
+    rows: Tensor
+    bucket: Tensor
+
     def __init__(self, edge_attributes: Tensor) -> None:
         """Take edge_attr float32 [n_edges, 4] = event type code, count, played ratio, heuristic weight."""
         super().__init__()
@@ -29,6 +32,8 @@ class EdgeWeightMLP(nn.Module):
 
 class HeuristicEdgeWeights(nn.Module):
     """The weight that each edge came with."""
+
+    weights: Tensor
 
     def __init__(self, edge_attributes: Tensor) -> None:
         super().__init__()

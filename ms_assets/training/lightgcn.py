@@ -74,13 +74,15 @@ def _with_unknown(ids: Tensor, offsets: Tensor, unknown: int) -> tuple[Tensor, T
 class SongEncoder(nn.Module):
     """Audio and metadata of a song as one vector of length 1."""
 
+    audio_scale: Tensor
+    metadata_scale: Tensor
+
     def __init__(self, features: SongFeatures, dimensions: int) -> None:
         super().__init__()
-        self.owners = nn.ModuleDict(
-            {owner: nn.EmbeddingBag(n, dimensions, mode="mean") for owner, n in features.n_owners.items()}
-        )
-        for embedding in self.owners.values():
+        owners = {owner: nn.EmbeddingBag(n, dimensions, mode="mean") for owner, n in features.n_owners.items()}
+        for embedding in owners.values():
             nn.init.normal_(embedding.weight, std=dimensions**-0.5)
+        self.owners = nn.ModuleDict(owners)
         self.projection = nn.Linear(features.audio.shape[1] + dimensions, dimensions)
         self.register_buffer("audio_scale", torch.tensor(1.0))
         self.register_buffer("metadata_scale", torch.tensor(1.0))
@@ -92,7 +94,8 @@ class SongEncoder(nn.Module):
 
     def metadata(self, features: SongFeatures) -> Tensor:
         """Mean artist plus mean album embedding, float32 [n_songs, d]."""
-        return sum(self.owners[owner](ids, offsets[:-1]) for owner, (ids, offsets) in features.owners.items())
+        parts = [self.owners[owner](ids, offsets[:-1]) for owner, (ids, offsets) in features.owners.items()]
+        return torch.stack(parts).sum(dim=0)
 
     @torch.no_grad()
     def balance(self, features: SongFeatures) -> None:
@@ -122,9 +125,11 @@ class LightGCN(nn.Module):
         self.residual = (
             nn.Parameter(torch.zeros(self.n_graph_songs, settings.embedding_dim)) if settings.song_residual else None
         )
-        weighting = EdgeWeightMLP if settings.learned_edge_weights else HeuristicEdgeWeights
-        self.edge_weights = weighting(edges.edge_attr)
-        self.adjacency = Adjacency.of(*edges.edge_index, self.n_users, self.n_graph_songs)
+        self.edge_weights: EdgeWeightMLP | HeuristicEdgeWeights = (
+            EdgeWeightMLP(edges.edge_attr) if settings.learned_edge_weights else HeuristicEdgeWeights(edges.edge_attr)
+        )
+        user, song = edges.edge_index
+        self.adjacency = Adjacency.of(user, song, self.n_users, self.n_graph_songs)
         self.features = features
 
     def start(self, features: SongFeatures) -> Tensor:

@@ -40,8 +40,10 @@ class NegativeSampler:
         """
         pairs = np.unique(np.stack([user, song], axis=1).astype(np.int64), axis=0)
         lists = Ragged.from_pairs(pairs[:, 0], pairs[:, 1], n_users)
-        tensors = (torch.from_numpy(a).to(device) for a in (positives, lists.offsets, lists.values))
-        return cls(*tensors, n_songs, n_graph_songs)
+        heard, offsets, disliked = (
+            torch.from_numpy(array).to(device) for array in (positives, lists.offsets, lists.values)
+        )
+        return cls(heard, offsets, disliked, n_songs, n_graph_songs)
 
     def neutral(self, n_groups: int, n: int, generator: torch.Generator) -> Tensor:
         """Random graph songs, int64 [n_groups, n]."""

@@ -19,7 +19,7 @@ def start_from_spectrum(model: LightGCN, seed: int) -> None:
     graph_songs = model.features.select(torch.arange(model.n_graph_songs))
     model.users.copy_(users)
     for owner, (ids, offsets) in graph_songs.owners.items():
-        weight = model.encoder.owners[owner].weight
+        weight = model.encoder.owners[owner].get_parameter("weight")
         song = torch.arange(model.n_graph_songs).repeat_interleave(offsets.diff())
         total = torch.zeros_like(weight).index_add(0, ids, songs[song])
         count = torch.bincount(ids, minlength=len(weight))[:, None]
@@ -47,10 +47,11 @@ def _singular_vectors(model: LightGCN, seed: int) -> tuple[Tensor, Tensor]:
     rank = min(dimensions, n_users, n_songs)
     left, singular, right = randomized_svd(matrix, rank, random_state=seed)
     generator = torch.Generator().manual_seed(seed)
-    return tuple(
+    users, songs = (
         _unit_rows(torch.from_numpy((vectors * singular).astype(np.float32)), dimensions, generator)
         for vectors in (left, right.T)
     )
+    return users, songs
 
 
 def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:

@@ -79,13 +79,14 @@ def train(
     else:
         model.encoder.balance(model.features)
     run = _Run(model.move(device), graph, explicit_negatives, validation, settings, device)
-    best, best_state, history, started = None, {}, [], time.monotonic()
+    best, best_state = Epoch(0, math.inf, -math.inf, 0.0, 0.0), {}
+    history, started = [], time.monotonic()
     for number in range(1, settings.epochs + 1):
         loss = run.epoch()
         seconds = time.monotonic() - started
         epoch = Epoch(number, loss, run.validation_ndcg(), run.learning_rate, seconds)
         history.append(epoch)
-        if best is None or epoch.validation_ndcg >= best.validation_ndcg:
+        if epoch.validation_ndcg >= best.validation_ndcg:
             best, best_state = epoch, {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         logger.info(
             "epoch %d of %d: loss %.4f, validation NDCG@%d %.4f (best %.4f in epoch %d), %.0f s, at most %.0f s left",
@@ -145,7 +146,7 @@ class _Run:
 
     @property
     def learning_rate(self) -> float:
-        return self.schedule.get_last_lr()[-1]
+        return float(self.schedule.get_last_lr()[-1])
 
     def epoch(self) -> float:
         """Visit every edge once in random order; the mean loss of an edge."""
