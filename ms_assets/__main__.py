@@ -3,7 +3,6 @@
 import sys
 from typing import cast
 
-import dagster as dg
 import polars as pl
 
 from ms_assets.definitions import define
@@ -11,6 +10,8 @@ from ms_assets.evaluation import leaderboard
 from ms_assets.io_managers import Relation
 from ms_assets.resources import Environment
 from ms_assets.scales import SCALES
+
+LEADERBOARD = ("evaluation", "leaderboard")
 
 
 def main(arguments: list[str]) -> int:
@@ -20,8 +21,7 @@ def main(arguments: list[str]) -> int:
         return 2
     [scale], environment = arguments, Environment.read()
     try:
-        key = dg.AssetKey(["evaluation", "leaderboard"])
-        board = cast(Relation, define(environment).load_asset_value(key, partition_key=scale))
+        board = cast(Relation, define(environment).load_asset_value(LEADERBOARD, partition_key=scale))
     except FileNotFoundError as missing:
         sys.stderr.write(f"{missing}\n")
         return 1
