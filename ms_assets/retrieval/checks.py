@@ -49,8 +49,8 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
     def recommendations_are_complete(
         duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, recommended: Relation
     ) -> dg.AssetCheckResult:
-        """Every user has distinct songs ranked from 1 without gaps, as many as there are up to 100; in
-        `discovery` none of them was heard."""
+        """Every user has distinct songs ranked from 1 without gaps, a hundred where so many are left, none heard in
+        `discovery`. Cold songs need not be listed: collaborative filtering knows none."""
         con, n_songs, n_graph_songs = duckdb.connection, len(songs), len(songs.filter("in_graph"))
         lists = con.sql(f"""
             WITH heard AS (SELECT user_id, count(DISTINCT song_id) AS n_heard FROM train GROUP BY user_id),

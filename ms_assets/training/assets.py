@@ -11,8 +11,7 @@ from ms_assets import pictures
 from ms_assets.io_managers import Relation, columns
 from ms_assets.ranking import Judgements
 from ms_assets.resources import ComputeDevice, MLflow
-from ms_assets.scales import OWNERS, SCALES, room, settings_of
-from ms_assets.scales import config_schema as schema_of
+from ms_assets.scales import OWNERS, SCALES, config_schema, room, settings_of
 from ms_assets.settings import TrainingSettings
 from ms_assets.vectors import fixed_size_list
 
@@ -23,7 +22,7 @@ asset = room("training")
     kinds={"pytorch", "mlflow"},
     code_version="1",
     io_manager_key="checkpoint_files",
-    config_schema=schema_of(TrainingSettings),
+    config_schema=config_schema(TrainingSettings),
     ins={
         "bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"]),
         "negatives": dg.AssetIn(["splits", "negatives"]),

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 PLAYED_RATIO_STEPS = 20
 
@@ -26,8 +27,9 @@ class EdgeWeightMLP(nn.Module):
 
     def forward(self) -> Tensor:
         """The weights of all edges, float32 [n_edges]."""
-        table = self.layers(self.rows).squeeze(1).sigmoid().clamp(min=1e-6)
-        return table[self.bucket]
+        table = self.layers(self.rows).sigmoid().clamp(min=1e-6)
+        # `embedding` rather than indexing: its gradient adds up in a fixed order on the CPU.
+        return functional.embedding(self.bucket, table).squeeze(1)
 
 
 class HeuristicEdgeWeights(nn.Module):

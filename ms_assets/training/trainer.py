@@ -116,7 +116,8 @@ class _Run:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.user, self.song = (ids.to(device) for ids in graph[INTERACTS].edge_index)
         self.weight = positive_weights(graph[INTERACTS].edge_attr).to(device)
-        self.features, self.sampler = self._negatives(*explicit_negatives)
+        heard = self._heard()
+        self.features, self.sampler = self._negatives(heard, *explicit_negatives)
         self.batch_size = settings.batch_size or min(max(len(self.user) // 8, 8_192), 262_144)
         self.optimizer = _optimizer(model, settings)
         steps = math.ceil(len(self.user) / self.batch_size)
@@ -124,15 +125,17 @@ class _Run:
             self.optimizer, _warm_cosine(settings.warmup_epochs * steps, settings.epochs * steps)
         )
         self.step, self.propagation = 0, model.frozen_propagation()
-        self.validator = Validator.of(validation, self.heard(), settings, model.n_graph_songs)
+        self.validator = Validator.of(validation, heard, settings, model.n_graph_songs)
 
-    def heard(self) -> Judgements:
+    def _heard(self) -> Judgements:
         """The positives of every user, over graph songs."""
         model = self.model
         keys = torch.unique(self.user * model.n_graph_songs + self.song).cpu().numpy()
         return Judgements(keys, np.ones(len(keys)), model.n_users, model.n_graph_songs)
 
-    def _negatives(self, user: NDArray[np.integer], song: NDArray[np.integer]) -> tuple[SongFeatures, NegativeSampler]:
+    def _negatives(
+        self, heard: Judgements, user: NDArray[np.integer], song: NDArray[np.integer]
+    ) -> tuple[SongFeatures, NegativeSampler]:
         """Features of the graph songs and the cold negatives after them, and a sampler that speaks their positions."""
         n = self.model.n_graph_songs
         cold = np.unique(song[song >= n])
@@ -140,7 +143,8 @@ class _Run:
         encoded = torch.from_numpy(np.concatenate([np.arange(n), cold]))
         # Keys count positions up to the last cold negative, where graph songs keep their ids.
         width = len(encoded)
-        keys = torch.unique(self.user * width + self.song).cpu().numpy()
+        heard_user, heard_song = np.divmod(heard.keys, heard.n_songs)
+        keys = heard_user * width + heard_song
         sampler = NegativeSampler.of(keys, user, positions, self.model.n_users, width, n, self.device)
         return self.model.features.select(encoded.to(self.device)), sampler
 

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from ms_assets.settings import TrainingSettings
+from ms_assets.training.edge_weights import EdgeWeightMLP
 from ms_assets.training.lightgcn import LightGCN, SongFeatures
 from ms_assets_tests.training.graphs import graph_of, random_graph
 
@@ -139,3 +140,17 @@ def test_a_saved_state_gives_the_same_embeddings_in_a_new_model():
     other.load_state_dict(model.state_dict())
     for ours, theirs in zip(model.embed(), other.embed(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_the_gradient_of_learned_weights_is_the_same_however_threads_meet_the_edges():
+    n_edges = 1_000_000
+    generator = torch.Generator().manual_seed(0)
+    ratio = torch.randint(0, 21, (n_edges,), generator=generator) / 20
+    attributes = torch.stack([torch.ones(n_edges), torch.ones(n_edges), ratio, torch.ones(n_edges)], dim=1)
+    weights, pull = EdgeWeightMLP(attributes), torch.randn(n_edges, generator=generator)
+    gradients = []
+    for _ in range(6):
+        weights.zero_grad()
+        (weights() * pull).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in weights.parameters()]))
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])
