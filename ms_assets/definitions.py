@@ -28,7 +28,7 @@ from ms_assets.training import checks as training_checks
 
 def define(environment: Environment) -> dg.Definitions:
     """Everything Dagster knows of, with resources for one environment."""
-    duckdb = DuckDB(temp_directory=str(environment.home / "tmp"))
+    duckdb = DuckDB(temp_directory=str(environment.home / "tmp"), memory=environment.memory)
     data = str(environment.data)
     return dg.Definitions(
         assets=[
@@ -65,6 +65,7 @@ def define(environment: Environment) -> dg.Definitions:
             "yambda": YambdaSource(
                 location=environment.source,
                 revision=environment.revision,
+                layout=environment.layout,
                 source_home=str(environment.home / "source"),
             ),
         },

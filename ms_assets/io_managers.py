@@ -10,18 +10,18 @@ import resource
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 import duckdb
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
 from ms_assets.resources import DuckDB
+from ms_assets.streams import ROW_GROUP, TableStream, TableWriter
 
 if TYPE_CHECKING:
     import faiss
@@ -127,21 +127,25 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
 
 
 class TableIOManager(ArtefactIOManager):
-    """Tables as Parquet: a DuckDB relation, an Arrow table or a Polars frame goes in, a lazy relation comes out."""
+    """Tables as Parquet: relations, Arrow tables, frames, streams and drafts go in, lazy relations come out."""
 
     extension: ClassVar[str] = ".parquet"  # type: ignore[misc]
     duckdb: dg.ResourceDependency[DuckDB]
 
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
-        """Run the query into the file; refuse a table whose columns are not the declared ones."""
-        table = value.to_arrow() if isinstance(value, pl.DataFrame) else value
-        relation = self.duckdb.connection.from_arrow(table) if isinstance(table, pa.Table) else table
-        schema = _checked_schema(context, relation)
-        if isinstance(table, pa.Table):
-            # Arrow's writer keeps fixed-size lists, which Parquet itself does not know.
-            pq.write_table(table, path, compression="zstd", row_group_size=1 << 17)
+        """Write the table; refuse one whose columns are not the declared ones."""
+        if isinstance(value, TableWriter):
+            value.finish().rename(path)
+        elif isinstance(value, TableStream):
+            with TableWriter(path) as writer:
+                writer.fill(value.tables)
+        elif isinstance(value, Relation):
+            value.write_parquet(str(path), compression="zstd")
         else:
-            table.write_parquet(str(path), compression="zstd")
+            # Arrow's writer keeps fixed-size lists, which Parquet itself does not know.
+            table = value.to_arrow() if isinstance(value, pl.DataFrame) else value
+            pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
+        schema = _checked_schema(context, self.read(path))
         return {"dagster/row_count": pq.read_metadata(path).num_rows, SCHEMA: schema}
 
     def read(self, path: Path) -> Relation:
@@ -150,16 +154,39 @@ class TableIOManager(ArtefactIOManager):
 
     def stored(self, key: dg.AssetKey, scale: str) -> Relation | None:
         """What is on disk for an asset that is not among a step's inputs; None when nothing is."""
-        path = Path(self.base_dir, *key.path, f"{scale}{self.extension}")
+        path = self._path(key, scale)
         return self.read(path) if path.exists() else None
+
+    @contextmanager
+    def drafts(self, keys: dict[str, dg.AssetKey], scale: str) -> Iterator[dict[str, TableWriter]]:
+        """Writers for tables that one pass over the data fills together, by name.
+
+        Inside this context, give each back as an output's value to publish it; the others are removed.
+        """
+        with ExitStack() as stack:
+            writers = {}
+            for name, key in keys.items():
+                path = self._path(key, scale).with_name(f".{scale}.draft.{os.getpid()}.unfinished")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.callback(path.unlink, missing_ok=True)
+                writers[name] = stack.enter_context(TableWriter(path))
+            yield writers
+
+    def _path(self, key: dg.AssetKey, scale: str) -> Path:
+        return Path(self.base_dir, *key.path, f"{scale}{self.extension}")
 
 
 class LinkedTableIOManager(TableIOManager):
     """Source files: a link to where the file lies, never a copy, with the row's place in the file as a column."""
 
-    def write(self, context: dg.OutputContext, value: Path, path: Path) -> dict[str, Any]:
-        """Link the source file into place."""
-        path.symlink_to(value.resolve())
+    def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
+        """Link a source file into place; publish what a source had to be turned into, a draft or a relation."""
+        if isinstance(value, Path):
+            path.symlink_to(value.resolve())
+        elif isinstance(value, TableWriter):
+            value.finish().rename(path)
+        else:
+            value.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP)
         schema = _described(context, self.duckdb.connection.read_parquet(str(path)))
         return {"dagster/row_count": pq.read_metadata(path).num_rows, SCHEMA: schema}
 

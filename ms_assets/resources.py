@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 import duckdb
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,10 @@ class Environment:
     """MS_ASSETS_REVISION: branch, tag or commit on the hub."""
     tracking_uri: str
     """MLFLOW_TRACKING_URI: SQLite under the home by default."""
+    layout: str = "flat"
+    """MS_ASSETS_LAYOUT: which of the published layouts interactions come from, `flat` or `sequential`."""
+    memory: str = "1GiB"
+    """MS_ASSETS_MEMORY: what the steps that make tables may hold, beside about half a GiB of the process itself."""
 
     @classmethod
     def read(cls) -> Self:
@@ -52,6 +57,8 @@ class Environment:
             source=os.environ.get("MS_ASSETS_SOURCE") or "yandex/yambda",
             revision=os.environ.get("MS_ASSETS_REVISION") or "main",
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow/mlflow.db",
+            layout=os.environ.get("MS_ASSETS_LAYOUT") or cls.layout,
+            memory=os.environ.get("MS_ASSETS_MEMORY") or cls.memory,
         )
 
     @property
@@ -64,20 +71,40 @@ class DuckDB(dg.ConfigurableResource):
     """One DuckDB connection per process, so that relations of different assets can be joined."""
 
     temp_directory: str
-    memory_limit: str = "70%"
+    memory: str = Environment.memory
     threads: int | None = None
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The process's connection; it spills to `temp_directory` beyond `memory_limit`."""
-        return _connect(self.temp_directory, self.memory_limit, self.threads)
+        """The process's connection; it spills to `temp_directory` beyond its memory."""
+        return _connect(self.temp_directory, self._bytes, self.threads)
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a table to hold at a time where whole tables are not held."""
+        return self._bytes // BYTES_PER_ROW
+
+    @property
+    def _bytes(self) -> int:
+        try:
+            size = TypeAdapter(ByteSize).validate_python(self.memory)
+        except ValidationError:
+            size = ByteSize(0)
+        if size < SMALLEST_MEMORY:
+            raise ValueError(f"MS_ASSETS_MEMORY: found {self.memory!r}, expected a size such as 1GiB, at least 256MiB")
+        return int(size)
+
+
+SMALLEST_MEMORY = 256 << 20
+BYTES_PER_ROW = 1024
+"""An event and everything that is computed of it at a time, with room to spare."""
 
 
 @lru_cache
-def _connect(temp_directory: str, memory_limit: str, threads: int | None) -> duckdb.DuckDBPyConnection:
+def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.DuckDBPyConnection:
     config: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": temp_directory,
-        "memory_limit": memory_limit,
+        "memory_limit": f"{memory}B",
     }
     if threads is not None:
         config["threads"] = threads

@@ -1,5 +1,6 @@
 """Room 3: weighted edges, the bipartite graph, its statistics."""
 
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ from ms_assets.graph import edges as weighting
 from ms_assets.io_managers import Relation, columns
 from ms_assets.resources import DuckDB
 from ms_assets.scales import room
+from ms_assets.streams import TableStream, in_user_ranges
 
 asset = room("graph")
 
@@ -30,9 +32,9 @@ asset = room("graph")
         weight=("DOUBLE", "listen 0.7, like 1.0, undislike 0.3"),
     ),
 )
-def edges(duckdb: DuckDB, train: Relation) -> Relation:
+def edges(duckdb: DuckDB, train: Relation) -> TableStream:
     """One weighted edge per user, song and event type of the train part."""
-    return weighting.edges(duckdb.connection, train)
+    return in_user_ranges(partial(weighting.edges, duckdb.connection), train, rows=duckdb.rows)
 
 
 @asset(

@@ -8,17 +8,34 @@ from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.io_managers import Relation
 
 
-@dg.asset_check(asset=["graph", "edges"], blocking=True)
-def edges_are_distinct_and_weighted(edges: Relation) -> dg.AssetCheckResult:
+@dg.asset_check(
+    asset=["graph", "edges"],
+    additional_ins={"train": dg.AssetIn(["splits", "train"])},
+    blocking=True,
+)
+def edges_are_distinct_and_weighted(edges: Relation, train: Relation) -> dg.AssetCheckResult:
     """A user, a song and an event type make one edge, with a count, a played ratio within 0–1 and a weight up to 1."""
-    n_edges, n_distinct = edges.aggregate("count(*), count(DISTINCT (user_id, song_id, event_type))").fetchall()[0]
-    broken = edges.filter("""
-        NOT coalesce(user_id >= 0 AND song_id >= 0 AND n_events > 0
-            AND weight > 0 AND weight <= 1 AND played_ratio BETWEEN 0 AND 1, false)
-    """)
+    # Edges stand in the order of their keys, so that equal ones would be neighbours: nothing has to be held.
+    key = "(user_id, song_id, event_type)"
+    n_edges, n_unsorted, n_broken, n_events = (
+        edges.project(f"""
+            coalesce({key} > lag({key}) OVER (), true) AS above_last, n_events,
+            coalesce(user_id >= 0 AND song_id >= 0 AND n_events > 0
+                AND weight > 0 AND weight <= 1 AND played_ratio BETWEEN 0 AND 1, false) AS good
+        """)
+        .aggregate("count(*), count(*) FILTER (NOT above_last), count(*) FILTER (NOT good), coalesce(sum(n_events), 0)")
+        .fetchall()[0]
+    )
+    n_train = train.count("*").fetchall()[0][0]
     return dg.AssetCheckResult(
-        passed=n_edges > 0 and n_edges == n_distinct and len(broken) == 0,
-        metadata={"n_edges": n_edges, "n_distinct": n_distinct, "n_broken": len(broken)},
+        passed=n_edges > 0 and not n_unsorted and not n_broken and n_events == n_train,
+        metadata={
+            "n_edges": n_edges,
+            "n_out_of_order_or_twice": n_unsorted,
+            "n_broken": n_broken,
+            "n_events": int(n_events),
+            "n_train_events": n_train,
+        },
     )
 
 

@@ -1,46 +1,69 @@
 """Room 1: Yambda as published, linked into place, and what is in it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.io_managers import OPTIONAL, Relation, columns
-from ms_assets.raw import reports
+from ms_assets.io_managers import OPTIONAL, LinkedTableIOManager, Relation, columns
+from ms_assets.raw import layouts, reports
 from ms_assets.raw.resources import YambdaSource
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable, verify
 from ms_assets.resources import DuckDB
 from ms_assets.scales import room
+from ms_assets.streams import TableWriter
 
 asset = room("raw")
 
 
 def source_asset(table: SourceTable) -> dg.AssetsDefinition:
-    """An asset that links one published file into place once it has passed its checks."""
+    """An asset that puts one published file into place once it has passed its checks.
+
+    The file is linked. It is written anew only when it has to be turned into something else: a sequential file into
+    rows, and events that are not sorted into the order of users and time, which all that follows relies on.
+    """
 
     @asset(
         name=table.name,
         description=table.description,
         kinds={"parquet"},
         io_manager_key="linked_tables",
-        code_version="1",
+        code_version="2",
         metadata=columns(**{c.name: (c.types[0], c.description) for c in table.columns}),
     )
     def source_table(
-        context: dg.AssetExecutionContext, yambda: YambdaSource, duckdb: DuckDB
-    ) -> dg.MaterializeResult[Path]:
+        context: dg.AssetExecutionContext,
+        yambda: YambdaSource,
+        duckdb: DuckDB,
+        linked_tables: dg.ResourceParam[LinkedTableIOManager],
+    ) -> Iterator[dg.MaterializeResult]:
         file = yambda.fetch(table, context.partition_key)
-        context.log.info(f"checking {file.path}")
-        verify(duckdb.connection, file.path, table)
-        return dg.MaterializeResult(
-            value=file.path,
-            metadata={
-                "source": file.origin,
-                "revision": file.revision,
-                "source_file": dg.MetadataValue.path(str(file.path)),
-            },
-        )
+        with linked_tables.drafts({table.name: context.asset_key}, context.partition_key) as drafts:
+            path = file.path
+            value: Path | TableWriter | Relation = path
+            if file.layout == "sequential":
+                context.log.info(f"flattening {file.path}")
+                path = drafts[table.name].fill(layouts.flattened(file.path, table))
+                value = drafts[table.name]
+            context.log.info(f"checking {path}")
+            verify(duckdb.connection, path, table)
+            rows = linked_tables.read(path)
+            is_sorted = table.name != "multi_event" or layouts.is_sorted(rows)
+            if not is_sorted:
+                context.log.warning(f"{file.path}: not sorted by uid and time; writing a sorted copy")
+                value = layouts.in_order(rows)
+            yield dg.MaterializeResult(
+                value=value,
+                metadata={
+                    "source": file.origin,
+                    "revision": file.revision,
+                    "layout": file.layout,
+                    "source_was_sorted": is_sorted,
+                    "source_file": dg.MetadataValue.path(str(file.path)),
+                },
+            )
 
     return source_table
 

@@ -11,6 +11,7 @@ import dagster as dg
 
 from ms_assets.raw import hub, sample, schema
 from ms_assets.raw.schema import SourceError, SourceTable
+from ms_assets.resources import Environment
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class SourceFile:
     path: Path
     origin: str
     revision: str
+    layout: str = "flat"
+
+
+LAYOUTS = ("flat", "sequential")
 
 
 class YambdaSource(dg.ConfigurableResource):
@@ -27,6 +32,7 @@ class YambdaSource(dg.ConfigurableResource):
 
     location: str
     revision: str
+    layout: str = Environment.layout
     source_home: str
     """Folder of the generated sample, and of the commit that each revision of a dataset is pinned to."""
 
@@ -37,22 +43,25 @@ class YambdaSource(dg.ConfigurableResource):
             SourceError: the folder or the file is missing.
             HubError: the hub cannot give the file.
         """
-        file = table.file(scale)
         if scale == "sample":
             folder, version = self._sample()
-            return SourceFile(folder / file, "generated", version)
+            return SourceFile(folder / table.file(scale), "generated", version)
+        if self.layout not in LAYOUTS:
+            raise SourceError(f"MS_ASSETS_LAYOUT: found {self.layout!r}, expected {' or '.join(LAYOUTS)}")
+        layout = self.layout if table.of_interactions else "flat"
+        file = table.file(scale, layout)
         folder = Path(self.location).expanduser()
         if folder.is_dir():
             if not (folder / file).is_file():
                 raise SourceError(f"{folder / file}: no such file; expected {table.name} in the hub's layout")
-            return SourceFile((folder / file).absolute(), str(folder.absolute()), "local folder")
+            return SourceFile((folder / file).absolute(), str(folder.absolute()), "local folder", layout)
         if self.location.count("/") != 1 or self.location.startswith((".", "~", "/")):
             raise SourceError(
                 f"MS_ASSETS_SOURCE: found {self.location!r}, which is no folder here; "
                 "expected a folder in the hub's layout or a dataset id such as yandex/yambda"
             )
         commit = self._pinned_commit()
-        return SourceFile(hub.download(self.location, commit, file), self.location, commit)
+        return SourceFile(hub.download(self.location, commit, file), self.location, commit, layout)
 
     def _sample(self) -> tuple[Path, str]:
         # The generator's own source is its version: a changed generator never meets files of the former one.

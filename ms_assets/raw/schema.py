@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A published table: its file's place in the hub's layout (`{scale}` where there is one per scale)."""
+    """A published table: its file's place, with `{layout}` and `{scale}` where there is one for each."""
 
     name: str
     path: str
@@ -43,13 +43,18 @@ class SourceTable:
     unique: str | None = None
     """A column whose values are all different."""
 
-    def file(self, scale: str) -> str:
+    def file(self, scale: str, layout: str = "flat") -> str:
         """The file's path inside the dataset."""
-        return self.path.format(scale=scale)
+        return self.path.format(scale=scale, layout=layout)
+
+    @property
+    def of_interactions(self) -> bool:
+        """Published in both layouts."""
+        return "{layout}" in self.path
 
 
-UID = Column("uid", UINT32, "Yambda's user id; not dense", "uid >= 0")
-ITEM_ID = Column("item_id", UINT32, "Yambda's song id; not dense", "item_id >= 0")
+UID = Column("uid", UINT32, "Yambda's user id; not dense", f"uid BETWEEN 0 AND {2**32 - 1}")
+ITEM_ID = Column("item_id", UINT32, "Yambda's song id; not dense", f"item_id BETWEEN 0 AND {2**32 - 1}")
 INTERACTION = (
     UID,
     Column("timestamp", UINT32, "seconds since the first event, in steps of 5", '"timestamp" >= 0'),
@@ -84,7 +89,7 @@ TABLES = {
     for table in (
         SourceTable(
             "multi_event",
-            "flat/{scale}/multi_event.parquet",
+            "{layout}/{scale}/multi_event.parquet",
             (*INTERACTION, *LISTEN, EVENT_TYPE),
             "Every interaction of every type, a row each, sorted by uid, then timestamp.",
         ),
@@ -113,14 +118,14 @@ TABLES = {
         ),
         SourceTable(
             "listens",
-            "flat/{scale}/listens.parquet",
+            "{layout}/{scale}/listens.parquet",
             (*INTERACTION, *LISTEN),
             "The listens of multi_event as a file of their own; on request.",
         ),
         *(
             SourceTable(
                 f"{kind}s",
-                f"flat/{{scale}}/{kind}s.parquet",
+                f"{{layout}}/{{scale}}/{kind}s.parquet",
                 INTERACTION,
                 f"The {kind}s of multi_event as a file of their own; on request.",
             )
@@ -133,7 +138,7 @@ ON_REQUEST = tuple(name for name in TABLES if name not in ALWAYS)
 
 
 def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable) -> None:
-    """Check one source file: present, whole, with the published columns, types and value ranges.
+    """Check one flat source file: present, whole, with the published columns, types and value ranges.
 
     Raises:
         SourceError: naming the file, the column, what was found and what was expected.
@@ -163,17 +168,14 @@ def _verify_types(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTa
 
 def _verify_values(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTable) -> None:
     checked = [column for column in table.columns if column.holds]
-    # Count and example in one pass: a separate filter may skip row groups whose statistics leave NaN out.
-    found = relation.aggregate(
-        ", ".join(
-            f'count(*) FILTER (NOT ({c.holds})), any_value("{c.name}"::VARCHAR) FILTER (NOT ({c.holds}))'
-            for c in checked
-        )
-    ).fetchall()[0]
-    for column, n_broken, example in zip(checked, found[::2], found[1::2], strict=True):
-        if n_broken:
+    # Counts are aggregated: a filter below them may skip row groups whose statistics leave NaN out.
+    n_broken = relation.aggregate(", ".join(f"count(*) FILTER (NOT ({c.holds}))" for c in checked)).fetchall()[0]
+    for column, n in zip(checked, n_broken, strict=True):
+        if n:
+            broken = f"NOT ({column.holds})"
+            [(example,)] = relation.aggregate(f'any_value("{column.name}"::VARCHAR) FILTER ({broken})').fetchall()
             raise SourceError(
-                f"{path}: column {column.name} has {n_broken} values out of range, for example "
+                f"{path}: column {column.name} has {n} values out of range, for example "
                 f"{str(example)[:80]}; expected {column.holds}"
             )
     if table.unique:

@@ -1,6 +1,8 @@
 """Room 2: users and songs with dense ids, events in three parts, graded ground truth, explicit negatives."""
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import dagster as dg
 
@@ -8,7 +10,9 @@ from ms_assets.io_managers import Relation, TableIOManager, columns
 from ms_assets.resources import DuckDB
 from ms_assets.scales import OWNERS, SCALES, config_schema, room, settings_of
 from ms_assets.settings import SplitSettings, UserSettings
-from ms_assets.splits import catalogue, protocols, relevance
+from ms_assets.splits import catalogue, parts, protocols, relevance
+from ms_assets.splits.id_map import IdMap
+from ms_assets.streams import TableStream, in_user_ranges
 
 asset = room("splits")
 
@@ -132,37 +136,39 @@ def split_events(
     users: Relation,
     candidate_songs: Relation,
 ) -> Iterator[dg.Output]:
-    """Divide every kept event by one protocol, and give songs their ids by what the train part holds."""
-    settings, con = settings_of(context, SplitSettings), duckdb.connection
-    events = protocols.parted_events(con, multi_event, users, candidate_songs, settings)
-    songs = catalogue.songs(con, events, candidate_songs).materialize()
-    sizes = dict(events.filter("positive OR part <> 'train'").aggregate("part, count(*)").fetchall())
-    if empty := [name for name in ("train", "test") if not sizes.get(name)]:
-        raise ValueError(f"split_events: {settings} leaves no event in {' and '.join(empty)}; found {sizes}")
-    tables = {
-        "songs": songs,
-        **{name: protocols.part(con, events, songs, name) for name in ("train", "validation", "test")},
-        "negatives": protocols.negatives(con, events, songs),
-    }
-    selected = context.op_execution_context.selected_output_names
-    _refuse_another_division({name: tables[name] for name in set(tables) - set(selected)}, context, io_manager)
-    for name in selected:
-        yield dg.Output(tables[name], output_name=name, metadata=settings.model_dump())
-    protocols.forget(con)
+    """Divide every kept event by one protocol, and give songs their ids by what the train part holds.
+
+    Two passes: which songs trained is known, and with it every song's id, only when all events have been divided.
+    """
+    settings, scale = settings_of(context, SplitSettings), context.partition_key
+    uids = users.order("user_id").to_arrow_table()["uid"].to_numpy()
+    item_ids = candidate_songs.order("item_id").to_arrow_table()["item_id"].to_numpy()
+    divide = partial(protocols.parted_events, multi_event, uids, IdMap(item_ids), settings, duckdb.rows)
+    tally = parts.tally(divide(), len(item_ids))
+    if empty := [name for name in ("train", "test") if not tally.n_rows[name]]:
+        raise ValueError(f"split_events: {settings} leaves no event in {' and '.join(empty)}; found {tally.n_rows}")
+    keys = {name: dg.AssetKey(["splits", name]) for name in OUTPUTS}
+    with io_manager.drafts(keys, scale) as drafts:
+        drafts["songs"].append(catalogue.songs(duckdb.connection, candidate_songs, item_ids, tally).to_arrow_table())
+        for rows in parts.tables(divide(parts.EVENT_COLUMNS), tally):
+            for name, table in rows.items():
+                drafts[name].append(table)
+        selected = context.op_execution_context.selected_output_names
+        for name in set(OUTPUTS) - set(selected):
+            drafts[name].finish()
+            _refuse_another_division(drafts[name].path, keys[name], scale, io_manager)
+        for name in selected:
+            yield dg.Output(drafts[name], output_name=name, metadata=settings.model_dump())
 
 
-def _refuse_another_division(
-    unselected: dict[str, Relation], context: dg.AssetExecutionContext, io_manager: TableIOManager
-) -> None:
+def _refuse_another_division(draft: Path, key: dg.AssetKey, scale: str, io_manager: TableIOManager) -> None:
     """Parts of two divisions would share events and disagree on song ids: all of them change, or none."""
-    for name, table in unselected.items():
-        key = dg.AssetKey(["splits", name])
-        stored = io_manager.stored(key, context.partition_key)
-        if stored is not None and protocols.fingerprint(stored) != protocols.fingerprint(table):
-            raise ValueError(
-                f"split_events: {key.to_user_string()} of {context.partition_key} was divided by other settings or "
-                f"from other events; materialise {', '.join(f'splits/{output}' for output in OUTPUTS)} together"
-            )
+    stored = io_manager.stored(key, scale)
+    if stored is not None and parts.fingerprint(stored) != parts.fingerprint(io_manager.read(draft)):
+        raise ValueError(
+            f"split_events: {key.to_user_string()} of {scale} was divided by other settings or from other events; "
+            f"materialise {', '.join(f'splits/{output}' for output in OUTPUTS)} together"
+        )
 
 
 @asset(
@@ -181,9 +187,10 @@ def _refuse_another_division(
         n_train_plays=("BIGINT", "the user's listens of the song in train"),
     ),
 )
-def ground_truth(duckdb: DuckDB, train: Relation, validation: Relation, test: Relation) -> Relation:
+def ground_truth(duckdb: DuckDB, train: Relation, validation: Relation, test: Relation) -> TableStream:
     """One row per split, user and song that they met there: how relevant the song proved to be."""
-    return relevance.ground_truth(duckdb.connection, train, validation, test)
+    query = partial(relevance.ground_truth, duckdb.connection)
+    return in_user_ranges(query, train, validation, test, rows=duckdb.rows)
 
 
 assets = [candidate_songs, users, split_events, ground_truth]

@@ -1,6 +1,11 @@
 """Which users and songs take part, and the dense ids that every later table speaks in."""
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ms_assets.splits.parts import Tally
 
 Relation = duckdb.DuckDBPyRelation
 Connection = duckdb.DuckDBPyConnection
@@ -14,9 +19,10 @@ def candidate_songs(
     Artists and albums get dense indices, 0-based by Yambda's id, among those that have a candidate song; a
     song's list is ascending, and empty when nothing is known.
     """
+    # Distinct first: the events are many times as many as the songs.
     songs = con.sql("""
-        SELECT DISTINCT item_id::BIGINT AS item_id FROM multi_event
-        WHERE item_id IN (SELECT item_id FROM embeddings)
+        WITH named AS (SELECT DISTINCT item_id FROM multi_event)
+        SELECT item_id::BIGINT AS item_id FROM named SEMI JOIN embeddings USING (item_id)
     """).materialize()
     artist_lists = _dense_lists(con, songs, artists, "artist_id")  # noqa: F841  (named in the query below)
     album_lists = _dense_lists(con, songs, albums, "album_id")  # noqa: F841
@@ -59,20 +65,25 @@ def active_users(
     """)
 
 
-def songs(con: Connection, parted_events: Relation, candidate_songs: Relation) -> Relation:
+def songs(con: Connection, candidate_songs: Relation, item_ids: NDArray[np.int64], tally: Tally) -> Relation:
     """The catalogue with dense ids: graph songs first, then cold ones, each by item_id.
 
-    A graph song has a positive event in the train part; n_train_plays counts its listens there.
+    Args:
+        con: the relation's connection.
+        candidate_songs: the catalogue.
+        item_ids: its ids, ascending.
+        tally: what trained, in the same order.
     """
+    tallied = pa.table(  # noqa: F841  (named in the query below)
+        {
+            "song_id": tally.song_ids,
+            "item_id": item_ids,
+            "in_graph": tally.in_graph,
+            "n_train_plays": tally.n_train_plays,
+        }
+    )
     return con.sql("""
-        WITH trained AS (
-            SELECT item_id, bool_or(positive) AS in_graph,
-                count(*) FILTER (event_type = 'listen') AS n_train_plays
-            FROM parted_events WHERE part = 'train' GROUP BY item_id
-        )
-        SELECT (row_number() OVER (ORDER BY coalesce(in_graph, false) DESC, item_id) - 1)::INTEGER AS song_id,
-            item_id, artist_ids, album_ids,
-            coalesce(in_graph, false) AS in_graph, coalesce(n_train_plays, 0) AS n_train_plays
-        FROM candidate_songs LEFT JOIN trained USING (item_id)
+        SELECT song_id, item_id, artist_ids, album_ids, in_graph, n_train_plays
+        FROM candidate_songs JOIN tallied USING (item_id)
         ORDER BY song_id
     """)

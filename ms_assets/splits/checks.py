@@ -1,9 +1,14 @@
-"""What must hold of the splits: dense ids, and no event of the future in the past."""
+"""What must hold of the splits: dense ids, no event lost or taken twice, none of the future in the past."""
+
+from dataclasses import asdict
 
 import dagster as dg
 
-from ms_assets.io_managers import Relation
+from ms_assets.io_managers import OPTIONAL, Relation
 from ms_assets.resources import DuckDB
+from ms_assets.splits import audits
+
+LOW_SHARE_WITH_AUDIO = 0.5
 
 
 @dg.asset_check(
@@ -14,12 +19,17 @@ from ms_assets.resources import DuckDB
 def events_name_songs_with_audio(
     duckdb: DuckDB, candidate_songs: Relation, multi_event: Relation
 ) -> dg.AssetCheckResult:
-    """Events and audio speak of the same songs: without a common song nothing could be recommended."""
+    """Events and audio speak of the same songs: none in common leaves nothing to recommend, few are worth a warning."""
     [(n_events, n_with_audio)] = duckdb.connection.sql("""
-        SELECT count(*), count(*) FILTER (item_id IN (SELECT item_id FROM candidate_songs)) FROM multi_event
+        WITH named AS (SELECT item_id, count(*) AS n FROM multi_event GROUP BY item_id)
+        SELECT sum(n), sum(n) FILTER (item_id IN (SELECT item_id FROM candidate_songs)) FROM named
     """).fetchall()
-    share = n_with_audio / n_events if n_events else 0.0
-    return dg.AssetCheckResult(passed=n_with_audio > 0, metadata={"n_events": n_events, "share_with_audio": share})
+    share = (n_with_audio or 0) / n_events if n_events else 0.0
+    return dg.AssetCheckResult(
+        passed=share >= LOW_SHARE_WITH_AUDIO,
+        severity=dg.AssetCheckSeverity.WARN if share else dg.AssetCheckSeverity.ERROR,
+        metadata={"n_events": n_events or 0, "share_with_audio": share, "warns_below": LOW_SHARE_WITH_AUDIO},
+    )
 
 
 def _dense_ids(table: Relation, name: str) -> dg.AssetCheckResult:
@@ -76,19 +86,75 @@ def held_out_events_follow_train(
     return dg.AssetCheckResult(passed=n_broken == 0, metadata={"n_users": n_users, "n_users_out_of_order": n_broken})
 
 
+DIVIDED = ("songs", "validation", "test")
+
+
 @dg.asset_check(
-    asset=["splits", "ground_truth"],
-    additional_ins={name: dg.AssetIn(["splits", name]) for name in ("validation", "test")},
+    asset=["splits", "train"],
+    additional_ins={
+        "multi_event": dg.AssetIn(["raw", "multi_event"]),
+        "users": dg.AssetIn(["splits", "users"]),
+        **{name: dg.AssetIn(["splits", name], metadata={OPTIONAL: True}) for name in DIVIDED},
+    },
     blocking=True,
 )
-def ground_truth_counts_every_event(
-    ground_truth: Relation, validation: Relation, test: Relation
+def every_kept_event_is_in_one_part(
+    duckdb: DuckDB,
+    train: Relation,
+    multi_event: Relation,
+    users: Relation,
+    songs: Relation | None,
+    validation: Relation | None,
+    test: Relation | None,
 ) -> dg.AssetCheckResult:
-    """The events behind the ground truth are those of validation and test, none lost and none twice."""
-    counted = dict(ground_truth.aggregate("split, sum(n_events)::BIGINT").fetchall())
-    expected = {"validation": len(validation), "test": len(test)}
-    found = {name: counted.get(name, 0) for name in expected}
-    return dg.AssetCheckResult(passed=found == expected, metadata={"found": found, "expected": expected})
+    """The parts hold the positive events of active users with candidate songs, none lost and none twice.
+
+    Only a division by time may leave some out: those in its gaps, and those of users without a train part.
+    """
+    if songs is None or validation is None or test is None:
+        return dg.AssetCheckResult(passed=True, metadata={"waits_for": f"the other parts: {', '.join(DIVIDED)}"})
+    found = audits.conservation(duckdb.connection, multi_event, users, songs, train, validation, test)
+    return dg.AssetCheckResult(passed=found.conserved, metadata=asdict(found))
+
+
+@dg.asset_check(
+    asset=["splits", "train"],
+    additional_ins={"songs": dg.AssetIn(["splits", "songs"], metadata={OPTIONAL: True})},
+    blocking=True,
+)
+def songs_count_the_plays_of_train_alone(
+    duckdb: DuckDB, train: Relation, songs: Relation | None
+) -> dg.AssetCheckResult:
+    """A song's n_train_plays are its listens in train and no later ones; it is in the graph if train names it."""
+    if songs is None:
+        return dg.AssetCheckResult(passed=True, metadata={"waits_for": "splits/songs"})
+    [(n_wrong,)] = duckdb.connection.sql("""
+        WITH trained AS (
+            SELECT song_id, count(*) FILTER (event_type = 'listen') AS n_plays FROM train GROUP BY song_id
+        )
+        SELECT count(*) FROM songs FULL JOIN trained USING (song_id)
+        WHERE n_train_plays IS DISTINCT FROM coalesce(n_plays, 0) OR in_graph <> (n_plays IS NOT NULL)
+    """).fetchall()
+    return dg.AssetCheckResult(passed=n_wrong == 0, metadata={"n_wrong_songs": n_wrong})
+
+
+@dg.asset_check(
+    asset=["splits", "ground_truth"],
+    additional_ins={name: dg.AssetIn(["splits", name]) for name in ("train", "validation", "test")},
+    blocking=True,
+)
+def ground_truth_speaks_of_the_events(
+    duckdb: DuckDB, ground_truth: Relation, train: Relation, validation: Relation, test: Relation
+) -> dg.AssetCheckResult:
+    """Every event of validation and test is counted once, and n_train_plays are the user's listens in train."""
+    found = audits.met_in_ground_truth(ground_truth)
+    events = {"validation": audits.met_in_events(validation), "test": audits.met_in_events(test)}
+    expected = {split: numbers for split, numbers in events.items() if numbers[0]}
+    n_wrong = audits.n_wrong_train_plays(duckdb.connection, ground_truth, train, duckdb.rows)
+    return dg.AssetCheckResult(
+        passed=found == expected and n_wrong == 0,
+        metadata={"found": found, "expected": expected, "n_wrong_train_plays": n_wrong},
+    )
 
 
 checks = [
@@ -97,5 +163,7 @@ checks = [
     song_ids_are_dense,
     graph_songs_come_first,
     held_out_events_follow_train,
-    ground_truth_counts_every_event,
+    every_kept_event_is_in_one_part,
+    songs_count_the_plays_of_train_alone,
+    ground_truth_speaks_of_the_events,
 ]

@@ -1,22 +1,36 @@
 """The two ways to divide events into train, validation and test.
 
-Within a user, events stand in the order of time, ties in file order. All arithmetic is exact: a ratio is the
-decimal that was written, not its nearest binary fraction.
+Within a user, events stand in the order of time, ties in file order, which is the order of raw/multi_event. All
+arithmetic is exact: a ratio is the decimal that was written, not its nearest binary fraction. Users are taken some
+at a time, so that memory does not grow with the data; what comes out does not depend on how many.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
+from ms_assets.raw.schema import EVENT_TYPES
 from ms_assets.settings import SplitSettings
+from ms_assets.splits.id_map import UNKNOWN, IdMap
+from ms_assets.streams import whole_users
 
 Relation = duckdb.DuckDBPyRelation
 Connection = duckdb.DuckDBPyConnection
 
+PARTS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
+NO_PART = 3
+"""Stands for the part of an event that lies in a gap, or validates or tests a user without a train part."""
+
 POSITIVE_TYPES = ("listen", "like", "undislike")
 NEGATIVE_TYPES = ("dislike", "unlike")
-
-PARTED_EVENTS = "parted_events_table"
+NO_TYPE = len(EVENT_TYPES)
+LISTEN = EVENT_TYPES.index("listen")
 
 GAP = 1_800
 """Seconds before the validation part, and before the test part, that belong to no part (global_temporal)."""
@@ -24,100 +38,122 @@ VALIDATION_LENGTH = 86_400
 """Seconds of the validation part (global_temporal)."""
 
 
-def parted_events(
-    con: Connection,
-    multi_event: Relation,
-    users: Relation,
-    candidate_songs: Relation,
-    settings: SplitSettings,
-) -> Relation:
-    """Every kept event with its part, computed once: user_id, item_id, timestamp, event_type, played_ratio,
-    is_organic, positive, part, file_row_number.
+@dataclass(frozen=True)
+class PartedEvents:
+    """All kept events of some users, in the order of users and time: parallel arrays [n], and a table of n rows.
 
-    A kept event has an active user and a candidate song. played_ratio is min(percent, 100) / 100, null where
-    the percent is. `part` is train, validation or test; events of a gap, and (global_temporal) those that
-    validate or test users without a positive train event, are left out.
+    A kept event has an active user and a candidate song.
     """
-    kept = con.sql(f"""
-        SELECT user_id, item_id::BIGINT AS item_id, timestamp::BIGINT AS timestamp, event_type::VARCHAR AS event_type,
-            CASE WHEN played_ratio_pct IS NOT NULL THEN least(played_ratio_pct, 100) / 100.0::DOUBLE END
-                AS played_ratio,
-            is_organic::UTINYINT AS is_organic, coalesce(event_type IN {POSITIVE_TYPES}, false) AS positive,
-            n_events, file_row_number
-        FROM multi_event JOIN users USING (uid) SEMI JOIN candidate_songs USING (item_id)
-    """)
-    per_user = settings.protocol == "per_user"
-    parted = _per_user(con, kept, settings) if per_user else _global_temporal(con, kept, settings)
-    # A table of the in-memory database, unlike a result held in Python, spills to disk.
-    forget(con)
-    parted.create(PARTED_EVENTS)
-    return con.table(PARTED_EVENTS)
+
+    user_id: NDArray[np.int32]
+    song: NDArray[np.int32]
+    """Position among the candidate songs."""
+    kind: NDArray[np.uint8]
+    """Position in EVENT_TYPES; NO_TYPE where the type is null."""
+    part: NDArray[np.uint8]
+    """TRAIN, VALIDATION, TEST or NO_PART."""
+    published: pa.Table
+    """The columns of raw/multi_event that were asked for."""
+
+    @property
+    def positive(self) -> NDArray[np.bool_]:
+        """Listens, likes and undislikes."""
+        return _is_of(self.kind, POSITIVE_TYPES)
+
+    @property
+    def negative(self) -> NDArray[np.bool_]:
+        """Dislikes and unlikes."""
+        return _is_of(self.kind, NEGATIVE_TYPES)
 
 
-def forget(con: Connection) -> None:
-    """Free the memory of the latest parted events."""
-    con.execute(f"DROP TABLE IF EXISTS {PARTED_EVENTS}")
+def parted_events(
+    multi_event: Relation,
+    uids: NDArray[np.int64],
+    candidates: IdMap,
+    settings: SplitSettings,
+    rows: int,
+    columns: tuple[str, ...] = (),
+) -> Iterator[PartedEvents]:
+    """Divide every kept event.
+
+    Args:
+        multi_event: sorted by uid, then time.
+        uids: the active users, ascending; a user's place is its user_id.
+        candidates: from item_id to candidate song.
+        settings: the protocol.
+        rows: about how many rows to hold at a time; a user is never cut.
+        columns: columns of raw/multi_event to bring along.
+    """
+    kinds = " ".join(f"WHEN '{name}' THEN {kind}" for kind, name in enumerate(EVENT_TYPES))
+    events = multi_event.filter("uid IS NOT NULL AND item_id IS NOT NULL").project(
+        f"uid, item_id, (CASE event_type {kinds} ELSE {NO_TYPE} END)::UTINYINT AS kind, "
+        f"({_part_by_time(settings)})::UTINYINT AS part, " + ", ".join(columns)
+    )
+    for block in whole_users(events.to_arrow_reader(rows), "uid"):
+        user_id, kept = _active(block["uid"].to_numpy(), uids)
+        song = candidates.positions(block["item_id"].to_numpy()[kept])
+        known = song != UNKNOWN
+        kept, user_id, song = kept[known], user_id[known], song[known]
+        kind, part = block["kind"].to_numpy()[kept], block["part"].to_numpy()[kept]
+        if not len(kept):
+            continue
+        parted = PartedEvents(user_id, song, kind, part, block.select(columns).take(pa.array(kept)))
+        yield _by_position(parted, settings) if settings.protocol == "per_user" else _of_trained_users(parted)
 
 
-def _per_user(con: Connection, kept: Relation, settings: SplitSettings) -> Relation:
+def _active(uid: NDArray[np.int64], uids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """(user_id, row) of the rows whose user is active; `uid` is sorted."""
+    start = _starts(uid)
+    place = np.searchsorted(uids, uid[start]).clip(max=len(uids) - 1)
+    user_id = np.where(uids[place] == uid[start], place, UNKNOWN).astype(np.int32)
+    by_row = np.repeat(user_id, np.diff(start, append=len(uid)))
+    rows = np.flatnonzero(by_row != UNKNOWN)
+    return by_row[rows], rows
+
+
+def _starts(sorted_ids: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Where each id's rows begin."""
+    return np.flatnonzero(np.append(True, sorted_ids[1:] != sorted_ids[:-1])[: len(sorted_ids)])
+
+
+def _by_position(events: PartedEvents, settings: SplitSettings) -> PartedEvents:
+    """per_user: of a user's n events the first ⌊train · n⌋ train, those up to ⌊(train + validation) · n⌋ validate."""
+    start = _starts(events.user_id)
+    n_events = np.diff(start, append=len(events.user_id))
+    position = np.arange(len(events.user_id)) - np.repeat(start, n_events)
     train = Fraction(str(settings.train_ratio))
-    seen = train + Fraction(str(settings.validation_ratio))
-    # position ≤ ⌊ratio · n⌋ ⇔ position · denominator ≤ numerator · n, in whole numbers.
-    return con.sql(f"""
-        SELECT * EXCLUDE (position, n_events), CASE
-            WHEN position::HUGEINT * {train.denominator} <= {train.numerator}::HUGEINT * n_events THEN 'train'
-            WHEN position::HUGEINT * {seen.denominator} <= {seen.numerator}::HUGEINT * n_events THEN 'validation'
-            ELSE 'test' END AS part
-        FROM (
-            SELECT *, row_number() OVER (
-                PARTITION BY user_id ORDER BY timestamp NULLS LAST, file_row_number
-            ) AS position
-            FROM kept
-        )
-    """)
+    part = np.zeros(len(position), np.uint8)
+    for share in (train, train + Fraction(str(settings.validation_ratio))):
+        # A user at a time in Python's whole numbers, which do not overflow however many digits a ratio has.
+        end = [share.numerator * n // share.denominator for n in n_events.tolist()]
+        part += position >= np.repeat(np.array(end), n_events)
+    return _with_part(events, part)
 
 
-def _global_temporal(con: Connection, kept: Relation, settings: SplitSettings) -> Relation:
-    """Test [T, ∞), validation [T − gap − day, T − gap), train [0, T − gap − day − gap)."""
+def _part_by_time(settings: SplitSettings) -> str:
+    """global_temporal: test [T, ∞), validation [T − gap − day, T − gap), train before T − gap − day − gap."""
+    if settings.protocol == "per_user":
+        return str(NO_PART)
     validation_end = settings.test_start - GAP
     validation_start = validation_end - VALIDATION_LENGTH
-    parted = con.sql(f"""
-        SELECT * EXCLUDE (n_events), CASE
-            WHEN timestamp >= {settings.test_start} THEN 'test'
-            WHEN timestamp >= {validation_start} AND timestamp < {validation_end} THEN 'validation'
-            WHEN timestamp < {validation_start - GAP} THEN 'train' END AS part
-        FROM kept
-    """)
-    trained = parted.filter("part = 'train' AND positive").project("user_id").distinct()  # noqa: F841
-    return con.sql("""
-        SELECT * FROM parted
-        WHERE part = 'train' OR (part IS NOT NULL AND user_id IN (SELECT user_id FROM trained))
-    """)
+    return f"""CASE
+        WHEN timestamp >= {settings.test_start} THEN {TEST}
+        WHEN timestamp >= {validation_start} AND timestamp < {validation_end} THEN {VALIDATION}
+        WHEN timestamp < {validation_start - GAP} THEN {TRAIN}
+        ELSE {NO_PART} END"""
 
 
-def fingerprint(table: Relation) -> tuple[int, int]:
-    """Two numbers that equal tables share whatever their order: a hash over all rows, and how many there are."""
-    return table.aggregate(f"bit_xor(hash({', '.join(table.columns)})), count(*)").fetchall()[0]
+def _of_trained_users(events: PartedEvents) -> PartedEvents:
+    """Only users with a positive train event validate and test."""
+    start = _starts(events.user_id)
+    trained = np.logical_or.reduceat((events.part == TRAIN) & events.positive, start)
+    trained = np.repeat(trained, np.diff(start, append=len(events.user_id)))
+    return _with_part(events, np.where(trained | (events.part == TRAIN), events.part, NO_PART).astype(np.uint8))
 
 
-def part(con: Connection, parted_events: Relation, songs: Relation, name: str) -> Relation:
-    """One part in the order of users and time: user_id, song_id, timestamp, event_type, played_ratio, is_organic.
-
-    Train holds its positive events only; validation and test hold every type.
-    """
-    return con.sql(f"""
-        SELECT user_id, song_id, timestamp, event_type, played_ratio, is_organic
-        FROM parted_events JOIN songs USING (item_id)
-        WHERE part = '{name}' AND (positive OR part <> 'train')
-        ORDER BY user_id, timestamp, file_row_number
-    """)
+def _with_part(events: PartedEvents, part: NDArray[np.uint8]) -> PartedEvents:
+    return PartedEvents(events.user_id, events.song, events.kind, part, events.published)
 
 
-def negatives(con: Connection, parted_events: Relation, songs: Relation) -> Relation:
-    """Distinct explicit negatives of the train part, cold songs included: user_id, song_id, event_type, in_graph."""
-    return con.sql(f"""
-        SELECT DISTINCT user_id, song_id, event_type, in_graph
-        FROM parted_events JOIN songs USING (item_id)
-        WHERE part = 'train' AND event_type IN {NEGATIVE_TYPES}
-        ORDER BY user_id, song_id, event_type
-    """)
+def _is_of(kind: NDArray[np.uint8], types: tuple[str, ...]) -> NDArray[np.bool_]:
+    return np.isin(np.arange(NO_TYPE + 1), [EVENT_TYPES.index(name) for name in types])[kind]

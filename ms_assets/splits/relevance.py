@@ -43,5 +43,5 @@ def ground_truth(con: duckdb.DuckDBPyConnection, train: Relation, validation: Re
                 AS adjusted_relevance,
             listen_plus, likes, dislikes, n_events, coalesce(n_train_plays, 0) AS n_train_plays
         FROM counted LEFT JOIN plays USING (user_id, song_id)
-        ORDER BY split, user_id, song_id
+        ORDER BY user_id, split, song_id
     """)

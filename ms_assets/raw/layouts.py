@@ -1,0 +1,66 @@
+"""The two layouts in which Yambda publishes interactions, and the one order in which they are read here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from ms_assets.raw.schema import SourceError, SourceTable
+
+Relation = duckdb.DuckDBPyRelation
+
+USERS_AT_A_TIME = 64
+"""Rows of a sequential file that are held at a time; a user has thousands of events."""
+
+
+def flattened(path: Path, table: SourceTable) -> Iterator[pa.Table]:
+    """The rows of a sequential file, which has one row per uid and lists in all other columns.
+
+    Raises:
+        SourceError: a column is missing or holds no lists, or the lists of a user differ in length.
+    """
+    try:
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path}: not a whole Parquet file ({error})") from error
+    names = [column.name for column in table.columns]
+    if missing := set(names) - set(file.schema_arrow.names):
+        raise SourceError(f"{path}: column {', '.join(sorted(missing))} is missing; found {file.schema_arrow.names}")
+    for name in names[1:]:
+        found = file.schema_arrow.field(name).type
+        if not (pa.types.is_list(found) or pa.types.is_large_list(found)):
+            raise SourceError(f"{path}: column {name} has type {found}, expected a list for each user")
+    yield _flat(file.schema_arrow.empty_table().to_batches(), file.schema_arrow, path, names)
+    for users in file.iter_batches(USERS_AT_A_TIME, columns=names):
+        yield _flat([users], users.schema, path, names)
+
+
+def _flat(batches: list[pa.RecordBatch], schema: pa.Schema, path: Path, names: list[str]) -> pa.Table:
+    users = pa.Table.from_batches(batches, schema).combine_chunks()
+    lengths = [pa.compute.list_value_length(users[name]).to_numpy() for name in names[1:]]
+    if any(not np.array_equal(lengths[0], other) for other in lengths[1:]):
+        raise SourceError(f"{path}: the lists of a user differ in length")
+    uid = np.repeat(users["uid"].to_numpy(), lengths[0].astype(np.int64))
+    return pa.table([pa.array(uid), *(pa.compute.list_flatten(users[name]) for name in names[1:])], names=names)
+
+
+def is_sorted(events: Relation) -> bool:
+    """Whether events stand in the order of uid, then timestamp; unknown ones last."""
+    # A window without an order goes through the file's rows as they stand, and holds none of them.
+    [(misplaced,)] = (
+        events.project('coalesce(uid, 1::UBIGINT << 32) AS u, coalesce("timestamp", 1::UBIGINT << 62) AS t')
+        .project("u, t, lag(u) OVER () AS earlier_u, lag(t) OVER () AS earlier_t")
+        .aggregate("coalesce(bool_or(u < earlier_u OR (u = earlier_u AND t < earlier_t)), false)")
+        .fetchall()
+    )
+    return not misplaced
+
+
+def in_order(events: Relation) -> Relation:
+    """The events by uid, then timestamp, unknown ones last; ties stay in the order of `file_row_number`."""
+    ordered = events.order('uid NULLS LAST, "timestamp" NULLS LAST, file_row_number')
+    return ordered.project("* EXCLUDE (file_row_number)")

@@ -1,0 +1,96 @@
+"""Whether the tables of a division agree with each other and with the raw events, told from them alone."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import duckdb
+
+from ms_assets.splits.protocols import GAP, POSITIVE_TYPES
+from ms_assets.splits.relevance import LISTEN_PLUS_RATIO
+from ms_assets.streams import in_user_ranges
+
+Relation = duckdb.DuckDBPyRelation
+
+
+@dataclass(frozen=True)
+class Conservation:
+    """How many positive events should be in the parts, and how many are."""
+
+    n_kept: int
+    """With an active user and a candidate song."""
+    n_between_parts: int
+    """Those of them that a division by time leaves out: between two parts, or of users without a train event."""
+    n_in_parts: int
+    conserved: bool
+
+
+def conservation(
+    con: duckdb.DuckDBPyConnection,
+    multi_event: Relation,
+    users: Relation,
+    songs: Relation,
+    train: Relation,
+    validation: Relation,
+    test: Relation,
+) -> Conservation:
+    """Compare the parts with the kept events, as bags of (user, song, time, type).
+
+    They are the same; or (global_temporal) what the parts lack lies between two parts, more than half an hour
+    apart, or belongs to users without a train event.
+    """
+    parts = train.union(validation).union(test).filter(f"event_type IN {POSITIVE_TYPES}")
+    in_parts = parts.aggregate(_bag("true")).fetchall()[0]
+    gaps = _gaps(train, validation, test)
+    trained = train.project("user_id").distinct()  # noqa: F841  (named in the query below)
+    between = " OR ".join(f"(timestamp > {low} AND timestamp < {high})" for low, high in gaps)
+    kept = con.sql(f"""
+        SELECT user_id, song_id, timestamp, event_type,
+            user_id IN (SELECT user_id FROM trained) AND NOT ({between or "false"}) AS by_time
+        FROM multi_event JOIN users USING (uid) JOIN songs USING (item_id)
+        WHERE event_type IN {POSITIVE_TYPES}
+    """)
+    *everything, n_by_time, hash_by_time = kept.aggregate(f"{_bag('true')}, {_bag('by_time')}").fetchall()[0]
+    by_time = all(high - low > GAP for low, high in gaps) and in_parts == (n_by_time, hash_by_time)
+    n_kept = everything[0]
+    return Conservation(n_kept, n_kept - n_by_time, in_parts[0], by_time or in_parts == tuple(everything))
+
+
+def _bag(condition: str) -> str:
+    # A sum of hashes does not depend on the order of the rows, and sees one that is there twice.
+    row = "hash(user_id, song_id, timestamp::BIGINT, event_type::VARCHAR)::HUGEINT"
+    return f"count(*) FILTER ({condition}), coalesce(sum({row}) FILTER ({condition}), 0)"
+
+
+def _gaps(train: Relation, validation: Relation, test: Relation) -> list[tuple[int, int]]:
+    """From the end of each part to the start of the next one that has events, over all users."""
+    spans = [part.aggregate("min(timestamp), max(timestamp)").fetchall()[0] for part in (train, validation, test)]
+    there = [span for span in spans if span[0] is not None]
+    return [(end, start) for (_, end), (start, _) in pairwise(there)]
+
+
+def met_in_ground_truth(ground_truth: Relation) -> dict[str, tuple[int, ...]]:
+    """What the ground truth counts in each split: events, listens beyond half the track, likes, dislikes."""
+    sums = ", ".join(f"sum({name})::BIGINT" for name in ("n_events", "listen_plus", "likes", "dislikes"))
+    return {split: tuple(numbers) for split, *numbers in ground_truth.aggregate(f"split, {sums}").fetchall()}
+
+
+def met_in_events(part: Relation) -> tuple[int, ...]:
+    """The same, counted in a part's events."""
+    conditions = [f"event_type = 'listen' AND played_ratio > {LISTEN_PLUS_RATIO}"]
+    conditions += [f"event_type = '{name}'" for name in ("like", "dislike")]
+    return part.aggregate(", ".join(["count(*)", *(f"count(*) FILTER ({c})" for c in conditions)])).fetchall()[0]
+
+
+def n_wrong_train_plays(con: duckdb.DuckDBPyConnection, ground_truth: Relation, train: Relation, rows: int) -> int:
+    """Rows of the ground truth whose n_train_plays are not the user's listens of the song in train."""
+
+    def wrong(ground_truth: Relation, train: Relation) -> Relation:
+        return con.sql("""
+            WITH plays AS (
+                SELECT user_id, song_id, count(*) AS n FROM train WHERE event_type = 'listen' GROUP BY ALL
+            )
+            SELECT count(*) AS n FROM ground_truth LEFT JOIN plays USING (user_id, song_id)
+            WHERE n_train_plays <> coalesce(plays.n, 0)
+        """)
+
+    return sum(table["n"][0].as_py() for table in in_user_ranges(wrong, ground_truth, train, rows=rows).tables)

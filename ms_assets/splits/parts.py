@@ -1,0 +1,113 @@
+"""What the divided events come to: the songs that trained, the three parts, the explicit negatives."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+
+from ms_assets.raw.schema import EVENT_TYPES
+from ms_assets.splits.protocols import LISTEN, NO_TYPE, PARTS, TRAIN, PartedEvents
+
+EVENT_COLUMNS = ("timestamp", "played_ratio_pct", "is_organic")
+"""What `tables` needs of raw/multi_event beside users, songs, types and parts."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the parts hold, by candidate song [n_candidates] and in all."""
+
+    in_graph: NDArray[np.bool_]
+    """The song has a positive train event."""
+    n_train_plays: NDArray[np.int64]
+    """Listens in the train part."""
+    n_rows: dict[str, int]
+    """Rows of each part's table."""
+
+    @property
+    def song_ids(self) -> NDArray[np.int32]:
+        """The song_id of each candidate song: graph songs first, then cold ones, each in the candidates' order."""
+        song_ids = np.empty(len(self.in_graph), np.int32)
+        song_ids[np.argsort(~self.in_graph, kind="stable")] = np.arange(len(self.in_graph))
+        return song_ids
+
+
+def tally(blocks: Iterable[PartedEvents], n_candidates: int) -> Tally:
+    """Count what each part holds."""
+    in_graph = np.zeros(n_candidates, np.bool_)
+    plays = np.zeros(n_candidates, np.int64)
+    n_rows = np.zeros(len(PARTS), np.int64)
+    for events in blocks:
+        trained = events.song[(events.part == TRAIN) & events.positive]
+        in_graph[trained] = True
+        np.add.at(plays, events.song[(events.part == TRAIN) & (events.kind == LISTEN)], 1)
+        held_out = np.bincount(events.part, minlength=len(PARTS))[: len(PARTS)]
+        held_out[TRAIN] = len(trained)
+        n_rows += held_out
+    return Tally(in_graph, plays, dict(zip(PARTS, n_rows.tolist(), strict=True)))
+
+
+def tables(blocks: Iterable[PartedEvents], tally: Tally) -> Iterator[dict[str, pa.Table]]:
+    """The rows of train, validation, test and negatives, block by block, in the order of users and time.
+
+    Train holds its positive events only; validation and test hold every type. Negatives are distinct by user,
+    song and event type, and sorted by them.
+
+    Args:
+        blocks: with EVENT_COLUMNS.
+        tally: of the same events.
+    """
+    song_ids = tally.song_ids
+    for events in blocks:
+        rows = pa.table(
+            {
+                "user_id": events.user_id,
+                "song_id": song_ids[events.song],
+                "timestamp": events.published["timestamp"].cast(pa.int64()),
+                "event_type": _names(events.kind),
+                "played_ratio": _share(events.published["played_ratio_pct"]),
+                "is_organic": events.published["is_organic"].cast(pa.uint8()),
+            }
+        )
+        of_part = [events.part == part for part in range(len(PARTS))]
+        yield {
+            "train": rows.filter(pa.array(of_part[TRAIN] & events.positive)),
+            **{name: rows.filter(pa.array(of_part[PARTS.index(name)])) for name in PARTS[1:]},
+            "negatives": _negatives(events, song_ids, tally.in_graph),
+        }
+
+
+def _negatives(events: PartedEvents, song_ids: NDArray[np.int32], in_graph: NDArray[np.bool_]) -> pa.Table:
+    rows = np.flatnonzero((events.part == TRAIN) & events.negative)
+    user_id, song, kind = events.user_id[rows], events.song[rows], events.kind[rows]
+    order = np.lexsort((kind, song_ids[song], user_id))
+    user_id, song, kind = user_id[order], song[order], kind[order]
+    repeated = (user_id[1:] == user_id[:-1]) & (song[1:] == song[:-1]) & (kind[1:] == kind[:-1])
+    distinct = np.flatnonzero(np.append(True, ~repeated)[: len(rows)])
+    user_id, song, kind = user_id[distinct], song[distinct], kind[distinct]
+    columns = {
+        "user_id": user_id,
+        "song_id": song_ids[song],
+        "event_type": _names(kind),
+        "in_graph": in_graph[song],
+    }
+    return pa.table(columns)
+
+
+def _share(percent: pa.ChunkedArray) -> pa.ChunkedArray:
+    """min(percent, 100) / 100, null where the percent is."""
+    at_most_all = pa.compute.min_element_wise(percent.cast(pa.float64()), 100.0, skip_nulls=False)
+    return pa.compute.divide(at_most_all, 100.0)
+
+
+def _names(kind: NDArray[np.uint8]) -> pa.DictionaryArray:
+    indices = pa.array(kind.astype(np.int8), mask=kind == NO_TYPE)
+    return pa.DictionaryArray.from_arrays(indices, list(EVENT_TYPES))
+
+
+def fingerprint(table: duckdb.DuckDBPyRelation) -> tuple[int, int]:
+    """Two numbers that equal tables share whatever their order: a hash over all rows, and how many there are."""
+    return table.aggregate(f"bit_xor(hash({', '.join(table.columns)})), count(*)").fetchall()[0]

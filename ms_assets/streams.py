@@ -1,0 +1,150 @@
+"""Tables larger than memory: cut between users, computed a range of users at a time, written as they come.
+
+Everything after the raw tables is local to a user, and every large table is sorted by user. So nothing here
+ever holds more than some users' rows, and what is written does not depend on where the cuts fell.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Relation = duckdb.DuckDBPyRelation
+
+ROW_GROUP = 1 << 17
+"""Rows of a row group: few enough to skip the users before and after a range, enough to compress."""
+
+
+@dataclass(frozen=True)
+class TableStream:
+    """A table as consecutive Arrow tables of one schema, in the order of its rows; there is at least one."""
+
+    tables: Iterable[pa.Table]
+
+
+def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.Table]:
+    """The same rows, cut anew so that no user's are in two tables; `column` is sorted and never null."""
+    unfinished: list[pa.RecordBatch] = []
+    for batch in batches:
+        ids = batch.column(column).to_numpy()
+        last = int(np.searchsorted(ids, ids[-1])) if len(ids) else 0
+        if last or (unfinished and len(ids) and unfinished[0].column(column)[0].as_py() != ids[0]):
+            yield pa.Table.from_batches([*unfinished, batch.slice(0, last)]).combine_chunks()
+            unfinished = []
+        if len(ids):
+            unfinished.append(batch.slice(last))
+    if unfinished:
+        yield pa.Table.from_batches(unfinished).combine_chunks()
+
+
+def in_user_ranges(query: Callable[..., Relation], *tables: Relation, rows: int) -> TableStream:
+    """A query's result, computed for a range of users after the other.
+
+    The query takes the tables and treats each user alone; the tables are sorted by their `user_id`.
+
+    Args:
+        query: from relations like `tables` to a relation.
+        tables: what the query reads.
+        rows: about how many of their rows a range may hold; a user is never cut.
+    """
+    return TableStream(
+        query(*(table.filter(f"user_id BETWEEN {first} AND {last}") for table in tables)).to_arrow_table()
+        for first, last in user_ranges(*tables, rows=rows)
+    )
+
+
+def user_ranges(*tables: Relation, rows: int) -> list[tuple[int, int]]:
+    """Consecutive ranges (first, last) of `user_id`, all users together, with about `rows` rows of the tables each."""
+    counts: dict[int, int] = {}
+    for table in tables:
+        for user, n in table.aggregate("user_id, count(*)").fetchall():
+            counts[user] = counts.get(user, 0) + n
+    users = np.array(sorted(counts))
+    if not len(users):
+        return [(0, 0)]
+    filled = np.cumsum([counts[user] for user in users]) // rows
+    last = np.flatnonzero(np.append(filled[1:] != filled[:-1], True))
+    first = np.append(0, last[:-1] + 1)
+    return [(int(users[low]), int(users[high])) for low, high in zip(first, last, strict=True)]
+
+
+class TableWriter:
+    """Writes consecutive tables into one Parquet file, which is whole after `finish`; used as a context.
+
+    Row groups have the same size however the rows come, and a thread of its own compresses them while the next
+    rows are computed. Whole numbers are stored as differences, which suits ids and times; other columns by
+    dictionary.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: pq.ParquetWriter | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+        self._waiting: list[pa.Table] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+        if self._writer is not None:
+            self._writer.close()
+
+    def append(self, table: pa.Table) -> None:
+        """Add rows after those that came before."""
+        if self._writer is None:
+            self._writer = self._open(table.schema)
+            self._waiting.append(table.slice(0, 0))
+        self._waiting.append(table)
+        if sum(map(len, self._waiting)) >= ROW_GROUP:
+            self._write(whole_groups_only=True)
+
+    def fill(self, tables: Iterable[pa.Table]) -> Path:
+        """Append tables, at least one, and finish."""
+        for table in tables:
+            self.append(table)
+        return self.finish()
+
+    def finish(self) -> Path:
+        """Write what is still waiting and complete the file, whose path is returned."""
+        if self._waiting:
+            self._write(whole_groups_only=False)
+            self._wait()
+            self._waiting = []
+        assert self._writer is not None, "a table has columns: append one, though it be empty"
+        self._writer.close()
+        return self.path
+
+    def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
+        whole = [field.name for field in schema if pa.types.is_integer(field.type)]
+        return pq.ParquetWriter(
+            self.path,
+            schema,
+            compression="zstd",
+            use_dictionary=[name for name in schema.names if name not in whole],
+            column_encoding=dict.fromkeys(whole, "DELTA_BINARY_PACKED"),
+            # Without it a dictionary of names would come back as a category instead of text.
+            store_schema=False,
+        )
+
+    def _write(self, whole_groups_only: bool) -> None:
+        self._wait()
+        rows = pa.concat_tables(self._waiting)
+        n = len(rows) // ROW_GROUP * ROW_GROUP if whole_groups_only else len(rows)
+        self._waiting = [rows.slice(n)]
+        if n:
+            assert self._writer is not None
+            self._writing = self._thread.submit(self._writer.write_table, rows.slice(0, n), ROW_GROUP)
+
+    def _wait(self) -> None:
+        """At most one table is being written; an error of the thread is raised here."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
