@@ -2,23 +2,40 @@
 
 Songs lie around scenes in a latent space, and their audio is a noisy image of it; users love a few scenes, and
 mostly replay what they have played. So collaborative, content and replay signals are all there to be found.
+Users are drawn in blocks, each from a random stream of its own, so that memory is that of a few blocks and any
+number of threads gives the same files.
 """
 
+import logging
+import math
 import os
 import shutil
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.random import Generator
+from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
 from ms_assets.raw.schema import AUDIO_DIMENSIONS, EVENT_TYPES, TABLES
 from ms_assets.settings import PUBLISHED_LAST_TIMESTAMP
 
 DAY = 86_400
+RECENT = 3 * DAY
+"""How long a release counts as fresh, in seconds."""
+USERS_PER_BLOCK = 125
+SONGS_PER_BLOCK = 50_000
+
+logger = logging.getLogger(__name__)
+
+Curve = tuple[tuple[float, float], ...]
+"""Points of a quantity's logarithm over a standard normal score; two points make it lognormal, cut at both."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,10 @@ class SampleShape:
     n_scenes: int = 80
     scenes_per_user: int = 4
     seed: int = 7
+    activity: Curve = ((-4.0, -3.6), (4.0, 3.6))
+    """How a user's listens compare with another's."""
+    popularity: Curve = ((-4.0, -2.88), (4.0, 2.88))
+    """How probable a song is compared with others of its scene or artist."""
     favourites: int = 6
     """Artists that a user returns to."""
     loyalty: float = 0.4
@@ -45,8 +66,9 @@ class SampleShape:
     dislike: float = 0.08
     snub: float = 0.1
     """Share of songs met once and not loved that are disliked unheard."""
-    regret: float = 0.15
-    """Probability that a like or dislike is taken back later."""
+    unlike: float = 0.15
+    """Probability that a like is taken back later."""
+    undislike: float = 0.15
     null_ratio: float = 0.01
     """Share of listens whose played ratio is unknown."""
     null_item: float = 0.0002
@@ -57,42 +79,54 @@ class SampleShape:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The songs, by internal number 0…n−1."""
+    """The songs by internal number: first those always there, by scene and artist, then the releases by time."""
 
     item_id: NDArray[np.uint32]
     scene: NDArray[np.int64]
     artist: NDArray[np.int64]
     release: NDArray[np.int64]
-    popularity: NDArray[np.float64]
-    latent: NDArray[np.float64]
+    latent: NDArray[np.float32]
+    cumulated_popularity: NDArray[np.float64]
+    scene_start: NDArray[np.int64]
+    """Where the songs of each scene begin among those always there; one entry more than scenes."""
+    artist_start: NDArray[np.int64]
+
+    def draw(self, rng: Generator, first: NDArray[np.int64], beyond: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A song of each stretch, by popularity."""
+        low, high = self.cumulated_popularity[first], self.cumulated_popularity[beyond]
+        drawn = np.searchsorted(self.cumulated_popularity, low + rng.random(low.shape) * (high - low), side="right")
+        return (drawn - 1).clip(0, len(self.item_id) - 1)
 
 
 @dataclass(frozen=True)
 class Events:
-    """Parallel columns, one entry per event; `song` is an internal number, `user` a row of the user ids."""
+    """Parallel columns, one entry per event; `song` is an internal number, `user` a row of the block's user ids."""
 
     user: NDArray[np.int64]
     time: NDArray[np.int64]
     song: NDArray[np.int64]
-    kind: NDArray[np.int64]
-    percent: NDArray[np.int64]
+    kind: NDArray[np.int8]
+    percent: NDArray[np.uint16]
     organic: NDArray[np.bool_]
 
     def take(self, order: NDArray[np.integer]) -> "Events":
         """The events at these positions."""
-        return Events(*(getattr(self, name)[order] for name in self.__dataclass_fields__))
+        return Events(*(getattr(self, field.name)[order] for field in fields(self)))
 
 
-def generate(folder: Path, shape: SampleShape) -> None:
+def generate(folder: Path, shape: SampleShape, scale: str = "sample", threads: int = os.cpu_count() or 1) -> None:
     """Write the nine files under `folder`, which appears only when all of them are whole."""
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    rng = np.random.default_rng(shape.seed)
-    catalogue = _catalogue(rng, shape)
-    events = _events(rng, shape, catalogue)
-    uid = np.sort(rng.choice(10 * shape.n_users, shape.n_users, replace=False)).astype(np.uint32)
-    _write_interactions(unfinished, rng, shape, catalogue, uid, events)
-    _write_catalogue(unfinished, rng, shape, catalogue)
+    for_songs, for_files, for_users = SeedSequence(shape.seed).spawn(3)
+    songs = _catalogue(default_rng(for_songs), shape)
+    paths = {name: unfinished / table.file(scale) for name, table in TABLES.items()}
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(threads) as pool:
+        catalogue = pool.submit(_write_catalogue, paths, default_rng(for_files), shape, songs)
+        _write(paths, _blocks(pool, threads, for_users, shape, songs))
+        catalogue.result()
     try:
         unfinished.rename(folder)
     except OSError:
@@ -101,201 +135,214 @@ def generate(folder: Path, shape: SampleShape) -> None:
             raise
 
 
+def _curve(curve: Curve, score: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(np.interp(score, *np.transpose(curve)))
+
+
 def _catalogue(rng: Generator, shape: SampleShape) -> Catalogue:
     n, n_artists, width = shape.n_songs, max(shape.n_songs // 8, 1), 16
     centres = rng.normal(size=(shape.n_scenes, width))
-    artist_scene = rng.integers(shape.n_scenes, size=n_artists)
+    artist_scene = np.sort(rng.integers(shape.n_scenes, size=n_artists))
     artist_latent = centres[artist_scene] + 0.5 * rng.normal(size=(n_artists, width))
-    artist_fame = rng.lognormal(sigma=0.4, size=n_artists)
-    artist = rng.choice(n_artists, n, p=artist_fame / artist_fame.sum())
+    fame = 0.4 * rng.normal(size=n_artists)
+    artist = rng.choice(n_artists, n, p=np.exp(fame) / np.exp(fame).sum())
     # One song in ten comes out during the recorded time; the others were there before.
     release = np.where(rng.random(n) < 0.1, rng.integers(1, PUBLISHED_LAST_TIMESTAMP, size=n), 0)
+    order = np.lexsort((artist, release))
+    artist, release = artist[order], release[order]
+    score = (0.6 * rng.normal(size=n) + fame[artist]) / math.hypot(0.6, 0.4)
+    there = artist[release == 0]
     return Catalogue(
-        item_id=np.sort(rng.choice(20 * n, n, replace=False)).astype(np.uint32),
+        item_id=rng.choice(20 * n, n, replace=False).astype(np.uint32),
         scene=artist_scene[artist],
         artist=artist,
         release=release,
-        popularity=rng.lognormal(sigma=0.6, size=n) * artist_fame[artist],
-        latent=artist_latent[artist] + 0.35 * rng.normal(size=(n, width)),
+        latent=(artist_latent[artist] + 0.35 * rng.normal(size=(n, width))).astype(np.float32),
+        cumulated_popularity=np.concatenate([[0], np.cumsum(_curve(shape.popularity, score))]),
+        scene_start=np.searchsorted(artist_scene[there], np.arange(shape.n_scenes + 1)),
+        artist_start=np.searchsorted(there, np.arange(n_artists + 1)),
     )
 
 
-def _events(rng: Generator, shape: SampleShape, songs: Catalogue) -> Events:
-    user, time = _listening_times(rng, shape)
-    song, loved, fresh = _first_choices(rng, shape, songs, user, time)
-    origin = _replay_origins(rng, shape.replay, user)
-    song, loved = song[origin], loved[origin]
-    replayed = origin != np.arange(len(user))
+def _blocks(
+    pool: ThreadPoolExecutor, ahead: int, seeds: SeedSequence, shape: SampleShape, songs: Catalogue
+) -> Iterator[dict[str, pa.Table]]:
+    """The interaction tables of each block of users, in order; at most `ahead` blocks wait to be written."""
+    for_activity, *for_blocks = seeds.spawn(1 + -(-shape.n_users // USERS_PER_BLOCK))
+    rng = default_rng(for_activity)
+    activity = _curve(shape.activity, rng.normal(size=shape.n_users))
+    n_listens = np.maximum(np.rint(shape.n_listens * activity / activity.sum()), 1).astype(np.int64)
+    uid = np.sort(rng.choice(10 * shape.n_users, shape.n_users, replace=False)).astype(np.uint32)
+    underway: deque[Future[dict[str, pa.Table]]] = deque()
+    for start, seed in zip(range(0, shape.n_users, USERS_PER_BLOCK), for_blocks, strict=True):
+        users = slice(start, start + USERS_PER_BLOCK)
+        underway.append(pool.submit(_block, default_rng(seed), shape, songs, uid[users], n_listens[users]))
+        if len(underway) > ahead:
+            yield underway.popleft().result()
+            logger.info("%d of %d users", start - (ahead - 1) * USERS_PER_BLOCK, shape.n_users)
+    yield from (block.result() for block in underway)
+
+
+def _block(
+    rng: Generator, shape: SampleShape, songs: Catalogue, uid: NDArray[np.uint32], n_listens: NDArray[np.int64]
+) -> dict[str, pa.Table]:
+    events = _events(rng, shape, songs, n_listens)
+    n, heard = len(events.user), events.kind == EVENT_TYPES.index("listen")
+    unknown = ~heard | (rng.random(n) < shape.null_ratio)
+    item_id = songs.item_id[events.song]
+    columns = {
+        "uid": pa.array(uid[events.user]),
+        "timestamp": pa.array(events.time.astype(np.uint32)),
+        "item_id": pa.array(item_id, mask=rng.random(n) < shape.null_item),
+        "is_organic": pa.array(events.organic.astype(np.uint8)),
+        "played_ratio_pct": pa.array(events.percent, mask=unknown),
+        "track_length_seconds": pa.array((90 + 5 * (item_id % 60)).astype(np.uint16), mask=~heard),
+        "event_type": pa.DictionaryArray.from_arrays(pa.array(events.kind), list(EVENT_TYPES)),
+    }
+    tables = {"multi_event": pa.table(columns)}
+    for code, kind in enumerate(EVENT_TYPES):
+        published = [column.name for column in TABLES[f"{kind}s"].columns]
+        tables[f"{kind}s"] = tables["multi_event"].select(published).filter(pa.array(events.kind == code))
+    return tables
+
+
+def _events(rng: Generator, shape: SampleShape, songs: Catalogue, n_listens: NDArray[np.int64]) -> Events:
+    user, time = _listening_times(rng, n_listens)
+    origin = _replay_origins(rng, shape.replay, n_listens)
+    new = origin == np.arange(len(user))
+    choice = (np.cumsum(new) - 1)[origin]
+    song, loved, fresh = (of[choice] for of in _choices(rng, shape, songs, len(n_listens), user[new], time[new]))
     full = rng.random(len(user)) < np.where(loved, 0.75, 0.2)
-    percent = np.where(full, 100, rng.integers(0, np.where(loved, 100, 50)))
-    organic = rng.random(len(user)) < np.where(replayed, 0.7, np.where(fresh, 0.15, 0.4))
+    percent = np.where(full, 100, rng.random(len(user)) * np.where(loved, 100, 50)).astype(np.uint16)
+    organic = rng.random(len(user)) < np.where(new, np.where(fresh, 0.15, 0.4), 0.7)
     once = np.bincount(origin, minlength=len(user)) == 1
     snubbed = once & ~loved & (rng.random(len(user)) < shape.snub)
-    kind = np.where(snubbed, EVENT_TYPES.index("dislike"), EVENT_TYPES.index("listen"))
+    kind = np.where(snubbed, EVENT_TYPES.index("dislike"), EVENT_TYPES.index("listen")).astype(np.int8)
     listens = Events(user, time, song, kind, percent, organic)
-    first = ~replayed & ~snubbed
-    everything = _with_feedback(rng, shape, listens, first & loved, first & ~loved)
+    first = new & ~snubbed
+    events = _with_feedback(rng, shape, listens, first & loved, first & ~loved)
     # The sort is stable: at equal times the listen stays before the like that follows it.
-    return everything.take(np.lexsort((everything.time, everything.user)))
+    return events.take(np.argsort(_when(events.user, events.time), kind="stable"))
 
 
-def _listening_times(rng: Generator, shape: SampleShape) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    activity = rng.lognormal(sigma=0.9, size=shape.n_users)
-    n_listens = np.maximum(np.rint(shape.n_listens * activity / activity.sum()), 1).astype(np.int64)
-    user = np.repeat(np.arange(shape.n_users), n_listens)
+def _listening_times(rng: Generator, n_listens: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    user = np.repeat(np.arange(len(n_listens)), n_listens)
     # About twelve listens a session: a session is a number, its start a draw that its listens share.
     n_sessions = np.maximum(n_listens // 12, 1)
     session = (rng.random(len(user)) * n_sessions[user]).astype(np.int64) + (np.cumsum(n_sessions) - n_sessions)[user]
     start = rng.integers(0, PUBLISHED_LAST_TIMESTAMP - DAY // 12, size=n_sessions.sum())
     time = (start[session] + rng.integers(0, DAY // 12, size=len(user))) // 5 * 5
     time[np.argmax(time)] = PUBLISHED_LAST_TIMESTAMP
-    order = np.lexsort((time, user))
-    return user[order], time[order]
+    return user, np.sort(_when(user, time)) - _when(user, 0)
 
 
-def _first_choices(
-    rng: Generator, shape: SampleShape, songs: Catalogue, user: NDArray[np.int64], time: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """What each listen would play if it were new: (song, of a loved scene, a recent release)."""
-    n = len(user)
-    loved_scenes = np.argsort(rng.random((shape.n_users, shape.n_scenes)), axis=1)[:, : shape.scenes_per_user]
-    shares = np.cumsum(rng.dirichlet(np.full(shape.scenes_per_user, 1.5), shape.n_users), axis=1)
-    which = (rng.random(n)[:, None] > shares[user]).sum(axis=1).clip(max=shape.scenes_per_user - 1)
-
-    # Songs in the order of scenes and artists: either is a stretch of the cumulated popularity.
-    there = np.flatnonzero(songs.release == 0)
-    there = there[np.lexsort((songs.artist[there], songs.scene[there]))]
-    cumulated = np.concatenate([[0], np.cumsum(songs.popularity[there])])
-
-    def draw(first: NDArray[np.int64], beyond: NDArray[np.int64]) -> NDArray[np.int64]:
-        low, high = cumulated[first], cumulated[beyond]
-        drawn = np.searchsorted(cumulated, low + rng.random(low.shape) * (high - low), side="right") - 1
-        return there[drawn.clip(0, len(there) - 1)]
-
-    scene_starts = np.searchsorted(songs.scene[there], np.arange(shape.n_scenes + 1))
-    favourite_scene = loved_scenes[:, np.arange(shape.favourites) % shape.scenes_per_user]
-    favourites = songs.artist[draw(scene_starts[favourite_scene], scene_starts[favourite_scene + 1])]
-    artist = favourites[user, rng.integers(shape.favourites, size=n)]
-    places = np.argsort(songs.artist[there], kind="stable")
-    by_artist = songs.artist[there][places]
-    first_song = places[np.searchsorted(by_artist, artist)]
-    n_songs = np.searchsorted(by_artist, artist, side="right") - np.searchsorted(by_artist, artist)
-    scene = loved_scenes[user, which]
-    loyal, stray = rng.random(n) < shape.loyalty, rng.random(n) < shape.stray
-    first = np.where(stray, 0, np.where(loyal, first_song, scene_starts[scene]))
-    beyond = np.where(stray, len(there), np.where(loyal, first_song + n_songs, scene_starts[scene + 1]))
-    song = draw(first, beyond)
-
-    new = np.flatnonzero(songs.release > 0)
-    new = new[np.argsort(songs.release[new], kind="stable")]
-    latest = np.searchsorted(songs.release[new], time, side="right") - 1 - rng.geometric(0.1, size=n)
-    fresh = (rng.random(n) < shape.fresh) & (latest >= 0)
-    song[fresh] = new[latest[fresh]]
-    return song, (songs.scene[song][:, None] == loved_scenes[user]).any(axis=1), fresh
+def _when(user: NDArray[np.int64], time: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """User and time as one number to sort by."""
+    return user * (PUBLISHED_LAST_TIMESTAMP + 1) + time
 
 
-def _replay_origins(rng: Generator, replay: float, user: NDArray[np.int64]) -> NDArray[np.int64]:
+def _replay_origins(rng: Generator, replay: float, n_listens: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each listen the position of the listen that chose its song: itself, or an earlier one of the user."""
-    position = np.arange(len(user))
-    first = np.searchsorted(user, user)
-    earlier = first + (rng.random(len(user)) * (position - first)).astype(np.int64)
-    origin = np.where((rng.random(len(user)) < replay) & (position > first), earlier, position)
-    while (further := origin[origin]).tolist() != origin.tolist():
+    position = np.arange(n_listens.sum())
+    first = np.repeat(np.cumsum(n_listens) - n_listens, n_listens)
+    earlier = first + (rng.random(len(position)) * (position - first)).astype(np.int64)
+    origin = np.where(rng.random(len(position)) < replay, earlier, position)
+    while not np.array_equal(further := origin[origin], origin):
         origin = further
     return origin
+
+
+def _choices(
+    rng: Generator, shape: SampleShape, songs: Catalogue, n_users: int, user: NDArray[np.int64], time: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """What each listen to a new song plays: (song, of a loved scene, a recent release)."""
+    n = len(user)
+    loved_scenes = np.argsort(rng.random((n_users, shape.n_scenes)), axis=1)[:, : shape.scenes_per_user]
+    # Each user's cumulated shares of scenes lie between the user's number and the next: one search finds both.
+    shares = np.cumsum(rng.dirichlet(np.full(shape.scenes_per_user, 1.5), n_users), axis=1)
+    shares[:, -1] = 1
+    bounds = (np.arange(n_users)[:, None] + shares).ravel()
+    scene = loved_scenes.ravel()[np.searchsorted(bounds, user + rng.random(n), side="right")]
+
+    favourite_scene = loved_scenes[:, np.arange(shape.favourites) % shape.scenes_per_user]
+    favourite = songs.draw(rng, songs.scene_start[favourite_scene], songs.scene_start[favourite_scene + 1])
+    artist = songs.artist[favourite][user, rng.integers(shape.favourites, size=n)]
+    loyal, stray = rng.random(n) < shape.loyalty, rng.random(n) < shape.stray
+    first = np.where(loyal, songs.artist_start[artist], songs.scene_start[scene])
+    beyond = np.where(loyal, songs.artist_start[artist + 1], songs.scene_start[scene + 1])
+    first[stray], beyond[stray] = 0, songs.scene_start[-1]
+    since, until = (np.searchsorted(songs.release, t, side="right") for t in ((time - RECENT).clip(min=0), time))
+    fresh = (rng.random(n) < shape.fresh) & (since < until)
+    song = songs.draw(rng, np.where(fresh, since, first), np.where(fresh, until, beyond))
+
+    loved = np.zeros((n_users, shape.n_scenes), dtype=bool)
+    np.put_along_axis(loved, loved_scenes, True, axis=1)
+    return song, loved[user, songs.scene[song]], fresh
 
 
 def _with_feedback(
     rng: Generator, shape: SampleShape, listens: Events, loved: NDArray[np.bool_], unloved: NDArray[np.bool_]
 ) -> Events:
-    kinds = {kind: code for code, kind in enumerate(EVENT_TYPES)}
-    likes = np.flatnonzero(loved & (rng.random(len(loved)) < shape.like))
-    dislikes = np.flatnonzero(unloved & (rng.random(len(loved)) < shape.dislike))
+    """The listens, then the reactions to those that are the first of a loved or unloved song."""
     parts = [listens]
-    for kind, regret, given in (("like", "unlike", likes), ("dislike", "undislike", dislikes)):
-        feedback = _feedback(listens.take(given), kinds[kind], listens.time[given])
-        back = feedback.take(np.flatnonzero(rng.random(len(given)) < shape.regret))
+    reactions = (("like", loved, shape.like, shape.unlike), ("dislike", unloved, shape.dislike, shape.undislike))
+    for kind, first, given, regretted in reactions:
+        feedback = listens.take(np.flatnonzero(first & (rng.random(len(first)) < given)))
+        back = feedback.take(np.flatnonzero(rng.random(len(feedback.time)) < regretted))
         later = back.time + rng.random(len(back.time)) * (PUBLISHED_LAST_TIMESTAMP - back.time)
-        parts += [feedback, _feedback(back, kinds[regret], later.astype(np.int64) // 5 * 5)]
-    return Events(*(np.concatenate([getattr(p, name) for p in parts]) for name in Events.__dataclass_fields__))
-
-
-def _feedback(on: Events, kind: int, time: NDArray[np.int64]) -> Events:
-    return Events(on.user, time, on.song, np.full(len(time), kind), on.percent, on.organic)
-
-
-def _write_interactions(
-    folder: Path,
-    rng: Generator,
-    shape: SampleShape,
-    songs: Catalogue,
-    uid: NDArray[np.uint32],
-    events: Events,
-) -> None:
-    n, heard = len(events.user), events.kind == 0
-    unknown = ~heard | (rng.random(n) < shape.null_ratio)
-    length = 90 + 5 * (songs.item_id[events.song] % 60)
-    columns = {
-        "uid": pa.array(uid[events.user]),
-        "timestamp": pa.array(events.time.astype(np.uint32)),
-        "item_id": pa.array(songs.item_id[events.song], mask=rng.random(n) < shape.null_item),
-        "is_organic": pa.array(events.organic.astype(np.uint8)),
-        "played_ratio_pct": pa.array(events.percent.astype(np.uint16), mask=unknown),
-        "track_length_seconds": pa.array(length.astype(np.uint16), mask=~heard),
-        "event_type": pa.DictionaryArray.from_arrays(pa.array(events.kind.astype(np.int8)), list(EVENT_TYPES)),
-    }
-    table = pa.table(columns)
-    _write(folder, "multi_event", table)
-    for code, kind in enumerate(EVENT_TYPES):
-        name = f"{kind}s"
-        published = [column.name for column in TABLES[name].columns]
-        _write(folder, name, table.filter(pa.array(events.kind == code)).select(published))
-
-
-def _write_catalogue(folder: Path, rng: Generator, shape: SampleShape, songs: Catalogue) -> None:
-    n = shape.n_songs
-    audible = np.flatnonzero(rng.random(n) >= shape.silent)
-    image = rng.normal(size=(songs.latent.shape[1], AUDIO_DIMENSIONS)) / 4
-    audio = songs.latent[audible] @ image + 0.4 * rng.normal(size=(len(audible), AUDIO_DIMENSIONS))
-    unit = audio / np.linalg.norm(audio, axis=1, keepdims=True)
-    _write(
-        folder,
-        "embeddings",
-        pa.table(
-            {
-                "item_id": songs.item_id[audible],
-                "embed": _lists(audio),
-                "normalized_embed": _lists(unit),
-            }
-        ),
-    )
-    # One song in twenty has no known artist, one in ten has a guest; most are on an album of about ten songs.
-    known, guest = rng.random(n) >= 0.05, rng.random(n) < 0.1
-    guests = np.stack([rng.integers(songs.artist.max() + 1, size=n), np.arange(n)], axis=1)[guest & known]
-    artists = np.concatenate([np.stack([songs.artist, np.arange(n)], axis=1)[known], guests])
-    _write(folder, "artist_item_mapping", _mapping("artist_id", artists, songs))
-    album = songs.artist * 16 + rng.integers(2, size=n)
-    compiled = rng.random(n) < 0.05
-    albums = np.concatenate(
-        [
-            np.stack([album, np.arange(n)], axis=1)[rng.random(n) >= 0.08],
-            np.stack([rng.integers(50, size=n) * 16 + 9, np.arange(n)], axis=1)[compiled],
+        parts += [
+            replace(feedback, kind=np.full_like(feedback.kind, EVENT_TYPES.index(kind))),
+            replace(
+                back, kind=np.full_like(back.kind, EVENT_TYPES.index(f"un{kind}")), time=later.astype(int) // 5 * 5
+            ),
         ]
-    )
-    _write(folder, "album_item_mapping", _mapping("album_id", albums, songs))
+    return Events(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Events)))
 
 
-def _mapping(name: str, pairs: NDArray[np.int64], songs: Catalogue) -> pa.Table:
-    owner, song = np.unique(pairs, axis=0).T
+def _write_catalogue(paths: dict[str, Path], rng: Generator, shape: SampleShape, songs: Catalogue) -> None:
+    n = shape.n_songs
+    audible, known, guests, on_album, compiled = (rng.random(n) < p for p in (1 - shape.silent, 0.95, 0.1, 0.92, 0.05))
+    _write(paths, _embeddings(rng, songs, np.flatnonzero(audible)))
+    guest = rng.integers(songs.artist.max() + 1, size=n)
+    artists = _mapping("artist_id", songs, (songs.artist, known), (guest, known & guests))
+    # An artist has two albums; compilations have songs of everybody.
+    album, compilation = songs.artist * 16 + rng.integers(2, size=n), rng.integers(50, size=n) * 16 + 9
+    albums = _mapping("album_id", songs, (album, on_album), (compilation, compiled))
+    _write(paths, [{"artist_item_mapping": artists, "album_item_mapping": albums}])
+
+
+def _embeddings(rng: Generator, songs: Catalogue, audible: NDArray[np.int64]) -> Iterator[dict[str, pa.Table]]:
+    image = rng.standard_normal((songs.latent.shape[1], AUDIO_DIMENSIONS), dtype=np.float32) / 4
+    by_id = audible[np.argsort(songs.item_id[audible])]
+    for start in range(0, len(by_id), SONGS_PER_BLOCK):
+        block = by_id[start : start + SONGS_PER_BLOCK]
+        noise = rng.standard_normal((len(block), AUDIO_DIMENSIONS), dtype=np.float32)
+        audio = songs.latent[block] @ image + np.float32(0.4) * noise
+        unit = audio / np.linalg.norm(audio, axis=1, keepdims=True)
+        columns = {"item_id": songs.item_id[block], "embed": _lists(audio), "normalized_embed": _lists(unit)}
+        yield {"embeddings": pa.table(columns)}
+
+
+def _lists(vectors: NDArray[np.float32]) -> pa.ListArray:
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel()))
+
+
+def _mapping(name: str, songs: Catalogue, *owners: tuple[NDArray[np.int64], NDArray[np.bool_]]) -> pa.Table:
+    """Pairs of owner and song, each once and in order; owners come with a mask of the songs that they have."""
+    n = len(songs.item_id)
+    pairs = np.concatenate([owner[some] * n + np.flatnonzero(some) for owner, some in owners])
+    owner, song = np.divmod(np.unique(pairs), n)
     return pa.table({name: (3 * owner + 1).astype(np.uint32), "item_id": songs.item_id[song]})
 
 
-def _lists(vectors: NDArray[np.float64]) -> pa.ListArray:
-    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.astype(np.float32).ravel()))
-
-
-def _write(folder: Path, name: str, table: pa.Table) -> None:
-    path = folder / TABLES[name].file("sample")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd", row_group_size=100_000)
+def _write(paths: dict[str, Path], pieces: Iterable[dict[str, pa.Table]]) -> None:
+    """Write files that grow together: what each gets of a piece is a row group."""
+    with ExitStack() as open_files:
+        writers: dict[str, pq.ParquetWriter] = {}
+        for piece in pieces:
+            for name, rows in piece.items():
+                if name not in writers:
+                    writer = pq.ParquetWriter(paths[name], rows.schema, compression="zstd")
+                    writers[name] = open_files.enter_context(writer)
+                writers[name].write_table(rows)

@@ -1,10 +1,13 @@
 """The generated sample has the size, the plants and the repeatability that everything offline leans on."""
 
+from itertools import pairwise
+
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
-from ms_assets.raw.sample import SampleShape, generate
+from ms_assets.raw.sample import USERS_PER_BLOCK, SampleShape, generate
 from ms_assets.raw.schema import TABLES, verify
 
 
@@ -13,6 +16,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample") / "first"
     generate(folder, SampleShape())
     return folder
+
+
+def content(of):
+    return {str(p.relative_to(of)): p.read_bytes() for p in of.rglob("*.parquet")}
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +38,28 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_ones(folder, 
     generate(tmp_path / "small", SampleShape(**small))
     generate(tmp_path / "other", SampleShape(**small, seed=8))
 
-    def content(of):
-        return {str(p.relative_to(of)): p.read_bytes() for p in of.rglob("*.parquet")}
-
     assert len(content(folder)) == 9
     assert content(folder) == content(tmp_path / "again")
     small, other = content(tmp_path / "small"), content(tmp_path / "other")
     assert all(small[file] != other[file] for file in small)
+
+
+def test_any_number_of_threads_gives_the_same_bytes(folder, tmp_path):
+    for threads in (1, 3):
+        generate(tmp_path / str(threads), SampleShape(), threads=threads)
+        assert content(tmp_path / str(threads)) == content(folder)
+
+
+def test_a_user_lies_in_one_row_group(folder):
+    metadata = pq.read_metadata(folder / "flat/sample/multi_event.parquet")
+    spans = [metadata.row_group(i).column(0).statistics for i in range(metadata.num_row_groups)]
+    assert len(spans) == 1_000 / USERS_PER_BLOCK
+    assert all(before.max < after.min for before, after in pairwise(spans))
+
+
+def test_the_files_lie_where_the_scale_belongs(tmp_path):
+    generate(tmp_path / "data", SampleShape(n_users=40, n_songs=300, n_listens=2_000), scale="50m")
+    assert set(content(tmp_path / "data")) == {table.file("50m") for table in TABLES.values()}
 
 
 def test_nothing_unfinished_stays_behind(folder):
