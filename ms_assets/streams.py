@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 Relation = duckdb.DuckDBPyRelation
+T = TypeVar("T")
 
 ROW_GROUP = 1 << 17
 """Rows of a row group: few enough to skip the users before and after a range, enough to compress."""
@@ -31,7 +33,7 @@ class TableStream:
 def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.Table]:
     """The same rows, cut anew so that no user's are in two tables; `column` is sorted and never null."""
     unfinished: list[pa.RecordBatch] = []
-    for batch in batches:
+    for batch in ahead(iter(batches)):
         ids = batch.column(column).to_numpy()
         last = int(np.searchsorted(ids, ids[-1])) if len(ids) else 0
         if last or (unfinished and len(ids) and unfinished[0].column(column)[0].as_py() != ids[0]):
@@ -41,6 +43,20 @@ def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.T
             unfinished.append(batch.slice(last))
     if unfinished:
         yield pa.Table.from_batches(unfinished).combine_chunks()
+
+
+def starts(sorted_ids: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Where each id's rows begin."""
+    return np.flatnonzero(np.append(True, sorted_ids[1:] != sorted_ids[:-1])[: len(sorted_ids)])
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread of its own while the one before is used."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item
 
 
 def in_user_ranges(query: Callable[..., Relation], *tables: Relation, rows: int) -> TableStream:

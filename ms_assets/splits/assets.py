@@ -5,6 +5,9 @@ from functools import partial
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from ms_assets.io_managers import Relation, TableIOManager, columns
 from ms_assets.resources import DuckDB
@@ -34,7 +37,12 @@ EVENT_COLUMNS = columns(
 @asset(
     kinds={"duckdb"},
     code_version="1",
-    metadata=columns(item_id=ITEM_ID, artist_ids=ARTIST_IDS, album_ids=ALBUM_IDS),
+    metadata=columns(
+        item_id=ITEM_ID,
+        artist_ids=ARTIST_IDS,
+        album_ids=ALBUM_IDS,
+        n_events=("BIGINT", "events of the scale that name it, whoever's"),
+    ),
     ins={name: dg.AssetIn(["raw", name]) for name in ("multi_event", "embeddings")}
     | {
         "artists": dg.AssetIn(["raw", "artist_item_mapping"]),
@@ -61,18 +69,22 @@ def candidate_songs(
 )
 def users(
     context: dg.AssetExecutionContext, duckdb: DuckDB, multi_event: Relation, candidate_songs: Relation
-) -> dg.MaterializeResult[Relation]:
+) -> dg.MaterializeResult[pa.Table]:
     """One row per active user: neither too few events to learn from nor too many to be one person."""
     settings = settings_of(context, UserSettings)
     active = catalogue.active_users(
-        duckdb.connection, multi_event, candidate_songs, settings.min_events, settings.max_events
-    ).materialize()
+        multi_event, IdMap(_item_ids(candidate_songs)), settings.min_events, settings.max_events, duckdb.rows
+    )
     if not len(active):
         raise ValueError(
             f"splits/users: no user has between {settings.min_events} (min_events) and "
             f"{settings.max_events} (max_events) events of raw/multi_event, one of them with a candidate song"
         )
     return dg.MaterializeResult(value=active, metadata=settings.model_dump())
+
+
+def _item_ids(candidate_songs: Relation) -> NDArray[np.int64]:
+    return candidate_songs.project("item_id").order("item_id").to_arrow_table()["item_id"].to_numpy()
 
 
 OUTPUTS = ("songs", "train", "validation", "test", "negatives")
@@ -142,7 +154,7 @@ def split_events(
     """
     settings, scale = settings_of(context, SplitSettings), context.partition_key
     uids = users.order("user_id").to_arrow_table()["uid"].to_numpy()
-    item_ids = candidate_songs.order("item_id").to_arrow_table()["item_id"].to_numpy()
+    item_ids = _item_ids(candidate_songs)
     divide = partial(protocols.parted_events, multi_event, uids, IdMap(item_ids), settings, duckdb.rows)
     tally = parts.tally(divide(), len(item_ids))
     if empty := [name for name in ("train", "test") if not tally.n_rows[name]]:

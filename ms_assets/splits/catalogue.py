@@ -5,29 +5,34 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ms_assets.splits.id_map import UNKNOWN, IdMap
 from ms_assets.splits.parts import Tally
+from ms_assets.streams import starts, whole_users
 
 Relation = duckdb.DuckDBPyRelation
 Connection = duckdb.DuckDBPyConnection
+
+NO_ITEM = 2**32
+"""Beyond every item_id."""
 
 
 def candidate_songs(
     con: Connection, multi_event: Relation, embeddings: Relation, artists: Relation, albums: Relation
 ) -> Relation:
-    """Every song with audio that any row of multi_event names: item_id, artist_ids, album_ids.
+    """Every song with audio that any row of multi_event names: item_id, artist_ids, album_ids, n_events.
 
     Artists and albums get dense indices, 0-based by Yambda's id, among those that have a candidate song; a
     song's list is ascending, and empty when nothing is known.
     """
-    # Distinct first: the events are many times as many as the songs.
+    # Grouped first: the events are many times as many as the songs.
     songs = con.sql("""
-        WITH named AS (SELECT DISTINCT item_id FROM multi_event)
-        SELECT item_id::BIGINT AS item_id FROM named SEMI JOIN embeddings USING (item_id)
+        WITH named AS (SELECT item_id, count(*) AS n_events FROM multi_event GROUP BY item_id)
+        SELECT item_id::BIGINT AS item_id, n_events FROM named SEMI JOIN embeddings USING (item_id)
     """).materialize()
     artist_lists = _dense_lists(con, songs, artists, "artist_id")  # noqa: F841  (named in the query below)
     album_lists = _dense_lists(con, songs, albums, "album_id")  # noqa: F841
     return con.sql("""
-        SELECT item_id, coalesce(a.ids, []) AS artist_ids, coalesce(b.ids, []) AS album_ids
+        SELECT item_id, coalesce(a.ids, []) AS artist_ids, coalesce(b.ids, []) AS album_ids, n_events
         FROM songs LEFT JOIN artist_lists a USING (item_id) LEFT JOIN album_lists b USING (item_id)
         ORDER BY item_id
     """)
@@ -45,24 +50,30 @@ def _dense_lists(con: Connection, songs: Relation, mapping: Relation, owner: str
     """)
 
 
-def active_users(
-    con: Connection, multi_event: Relation, candidate_songs: Relation, min_events: int, max_events: int
-) -> Relation:
+def active_users(multi_event: Relation, candidates: IdMap, min_events: int, max_events: int, rows: int) -> pa.Table:
     """Users whose raw rows number within [min_events, max_events]: user_id, uid, n_events.
 
     n_events counts the user's rows that name a candidate song; a user with none is absent. user_id is the
     0-based rank of uid.
+
+    Args:
+        multi_event: sorted by uid.
+        candidates: from item_id to candidate song.
+        min_events, max_events: the bounds, both included.
+        rows: about how many rows to hold at a time.
     """
-    return con.sql(f"""
-        SELECT (row_number() OVER (ORDER BY uid) - 1)::INTEGER AS user_id, uid::BIGINT AS uid, n_events
-        FROM (
-            SELECT uid, count(*) AS n_raw,
-                count(*) FILTER (item_id IN (SELECT item_id FROM candidate_songs)) AS n_events
-            FROM multi_event WHERE uid IS NOT NULL GROUP BY uid
-        )
-        WHERE n_raw BETWEEN {min_events:d} AND {max_events:d} AND n_events > 0
-        ORDER BY user_id
-    """)
+    known, item_id = "uid IS NOT NULL", f"coalesce(item_id, {NO_ITEM}) AS item_id"
+    uids, n_events = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for block in whole_users(multi_event.filter(known).project(f"uid, {item_id}").to_arrow_reader(rows), "uid"):
+        uid = block["uid"].to_numpy()
+        start = starts(uid)
+        n_raw = np.diff(start, append=len(uid))
+        n_kept = np.add.reduceat((candidates.positions(block["item_id"].to_numpy()) != UNKNOWN).astype(np.int64), start)
+        active = (n_raw >= min_events) & (n_raw <= max_events) & (n_kept > 0)
+        uids.append(uid[start][active].astype(np.int64))
+        n_events.append(n_kept[active])
+    uid = np.concatenate(uids)
+    return pa.table({"user_id": np.arange(len(uid), dtype=np.int32), "uid": uid, "n_events": np.concatenate(n_events)})
 
 
 def songs(con: Connection, candidate_songs: Relation, item_ids: NDArray[np.int64], tally: Tally) -> Relation:

@@ -16,19 +16,15 @@ LOW_SHARE_WITH_AUDIO = 0.5
     additional_ins={"multi_event": dg.AssetIn(["raw", "multi_event"])},
     blocking=True,
 )
-def events_name_songs_with_audio(
-    duckdb: DuckDB, candidate_songs: Relation, multi_event: Relation
-) -> dg.AssetCheckResult:
+def events_name_songs_with_audio(candidate_songs: Relation, multi_event: Relation) -> dg.AssetCheckResult:
     """Events and audio speak of the same songs: none in common leaves nothing to recommend, few are worth a warning."""
-    [(n_events, n_with_audio)] = duckdb.connection.sql("""
-        WITH named AS (SELECT item_id, count(*) AS n FROM multi_event GROUP BY item_id)
-        SELECT sum(n), sum(n) FILTER (item_id IN (SELECT item_id FROM candidate_songs)) FROM named
-    """).fetchall()
-    share = (n_with_audio or 0) / n_events if n_events else 0.0
+    n_events = multi_event.count("*").fetchall()[0][0]
+    n_with_audio = int(candidate_songs.aggregate("coalesce(sum(n_events), 0)").fetchall()[0][0])
+    share = n_with_audio / n_events if n_events else 0.0
     return dg.AssetCheckResult(
         passed=share >= LOW_SHARE_WITH_AUDIO,
         severity=dg.AssetCheckSeverity.WARN if share else dg.AssetCheckSeverity.ERROR,
-        metadata={"n_events": n_events or 0, "share_with_audio": share, "warns_below": LOW_SHARE_WITH_AUDIO},
+        metadata={"n_events": n_events, "share_with_audio": share, "warns_below": LOW_SHARE_WITH_AUDIO},
     )
 
 

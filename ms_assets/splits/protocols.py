@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ms_assets.raw.schema import EVENT_TYPES
 from ms_assets.settings import SplitSettings
 from ms_assets.splits.id_map import UNKNOWN, IdMap
-from ms_assets.streams import whole_users
+from ms_assets.streams import starts, whole_users
 
 Relation = duckdb.DuckDBPyRelation
 Connection = duckdb.DuckDBPyConnection
@@ -103,7 +103,7 @@ def parted_events(
 
 def _active(uid: NDArray[np.int64], uids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """(user_id, row) of the rows whose user is active; `uid` is sorted."""
-    start = _starts(uid)
+    start = starts(uid)
     place = np.searchsorted(uids, uid[start]).clip(max=len(uids) - 1)
     user_id = np.where(uids[place] == uid[start], place, UNKNOWN).astype(np.int32)
     by_row = np.repeat(user_id, np.diff(start, append=len(uid)))
@@ -111,14 +111,9 @@ def _active(uid: NDArray[np.int64], uids: NDArray[np.int64]) -> tuple[NDArray[np
     return by_row[rows], rows
 
 
-def _starts(sorted_ids: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Where each id's rows begin."""
-    return np.flatnonzero(np.append(True, sorted_ids[1:] != sorted_ids[:-1])[: len(sorted_ids)])
-
-
 def _by_position(events: PartedEvents, settings: SplitSettings) -> PartedEvents:
     """per_user: of a user's n events the first ⌊train · n⌋ train, those up to ⌊(train + validation) · n⌋ validate."""
-    start = _starts(events.user_id)
+    start = starts(events.user_id)
     n_events = np.diff(start, append=len(events.user_id))
     position = np.arange(len(events.user_id)) - np.repeat(start, n_events)
     train = Fraction(str(settings.train_ratio))
@@ -145,7 +140,7 @@ def _part_by_time(settings: SplitSettings) -> str:
 
 def _of_trained_users(events: PartedEvents) -> PartedEvents:
     """Only users with a positive train event validate and test."""
-    start = _starts(events.user_id)
+    start = starts(events.user_id)
     trained = np.logical_or.reduceat((events.part == TRAIN) & events.positive, start)
     trained = np.repeat(trained, np.diff(start, append=len(events.user_id)))
     return _with_part(events, np.where(trained | (events.part == TRAIN), events.part, NO_PART).astype(np.uint8))
