@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ms_assets.io_managers import PARTITION_TAG
-from ms_assets.raw.schema import ON_REQUEST
+from ms_assets.raw.schema import ALWAYS, ON_REQUEST
 from ms_assets.scales import SCALES, check_run_config
 
 IN_PROCESS_SCALES = ("sample", "50m")
@@ -65,7 +65,12 @@ retrain = dg.define_asset_job(
     selection=dg.AssetSelection.groups("training", "retrieval", "evaluation"),
     description="Training and everything after it, on the graph that is there.",
 )
-jobs = [pipeline, retrain]
+full_download = dg.define_asset_job(
+    "full_download",
+    selection=dg.AssetSelection.assets(*(["raw", name] for name in (*ALWAYS, *ON_REQUEST))),
+    description="All nine tables as published, those fetched on request included, for one scale; nothing else.",
+)
+jobs = [pipeline, retrain, full_download]
 
 
 def _weekly_retraining(scale: str) -> dg.ScheduleDefinition:

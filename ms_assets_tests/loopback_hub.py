@@ -1,19 +1,76 @@
-"""A Hugging Face Hub on loopback: one dataset, whose files are those of a folder."""
+"""A Hugging Face Hub on loopback: one dataset, whose files are those of a folder, and every fault on request."""
 
 import hashlib
 import json
+import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlparse
 
 COMMIT = "c0ffee" * 6 + "c0de"
+NEXT_COMMIT = "decade" * 6 + "cafe"
+BLOCK = 16_384
+
+
+class Request(NamedTuple):
+    """What a client asked for."""
+
+    method: str
+    path: str
+    range: str | None
+    token: str | None
+
+
+@dataclass
+class Hub:
+    """The hub's files, its faults, and what has been asked of it."""
+
+    folder: Path
+    dataset: str
+    endpoint: str = ""
+    revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT, "next": NEXT_COMMIT})
+    needs_token: bool = False
+    statuses: dict[str, list[int]] = field(default_factory=lambda: {"HEAD": [], "GET": [], "API": []})
+    """Answers to the next requests of each kind, in place of what was asked for, unless they are 0."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent along with the statuses."""
+    drop_after: int | None = None
+    """Bytes of a body after which each connection breaks."""
+    wrong_bytes: bool = False
+    bytes_per_second: float | None = None
+    ignores_range: bool = False
+    without_length: bool = False
+    shift: int = 0
+    """How far from the asked position a partial answer begins."""
+    size_of_head: int | None = None
+    """The size that is stated ahead, instead of the true one."""
+    etag: str | None = None
+    body_from: str | None = None
+    """Another hub, to which bodies are redirected."""
+    requests: list[Request] = field(default_factory=list)
+    body_bytes: int = 0
+
+    def asked(self, method: str = "") -> list[Request]:
+        """The requests for files of the dataset."""
+        return [request for request in self.requests if method in request.method and "/resolve/" in request.path]
+
+    def bodies(self) -> list[Request]:
+        """The requests for a file's bytes."""
+        return self.asked("GET")
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    @property
+    def hub(self) -> Hub:
+        return self.server.hub
 
     def log_message(self, *_):
         pass
@@ -23,39 +80,89 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(urlparse(self.path).path)
-        self.server.requests.append(f"{self.command} {path}")
-        api, files = f"/api/datasets/{self.server.dataset}/revision/", f"/datasets/{self.server.dataset}/resolve/"
-        if path == api + "main":
-            body = {"id": self.server.dataset, "sha": COMMIT, "siblings": [], "tags": [], "private": False}
-            return self._answer(json.dumps(body).encode(), {"Content-Type": "application/json"})
-        revision, _, name = path.removeprefix(files).partition("/")
-        file = self.server.folder / name
-        if not path.startswith(files) or revision != COMMIT or not file.is_file():
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RevisionNotFound" if path.startswith(api) else "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
-        content = file.read_bytes()
-        return self._answer(content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+        token = self.headers.get("Authorization")
+        self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), token))
+        api, files = f"/api/datasets/{self.hub.dataset}/revision/", f"/datasets/{self.hub.dataset}/resolve/"
+        if not path.startswith((api, files)):  # the client asks for a list of its own as well
+            return self._answer(404, {"Content-Length": "0"})
+        planned = self.hub.statuses["API" if path.startswith(api) else self.command]
+        if planned and (status := planned.pop(0)):
+            return self._answer(status, {**self.hub.headers, "Content-Length": "0"})
+        if self.hub.needs_token and not token:
+            return self._answer(401, {"Content-Length": "0"})
+        if path.startswith(api):
+            return self._revision(path.removeprefix(api))
+        commit, _, name = path.removeprefix(files).partition("/")
+        file = self.hub.folder / name
+        if commit not in self.hub.revisions.values():
+            return self._answer(404, {"X-Error-Code": "RevisionNotFound", "Content-Length": "0"})
+        if not file.is_file():
+            return self._answer(404, {"X-Error-Code": "EntryNotFound", "Content-Length": "0"})
+        return self._file(file.read_bytes(), commit)
 
-    def _answer(self, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(200)
-        for name, value in {**headers, "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}.items():
+    def _revision(self, name: str) -> None:
+        commit = self.hub.revisions.get(name)
+        if commit is None:
+            return self._answer(404, {"X-Error-Code": "RevisionNotFound", "Content-Length": "0"})
+        info = {"id": self.hub.dataset, "sha": commit, "siblings": [], "tags": [], "private": False}
+        body = json.dumps(info).encode()
+        self._answer(200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
+        return self.wfile.write(body)
+
+    def _file(self, content: bytes, commit: str) -> None:
+        etag = self.hub.etag or hashlib.sha256(content).hexdigest()
+        size = len(content) if self.hub.size_of_head is None else self.hub.size_of_head
+        stated = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(size)}
+        if self.hub.body_from:
+            return self._answer(302, stated | {"Location": self.hub.body_from + self.path, "Content-Length": "0"})
+        if self.command == "HEAD":
+            return self._answer(200, stated | {"Content-Length": str(size)})
+        if self.hub.wrong_bytes:
+            content = bytes(byte ^ 255 for byte in content[:100]) + content[100:]
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not asked or self.hub.ignores_range:
+            return self._body(200, content, {})
+        start, end = int(asked[1]) + self.hub.shift, min(int(asked[2] or len(content)), len(content) - 1)
+        if start > end:
+            return self._answer(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
+        span = f"bytes {start}-{end}/{len(content)}"
+        return self._body(206, content[start : end + 1], {"Content-Range": span})
+
+    def _body(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        length = {"Connection": "close"} if self.hub.without_length else {"Content-Length": str(len(body))}
+        self._answer(status, headers | length)
+        whole = self.hub.drop_after is None or self.hub.drop_after >= len(body)
+        body = body if whole else body[: self.hub.drop_after]
+        for position in range(0, len(body), BLOCK):
+            block = body[position : position + BLOCK]
+            if self.hub.bytes_per_second:
+                time.sleep(len(block) / self.hub.bytes_per_second)
+            self.wfile.write(block)
+            self.hub.body_bytes += len(block)
+        self.close_connection = self.close_connection or not whole or self.hub.without_length
+
+    def _answer(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """A client that was killed in the middle is part of the game."""
 
 
 @contextmanager
-def serve(folder: Path, dataset: str) -> Iterator[ThreadingHTTPServer]:
-    """Serve the folder; the server has its address as `endpoint` and what was asked as `requests`."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.folder, server.dataset, server.requests = folder, dataset, []
-    server.endpoint = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def serve(folder: Path, dataset: str) -> Iterator[Hub]:
+    """Serve the folder's files until the end of the block."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.hub = Hub(folder, dataset, f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield server
+        yield server.hub
     finally:
         server.shutdown()
         server.server_close()

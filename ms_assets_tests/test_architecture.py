@@ -115,6 +115,11 @@ def test_retraining_starts_from_the_graph_that_is_there():
     assert selected("retrain") == {key for key in KEYS if key.split("/")[0] in later}
 
 
+def test_the_full_download_is_every_published_table_and_no_report():
+    reports = {"raw/column_report", "raw/statistics_report"}
+    assert selected("full_download") == {key for key in KEYS if key.startswith("raw/")} - reports
+
+
 def test_there_is_a_retraining_schedule_for_each_scale_and_it_is_off():
     assert {schedule.name for schedule in defs.schedules} == {
         f"weekly_retraining_{scale}" for scale in ("sample", "50m", "500m", "5b")

@@ -1,46 +1,182 @@
-"""Files of a dataset on the Hugging Face Hub."""
+"""Files of a dataset on the Hugging Face Hub, in the hub client's own cache: fetched once, verified, found again."""
 
+import hashlib
 import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import WeakFileLock
+
+from ms_assets.raw.transfer import MB, HubError, one_line, receive, size_of, with_retries
+
 logger = logging.getLogger(__name__)
-
-
-class HubError(RuntimeError):
-    """The hub could not give a file."""
+COMMIT = re.compile("[0-9a-f]{40}")
+GB = 1e9
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def resolve_revision(dataset: str, revision: str) -> str:
-    """The commit that a branch, tag or commit of the dataset names today.
+    """The commit that a branch or tag of the dataset names today; a commit, whole, is taken at its word.
 
     Raises:
         HubError: the hub cannot be reached, or it has no such dataset or revision.
     """
-    from huggingface_hub import HfApi
+    if COMMIT.fullmatch(revision):
+        return revision
+    what = f"{dataset} at revision {revision}"
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
+    with _explaining(what):
+        info = with_retries(what, lambda: HfApi().dataset_info(dataset, revision=revision, timeout=timeout))
+        return info.sha or revision
 
-    try:
-        return HfApi().dataset_info(dataset, revision=revision).sha or revision
-    except Exception as error:  # the client lets errors of its HTTP library through, which has changed before
-        raise _explained(dataset, revision, error) from error
 
+def download(dataset: str, commit: str, file: str, verified: Path) -> Path:
+    """One file of the dataset at a commit, in the hub client's cache (`HF_HOME`).
 
-def download(dataset: str, commit: str, file: str) -> Path:
-    """One file of the dataset at a commit, in the hub's own cache (`HF_HOME`), fetched only when not there yet.
+    What is there and once passed its sha256 is taken without a word to the hub, whoever put it there. Otherwise it
+    is received into a file of its own, from where an earlier attempt broke off, and gets its name when size and
+    sha256 are right. `verified` is a folder of small notes about which files have passed.
 
     Raises:
-        HubError: the hub cannot be reached, or the dataset has no such file.
+        HubError: the hub cannot be reached, has no such file or gives a wrong one, or the disk is too small.
     """
-    from huggingface_hub import hf_hub_download
+    what = f"{dataset}/{file} at revision {commit[:12]}"
+    storage = (Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=dataset, repo_type="dataset")).absolute()
+    link = storage / "snapshots" / commit / file
+    with _explaining(what):
+        cached = storage / "blobs" / link.readlink().name if link.is_symlink() else None
+        if cached and _is_whole(cached, verified):
+            return link
+        url = hf_hub_url(dataset, file, repo_type="dataset", revision=commit)
+        sha256, size = _published(what, url)
+        blob = storage / "blobs" / sha256
+        # The client's own lock: neither another run nor another tool fetches the same content meanwhile.
+        lock = storage.parent / ".locks" / storage.name / f"{sha256}.lock"
+        for folder in (blob.parent, link.parent, lock.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            if not _is_whole(blob, verified):
+                blob.unlink(missing_ok=True)
+                _fetch(what, url, size, blob)
+                _note(blob, verified)
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+    return link
 
-    logger.info("fetching %s of %s at %s", file, dataset, commit[:12])
+
+def _published(what: str, url: str) -> tuple[str, int]:
+    """The sha256 and the size in bytes that the hub states for a file."""
+    metadata = with_retries(what, lambda: get_hf_file_metadata(url))
+    if not SHA256.fullmatch(metadata.etag or "") or metadata.size is None:
+        raise HubError(
+            f"{what}: the hub states ETag {metadata.etag!r} and size {metadata.size}; "
+            "expected a sha256 and bytes, without which nothing can be verified"
+        )
+    return str(metadata.etag), metadata.size
+
+
+def _is_whole(blob: Path, verified: Path) -> bool:
+    """Whether a file of the cache has the content that its name promises; it is read once, then remembered."""
+    if not blob.is_file() or not SHA256.fullmatch(blob.name):
+        return False
+    note = verified / blob.name
+    if note.is_file() and note.read_text() == _fingerprint(blob):
+        return True
+    logger.info("verifying %s, which is in the cache", blob)
+    found = _sha256(blob)
+    if found == blob.name:
+        _note(blob, verified)
+        return True
+    logger.warning("%s has sha256 %s; it is not used but fetched again", blob, found)
+    return False
+
+
+def _note(blob: Path, verified: Path) -> None:
+    verified.mkdir(parents=True, exist_ok=True)
+    unfinished = verified / f".{blob.name}.{os.getpid()}"
+    unfinished.write_text(_fingerprint(blob))
+    unfinished.replace(verified / blob.name)
+
+
+def _fingerprint(blob: Path) -> str:
+    status = blob.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetch(what: str, url: str, size: int, blob: Path) -> None:
+    """Receive a file beside its place, verify it, move it there; what a broken attempt brought is kept."""
+    # A name of its own, so that a killed process's bytes are found; its ending is known to `hf cache prune`.
+    partial = blob.with_name(f"{blob.name}.resumable.incomplete")
+    if size_of(partial) > size:
+        partial.unlink()
+    here, started = size_of(partial), time.monotonic()
+    _require_space(what, blob.parent, size - here)
+    logger.info("fetching %s: %.1f MB, of which %.1f MB are here", what, size / MB, here / MB)
     try:
-        return Path(hf_hub_download(dataset, file, repo_type="dataset", revision=commit))
+        receive(what, url, partial, size)
+        _flush(partial)
+    except Exception as error:
+        raise _explained(what, error, f" The next run goes on from {size_of(partial)} of {size} bytes.") from error
+    seconds = max(time.monotonic() - started, 1e-3)
+    logger.info("received %s at %.1f MB/s; verifying it", what, (size - here) / MB / seconds)
+    found = _sha256(partial)
+    if found != blob.name:
+        partial.unlink()
+        raise HubError(f"{what}: arrived with sha256 {found}; expected {blob.name}. The next run begins anew.")
+    partial.replace(blob)
+    _flush(blob.parent)
+
+
+def _require_space(what: str, folder: Path, missing: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if missing > free:
+        raise HubError(
+            f"{what}: {missing / GB:.2f} GB are still to come, but {folder} has {free / GB:.2f} GB free; "
+            "make room, or point HF_HOME at a larger disk."
+        )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explaining(what: str) -> Iterator[None]:
+    try:
+        yield
+    except HubError:
+        raise
     except Exception as error:  # the client lets errors of its HTTP library through, which has changed before
-        raise _explained(f"{dataset}/{file}", commit, error) from error
+        raise _explained(what, error) from error
 
 
-def _explained(what: str, revision: str, error: Exception) -> HubError:
-    return HubError(
-        f"{what} at revision {revision}: the hub gave none ({type(error).__name__}: {error}). "
-        "Offline, point MS_ASSETS_SOURCE at a folder that holds the dataset in the hub's layout."
-    )
+def _explained(what: str, error: Exception, resume: str = "") -> HubError:
+    if isinstance(error, HubError):
+        return HubError(f"{what}: {error}.{resume}")
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403):
+        advice = "The dataset is private or gated, or there is none: accept its terms on the hub and set HF_TOKEN."
+    elif status == 404:
+        advice = "Check MS_ASSETS_SOURCE (the dataset) and MS_ASSETS_REVISION."
+    elif status is None and isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return HubError(f"{what}: cannot be kept in {constants.HF_HUB_CACHE} ({one_line(error)}).{resume}")
+    else:
+        advice = "Offline, point MS_ASSETS_SOURCE at a folder that holds the dataset in the hub's layout."
+    return HubError(f"{what}: the hub gave none ({one_line(error)}).{resume} {advice}")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from ms_assets.raw import hub, sample, schema
+from ms_assets.raw import sample, schema
 from ms_assets.raw.schema import SourceError, SourceTable
 from ms_assets.resources import Environment
 
@@ -34,7 +34,8 @@ class YambdaSource(dg.ConfigurableResource):
     revision: str
     layout: str = Environment.layout
     source_home: str
-    """Folder of the generated sample, and of the commit that each revision of a dataset is pinned to."""
+    """Folder of the generated sample, of the commit that each revision of a dataset is pinned to, and of notes
+    about which downloads have been verified."""
 
     def fetch(self, table: SourceTable, scale: str) -> SourceFile:
         """The table's file at this scale, downloaded or generated when it is not here yet.
@@ -60,8 +61,11 @@ class YambdaSource(dg.ConfigurableResource):
                 f"MS_ASSETS_SOURCE: found {self.location!r}, which is no folder here; "
                 "expected a folder in the hub's layout or a dataset id such as yandex/yambda"
             )
+        from ms_assets.raw import hub
+
         commit = self._pinned_commit()
-        return SourceFile(hub.download(self.location, commit, file), self.location, commit, layout)
+        path = hub.download(self.location, commit, file, Path(self.source_home) / "verified")
+        return SourceFile(path, self.location, commit, layout)
 
     def _sample(self) -> tuple[Path, str]:
         # The generator's own source is its version: a changed generator never meets files of the former one.
@@ -74,6 +78,8 @@ class YambdaSource(dg.ConfigurableResource):
 
     def _pinned_commit(self) -> str:
         """The commit that the revision named when it was first used here: later runs read the same files."""
+        from ms_assets.raw import hub
+
         pin = Path(self.source_home) / "revisions" / quote(f"{self.location}@{self.revision}", safe="@")
         if not pin.exists():
             commit = hub.resolve_revision(self.location, self.revision)

@@ -1,0 +1,175 @@
+"""A file over an unreliable line: received piece by piece, resumed where it broke off, asked for again with patience.
+
+Everything goes through the hub client's own session, so that token, proxies and certificates are as always.
+"""
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, parse_ratelimit_headers
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+MB = 1e6
+# Content networks refuse to send more than 50 GB at once, and signed addresses expire: each piece asks anew.
+PIECE_BYTES = 4_000_000_000
+
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 60.0
+LONGEST_HONOURED_WAIT_SECONDS = 600.0
+# Whoever is offline learns it from a small request, within seconds; a file outlasts a router's restart.
+REQUEST_ATTEMPTS = 5
+FILE_ATTEMPTS = 10
+
+LOG_EVERY_SECONDS = 10.0
+BROKEN_LINE = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError)
+
+
+class HubError(RuntimeError):
+    """The hub could not give a file."""
+
+
+def with_retries(
+    what: str, request: Callable[[], Answer], attempts: int = REQUEST_ATTEMPTS, arrived: Callable[[], int] = lambda: 0
+) -> Answer:
+    """The request's answer; broken connections, timeouts, 429 and 5xx are tried again after growing waits.
+
+    `arrived` says how many bytes are here: an attempt that brought any does not count towards `attempts`.
+
+    Raises:
+        httpx2.TransportError, HfHubHTTPError: the last attempt's, or one that no other attempt would mend.
+    """
+    fruitless, furthest = 0, arrived()
+    while True:
+        try:
+            return request()
+        except (*BROKEN_LINE, HfHubHTTPError) as error:
+            if isinstance(error, HfHubHTTPError) and not _may_pass(error.response.status_code):
+                raise
+            fruitless = 0 if arrived() > furthest else fruitless + 1
+            furthest = max(furthest, arrived())
+            if fruitless >= attempts:
+                raise
+            wait = _wait_seconds(error, fruitless)
+            # A bad line breaks thousands of times in a large file: as long as bytes arrive, progress says enough.
+            level = logging.WARNING if wait else logging.DEBUG
+            logger.log(level, "%s: %s; trying again in %.1f s", what, one_line(error), wait)
+            time.sleep(wait)
+
+
+def _may_pass(status: int) -> bool:
+    return status in (408, 429) or status >= 500
+
+
+def _wait_seconds(error: Exception, fruitless: int) -> float:
+    growing = FIRST_WAIT_SECONDS * 2 ** (fruitless - 1) if fruitless else 0.0
+    wait = min(growing, LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1)
+    asked = _asked_seconds(error.response.headers) if isinstance(error, HfHubHTTPError) else 0.0
+    return max(wait, min(asked, LONGEST_HONOURED_WAIT_SECONDS))
+
+
+def _asked_seconds(headers: httpx2.Headers) -> float:
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds
+    asked = headers.get("Retry-After", "")
+    return float(asked) if asked.isdigit() else 0.0
+
+
+def receive(name: str, url: str, partial: Path, size: int) -> None:
+    """Append to `partial` until it has `size` bytes; what is there already is not asked for again.
+
+    Raises:
+        HubError: the server sends something else than what was asked for.
+        httpx2.TransportError, HfHubHTTPError: it gave nothing in all attempts, or refused.
+        OSError: the bytes cannot be written.
+    """
+    partial.touch()
+    progress = _Progress(name, size, size_of(partial))
+
+    def receive_rest() -> None:
+        while size_of(partial) < size:
+            _append_piece(url, partial, size, progress)
+
+    with_retries(name, receive_rest, FILE_ATTEMPTS, arrived=lambda: size_of(partial))
+
+
+def _append_piece(url: str, partial: Path, size: int, progress: "_Progress") -> None:
+    start = size_of(partial)
+    asked = f"bytes={start}-{min(start + PIECE_BYTES, size) - 1}"
+    headers = build_hf_headers() | {"Range": asked, "Accept-Encoding": "identity"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+        hf_raise_for_status(response)
+        resumes = _checked_start(response, start, size)
+        here = start if resumes else 0
+        with partial.open("ab" if resumes else "wb") as file:
+            # As it comes from the line: blocks of a fixed size would lose what a broken one has brought.
+            for block in response.iter_raw():
+                here += len(block)
+                if here > size:
+                    raise HubError(f"{response.url.host} sent more than the file's {size} bytes")
+                file.write(block)
+                progress.show(here)
+    if size_of(partial) <= start:
+        raise httpx2.RemoteProtocolError("the answer ended without anything new")
+
+
+def _checked_start(response: httpx2.Response, start: int, size: int) -> bool:
+    """Whether the body goes on from `start`; otherwise it begins with the file's first byte.
+
+    Raises:
+        HubError: it is neither, or belongs to a file of another size.
+    """
+    if response.status_code == 206:
+        found = response.headers.get("Content-Range", "")
+        if not re.fullmatch(rf"bytes {start}-\d+/({size}|\*)", found):
+            raise HubError(f"{response.url.host} sent Content-Range {found!r}; expected bytes {start}-… of {size}")
+        return True
+    length = response.headers.get("Content-Length", str(size))
+    if response.status_code != 200 or length != str(size):
+        raise HubError(f"{response.url.host} answered {response.status_code} with {length} bytes; expected {size}")
+    return False
+
+
+class _Progress:
+    """Speaks up about every ten seconds: how much is here, how fast it comes, how long it will take."""
+
+    def __init__(self, name: str, size: int, here: int) -> None:
+        self._name, self._size = name, size
+        self._last_time, self._last_here = time.monotonic(), here
+
+    def show(self, here: int) -> None:
+        seconds = time.monotonic() - self._last_time
+        if seconds < LOG_EVERY_SECONDS:
+            return
+        speed = max(here - self._last_here, 1) / seconds
+        logger.info(
+            "%s: %.1f of %.1f MB (%.0f %%), %.1f MB/s, %.1f min left",
+            self._name,
+            here / MB,
+            self._size / MB,
+            100 * here / self._size,
+            speed / MB,
+            (self._size - here) / speed / 60,
+        )
+        self._last_time, self._last_here = time.monotonic(), here
+
+
+def size_of(file: Path) -> int:
+    """The file's bytes; 0 when there is none."""
+    return file.stat().st_size if file.exists() else 0
+
+
+def one_line(error: Exception) -> str:
+    """The error's kind and message, without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
