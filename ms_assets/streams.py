@@ -30,19 +30,27 @@ class TableStream:
     tables: Iterable[pa.Table]
 
 
-def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.Table]:
-    """The same rows, cut anew so that no user's are in two tables; `column` is sorted and never null."""
+def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.RecordBatch]:
+    """The same rows, cut anew so that no user's are in two batches; `column` is sorted and never null."""
     unfinished: list[pa.RecordBatch] = []
     for batch in ahead(iter(batches)):
+        if not len(batch):
+            continue
         ids = batch.column(column).to_numpy()
-        last = int(np.searchsorted(ids, ids[-1])) if len(ids) else 0
-        if last or (unfinished and len(ids) and unfinished[0].column(column)[0].as_py() != ids[0]):
-            yield pa.Table.from_batches([*unfinished, batch.slice(0, last)]).combine_chunks()
-            unfinished = []
-        if len(ids):
-            unfinished.append(batch.slice(last))
+        first = 0
+        if unfinished:
+            # Only the rows of a user that a cut went through are copied.
+            first = int(np.searchsorted(ids, unfinished[0].column(column)[0].as_py(), side="right"))
+            unfinished.append(batch.slice(0, first))
+            if first == len(ids):
+                continue
+            yield pa.concat_batches(unfinished)
+        last = int(np.searchsorted(ids, ids[-1]))
+        if last > first:
+            yield batch.slice(first, last - first)
+        unfinished = [batch.slice(last)]
     if unfinished:
-        yield pa.Table.from_batches(unfinished).combine_chunks()
+        yield pa.concat_batches(unfinished)
 
 
 def starts(sorted_ids: NDArray[np.integer]) -> NDArray[np.int64]:

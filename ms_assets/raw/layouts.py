@@ -10,9 +10,11 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from ms_assets.raw.schema import SourceError, SourceTable
+from ms_assets.streams import ahead
 
 Relation = duckdb.DuckDBPyRelation
 
+ROWS_AT_A_TIME = 1 << 20
 USERS_AT_A_TIME = 64
 """Rows of a sequential file that are held at a time; a user has thousands of events."""
 
@@ -50,14 +52,15 @@ def _flat(batches: list[pa.RecordBatch], schema: pa.Schema, path: Path, names: l
 
 def is_sorted(events: Relation) -> bool:
     """Whether events stand in the order of uid, then timestamp; unknown ones last."""
-    # A window without an order goes through the file's rows as they stand, and holds none of them.
-    [(misplaced,)] = (
-        events.project('coalesce(uid, 1::UBIGINT << 32) AS u, coalesce("timestamp", 1::UBIGINT << 62) AS t')
-        .project("u, t, lag(u) OVER () AS earlier_u, lag(t) OVER () AS earlier_t")
-        .aggregate("coalesce(bool_or(u < earlier_u OR (u = earlier_u AND t < earlier_t)), false)")
-        .fetchall()
-    )
-    return not misplaced
+    unknown = f"{2**32 - 1}::UBIGINT"
+    key = f'(coalesce(uid, {unknown})::UBIGINT << 32) + coalesce("timestamp", {unknown})::UBIGINT AS key'
+    last = np.uint64(0)
+    for batch in ahead(events.project(key).to_arrow_reader(ROWS_AT_A_TIME)):
+        keys = batch.column(0).to_numpy()
+        if (keys[:1] < last).any() or (keys[1:] < keys[:-1]).any():
+            return False
+        last = keys[-1] if len(keys) else last
+    return True
 
 
 def in_order(events: Relation) -> Relation:

@@ -62,16 +62,21 @@ def active_users(multi_event: Relation, candidates: IdMap, min_events: int, max_
         min_events, max_events: the bounds, both included.
         rows: about how many rows to hold at a time.
     """
-    known, item_id = "uid IS NOT NULL", f"coalesce(item_id, {NO_ITEM}) AS item_id"
+    # A raw row counts though it names no song.
+    events = multi_event.filter("uid IS NOT NULL").project(f"uid, coalesce(item_id, {NO_ITEM}) AS item_id")
     uids, n_events = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for block in whole_users(multi_event.filter(known).project(f"uid, {item_id}").to_arrow_reader(rows), "uid"):
+    for block in whole_users(events.to_arrow_reader(rows), "uid"):
         uid = block["uid"].to_numpy()
         start = starts(uid)
         n_raw = np.diff(start, append=len(uid))
-        n_kept = np.add.reduceat((candidates.positions(block["item_id"].to_numpy()) != UNKNOWN).astype(np.int64), start)
-        active = (n_raw >= min_events) & (n_raw <= max_events) & (n_kept > 0)
-        uids.append(uid[start][active].astype(np.int64))
-        n_events.append(n_kept[active])
+        active = (n_raw >= min_events) & (n_raw <= max_events)
+        if not active.any():
+            continue
+        known = candidates.positions(block["item_id"].to_numpy()[np.repeat(active, n_raw)]) != UNKNOWN
+        ends = np.cumsum(n_raw[active])
+        n_kept = np.diff(np.append(0, np.cumsum(known)[ends - 1]))
+        uids.append(uid[start][active][n_kept > 0].astype(np.int64))
+        n_events.append(n_kept[n_kept > 0])
     uid = np.concatenate(uids)
     return pa.table({"user_id": np.arange(len(uid), dtype=np.int32), "uid": uid, "n_events": np.concatenate(n_events)})
 

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_assets.streams import starts
+
 PAGE_BITS = 6
 UNKNOWN = -1
 
@@ -19,17 +21,20 @@ class IdMap:
 
     def __init__(self, ids: NDArray[np.integer]) -> None:
         page, place = _split(ids)
-        used, number = np.unique(page, return_inverse=True)
+        used = page[starts(page)]
         # Page number 0 stays empty; it stands for all pages that hold no id, and for those beyond the last.
         self._number = np.zeros(int(used[-1]) + 2 if len(used) else 1, np.int32)
         self._number[used] = np.arange(1, len(used) + 1)
         self._position = np.full((len(used) + 1) << PAGE_BITS, UNKNOWN, np.int32)
-        self._position[((number + 1) << PAGE_BITS) + place] = np.arange(len(ids))
+        self._position[(self._number[page].astype(np.int64) << PAGE_BITS) + place] = np.arange(len(ids))
 
     def positions(self, ids: NDArray[np.integer]) -> NDArray[np.int32]:
         """The position of each id, in any order and as often as wanted; -1 for one that is not in the list."""
         page, place = _split(ids)
-        return self._position[(self._number[np.minimum(page, len(self._number) - 1)] << PAGE_BITS) + place]
+        at = np.take(self._number, page, mode="clip")
+        at <<= PAGE_BITS
+        at += place.astype(np.int32)
+        return np.take(self._position, at)
 
 
 def _split(ids: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:

@@ -97,7 +97,7 @@ def _negatives(events: PartedEvents, song_ids: NDArray[np.int32], in_graph: NDAr
     return pa.table(columns)
 
 
-def _share(percent: pa.ChunkedArray) -> pa.ChunkedArray:
+def _share(percent: pa.Array) -> pa.Array:
     """min(percent, 100) / 100, null where the percent is."""
     at_most_all = pa.compute.min_element_wise(percent.cast(pa.float64()), 100.0, skip_nulls=False)
     return pa.compute.divide(at_most_all, 100.0)

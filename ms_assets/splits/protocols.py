@@ -40,7 +40,7 @@ VALIDATION_LENGTH = 86_400
 
 @dataclass(frozen=True)
 class PartedEvents:
-    """All kept events of some users, in the order of users and time: parallel arrays [n], and a table of n rows.
+    """All kept events of some users, in the order of users and time: parallel arrays [n], and n rows.
 
     A kept event has an active user and a candidate song.
     """
@@ -52,7 +52,7 @@ class PartedEvents:
     """Position in EVENT_TYPES; NO_TYPE where the type is null."""
     part: NDArray[np.uint8]
     """TRAIN, VALIDATION, TEST or NO_PART."""
-    published: pa.Table
+    published: pa.RecordBatch
     """The columns of raw/multi_event that were asked for."""
 
     @property

@@ -18,12 +18,12 @@ def ground_truth(con: duckdb.DuckDBPyConnection, train: Relation, validation: Re
     the sum does not depend on the order in which threads meet the events.
     """
     return con.sql(f"""
-        WITH plays AS (
-            SELECT user_id, song_id, count(*) AS n_train_plays
-            FROM train WHERE event_type = 'listen' GROUP BY ALL
-        ),
-        held_out AS (
+        WITH held_out AS (
             SELECT 'validation' AS split, * FROM validation UNION ALL SELECT 'test', * FROM test
+        ),
+        plays AS (
+            SELECT user_id, song_id, count(*) AS n_train_plays
+            FROM train SEMI JOIN held_out USING (user_id, song_id) WHERE event_type = 'listen' GROUP BY ALL
         ),
         counted AS (
             SELECT split, user_id, song_id,
