@@ -85,17 +85,15 @@ def in_user_ranges(query: Callable[..., Relation], *tables: Relation, rows: int)
 
 def user_ranges(*tables: Relation, rows: int) -> list[tuple[int, int]]:
     """Consecutive ranges (first, last) of `user_id`, all users together, with about `rows` rows of the tables each."""
-    counts: dict[int, int] = {}
-    for table in tables:
-        for user, n in table.aggregate("user_id, count(*)").fetchall():
-            counts[user] = counts.get(user, 0) + n
-    users = np.array(sorted(counts))
+    counts = [table.aggregate("user_id, count(*) AS n").to_arrow_table() for table in tables]
+    ids = np.concatenate([count["user_id"].to_numpy() for count in counts])
+    users, place = np.unique(ids, return_inverse=True)
     if not len(users):
         return [(0, 0)]
-    filled = np.cumsum([counts[user] for user in users]) // rows
-    last = np.flatnonzero(np.append(filled[1:] != filled[:-1], True))
-    first = np.append(0, last[:-1] + 1)
-    return [(int(users[low]), int(users[high])) for low, high in zip(first, last, strict=True)]
+    n_rows = np.bincount(place, np.concatenate([count["n"].to_numpy() for count in counts]))
+    first = starts(np.cumsum(n_rows).astype(np.int64) // rows)
+    last = np.append(first[1:] - 1, len(users) - 1)
+    return list(zip(users[first].tolist(), users[last].tolist(), strict=True))
 
 
 class TableWriter:

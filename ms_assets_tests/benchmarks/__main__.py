@@ -1,4 +1,8 @@
-"""`python -m ms_assets_tests.benchmarks generate FOLDER`: data of Yambda's size and distributions, on any machine."""
+"""Data of Yambda's size and distributions on any machine, and what the platform takes for it.
+
+`python -m ms_assets_tests.benchmarks generate FOLDER`, then `tables FOLDER`; what is measured goes to
+docs/benchmarks.md.
+"""
 
 import argparse
 import logging
@@ -6,7 +10,7 @@ import os
 from pathlib import Path
 
 from ms_assets.raw.sample import generate
-from ms_assets_tests.benchmarks import data
+from ms_assets_tests.benchmarks import data, measure, report
 from ms_assets_tests.benchmarks.shapes import SHAPES
 
 
@@ -23,6 +27,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     command.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8), help="100 MB of memory each")
     command.set_defaults(run=_generate)
+    command = commands.add_parser("tables", help="raw tables, splits and edges of 50m beside the floor")
+    command.add_argument("folder", type=Path, help="written by generate")
+    command.add_argument("--repeat", type=int, default=3, help="times; the median is reported")
+    command.set_defaults(run=_tables)
+    command = commands.add_parser("scaling", help="the same over several sizes")
+    command.add_argument("sources", nargs="+", help="FOLDER:SCALE, for example data/5m:50m data/50m:50m data/50m:500m")
+    command.set_defaults(run=_scaling)
     chosen = parser.parse_args(arguments)
     chosen.run(chosen)
 
@@ -35,6 +46,25 @@ def _generate(chosen: argparse.Namespace) -> None:
     print(f"{'':24}{'generated':>14}{'published 50m':>16}{'ratio':>8}")
     for statistic, (found, published) in data.comparison(chosen.folder).items():
         print(f"{statistic:24}{round(found, 3):14,}{published:16,}{found / published:8.3f}")
+
+
+def _tables(chosen: argparse.Namespace) -> None:
+    run = measure.tables(chosen.folder.absolute(), data.GENERATED, on_request=True, repeat=chosen.repeat)
+    _publish("Tables", report.tables_section(run))
+
+
+def _scaling(chosen: argparse.Namespace) -> None:
+    runs = []
+    for source in chosen.sources:
+        folder, _, scale = source.rpartition(":")
+        runs.append(measure.tables(Path(folder).absolute(), scale, on_request=False, repeat=1))
+        logging.info("%s: %.1f s, %d MiB", source, runs[-1].seconds, runs[-1].peak_mib)
+    _publish("Scaling", report.scaling_section(runs))
+
+
+def _publish(heading: str, text: str) -> None:
+    report.publish(heading, text)
+    print(text)
 
 
 if __name__ == "__main__":

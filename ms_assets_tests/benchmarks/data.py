@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ms_assets.raw.published import STATISTICS
 from ms_assets.raw.reports import interaction_statistics
 from ms_assets.raw.schema import TABLES
 
@@ -17,27 +18,11 @@ GENERATED, REPEATED = "50m", "500m"
 """The scales whose places in the hub's layout hold the generated events and the repeated ones."""
 
 PUBLISHED = {
-    "n_events": 47_790_449,
-    "n_users": 10_000,
-    "n_songs": 934_057,
-    "listens": 46_467_212,
-    "likes": 881_456,
-    "dislikes": 107_776,
-    "unlikes": 312_972,
-    "undislikes": 21_033,
+    **STATISTICS[GENERATED]["multi_event"],
+    **{name: file["n_events"] for name, file in STATISTICS[GENERATED].items() if name != "multi_event"},
     "recommended_listens": 0.487,
-    "per_user_mean": 4_779.0,
-    "per_user_std": 5_560.8,
-    "per_user_q25": 687,
-    "per_user_median": 2_653.5,
-    "per_user_q75": 6_856.5,
-    "per_user_max": 27_699,
-    "per_song_mean": 51.2,
-    "per_song_median": 3,
-    "per_song_q75": 12,
-    "per_song_max": 42_960,
 }
-"""Of 50m's multi_event; the share of recommended listens is that of all sizes."""
+"""Of 50m; the share of recommended listens is that of all sizes."""
 
 
 def events_file(folder: Path, scale: str) -> Path:
