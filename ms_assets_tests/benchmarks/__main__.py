@@ -58,7 +58,7 @@ def _scaling(chosen: argparse.Namespace) -> None:
     for source in chosen.sources:
         folder, _, scale = source.rpartition(":")
         runs.append(measure.tables(Path(folder).absolute(), scale, on_request=False, repeat=1))
-        logging.info("%s: %.1f s, %d MiB", source, runs[-1].seconds, runs[-1].peak_mib)
+        logging.info("%s: %.1f s, %d MiB", source, measure.total(runs[-1].steps), runs[-1].peak_mib)
     _publish("Scaling", report.scaling_section(runs))
 
 

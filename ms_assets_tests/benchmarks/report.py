@@ -6,7 +6,7 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from ms_assets_tests.benchmarks.measure import ROOT, Run
+from ms_assets_tests.benchmarks.measure import ROOT, Run, total
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 LIBRARIES = ("dagster", "duckdb", "pyarrow", "numpy", "polars")
@@ -24,54 +24,49 @@ def machine() -> str:
 
 def tables_section(run: Run) -> str:
     """Every step of one size beside the floor."""
-    assets = [step for step in run.steps if step.n_rows is not None]
-    checks = [step for step in run.steps if step.n_rows is None]
     rows = [
         (step.name.replace("__", "/"), f"{step.seconds:.2f}", *_rows(step.n_rows, step.seconds), str(step.peak_mib))
-        for step in assets
+        for step in run.assets
     ]
-    rows.append(("**all assets**", f"**{_seconds(assets):.2f}**", "", "", f"**{max(s.peak_mib for s in assets)}**"))
-    rows.append((f"{len(checks)} checks", f"{_seconds(checks):.2f}", "", "", str(max(s.peak_mib for s in checks))))
-    rows.append(("Dagster around the steps", f"{run.wall - run.seconds:.2f}", "", "", ""))
-    rows.append(("floor: reading", f"{run.read_floor:.2f}", "", "", ""))
-    rows.append(("floor: writing", f"{run.write_floor:.2f}", "", "", ""))
-    floor = run.read_floor + run.write_floor
+    rows.append(("**all assets**", f"**{total(run.assets):.2f}**", "", "", f"**{run.peak_mib}**"))
+    rows += [
+        (name, f"{seconds:.2f}", "", "", "")
+        for name, seconds in (
+            ("of which the same steps take over next to no data", run.fixed),
+            ("floor: reading", run.read_floor),
+            ("floor: writing", run.write_floor),
+            (f"{len(run.checks)} checks", total(run.checks)),
+            ("Dagster around the steps", run.wall - total(run.steps)),
+        )
+    ]
     return "\n".join(
         [
             f"{run.n_events:,} events, partition `50m`, all nine files from a local folder. {machine()}.",
             "",
             _table(("step", "seconds", "rows", "rows/s", "peak MiB"), rows),
             "",
-            f"**Assets take {_seconds(assets) / floor:.2f} × the floor**, with their checks "
-            f"{run.seconds / floor:.2f} ×; no process holds more than {run.peak_mib} MiB.",
+            f"**The assets' work takes {run.ratio:.2f} × the floor** "
+            f"({total(run.assets) / run.floor:.2f} × with the fixed "
+            f"costs of their steps, {total(run.steps) / run.floor:.2f} × with all checks); "
+            f"no process holds more than {run.peak_mib} MiB.",
         ]
     )
 
 
 def scaling_section(runs: list[Run]) -> str:
     """The same steps over growing data."""
-    runs = sorted(runs, key=lambda run: run.n_events)
     rows, last = [], None
-    for run in runs:
-        per_million = 1e6 * run.seconds / run.n_events
-        growth = "" if last is None else f"{(run.seconds / last.seconds) / (run.n_events / last.n_events):.2f}"
-        floor = run.read_floor + run.write_floor
-        rows.append(
-            (
-                f"{run.n_events:,}",
-                f"{run.seconds:.1f}",
-                f"{per_million:.3f}",
-                growth,
-                f"{run.seconds / floor:.2f}",
-                f"{run.wall - run.seconds:.1f}",
-                str(run.peak_mib),
-            )
-        )
+    for run in sorted(runs, key=lambda run: run.n_events):
+        seconds = total(run.steps)
+        growth = "" if last is None else f"{seconds / total(last.steps) * last.n_events / run.n_events:.2f}"
+        numbers = (seconds, 1e6 * seconds / run.n_events, run.floor, run.ratio)
+        cells = [f"{number:.{digits}f}" for number, digits in zip(numbers, (1, 3, 1, 2), strict=True)]
+        rows.append((f"{run.n_events:,}", *cells, growth, str(run.peak_mib)))
         last = run
-    names = ("events", "seconds", "per million", "growth", "× floor", "Dagster", "peak MiB")
+    names = ("events", "assets and checks, s", "per million", "floor, s", "× floor", "growth", "peak MiB")
     text = (
-        f"Assets and checks, without the single-event files. {machine()}. Growth: time over events, each against "
-        "the row above; 1 is a straight line."
+        f"Without the single-event files. {machine()}. Growth: time over events, each against the row above; "
+        "1 is a straight line."
     )
     return "\n".join([text, "", _table(names, rows)])
 
@@ -83,10 +78,6 @@ def publish(heading: str, text: str) -> None:
     found = re.search(rf"## {re.escape(heading)}\n.*?(?=\n## |\Z)", document, re.DOTALL)
     document = document.replace(found[0], section) if found else f"{document.rstrip()}\n\n{section}"
     DOCUMENT.write_text(document)
-
-
-def _seconds(steps: list) -> float:
-    return sum(step.seconds for step in steps)
 
 
 def _rows(n_rows: int, seconds: float) -> tuple[str, str]:
