@@ -4,11 +4,13 @@ Everything after the raw tables is local to a user, and every large table is sor
 ever holds more than some users' rows, and what is written does not depend on where the cuts fell.
 """
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import duckdb
 import numpy as np
@@ -18,6 +20,9 @@ from numpy.typing import NDArray
 
 Relation = duckdb.DuckDBPyRelation
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_SECONDS = 10.0
 
 ROW_GROUP = 1 << 17
 """Rows of a row group: few enough to skip the users before and after a range, enough to compress."""
@@ -53,6 +58,17 @@ def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.R
         yield pa.concat_batches(unfinished)
 
 
+def with_progress(items: Iterable[T], what: str, total: int, size: Callable[[Any], int] = len) -> Iterator[T]:
+    """The same items; about every ten seconds the log says how much of the total size has been dealt with."""
+    done, spoke = 0, time.monotonic()
+    for item in items:
+        yield item
+        done += size(item)
+        if time.monotonic() - spoke > LOG_EVERY_SECONDS:
+            spoke = time.monotonic()
+            logger.info("%s: %s of %s (%.0f %%)", what, f"{done:,}", f"{total:,}", 100 * done / total)
+
+
 def starts(sorted_ids: NDArray[np.integer]) -> NDArray[np.int64]:
     """Where each id's rows begin."""
     return np.flatnonzero(np.append(True, sorted_ids[1:] != sorted_ids[:-1])[: len(sorted_ids)])
@@ -77,9 +93,10 @@ def in_user_ranges(query: Callable[..., Relation], *tables: Relation, rows: int)
         tables: what the query reads.
         rows: about how many of their rows a range may hold; a user is never cut.
     """
+    ranges = user_ranges(*tables, rows=rows)
     return TableStream(
         query(*(table.filter(f"user_id BETWEEN {first} AND {last}") for table in tables)).to_arrow_table()
-        for first, last in user_ranges(*tables, rows=rows)
+        for first, last in with_progress(ranges, "ranges of users", len(ranges), lambda _: 1)
     )
 
 

@@ -18,13 +18,19 @@ LOW_SHARE_WITH_AUDIO = 0.5
 )
 def events_name_songs_with_audio(candidate_songs: Relation, multi_event: Relation) -> dg.AssetCheckResult:
     """Events and audio speak of the same songs: none in common leaves nothing to recommend, few are worth a warning."""
-    n_events = multi_event.count("*").fetchall()[0][0]
-    n_with_audio = int(candidate_songs.aggregate("coalesce(sum(n_events), 0)").fetchall()[0][0])
-    share = n_with_audio / n_events if n_events else 0.0
+    n_events, n_songs = multi_event.aggregate("count(*), approx_count_distinct(item_id)").fetchall()[0]
+    n_candidates, n_with_audio = candidate_songs.aggregate("count(*), coalesce(sum(n_events), 0)").fetchall()[0]
+    share = int(n_with_audio) / n_events if n_events else 0.0
     return dg.AssetCheckResult(
         passed=share >= LOW_SHARE_WITH_AUDIO,
         severity=dg.AssetCheckSeverity.WARN if share else dg.AssetCheckSeverity.ERROR,
-        metadata={"n_events": n_events, "share_with_audio": share, "warns_below": LOW_SHARE_WITH_AUDIO},
+        metadata={
+            "n_events": n_events,
+            "share_with_audio": share,
+            "warns_below": LOW_SHARE_WITH_AUDIO,
+            "about_n_songs": n_songs,
+            "n_songs_with_audio": n_candidates,
+        },
     )
 
 

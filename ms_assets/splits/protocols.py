@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ms_assets.raw.schema import EVENT_TYPES
 from ms_assets.settings import SplitSettings
 from ms_assets.splits.id_map import UNKNOWN, IdMap
-from ms_assets.streams import starts, whole_users
+from ms_assets.streams import starts, whole_users, with_progress
 
 Relation = duckdb.DuckDBPyRelation
 Connection = duckdb.DuckDBPyConnection
@@ -89,7 +89,8 @@ def parted_events(
         f"uid, item_id, (CASE event_type {kinds} ELSE {NO_TYPE} END)::UTINYINT AS kind, "
         f"({_part_by_time(settings)})::UTINYINT AS part, " + ", ".join(columns)
     )
-    for block in whole_users(events.to_arrow_reader(rows), "uid"):
+    n_rows = multi_event.count("*").fetchall()[0][0]
+    for block in whole_users(with_progress(events.to_arrow_reader(rows), "events divided", n_rows), "uid"):
         user_id, kept = _active(block["uid"].to_numpy(), uids)
         song = candidates.positions(block["item_id"].to_numpy()[kept])
         known = song != UNKNOWN
