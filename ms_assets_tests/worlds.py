@@ -42,10 +42,10 @@ class World:
     albums: list[tuple[int, int]] = field(default_factory=list)
     float_percents: bool = False
 
-    def write(self, folder: Path, scale: str = "50m") -> None:
+    def write(self, folder: Path, scale: str = "50m", layout: str = "flat") -> None:
         """Write the four files that every scale needs."""
-        events = self.multi_event()
-        write_table(folder, f"flat/{scale}/multi_event.parquet", events)
+        events = self.multi_event() if layout == "flat" else sequential(self.multi_event())
+        write_table(folder, f"{layout}/{scale}/multi_event.parquet", events)
         write_table(folder, "embeddings.parquet", embeddings(self.audio))
         for owner, pairs in (("artist", self.artists), ("album", self.albums)):
             columns = {f"{owner}_id": [o for o, _ in pairs], "item_id": [song for _, song in pairs]}
@@ -59,6 +59,17 @@ class World:
         columns = list(zip(*self.events, strict=True)) or [()] * len(types)
         arrays = [pa.array(column, type_) for column, type_ in zip(columns, types, strict=True)]
         return pa.table(arrays, names=list(Event._fields))
+
+
+def sequential(events: pa.Table) -> pa.Table:
+    """The other published layout: a row per uid, in the order of their first events, all other columns as lists."""
+    lists = {}
+    for row in events.to_pylist():
+        for name, value in row.items():
+            lists.setdefault(row["uid"], {name: [] for name in row})[name].append(value)
+    rows = [{**columns, "uid": uid} for uid, columns in lists.items()]
+    types = {field.name: field.type if field.name == "uid" else pa.list_(field.type) for field in events.schema}
+    return pa.Table.from_pylist(rows, pa.schema(types))
 
 
 def write_table(folder: Path, file: str, table: pa.Table) -> Path:
