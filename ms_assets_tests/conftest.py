@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from torch_geometric.data import HeteroData
@@ -106,6 +108,28 @@ def platform(tmp_path: Path) -> Platform:
 def platform_at() -> type[Platform]:
     """For modules that compute one world for all their tests."""
     return Platform
+
+
+@pytest.fixture(scope="session", name="duckdb")
+def duckdb_resource(tmp_path_factory: pytest.TempPathFactory) -> resources.DuckDB:
+    return resources.DuckDB(temp_directory=str(tmp_path_factory.mktemp("duckdb")))
+
+
+@pytest.fixture
+def table(duckdb: resources.DuckDB) -> Callable[..., Any]:
+    """Rows as a relation: `table("user_id song_id", (0, 1), (0, 2))`."""
+
+    def relation(names: str, *rows: tuple) -> Any:
+        columns = zip(*rows, strict=True) if rows else ([] for _ in names.split())
+        arrays = [pa.array(column, None if rows else pa.int64()) for column in columns]
+        return duckdb.connection.from_arrow(pa.table(arrays, names=names.split()))
+
+    return relation
+
+
+def metadata(result: dg.AssetCheckResult) -> dict[str, Any]:
+    """What a check says, as plain values."""
+    return {name: value.value for name, value in result.metadata.items()}
 
 
 @pytest.fixture
