@@ -1,16 +1,20 @@
 """What the tests share: a platform over a folder of its own, and worlds computed once for all tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from torch_geometric.data import HeteroData
 
+from ms_assets import resources
 from ms_assets.definitions import define
 from ms_assets.resources import Environment
 from ms_assets_tests import slow_reference
@@ -27,18 +31,27 @@ TABLES = {
     "edges": "graph/edges",
 }
 """The tables that the slow reference computes, with their asset keys."""
-N_RANDOM_WORLDS = 10
+WORLDS = [{"seed": seed} for seed in range(10)] + [{"seed": seed, "n_users": 1_000} for seed in (10, 11)]
+"""Random worlds, the last of them of several blocks of users."""
+ROWS_OF_A_BLOCK = 500
+"""In those worlds; DuckDB gives 2,048 at least, ranges of users are as short as that."""
 
 
 class Platform:
-    """The project's definitions over one home and one source folder, run in this process."""
+    """The project's definitions over one home and one source folder, run in this process.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where both lie.
+        settings: layout or memory, where they are not the default.
+    """
+
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.home, self.source = folder / "home", folder / "source"
-        self.source.mkdir()
+        self.source.mkdir(exist_ok=True)
         tracking_uri = f"sqlite:///{self.home}/mlflow/mlflow.db"
-        self.environment = Environment(self.home, str(self.source), "main", tracking_uri)
+        self.environment = Environment(self.home, str(self.source), "main", tracking_uri, **settings)
         self.definitions = define(self.environment)
+        self.duckdb = self.definitions.resources["duckdb"]
         self._job = self.definitions.resolve_implicit_global_asset_job_def()
 
     def materialise(
@@ -97,6 +110,28 @@ def platform_at() -> type[Platform]:
     return Platform
 
 
+@pytest.fixture(scope="session", name="duckdb")
+def duckdb_resource(tmp_path_factory: pytest.TempPathFactory) -> resources.DuckDB:
+    return resources.DuckDB(temp_directory=str(tmp_path_factory.mktemp("duckdb")))
+
+
+@pytest.fixture
+def table(duckdb: resources.DuckDB) -> Callable[..., Any]:
+    """Rows as a relation: `table("user_id song_id", (0, 1), (0, 2))`."""
+
+    def relation(names: str, *rows: tuple) -> Any:
+        columns = zip(*rows, strict=True) if rows else ([] for _ in names.split())
+        arrays = [pa.array(column, None if rows else pa.int64()) for column in columns]
+        return duckdb.connection.from_arrow(pa.table(arrays, names=names.split()))
+
+    return relation
+
+
+def metadata(result: dg.AssetCheckResult) -> dict[str, Any]:
+    """What a check says, as plain values."""
+    return {name: value.value for name, value in result.metadata.items()}
+
+
 @pytest.fixture
 def con() -> duckdb.DuckDBPyConnection:
     return duckdb.connect()
@@ -118,11 +153,20 @@ class Case:
         return slow_reference.rounded(self.expected[table])
 
 
-@pytest.fixture(scope="session", params=range(N_RANDOM_WORLDS), ids=lambda seed: f"seed{seed}")
+@contextmanager
+def blocks_of(rows: int) -> Iterator[None]:
+    """The platform holds about so many rows at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resources, "BYTES_PER_ROW", (1 << 30) // rows)
+        yield
+
+
+@pytest.fixture(scope="session", params=WORLDS, ids=lambda world: f"seed{world['seed']}")
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    world, rules = random_case(request.param)
+    world, rules = random_case(**request.param)
     platform = Platform(tmp_path_factory.mktemp("world"))
-    platform.split(world, rules, *TABLES.values(), "graph/bipartite_graph")
+    with blocks_of(ROWS_OF_A_BLOCK if "n_users" in request.param else 1 << 20):
+        platform.split(world, rules, *TABLES.values(), "graph/bipartite_graph")
     return Case(world, rules, slow_reference.compute(world, rules), platform)
 
 

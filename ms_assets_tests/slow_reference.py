@@ -30,7 +30,9 @@ def compute(world: World, rules: Rules) -> Tables:
     kept = [
         Kept(place, event)
         for place, event in enumerate(world.events)
-        if rules.min_events <= raw_rows[event.uid] <= rules.max_events and event.item_id in catalogue
+        if event.uid is not None
+        and rules.min_events <= raw_rows[event.uid] <= rules.max_events
+        and event.item_id in catalogue
     ]
     kept_rows = Counter(k.event.uid for k in kept)
     users = [
@@ -65,7 +67,9 @@ def compute(world: World, rules: Rules) -> Tables:
 
 def divide(kept: list[Kept], rules: Rules) -> dict[str, list[Kept]]:
     """The kept events of each part, in the order of user, time and file."""
-    ordered = sorted(kept, key=lambda k: (k.event.uid, k.event.timestamp, k.place))
+    timeless = [k for k in kept if k.event.timestamp is None]
+    timed = sorted((k for k in kept if k.event.timestamp is not None), key=lambda k: (k.event.timestamp, k.place))
+    ordered = sorted(timed + timeless, key=lambda k: k.event.uid)
     parts = {"train": [], "validation": [], "test": []}
     if rules.protocol == "per_user":
         train, validation = Fraction(rules.train_ratio), Fraction(rules.validation_ratio)
@@ -83,6 +87,8 @@ def divide(kept: list[Kept], rules: Rules) -> dict[str, list[Kept]]:
     test_start = rules.test_start
     for k in ordered:
         time = k.event.timestamp
+        if time is None:
+            continue
         if time >= test_start:
             parts["test"].append(k)
         elif test_start - GAP - DAY <= time < test_start - GAP:

@@ -23,6 +23,7 @@ from ms_assets.io_managers import (
 )
 from ms_assets.resources import DuckDB
 from ms_assets.scales import SCALES
+from ms_assets.streams import ROW_GROUP, TableStream
 from ms_assets_tests.worlds import Rules, World, listen
 
 COLUMNS = columns(song_id=("INTEGER", "song"), score=("DOUBLE", "score"))
@@ -157,6 +158,96 @@ def test_a_query_that_fails_half_way_leaves_the_earlier_table_and_nothing_else(s
     with pytest.raises(Exception, match="broken"):
         shelf.put(fails_late)
     assert shelf.files() == earlier
+
+
+def scores(low, high):
+    return pa.table({"song_id": pa.array(range(low, high), pa.int32()), "score": [i / 2 for i in range(low, high)]})
+
+
+def test_a_stream_of_tables_is_one_table_in_row_groups_of_one_size(shelf):
+    n = ROW_GROUP + 10
+    shelf.put(TableStream(scores(low, min(low + 50_000, n)) for low in range(0, n, 50_000)))
+    assert shelf.get().to_arrow_table().equals(scores(0, n))
+    metadata = pq.read_metadata(shelf.folder / "data/room/value/50m.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [ROW_GROUP, 10]
+
+
+def test_a_stream_that_breaks_off_leaves_the_earlier_table_and_nothing_else(shelf):
+    def breaking():
+        yield scores(0, 2 * ROW_GROUP)
+        raise ZeroDivisionError
+
+    shelf.put(TableStream([scores(0, 3)]))
+    earlier = shelf.files()
+    with pytest.raises(ZeroDivisionError):
+        shelf.put(TableStream(breaking()))
+    assert shelf.files() == earlier
+
+
+def test_a_stream_of_other_columns_than_declared_is_refused(shelf):
+    with pytest.raises(TypeError, match="room/value: expected columns"):
+        shelf.put(TableStream([scores(0, 3).drop_columns("score")]))
+    assert shelf.files() == {}
+
+
+def write_drafts(shelf, given_back, error=None):
+    """An asset of two outputs that fills both drafts, gives back some of them, and may fail after that."""
+    keys = {name: dg.AssetKey(["room", name]) for name in ("left", "right")}
+    outs = {name: dg.AssetOut(key=key, metadata=COLUMNS, is_required=False) for name, key in keys.items()}
+
+    @dg.multi_asset(outs=outs, partitions_def=SCALES)
+    def both(io_manager: dg.ResourceParam[TableIOManager]):
+        with io_manager.drafts(keys, "50m") as drafts:
+            for number, name in enumerate(keys):
+                drafts[name].append(scores(0, 2))
+                drafts[name].append(scores(2, 5 + number))
+            for name in given_back:
+                yield dg.Output(drafts[name], output_name=name)
+            if error:
+                raise error
+
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    dg.materialize([both], resources=shelf.managers, partition_key="50m", run_config=quiet)
+
+
+def test_drafts_that_are_given_back_are_published_and_the_others_removed(shelf):
+    write_drafts(shelf, ["right"])
+    assert list(shelf.files()) == ["room/right/50m.parquet"]
+    assert pq.read_table(shelf.folder / "data/room/right/50m.parquet").equals(scores(0, 6))
+    write_drafts(shelf, ["left", "right"])
+    assert sorted(shelf.files()) == ["room/left/50m.parquet", "room/right/50m.parquet"]
+    assert pq.read_table(shelf.folder / "data/room/left/50m.parquet").equals(scores(0, 5))
+
+
+def test_drafts_of_a_body_that_raises_are_removed(shelf):
+    write_drafts(shelf, ["left", "right"])
+    earlier = shelf.files()
+    with pytest.raises(ZeroDivisionError):
+        write_drafts(shelf, [], ZeroDivisionError())
+    assert shelf.files() == earlier
+
+
+def test_a_draft_published_before_its_body_raises_is_whole(shelf):
+    with pytest.raises(ZeroDivisionError):
+        write_drafts(shelf, ["left"], ZeroDivisionError())
+    assert list(shelf.files()) == ["room/left/50m.parquet"]
+    assert pq.read_table(shelf.folder / "data/room/left/50m.parquet").equals(scores(0, 5))
+
+
+def test_a_draft_without_columns_is_an_error_and_leaves_nothing(shelf):
+    manager = shelf.managers["io_manager"]
+    keys = {"value": dg.AssetKey(["room", "value"])}
+    with pytest.raises(AssertionError, match="a table has columns"), manager.drafts(keys, "50m") as drafts:
+        drafts["value"].finish()
+    assert shelf.files() == {}
+
+
+def test_what_is_stored_is_found_without_being_an_input(shelf):
+    manager, key = shelf.managers["io_manager"], dg.AssetKey(["room", "value"])
+    assert manager.stored(key, "50m") is None
+    shelf.put(scores(0, 3))
+    assert manager.stored(key, "50m").to_arrow_table().equals(scores(0, 3))
+    assert manager.stored(key, "5b") is None
 
 
 def test_a_value_that_cannot_be_saved_leaves_the_earlier_checkpoint(shelf):

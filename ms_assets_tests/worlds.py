@@ -16,7 +16,7 @@ class Event(NamedTuple):
     """One row of multi_event, in the order of its columns."""
 
     uid: int | None
-    timestamp: int
+    timestamp: int | None
     item_id: int | None
     is_organic: int | None = 1
     played_ratio_pct: float | None = None
@@ -42,10 +42,10 @@ class World:
     albums: list[tuple[int, int]] = field(default_factory=list)
     float_percents: bool = False
 
-    def write(self, folder: Path, scale: str = "50m") -> None:
+    def write(self, folder: Path, scale: str = "50m", layout: str = "flat") -> None:
         """Write the four files that every scale needs."""
-        events = self.multi_event()
-        write_table(folder, f"flat/{scale}/multi_event.parquet", events)
+        events = self.multi_event() if layout == "flat" else sequential(self.multi_event())
+        write_table(folder, f"{layout}/{scale}/multi_event.parquet", events)
         write_table(folder, "embeddings.parquet", embeddings(self.audio))
         for owner, pairs in (("artist", self.artists), ("album", self.albums)):
             columns = {f"{owner}_id": [o for o, _ in pairs], "item_id": [song for _, song in pairs]}
@@ -59,6 +59,17 @@ class World:
         columns = list(zip(*self.events, strict=True)) or [()] * len(types)
         arrays = [pa.array(column, type_) for column, type_ in zip(columns, types, strict=True)]
         return pa.table(arrays, names=list(Event._fields))
+
+
+def sequential(events: pa.Table) -> pa.Table:
+    """The other published layout: a row per uid, in the order of their first events, all other columns as lists."""
+    lists = {}
+    for row in events.to_pylist():
+        for name, value in row.items():
+            lists.setdefault(row["uid"], {name: [] for name in row})[name].append(value)
+    rows = [{**columns, "uid": uid} for uid, columns in lists.items()]
+    types = {field.name: field.type if field.name == "uid" else pa.list_(field.type) for field in events.schema}
+    return pa.Table.from_pylist(rows, pa.schema(types))
 
 
 def write_table(folder: Path, file: str, table: pa.Table) -> Path:
@@ -109,11 +120,19 @@ class Rules:
         }
 
 
+def published_order(event: Event) -> tuple:
+    """By user, then time, unknown ones last; what the definitions promise holds for any other order, too."""
+    return event.uid is None, event.uid, event.timestamp is None, event.timestamp
+
+
 RATIOS = (("0.7", "0.2"), ("0.5", "0.25"), ("0.57", "0.29"), ("0.9", "0"), ("0.333", "0.333"))
 
 
-def random_case(seed: int) -> tuple[World, Rules]:
-    """A world of forty users and rules for it, the same for the same seed; odd seeds split by time."""
+def random_case(seed: int, n_users: int = 40) -> tuple[World, Rules]:
+    """A world and rules for it, the same for the same seed; odd seeds split by time.
+
+    Every third world is in the published order, every third has its users mixed up.
+    """
     rng = random.Random(seed)
     rules = Rules(
         min_events=rng.randint(1, 5),
@@ -126,14 +145,16 @@ def random_case(seed: int) -> tuple[World, Rules]:
     songs = [0, 2**32 - 1, *rng.sample(range(1, 5_000), 78)]
     audio = [song for song in songs if rng.random() < 0.7] + [9_000]
     events = []
-    for uid in sorted(rng.sample(range(70), 40)):
+    n_ids = 7 * n_users // 4
+    for uid in sorted(rng.sample(range(n_ids), n_users)):
         low, high = rules.min_events, rules.max_events
         n = rng.choice([1, max(low - 1, 1), low, low + 1, 10, high, high + 1])
         events += _history(rng, rules, uid, n, songs)
     # Somebody has events in every part, so that no world is refused for an empty one.
-    events += [listen(90, time, audio[0], 80) for time in _times(rules)][: rules.max_events]
+    events += [listen(n_ids + 20, time, audio[0], 80) for time in _times(rules)][: rules.max_events]
+    events += [Event(None, rng.choice([*_times(rules), None]), song) for song in rng.sample(songs, 5)]
     return World(
-        events,
+        (sorted(events, key=published_order), rng.sample(events, len(events)), events)[seed % 3],
         rng.sample(audio, len(audio)),
         _owners(rng, songs, 7),
         _owners(rng, songs, 12),
@@ -151,10 +172,9 @@ def _history(rng: random.Random, rules: Rules, uid: int, n: int, songs: list[int
         heard = kind == "listen"
         percent = rng.choice([0, 33, 50, 51, 99, 100, None]) if heard else None
         length = rng.choice([90, 200, None]) if heard else None
-        time = rng.choice(_times(rules))
+        time = rng.choice(_times(rules)) if rng.random() < 0.95 else None
         history.append(Event(uid, time, song, rng.choice([0, 1, None]), percent, length, kind))
-    # The published order is by time; what the definitions promise holds for any order within a user.
-    return history if rng.random() < 0.3 else sorted(history, key=lambda event: event.timestamp)
+    return history if rng.random() < 0.3 else sorted(history, key=published_order)
 
 
 def _times(rules: Rules) -> list[int]:

@@ -47,8 +47,8 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
                 context.log.info(f"flattening {file.path}")
                 path = drafts[table.name].fill(layouts.flattened(file.path, table))
                 value = drafts[table.name]
-            context.log.info(f"checking {path}")
-            verify(duckdb.connection, path, table)
+            context.log.info(f"checking {file.path}")
+            verify(duckdb.connection, path, table, source=file.path)
             rows = linked_tables.read(path)
             is_sorted = table.name != "multi_event" or layouts.is_sorted(rows)
             if not is_sorted:

@@ -46,8 +46,9 @@ def _flat(batches: list[pa.RecordBatch], schema: pa.Schema, path: Path, names: l
     lengths = [pa.compute.list_value_length(users[name]).to_numpy() for name in names[1:]]
     if any(not np.array_equal(lengths[0], other) for other in lengths[1:]):
         raise SourceError(f"{path}: the lists of a user differ in length")
-    uid = np.repeat(users["uid"].to_numpy(), lengths[0].astype(np.int64))
-    return pa.table([pa.array(uid), *(pa.compute.list_flatten(users[name]) for name in names[1:])], names=names)
+    user = np.repeat(np.arange(len(users)), lengths[0].astype(np.int64))
+    uid = users["uid"].take(pa.array(user))
+    return pa.table([uid, *(pa.compute.list_flatten(users[name]) for name in names[1:])], names=names)
 
 
 def is_sorted(events: Relation) -> bool:

@@ -156,21 +156,28 @@ ALWAYS = ("multi_event", "embeddings", "artist_item_mapping", "album_item_mappin
 ON_REQUEST = tuple(name for name in TABLES if name not in ALWAYS)
 
 
-def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable) -> None:
+def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable, source: Path | None = None) -> None:
     """Check one flat source file: present, whole, with the published columns, types and value ranges.
+
+    Args:
+        connection: reads the file.
+        path: the file.
+        table: what it should hold.
+        source: the file to name in errors, where the one that is read was made from another.
 
     Raises:
         SourceError: naming the file, the column, what was found and what was expected.
     """
     if not path.is_file():
         raise SourceError(f"{path}: no such file; expected {table.name} in Parquet")
+    source = source or path
     try:
         pq.read_metadata(path)
         relation = connection.read_parquet(str(path))
-        _verify_types(relation, path, table)
-        _verify_values(relation, path, table)
+        _verify_types(relation, source, table)
+        _verify_values(relation, source, table)
     except (pa.ArrowException, duckdb.Error, OSError) as error:
-        raise SourceError(f"{path}: not a whole Parquet file ({error})") from error
+        raise SourceError(f"{source}: not a whole Parquet file ({error})") from error
 
 
 def _verify_types(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTable) -> None:

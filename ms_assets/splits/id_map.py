@@ -30,7 +30,8 @@ class IdMap:
 
     def positions(self, ids: NDArray[np.integer]) -> NDArray[np.int32]:
         """The position of each id, in any order and as often as wanted; -1 for one that is not in the list."""
-        page, place = _split(ids)
+        # Beyond 64 bits with a sign numpy would count in floats.
+        page, place = _split(ids.astype(np.int64) if ids.dtype == np.uint64 else ids)
         at = np.take(self._number, page, mode="clip")
         at <<= PAGE_BITS
         at += place.astype(np.int32)

@@ -51,6 +51,14 @@ REFUSED = {
         "1 values out of range, for example skip",
     ),
     "negative id": ("multi_event", with_column("item_id", [10, -7, 11]), "item_id", "example -7"),
+    "song id beyond 32 bits": ("multi_event", with_column("item_id", [10, 2**32, 11]), "item_id", "example 4294967296"),
+    "user id beyond 32 bits": ("multi_event", with_column("uid", [1, 1, 2**63 - 1]), "uid", "has 1 values"),
+    "audio of an id beyond 32 bits": (
+        "embeddings",
+        embeddings([10]).set_column(0, "item_id", pa.array([2**40])),
+        "item_id",
+        "4294967295",
+    ),
     "negative time": ("multi_event", with_column("timestamp", [0, -5, 5]), "timestamp", "example -5"),
     "ratio above 100": (
         "multi_event",
@@ -102,6 +110,7 @@ def test_a_wrong_file_is_refused_by_file_and_column(con, tmp_path, name, table, 
 ACCEPTED = {
     "as published": ("multi_event", WORLD.multi_event()),
     "wider ids": ("multi_event", with_column("item_id", [10, 11, None], pa.int64())),
+    "the highest and the lowest id": ("multi_event", with_column("item_id", [0, 2**32 - 1, None], pa.int64())),
     "widest ids": ("multi_event", with_column("uid", [1, 1, 2], pa.uint64())),
     "ratios as floats": ("multi_event", with_column("played_ratio_pct", [99.5, None, None])),
     "types as a dictionary": (

@@ -55,13 +55,15 @@ def test_real_scales_never_fall_back_to_generated_data(source_at, tmp_path):
 
 
 def test_the_environment_has_defaults_for_everything(monkeypatch, tmp_path):
-    for name in ("MS_ASSETS_HOME", "MS_ASSETS_SOURCE", "MS_ASSETS_REVISION", "MLFLOW_TRACKING_URI"):
+    names = ("MS_ASSETS_HOME", "MS_ASSETS_SOURCE", "MS_ASSETS_REVISION", "MS_ASSETS_LAYOUT", "MS_ASSETS_MEMORY")
+    for name in (*names, "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     environment = Environment.read()
     assert environment.data == tmp_path / "var/data"
     assert environment.source == "yandex/yambda"
     assert environment.tracking_uri == f"sqlite:///{tmp_path}/var/mlflow/mlflow.db"
+    assert (environment.layout, environment.memory) == ("flat", "1GiB")
 
 
 def test_the_environment_is_what_the_variables_say(monkeypatch, tmp_path):
@@ -69,4 +71,7 @@ def test_the_environment_is_what_the_variables_say(monkeypatch, tmp_path):
     monkeypatch.setenv("MS_ASSETS_SOURCE", "/data/yambda")
     monkeypatch.setenv("MS_ASSETS_REVISION", "v1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert Environment.read() == Environment(tmp_path / "elsewhere", "/data/yambda", "v1", "http://mlflow:5000")
+    monkeypatch.setenv("MS_ASSETS_LAYOUT", "sequential")
+    monkeypatch.setenv("MS_ASSETS_MEMORY", "8GiB")
+    expected = (tmp_path / "elsewhere", "/data/yambda", "v1", "http://mlflow:5000", "sequential", "8GiB")
+    assert Environment.read() == Environment(*expected)

@@ -1,10 +1,12 @@
 """Every table, row for row, equals what plain loops make of the definitions."""
 
+from itertools import pairwise
+
 import pytest
 
 from ms_assets_tests import slow_reference
-from ms_assets_tests.conftest import N_RANDOM_WORLDS
-from ms_assets_tests.worlds import DAY, GAP, random_case
+from ms_assets_tests.conftest import WORLDS
+from ms_assets_tests.worlds import DAY, GAP, published_order, random_case
 
 KEYS = {
     "negatives": ("user_id", "song_id", "event_type"),
@@ -28,8 +30,8 @@ def test_a_table_of_groups_equals_the_slow_reference(case, table):
 
 def test_the_random_worlds_hold_every_hard_case():
     held = set()
-    for seed in range(N_RANDOM_WORLDS):
-        world, rules = random_case(seed)
+    for arguments in WORLDS:
+        world, rules = random_case(**arguments)
         held |= hard_cases(world, rules, slow_reference.compute(world, rules))
     assert held == {
         "per_user",
@@ -54,6 +56,16 @@ def test_the_random_worlds_hold_every_hard_case():
         "event in a gap",
         "later events of a user without positive train event",
         "percents as floats",
+        "null user",
+        "null time, per_user",
+        "null time, global_temporal",
+        "published order, per_user",
+        "published order, global_temporal",
+        "users mixed up, per_user",
+        "users mixed up, global_temporal",
+        "tie of users mixed up",
+        "more than three blocks, per_user",
+        "more than three blocks, global_temporal",
     }
 
 
@@ -70,8 +82,12 @@ def hard_cases(world, rules, tables):
     by_time = rules.protocol == "global_temporal"
     gaps = [(start - GAP, start) for start in (rules.test_start, rules.test_start - GAP - DAY)]
     untrained = {row["uid"] for row in tables["users"] if row["user_id"] not in trained}
+    timed = [event for event in world.events if event.timestamp is not None]
+    tie = any(len({e.timestamp for e in history}) < len(history) for history in rows.values())
+    changes = sum(earlier.uid != later.uid for earlier, later in pairwise(world.events))
+    mixed_up = changes > 2 * len(rows)
     found = {
-        "tie in time": any(len({e.timestamp for e in history}) < len(history) for history in rows.values()),
+        "tie in time": tie,
         "null song": any(e.item_id is None for e in world.events),
         "null percent of a listen": any(e.played_ratio_pct is None for e in listens),
         "null track length of a listen": any(e.track_length_seconds is None for e in listens),
@@ -89,9 +105,15 @@ def hard_cases(world, rules, tables):
         "song only in test": any(row["song_id"] not in in_train for row in tables["test"]),
         "dislike of a cold song": any(not row["in_graph"] for row in tables["negatives"]),
         "event in a gap": by_time
-        and any(low <= e.timestamp < high and e.uid in ids for e in world.events for low, high in gaps),
+        and any(low <= e.timestamp < high and e.uid in ids for e in timed for low, high in gaps),
         "later events of a user without positive train event": by_time
-        and any(e.timestamp >= rules.test_start and e.uid in untrained for e in world.events),
+        and any(e.timestamp >= rules.test_start and e.uid in untrained for e in timed),
         "percents as floats": world.float_percents,
+        "null user": None in sizes and rules.min_events <= sizes[None] <= rules.max_events,
+        f"null time, {rules.protocol}": any(e.timestamp is None and e.uid in ids for e in world.events),
+        f"published order, {rules.protocol}": world.events == sorted(world.events, key=published_order),
+        f"users mixed up, {rules.protocol}": mixed_up,
+        "tie of users mixed up": mixed_up and tie,
+        f"more than three blocks, {rules.protocol}": len(world.events) > 3 * 2_048,
     }
     return cases | {name for name, there in found.items() if there}

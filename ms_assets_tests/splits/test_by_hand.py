@@ -169,3 +169,21 @@ def test_a_split_without_a_test_part_is_refused_by_name(platform):
     rules = Rules(protocol="global_temporal")
     with pytest.raises(ValueError, match=r"split_events: .* leaves no event in test"):
         platform.materialise("splits/test", config=rules.config())
+
+
+def test_an_event_without_a_time_is_a_users_last_and_in_no_part_of_the_global_split(platform, parts_of):
+    events = [reaction("like", 1, None, 10), listen(1, None, 20), *(listen(1, 5 * i, 30) for i in range(8))]
+    train, validation, test = parts_of(events, Rules())
+    assert (train, validation, test) == ([(1, 5 * i, 30) for i in range(8)], [(1, None, 10)], [(1, None, 20)])
+    events += [listen(1, T, 40)]
+    train, validation, test = parts_of(events, Rules(protocol="global_temporal"))
+    assert (train, validation, test) == ([(1, 5 * i, 30) for i in range(8)], [], [(1, T, 40)])
+    assert platform.rows("splits/users") == [{"user_id": 0, "uid": 1, "n_events": 11}]
+
+
+def test_events_without_a_user_are_nobodys_but_name_candidate_songs(platform):
+    events = [listen(1, i, 10) for i in range(10)] + [listen(None, i, 20) for i in range(10)]
+    platform.split(World(events, [10, 20]), Rules(), "splits/songs", "graph/edges")
+    assert [row["uid"] for row in platform.rows("splits/users")] == [1]
+    assert [(row["item_id"], row["n_train_plays"]) for row in platform.rows("splits/songs")] == [(10, 8), (20, 0)]
+    assert [row["n_events"] for row in platform.rows("graph/edges")] == [8]

@@ -1,0 +1,58 @@
+"""What a run is lent: how much memory a person grants, and what keeps to it."""
+
+import pytest
+
+from ms_assets.resources import DuckDB
+from ms_assets_tests.conftest import Platform
+from ms_assets_tests.worlds import World, listen
+
+MIB = 1 << 20
+SIZES = {
+    "1GiB": 1 << 30,
+    "500MB": 500_000_000,
+    "2 GB": 2_000_000_000,
+    "1.5gib": 3 << 29,
+    "256MiB": 256 * MIB,
+    str(300 * MIB): 300 * MIB,
+}
+
+
+@pytest.mark.parametrize(("memory", "n_bytes"), SIZES.items(), ids=SIZES)
+def test_memory_is_granted_as_a_size_that_a_person_writes(tmp_path, memory, n_bytes):
+    duckdb = DuckDB(temp_directory=str(tmp_path), memory=memory)
+    [(limit, folder)] = duckdb.connection.sql(
+        "SELECT current_setting('memory_limit'), current_setting('temp_directory')"
+    ).fetchall()
+    number, unit = limit.split()
+    assert float(number) * {"MiB": MIB, "GiB": 1 << 30}[unit] == pytest.approx(n_bytes, rel=0.1)
+    assert folder == str(tmp_path)
+    # An event and all that is computed of it take some hundred bytes.
+    assert 100 * duckdb.rows < n_bytes < 10_000 * duckdb.rows
+
+
+@pytest.mark.parametrize("memory", ["much", "", "GiB", "1 byte", "-1GiB", "0", "255MiB", "200MB", "1KiB", "nan"])
+def test_memory_that_is_no_size_or_too_little_is_refused_by_the_variable(tmp_path, memory):
+    duckdb = DuckDB(temp_directory=str(tmp_path), memory=memory)
+    expected = f"MS_ASSETS_MEMORY: found {memory!r}, expected a size such as 1GiB, at least 256MiB"
+    for look in (lambda: duckdb.connection, lambda: duckdb.rows):
+        with pytest.raises(ValueError, match=expected):
+            look()
+
+
+def test_a_run_with_a_wrong_memory_leaves_nothing(tmp_path):
+    platform = Platform(tmp_path, memory="plenty")
+    World([listen(1, 0, 10)], [10]).write(platform.source)
+    with pytest.raises(ValueError, match="MS_ASSETS_MEMORY: found 'plenty'"):
+        platform.materialise("raw/multi_event")
+    assert platform.files() == {}
+
+
+def test_more_memory_lets_more_rows_be_held(tmp_path):
+    rows = [DuckDB(temp_directory=str(tmp_path), memory=memory).rows for memory in ("256MiB", "1GiB", "64GiB")]
+    assert rows == sorted(set(rows))
+
+
+def test_threads_are_those_that_were_asked_for(tmp_path):
+    connection = DuckDB(temp_directory=str(tmp_path), threads=3).connection
+    assert connection.sql("SELECT current_setting('threads')").fetchall() == [(3,)]
+    assert DuckDB(temp_directory=str(tmp_path), threads=3).connection is connection, "there is one for a process"
