@@ -45,7 +45,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize(("users", "ends"), CUTS.values(), ids=CUTS)
-def test_no_user_is_in_two_tables_and_no_row_is_moved(users, ends):
+def test_no_user_is_in_two_batches_and_no_row_is_moved(users, ends):
     check_whole_users(users, ends)
 
 
@@ -58,22 +58,21 @@ def test_random_cuts_are_mended(seed):
 
 def check_whole_users(users, ends):
     found = list(whole_users(iter(cut(users, ends)), "user_id"))
-    assert pa.concat_tables(found).equals(rows_of(users))
+    assert pa.Table.from_batches(found).combine_chunks().equals(rows_of(users))
     held = [set(part["user_id"].to_pylist()) for part in found]
-    assert all(held), "a table without rows is no use to anybody"
+    assert all(held), "a batch without rows is no use to anybody"
     assert sum(map(len, held)) == len(set().union(*held))
-    assert all(column.num_chunks == 1 for part in found for column in part.columns)
 
 
 def test_a_user_is_handed_on_as_soon_as_the_next_one_begins():
-    waiting = iter(cut([1, 1, 2, 2, 3], [3, 4]))
+    waiting = iter(cut([1, 1, 2, 2, 3, 4], [3, 4, 5]))
     first = next(whole_users(waiting, "user_id"))
     assert first["user_id"].to_pylist() == [1, 1]
-    assert len(list(waiting)) == 2, "later batches are not read ahead"
+    assert len(list(waiting)) >= 2, "no more than one batch is read ahead"
 
 
 @pytest.mark.parametrize("batches", [[], cut([], [0])], ids=["no batch", "batches without rows"])
-def test_nothing_gives_no_table(batches):
+def test_nothing_gives_no_batch(batches):
     assert list(whole_users(batches, "user_id")) == []
 
 

@@ -52,7 +52,7 @@ def _flat(batches: list[pa.RecordBatch], schema: pa.Schema, path: Path, names: l
 
 
 def is_sorted(events: Relation) -> bool:
-    """Whether events stand in the order of uid, then timestamp; unknown ones last."""
+    """Whether events stand in the order of uid, then timestamp; unknown ones last, like the highest of 32 bits."""
     unknown = f"{2**32 - 1}::UBIGINT"
     key = f'(coalesce(uid, {unknown})::UBIGINT << 32) + coalesce("timestamp", {unknown})::UBIGINT AS key'
     last = np.uint64(0)
