@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ms_assets.streams import ROW_GROUP, TableStream, TableWriter, in_user_ranges, user_ranges, whole_users
+from ms_assets.streams import ROW_GROUP, TableWriter, in_user_ranges, user_ranges, whole_users
 
 SCHEMA = pa.schema({"user_id": pa.int32(), "place": pa.int64()})
 
@@ -273,7 +273,3 @@ def test_a_stream_that_breaks_off_leaves_the_writers_thread_at_rest(tmp_path, mi
         writer.fill(breaking())
     with pytest.raises(RuntimeError, match="shutdown"):
         writer._thread.submit(print)
-
-
-def test_a_stream_holds_its_tables():
-    assert list(TableStream([rows_of([1]), rows_of([2])]).tables) == [rows_of([1]), rows_of([2])]

@@ -14,8 +14,8 @@ PARTS = ("train", "validation", "test")
 def parts_of(platform):
     """Split some events by some rules; the (uid, timestamp, item_id) of each part, in the file's order."""
 
-    def split(events, rules):
-        world = World(events, sorted({event.item_id for event in events}))
+    def split(events, rules, audio=None):
+        world = World(events, audio or sorted({event.item_id for event in events}))
         platform.split(world, rules, *(f"splits/{name}" for name in ("songs", *PARTS)))
         uid = [row["uid"] for row in platform.rows("splits/users")]
         item = [row["item_id"] for row in platform.rows("splits/songs")]
@@ -187,3 +187,12 @@ def test_events_without_a_user_are_nobodys_but_name_candidate_songs(platform):
     assert [row["uid"] for row in platform.rows("splits/users")] == [1]
     assert [(row["item_id"], row["n_train_plays"]) for row in platform.rows("splits/songs")] == [(10, 8), (20, 0)]
     assert [row["n_events"] for row in platform.rows("graph/edges")] == [8]
+
+
+def test_events_of_songs_without_audio_take_no_place_in_any_part(platform, parts_of):
+    silent = [listen(1, 3 + i, 99) for i in range(10)]
+    events = [*(listen(1, i, 10) for i in range(3)), *silent, *(listen(1, 20 + i, 20) for i in range(7))]
+    train, validation, test = parts_of(events, Rules(), audio=[10, 20, 30])
+    assert train == [(1, 0, 10), (1, 1, 10), (1, 2, 10), *((1, 20 + i, 20) for i in range(5))]
+    assert (validation, test) == ([(1, 25, 20)], [(1, 26, 20)])
+    assert [row["n_train_plays"] for row in platform.rows("splits/songs")] == [3, 5]
