@@ -5,6 +5,7 @@ Nothing else in the package reads the environment.
 
 import atexit
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,8 +87,10 @@ class DuckDB(dg.ConfigurableResource):
 
     @property
     def _bytes(self) -> int:
+        # The adapter alone would take "1GiB or so" for a size.
+        known = re.fullmatch(r"[\d.]+ ?\w*", self.memory)
         try:
-            size = TypeAdapter(ByteSize).validate_python(self.memory)
+            size = TypeAdapter(ByteSize).validate_python(self.memory if known else "0B")
         except ValidationError:
             size = ByteSize(0)
         if size < SMALLEST_MEMORY:

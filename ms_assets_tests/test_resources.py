@@ -30,7 +30,9 @@ def test_memory_is_granted_as_a_size_that_a_person_writes(tmp_path, memory, n_by
     assert 100 * duckdb.rows < n_bytes < 10_000 * duckdb.rows
 
 
-@pytest.mark.parametrize("memory", ["much", "", "GiB", "1 byte", "-1GiB", "0", "255MiB", "200MB", "1KiB", "nan"])
+@pytest.mark.parametrize(
+    "memory", ["much", "", "GiB", "1 byte", "1GiB or so", "-1GiB", "0", "255MiB", "200MB", "1KiB", "nan"]
+)
 def test_memory_that_is_no_size_or_too_little_is_refused_by_the_variable(tmp_path, memory):
     duckdb = DuckDB(temp_directory=str(tmp_path), memory=memory)
     expected = f"MS_ASSETS_MEMORY: found {memory!r}, expected a size such as 1GiB, at least 256MiB"

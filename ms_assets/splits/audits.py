@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import duckdb
 
-from ms_assets.splits.protocols import GAP, POSITIVE_TYPES
+from ms_assets.splits.protocols import GAP, POSITIVE_TYPES, VALIDATION_LENGTH
 from ms_assets.splits.relevance import LISTEN_PLUS_RATIO
 from ms_assets.streams import in_user_ranges
 
@@ -35,24 +35,36 @@ def conservation(
 ) -> Conservation:
     """Compare the parts with the kept events, as bags of (user, song, time, type).
 
-    They are the same; or (global_temporal) what the parts lack lies between two parts, more than half an hour
-    apart, or belongs to users without a train event.
+    They are the same; or (global_temporal) what the parts lack lies within half an hour between two parts that are
+    further apart than that, or belongs to users without a train event.
     """
     parts = train.union(validation).union(test).filter(f"event_type IN {POSITIVE_TYPES}")
     in_parts = parts.aggregate(_bag("true")).fetchall()[0]
     gaps = _gaps(train, validation, test)
     trained = train.project("user_id").distinct()  # noqa: F841  (named in the query below)
-    between = " OR ".join(f"(timestamp > {low} AND timestamp < {high})" for low, high in gaps)
+    number = " ".join(f"WHEN timestamp > {low} AND timestamp < {high} THEN {n}" for n, (low, high) in enumerate(gaps))
     kept = con.sql(f"""
-        SELECT user_id, song_id, timestamp, event_type,
-            user_id IN (SELECT user_id FROM trained) AND NOT ({between or "false"}) AS by_time
+        SELECT user_id, song_id, timestamp, event_type, user_id IN (SELECT user_id FROM trained) AS has_train,
+            CASE {number or "WHEN false THEN 0"} END AS gap
         FROM multi_event JOIN users USING (uid) JOIN songs USING (item_id)
         WHERE event_type IN {POSITIVE_TYPES}
     """)
-    *everything, n_by_time, hash_by_time = kept.aggregate(f"{_bag('true')}, {_bag('by_time')}").fetchall()[0]
-    by_time = all(high - low > GAP for low, high in gaps) and in_parts == (n_by_time, hash_by_time)
-    n_kept = everything[0]
-    return Conservation(n_kept, n_kept - n_by_time, in_parts[0], by_time or in_parts == tuple(everything))
+    left_out = [f"FILTER (has_train AND gap = {n})" for n in range(len(gaps))]
+    n_kept, hash_kept, n_by_time, hash_by_time, *spans = kept.aggregate(
+        ", ".join(
+            (
+                _bag("true"),
+                _bag("has_train AND timestamp IS NOT NULL AND gap IS NULL"),
+                *(f"coalesce(max(timestamp) {some} - min(timestamp) {some}, 0)" for some in left_out),
+            )
+        )
+    ).fetchall()[0]
+    # Between train and test without a validation part lie two gaps and the day that it would have had.
+    longest = GAP if len(gaps) == 2 else 2 * GAP + VALIDATION_LENGTH
+    by_time = in_parts == (n_by_time, hash_by_time) and all(
+        high - low > GAP and span < longest for (low, high), span in zip(gaps, spans, strict=True)
+    )
+    return Conservation(n_kept, n_kept - n_by_time, in_parts[0], by_time or in_parts == (n_kept, hash_kept))
 
 
 def _bag(condition: str) -> str:

@@ -9,20 +9,22 @@ from ms_assets_tests.conftest import metadata
 from ms_assets_tests.worlds import DAY, GAP
 
 
-def test_events_and_audio_need_a_common_song_and_should_have_many(duckdb, table):
+def test_events_and_audio_need_a_common_song_and_should_have_many(table):
     events = [(1,), (2,), (2,), (None,)]
 
     def found(songs, events):
-        return splits.events_name_songs_with_audio(duckdb, table("item_id", *songs), table("item_id", *events))
+        named = table("item_id", *events)
+        return splits.events_name_songs_with_audio(table("item_id n_events", *songs), named)
 
-    half = found([(2,)], events)
+    half = found([(2, 2)], events)
     assert half.passed
     assert metadata(half)["share_with_audio"] == 2 / 4
     assert metadata(half)["n_events"] == 4
-    quarter = found([(1,), (9,)], events)
+    assert (metadata(half)["n_songs_with_audio"], metadata(half)["about_n_songs"]) == (1, 2)
+    quarter = found([(1, 1)], events)
     assert (quarter.passed, quarter.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert metadata(quarter)["share_with_audio"] == 1 / 4
-    for songs, named in ([(9,)], events), ([], events), ([], []):
+    for songs, named in ([], events), ([], []):
         none = found(songs, named)
         assert (none.passed, none.severity) == (False, dg.AssetCheckSeverity.ERROR)
         assert metadata(none)["share_with_audio"] == 0
@@ -175,6 +177,7 @@ def test_a_division_by_time_that_loses_another_event_fails(conserved):
     train, validation, test = BY_TIME
     for broken in (
         ([train[0], train[2]], validation, test),
+        (train[:2], validation, test),  # what is left out then spans more than the gap
         (train, [validation[0], validation[2]], test),
         (train, validation, []),
         ([*train, train[0]], validation, test),

@@ -88,7 +88,7 @@ def test_blocks_hold_whole_users_and_together_what_one_would(con, tmp_path, prot
     for name in ("user_id", "song", "kind", "part"):
         found, wanted = (np.concatenate([getattr(block, name) for block in some]) for some in (blocks, at_once))
         assert np.array_equal(found, wanted)
-    found, wanted = (pa.concat_tables([block.published for block in some]) for some in (blocks, at_once))
+    found, wanted = (pa.Table.from_batches([block.published for block in some]) for some in (blocks, at_once))
     assert found.equals(wanted)
 
 
