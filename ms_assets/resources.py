@@ -108,6 +108,8 @@ def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.Du
     config: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": temp_directory,
         "memory_limit": f"{memory}B",
+        # Files that are read again are in the system's cache already; a second one would only take memory.
+        "enable_external_file_cache": False,
     }
     if threads is not None:
         config["threads"] = threads

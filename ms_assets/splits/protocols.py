@@ -31,6 +31,8 @@ POSITIVE_TYPES = ("listen", "like", "undislike")
 NEGATIVE_TYPES = ("dislike", "unlike")
 NO_TYPE = len(EVENT_TYPES)
 LISTEN = EVENT_TYPES.index("listen")
+MOST_BITS = 1 << 24
+"""Up to this uid, users are told apart bit by bit while reading; above, their rows are read and then left out."""
 
 GAP = 1_800
 """Seconds before the validation part, and before the test part, that belong to no part (global_temporal)."""
@@ -85,7 +87,7 @@ def parted_events(
         columns: columns of raw/multi_event to bring along.
     """
     kinds = " ".join(f"WHEN '{name}' THEN {kind}" for kind, name in enumerate(EVENT_TYPES))
-    events = multi_event.filter("uid IS NOT NULL AND item_id IS NOT NULL").project(
+    events = multi_event.filter(f"uid IS NOT NULL AND item_id IS NOT NULL AND {_may_be_of(uids)}").project(
         f"uid, item_id, (CASE event_type {kinds} ELSE {NO_TYPE} END)::UTINYINT AS kind, "
         f"({_part_by_time(settings)})::UTINYINT AS part, " + ", ".join(columns)
     )
@@ -100,6 +102,16 @@ def parted_events(
             continue
         parted = PartedEvents(user_id, song, kind, part, block.select(columns).take(pa.array(kept)))
         yield _by_position(parted, settings) if settings.protocol == "per_user" else _of_trained_users(parted)
+
+
+def _may_be_of(uids: NDArray[np.int64]) -> str:
+    """SQL that is true for rows of these users: the reader then skips what it would decode for the others."""
+    n_bits = int(uids[-1]) + 2
+    if n_bits > MOST_BITS:
+        return "true"
+    bits = np.full(n_bits, ord("0"), np.uint8)
+    bits[uids] = ord("1")
+    return f"get_bit('{bits.tobytes().decode()}'::BIT, least(uid, {n_bits - 1})::INTEGER) = 1"
 
 
 def _active(uid: NDArray[np.int64], uids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

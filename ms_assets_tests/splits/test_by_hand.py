@@ -36,6 +36,14 @@ def test_each_user_is_divided_by_position_with_both_ends_rounded_down(parts_of):
     assert test == [(3, 30, 10), (5, 0, 20)]
 
 
+@pytest.mark.parametrize("highest", [2**24 - 3, 2**24 - 1, 2**32 - 1])
+def test_users_are_told_apart_however_high_their_ids(parts_of, highest):
+    rows = [listen(uid, i, 10) for uid in (highest - 1, highest) for i in range(4 if uid < highest else 10)]
+    train, validation, test = parts_of(rows, Rules(min_events=5))
+    assert train == [(highest, i, 10) for i in range(8)]
+    assert (validation, test) == ([(highest, 8, 10)], [(highest, 9, 10)])
+
+
 def test_equal_times_keep_the_order_of_the_file(parts_of):
     songs = [50, 20, 90, 10, 70, 30, 80, 60, 40, 100]
     train, validation, test = parts_of([listen(1, 5, song) for song in songs], Rules())
