@@ -36,16 +36,23 @@ class TableStream:
 
 
 def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.RecordBatch]:
-    """The same rows, cut anew so that no user's are in two batches; `column` is sorted and never null."""
+    """The same rows, cut anew so that no user's are in two batches; `column` is never null.
+
+    Raises:
+        ValueError: the rows are not sorted by `column`, so that a user could not be told whole.
+    """
     unfinished: list[pa.RecordBatch] = []
     for batch in ahead(iter(batches)):
         if not len(batch):
             continue
         ids = batch.column(column).to_numpy()
+        before = unfinished[0].column(column)[0].as_py() if unfinished else ids[0]
+        if ids[0] < before or (ids[1:] < ids[:-1]).any():
+            raise ValueError(f"rows are not sorted by {column}; materialise their table anew")
         first = 0
         if unfinished:
             # Only the rows of a user that a cut went through are copied.
-            first = int(np.searchsorted(ids, unfinished[0].column(column)[0].as_py(), side="right"))
+            first = int(np.searchsorted(ids, before, side="right"))
             unfinished.append(batch.slice(0, first))
             if first == len(ids):
                 continue

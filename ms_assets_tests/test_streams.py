@@ -71,6 +71,13 @@ def test_a_user_is_handed_on_as_soon_as_the_next_one_begins():
     assert len(list(waiting)) >= 2, "no more than one batch is read ahead"
 
 
+@pytest.mark.parametrize("ends", [[], [1], [2], [1, 2, 3]])
+@pytest.mark.parametrize("users", [[2, 1, 1, 3], [1, 2, 1, 2], [1, 2, 3, 1]])
+def test_users_out_of_order_are_refused_wherever_the_cuts_fall(users, ends):
+    with pytest.raises(ValueError, match="rows are not sorted by user_id"):
+        list(whole_users(cut(users, ends), "user_id"))
+
+
 @pytest.mark.parametrize("batches", [[], cut([], [0])], ids=["no batch", "batches without rows"])
 def test_nothing_gives_no_batch(batches):
     assert list(whole_users(batches, "user_id")) == []
