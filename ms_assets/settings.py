@@ -73,6 +73,11 @@ class TrainingSettings(Settings):
     spectral_start: bool = Field(
         True, description="Start from a truncated SVD of the graph instead of random embeddings."
     )
+    objective: Literal["bpr", "softmax"] = Field(
+        "softmax",
+        description="How a positive meets neutral negatives. bpr: it should outscore each of them. softmax: it should "
+        "have the largest share among all songs, estimated from them.",
+    )
     epochs: int = Field(30, ge=1, le=10_000, description="Passes over all positive edges, at most.")
     patience: int = Field(8, ge=1, description="Epochs without a better validation NDCG before training stops.")
     batch_size: int | None = Field(

@@ -19,7 +19,7 @@ from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.lightgcn import LightGCN, SongFeatures
 from ms_assets.training.negatives import NegativeSampler
-from ms_assets.training.objectives import margin_bpr, positive_weights
+from ms_assets.training.objectives import margin_bpr, positive_weights, sampled_softmax
 from ms_assets.training.propagation import Propagation
 from ms_assets.training.spectral import start_from_spectrum
 
@@ -191,7 +191,7 @@ class _Run:
         return (self.weight[batch] * loss).mean()
 
     def _neutral_loss(self, user: Tensor, wanting: Tensor, positive: Tensor, songs: Tensor) -> Tensor:
-        """Mean loss of each positive against the neutral negatives of its group, heard songs left out."""
+        """Loss of each positive against the neutral negatives of its group, heard songs left out."""
         settings, n = self.settings, len(user)
         n_groups = math.ceil(n / settings.group_size)
         negatives = self.sampler.neutral(n_groups, settings.neutral_negatives, self.generator)
@@ -202,6 +202,9 @@ class _Run:
         scores = torch.bmm(grouped, functional.embedding(negatives, songs).transpose(1, 2)).flatten(0, 1)[:n]
         drawn = negatives.repeat_interleave(settings.group_size, dim=0)[:n]
         kept = ~self.sampler.is_heard(user[:, None], drawn)
+        if settings.objective == "softmax":
+            n_songs = self.sampler.n_graph_songs
+            return sampled_softmax(positive, scores, kept, n_songs, settings.margin, settings.temperature)
         loss = margin_bpr(positive[:, None], scores, settings.margin, settings.temperature) * kept
         return loss.sum(dim=1) / kept.sum(dim=1).clamp(min=1)
 

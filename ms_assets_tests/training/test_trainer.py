@@ -73,6 +73,8 @@ def share_of_own_block(scores, k=10):
     [
         {},
         {"spectral_start": False, "epochs": 20},
+        {"objective": "bpr"},
+        {"objective": "bpr", "spectral_start": False, "epochs": 20},
         {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 10.0},
         {"learned_edge_weights": False},
         {"song_residual": False, "spectral_start": False, "epochs": 20},
@@ -168,18 +170,24 @@ def disliking(song):
     return fresh, np.full(len(fresh), song)
 
 
-def test_a_song_that_users_dislike_falls_for_them():
+NOT_VALIDATED = [[]] * N_USERS
+"""Nothing to choose an epoch by: the last one is kept."""
+
+
+@pytest.mark.parametrize("objective", ["bpr", "softmax"])
+def test_a_song_that_users_dislike_falls_for_them(objective):
     song = 7
     users, songs = disliking(song)
-    changed = {"hard_weight": 1.0, "epochs": 10, "patience": 10}
+    changed = {"hard_weight": 1.0, "epochs": 10, "held_out": NOT_VALIDATED, "objective": objective}
     liked = scores_of(trained(**changed))[users, song].mean()
     disliked = scores_of(trained((users, songs), **changed))[users, song].mean()
     assert disliked < liked - 0.1
 
 
-def test_a_cold_song_that_users_dislike_falls_for_them():
+@pytest.mark.parametrize("objective", ["bpr", "softmax"])
+def test_a_cold_song_that_users_dislike_falls_for_them(objective):
     users, song = np.arange(N_USERS), N_SONGS + 1
-    changed = {"hard_weight": 1.0, "epochs": 10, "patience": 10}
+    changed = {"hard_weight": 1.0, "epochs": 10, "held_out": NOT_VALIDATED, "objective": objective}
     liked = scores_of(trained(**changed))[:, song].mean()
     disliked = scores_of(trained((users, np.full(N_USERS, song)), **changed))[:, song].mean()
     assert disliked < liked - 0.1
