@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow.parquet as pq
 from upath import UPath
 
+from ms_assets.files import published
 from ms_assets.resources import DuckDB
 from ms_assets.streams import ROW_GROUP, TableStream, TableWriter
 
@@ -36,30 +37,6 @@ OPTIONAL = "optional"
 
 class MissingPartitionError(FileNotFoundError):
     """An asset's input has not been materialised for this scale."""
-
-
-@contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """Give a path to write to; rename it to `path` when the body succeeds, remove it when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    try:
-        yield unfinished
-        if not unfinished.is_symlink():
-            _flush(unfinished)
-        unfinished.replace(path)
-        _flush(path.parent)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def columns(**described: tuple[str, str]) -> dict[str, dg.TableSchema]:

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock
 
+from ms_assets.files import flush, published
 from ms_assets.raw.transfer import MB, HubError, one_line, receive, size_of, with_retries
 
 logger = logging.getLogger(__name__)
@@ -100,10 +101,8 @@ def _is_whole(blob: Path, verified: Path) -> bool:
 
 
 def _note(blob: Path, verified: Path) -> None:
-    verified.mkdir(parents=True, exist_ok=True)
-    unfinished = verified / f".{blob.name}.{os.getpid()}"
-    unfinished.write_text(_fingerprint(blob))
-    unfinished.replace(verified / blob.name)
+    with published(verified / blob.name) as note:
+        note.write_text(_fingerprint(blob))
 
 
 def _fingerprint(blob: Path) -> str:
@@ -127,7 +126,7 @@ def _fetch(what: str, url: str, size: int, blob: Path) -> None:
     logger.info("fetching %s: %.1f MB, of which %.1f MB are here", what, size / MB, here / MB)
     try:
         receive(what, url, partial, size)
-        _flush(partial)
+        flush(partial)
     except Exception as error:
         raise _explained(what, error, f" The next run goes on from {size_of(partial)} of {size} bytes.") from error
     seconds = max(time.monotonic() - started, 1e-3)
@@ -137,7 +136,7 @@ def _fetch(what: str, url: str, size: int, blob: Path) -> None:
         partial.unlink()
         raise HubError(f"{what}: arrived with sha256 {found}; expected {blob.name}. The next run begins anew.")
     partial.replace(blob)
-    _flush(blob.parent)
+    flush(blob.parent)
 
 
 def _require_space(what: str, folder: Path, missing: int) -> None:
@@ -147,14 +146,6 @@ def _require_space(what: str, folder: Path, missing: int) -> None:
             f"{what}: {missing / GB:.2f} GB are still to come, but {folder} has {free / GB:.2f} GB free; "
             "make room, or point HF_HOME at a larger disk."
         )
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 import hashlib
 import inspect
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import dagster as dg
 
+from ms_assets.files import published
 from ms_assets.raw import sample, schema
 from ms_assets.raw.schema import SourceError, SourceTable
 from ms_assets.resources import Environment
@@ -83,8 +83,6 @@ class YambdaSource(dg.ConfigurableResource):
         pin = Path(self.source_home) / "revisions" / quote(f"{self.location}@{self.revision}", safe="@")
         if not pin.exists():
             commit = hub.resolve_revision(self.location, self.revision)
-            pin.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = pin.with_name(f".{pin.name}.{os.getpid()}")
-            unfinished.write_text(commit)
-            unfinished.replace(pin)
+            with published(pin) as unfinished:
+                unfinished.write_text(commit)
         return pin.read_text()

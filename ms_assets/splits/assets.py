@@ -36,7 +36,7 @@ EVENT_COLUMNS = columns(
 
 @asset(
     kinds={"duckdb"},
-    code_version="1",
+    code_version="2",
     metadata=columns(
         item_id=ITEM_ID,
         artist_ids=ARTIST_IDS,

@@ -20,7 +20,7 @@ asset = room("training")
 
 @asset(
     kinds={"pytorch", "mlflow"},
-    code_version="1",
+    code_version="2",
     io_manager_key="checkpoint_files",
     config_schema=config_schema(TrainingSettings),
     ins={
