@@ -20,7 +20,6 @@ from ms_assets.splits.id_map import UNKNOWN, IdMap
 from ms_assets.streams import starts, whole_users, with_progress
 
 Relation = duckdb.DuckDBPyRelation
-Connection = duckdb.DuckDBPyConnection
 
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
