@@ -11,8 +11,8 @@ from ms_assets.io_managers import (
     FaissIOManager,
     GraphIOManager,
     LinkedTableIOManager,
+    ModelIOManager,
     TableIOManager,
-    TorchIOManager,
 )
 from ms_assets.raw import assets as raw_assets
 from ms_assets.raw import checks as raw_checks
@@ -55,7 +55,7 @@ def define(environment: Environment) -> dg.Definitions:
             "io_manager": TableIOManager(base_dir=data, duckdb=duckdb),
             "linked_tables": LinkedTableIOManager(base_dir=data, duckdb=duckdb),
             "graph_files": GraphIOManager(base_dir=data),
-            "checkpoint_files": TorchIOManager(base_dir=data),
+            "model_files": ModelIOManager(base_dir=data),
             "faiss_files": FaissIOManager(base_dir=data),
             "device": ComputeDevice(),
             "mlflow": MLflow(

@@ -11,6 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -191,6 +192,43 @@ class TorchIOManager(ArtefactIOManager):
         import torch
 
         return torch.load(path, weights_only=True)
+
+
+class ModelIOManager(TorchIOManager):
+    """Trained models, and beside each the checkpoints of a training that is not over."""
+
+    def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
+        """Publish the model, after which its checkpoints have served."""
+        super().dump_to_path(context, obj, path)
+        for checkpoint in Path(str(path.parent)).glob(f".{path.stem}.*{CHECKPOINT}"):
+            checkpoint.unlink()
+
+    def checkpoint(self, key: dg.AssetKey, scale: str, stage: str) -> "CheckpointOnDisk":
+        """The checkpoint of a stage of an asset's training."""
+        return CheckpointOnDisk(Path(self.base_dir, *key.path, f".{scale}.{stage}{CHECKPOINT}"))
+
+
+CHECKPOINT = ".checkpoint"
+
+
+@dataclass(frozen=True)
+class CheckpointOnDisk:
+    """A file of tensors and plain values, replaced whole."""
+
+    path: Path
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last; None when nothing was."""
+        import torch
+
+        return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.exists() else None
+
+    def save(self, value: dict[str, Any]) -> None:
+        """Replace what was saved."""
+        import torch
+
+        with published(self.path) as unfinished:
+            torch.save(value, unfinished)
 
 
 class GraphIOManager(TorchIOManager):

@@ -137,6 +137,22 @@ class ComputeDevice(dg.ConfigurableResource):
             raise ValueError(f"device: found {wanted!r}, but this machine has {', '.join(here)}")
         return device
 
+    def free_bytes(self, device: "torch.device") -> int:
+        """Memory that a training may take: of the card, or of this machine within the limit of its container."""
+        import psutil
+        import torch
+
+        if device.type == "cuda":
+            return torch.cuda.mem_get_info(device)[0]
+        free = psutil.virtual_memory().available
+        limit, used = (CGROUP / f"memory.{name}" for name in ("max", "current"))
+        if limit.exists() and (most := limit.read_text().strip()) != "max":
+            free = min(free, int(most) - int(used.read_text()))
+        return free
+
+
+CGROUP = Path("/sys/fs/cgroup")
+
 
 class MLflow(dg.ConfigurableResource):
     """The MLflow tracking store; one run there for each training."""
@@ -146,8 +162,11 @@ class MLflow(dg.ConfigurableResource):
     experiment: str = "ms_assets"
 
     @contextmanager
-    def run(self, context: dg.AssetExecutionContext) -> Iterator["MLflowRun"]:
-        """Open an MLflow run tied by tags to the Dagster run; it ends as FAILED when the body raises."""
+    def run(self, context: dg.AssetExecutionContext, run_id: str | None = None) -> Iterator["MLflowRun"]:
+        """Open an MLflow run tied by tags to the Dagster run; it ends as FAILED when the body raises.
+
+        run_id: the run of a training that was cut off, to go on with if the store still has it.
+        """
         import mlflow
 
         if self.tracking_uri.startswith("sqlite:///"):
@@ -163,12 +182,22 @@ class MLflow(dg.ConfigurableResource):
             "dagster.partition": context.partition_key,
         }
         name = f"{context.asset_key.path[-1]} {context.partition_key}"
-        with mlflow.start_run(run_name=name, tags=tags) as run:
+        with mlflow.start_run(run_id=_known(run_id), run_name=name, tags=tags) as run:
             yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
 
     def _url(self, experiment_id: str, run_id: str) -> str:
         server = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
         return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def _known(run_id: str | None) -> str | None:
+    """The id, if the tracking store has such a run."""
+    import mlflow
+
+    try:
+        return mlflow.get_run(run_id).info.run_id if run_id else None
+    except mlflow.exceptions.MlflowException:
+        return None
 
 
 @dataclass(frozen=True)

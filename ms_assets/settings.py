@@ -66,9 +66,17 @@ class TrainingSettings(Settings):
     song_residual: bool = Field(
         False, description="Learn a vector per graph song on top of what audio, artists and albums say of it."
     )
-    learned_edge_weights: bool = Field(
-        True,
-        description="Learn edge weights from event type, count and played ratio; otherwise heuristic ones.",
+    audio: bool = Field(True, description="A song is known by its audio.")
+    metadata: bool = Field(True, description="A song is known by its artists and albums.")
+    balance_scales: bool = Field(
+        True, description="Scale audio and metadata before training so that both weigh the same; otherwise by 1."
+    )
+    edge_weights: Literal["learned", "heuristic", "uniform"] = Field(
+        "learned",
+        description="learned from event type, count and played ratio; heuristic by event type; or uniform.",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Numbers in the products of propagation; parameters and sums are fp32 always."
     )
     spectral_start: bool = Field(
         True, description="Start from a truncated SVD of the graph instead of random embeddings."
@@ -85,6 +93,12 @@ class TrainingSettings(Settings):
         ge=1,
         description="Positive edges in a step; by default an eighth of them, within 8,192 and 262,144.",
     )
+    accumulation: int | None = Field(
+        None,
+        ge=1,
+        description="Pieces of a step whose gradients are added up, so that less is held at a time; the step stays the "
+        "same. By default pieces of at most 32,768 edges, or smaller ones where memory is short.",
+    )
     group_size: int = Field(16, ge=1, description="Positives of a batch that share their neutral negatives.")
     neutral_negatives: int = Field(64, ge=1, description="Random songs that a group of positives is ranked above.")
     neutral_weight: float = Field(0.31, ge=0, description="Weight of the neutral negatives in the loss.")
@@ -93,6 +107,11 @@ class TrainingSettings(Settings):
     )
     margin: float = Field(0.0, ge=0, le=2, description="By how much a positive should outscore a negative.")
     temperature: float = Field(0.15, gt=0, le=10, description="Divides score differences; below 1 it sharpens.")
+    contrast_weight: float = Field(
+        0.0, ge=0, description="Weight of XSimGCL's contrastive loss, which spreads embeddings; 0 is without."
+    )
+    contrast_noise: float = Field(0.1, gt=0, description="Length of the noise on every layer, with that loss.")
+    contrast_temperature: float = Field(0.2, gt=0, description="Temperature of that loss.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     learning_rate: float = Field(0.02, gt=0, description="Peak rate; reached after the warm-up, then a cosine to 0.")
@@ -102,9 +121,33 @@ class TrainingSettings(Settings):
     edge_weight_interval: int = Field(
         10, ge=1, description="Steps between two gradients of the edge weights, which are frozen in between."
     )
+    refit: bool = Field(
+        False,
+        description="Afterwards train anew on train and validation, as many epochs as were best, and keep that.",
+    )
+    checkpoint_seconds: float = Field(
+        60, ge=0, description="Seconds between two checkpoints, from which a training that was cut off goes on."
+    )
+    replace_checkpoint: bool = Field(
+        False,
+        description="Throw away the checkpoint of a training of other data or settings that was cut off, which "
+        "otherwise is refused.",
+    )
     validation_users: int = Field(2_000, ge=1, description="Users drawn for validation, at most.")
     seed: int = Field(0, ge=0, description="Seed of every random choice in training.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+
+    @model_validator(mode="after")
+    def _songs_are_something(self) -> Self:
+        if not (self.audio or self.metadata or self.song_residual):
+            raise ValueError("audio, metadata and song_residual are all off: a song must be known by one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _contrast_has_layers(self) -> Self:
+        if self.contrast_weight and not self.layers:
+            raise ValueError("contrast_weight needs layers, at least 1: the noise is added to them")
+        return self
 
     @field_validator("device")
     @classmethod

@@ -1,5 +1,6 @@
 """The bipartite user–song graph as a PyG object."""
 
+import copy
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -51,10 +52,23 @@ def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa
         lists = Ragged.from_column(songs, f"{owner}_ids")
         graph["song"][f"{owner}_ids"] = torch.from_numpy(lists.values)
         graph["song"][f"{owner}_offsets"] = torch.from_numpy(lists.offsets)
-    edge_index = torch.stack([_tensor(edges, "user_id"), _tensor(edges, "song_id")]).long()
-    for name, ids, n in zip(("user", "song"), edge_index, (users.num_rows, songs.num_rows), strict=True):
+    return with_edges(graph, edges)
+
+
+def with_edges(graph: "HeteroData", edges: pa.Table) -> "HeteroData":
+    """The same nodes with these edges.
+
+    Raises:
+        ValueError: an edge names a user or song that the graph does not have.
+    """
+    import torch
+
+    nodes = {"user": graph["user"].num_nodes, "song": graph["song"].num_nodes}
+    edge_index = torch.stack([_tensor(edges, f"{node}_id") for node in nodes]).long()
+    for (name, n), ids in zip(nodes.items(), edge_index, strict=True):
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < n:
             raise ValueError(f"edges: {name}_id runs from {ids.min()} to {ids.max()}, expected 0 to {n - 1}")
+    graph = copy.copy(graph)
     graph[INTERACTS].edge_index = edge_index
     graph[INTERACTS].edge_attr = _edge_attributes(edges)
     return graph

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
 from ms_assets import pictures
-from ms_assets.io_managers import Relation, columns
+from ms_assets.io_managers import ModelIOManager, Relation, columns
 from ms_assets.ranking import Judgements
-from ms_assets.resources import ComputeDevice, MLflow
+from ms_assets.resources import ComputeDevice, DuckDB, MLflow
 from ms_assets.scales import OWNERS, SCALES, config_schema, room, settings_of
 from ms_assets.settings import TrainingSettings
 from ms_assets.vectors import fixed_size_list
@@ -20,13 +21,12 @@ asset = room("training")
 
 @asset(
     kinds={"pytorch", "mlflow"},
-    code_version="2",
-    io_manager_key="checkpoint_files",
+    code_version="3",
+    io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
     ins={
         "bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"]),
-        "negatives": dg.AssetIn(["splits", "negatives"]),
-        "ground_truth": dg.AssetIn(["splits", "ground_truth"]),
+        **{name: dg.AssetIn(["splits", name]) for name in ("negatives", "ground_truth", "train", "validation")},
     },
 )
 def lightgcn(
@@ -34,26 +34,36 @@ def lightgcn(
     bipartite_graph: Any,
     negatives: Relation,
     ground_truth: Relation,
+    train: Relation,
+    validation: Relation,
+    duckdb: DuckDB,
     device: ComputeDevice,
     mlflow: MLflow,
+    model_files: dg.ResourceParam[ModelIOManager],
 ) -> dg.MaterializeResult:
     """The best checkpoint of a LightGCN training, by validation NDCG, with its settings and its MLflow run."""
-    from ms_assets.training import curves, trainer
+    from ms_assets.training import curves, memory, refit, trainer
+    from ms_assets.training.checkpoints import Checkpoint
 
-    settings = settings_of(context, TrainingSettings)
-    processor = device.resolve(settings.device)
-    explicit = negatives.project("user_id, song_id").to_arrow_table()
+    processor = device.resolve((asked := settings_of(context, TrainingSettings)).device)
+    settings = memory.fitted(memory.Sizes.of(bipartite_graph), asked, device.free_bytes(processor), str(processor))
+    explicit, wanted = _pairs(negatives), _validation(ground_truth, bipartite_graph)
     inputs = _input_versions(context)
-    with mlflow.run(context) as run:
+    file = partial(model_files.checkpoint, context.asset_key, context.partition_key)
+    checkpoint = Checkpoint.open(file("fit"), bipartite_graph, explicit, wanted, settings)
+    with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:
+        checkpoint.notes["mlflow_run_id"] = run.run_id
         run.log_settings({**settings.model_dump(), "device": str(processor)})
         trained = trainer.train(
-            bipartite_graph,
-            (explicit["user_id"].to_numpy(), explicit["song_id"].to_numpy()),
-            _validation(ground_truth, bipartite_graph),
-            settings,
-            processor,
+            bipartite_graph, explicit, wanted, settings, processor,
             on_epoch=lambda epoch: run.log_metrics(asdict(epoch), step=epoch.number),
-        )
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        if settings.refit:
+            graph = refit.graph_of_train_and_validation(duckdb.connection, bipartite_graph, train, validation)
+            explicit = _pairs(refit.explicit_negatives(negatives, validation))
+            again = Checkpoint.open(file("refit"), graph, explicit, trainer.nothing_to_find(graph), settings)
+            trained = trainer.refit(graph, explicit, trained, settings, processor, again)
         picture = curves.training_curves(trained.history, trained.best)
         run.log_picture(picture, "training_curves.png")
     return dg.MaterializeResult(
@@ -62,6 +72,7 @@ def lightgcn(
             "state": trained.state,
             "best": asdict(trained.best),
             "history": [asdict(epoch) for epoch in trained.history],
+            "diverged": trained.diverged,
             "inputs": inputs,
             "mlflow_run_id": run.run_id,
         },
@@ -71,10 +82,16 @@ def lightgcn(
             "epochs": len(trained.history),
             "training_seconds": round(trained.history[-1].seconds, 1),
             "device": str(processor),
+            "estimated_memory": memory.described(memory.estimate(memory.Sizes.of(bipartite_graph), settings)),
             "mlflow_run": dg.MetadataValue.url(run.url),
             "curves": dg.MetadataValue.md(pictures.to_markdown(picture, "loss and validation NDCG")),
         },
     )
+
+
+def _pairs(negatives: Relation) -> Any:
+    table = negatives.project("user_id, song_id").to_arrow_table()
+    return table["user_id"].to_numpy(), table["song_id"].to_numpy()
 
 
 def _validation(ground_truth: Relation, graph: Any) -> Judgements:
@@ -111,6 +128,7 @@ EMBEDDING = ("FLOAT[]", "unit vector; inner products of users and songs are scor
     ins={
         "lightgcn": dg.AssetIn(["training", "lightgcn"]),
         "bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"]),
+        **{name: dg.AssetIn(["splits", name]) for name in ("train", "validation")},
     },
     outs={
         "user_embeddings": dg.AssetOut(
@@ -140,11 +158,22 @@ EMBEDDING = ("FLOAT[]", "unit vector; inner products of users and songs are scor
         ),
     },
 )
-def embeddings(context: dg.AssetExecutionContext, lightgcn: Any, bipartite_graph: Any) -> Iterator[dg.Output[pa.Table]]:
+def embeddings(
+    context: dg.AssetExecutionContext,
+    lightgcn: Any,
+    bipartite_graph: Any,
+    train: Relation,
+    validation: Relation,
+    duckdb: DuckDB,
+) -> Iterator[dg.Output[pa.Table]]:
     """Propagate the checkpoint's parameters over the graph once, and read off users and songs."""
+    from ms_assets.training import refit
     from ms_assets.training.lightgcn import LightGCN
 
-    model = LightGCN(bipartite_graph, TrainingSettings(**lightgcn["settings"]))
+    settings, graph = TrainingSettings(**lightgcn["settings"]), bipartite_graph
+    if settings.refit:
+        graph = refit.graph_of_train_and_validation(duckdb.connection, graph, train, validation)
+    model = LightGCN(graph, settings)
     model.load_state_dict(lightgcn["state"])
     users, songs = (vectors.numpy() for vectors in model.eval().embed())
     graph_users, graph_songs = bipartite_graph["user"], bipartite_graph["song"]

@@ -47,4 +47,10 @@ def training_learned(lightgcn: Any) -> dg.AssetCheckResult:
     )
 
 
-checks = [user_embeddings_are_healthy, song_embeddings_are_healthy, training_learned]
+@dg.asset_check(asset=["training", "lightgcn"], blocking=True)
+def training_did_not_diverge(lightgcn: Any) -> dg.AssetCheckResult:
+    """The loss stayed a number: else the best epoch before that is kept, and nothing is built on it unasked."""
+    return dg.AssetCheckResult(passed=not lightgcn["diverged"], description=lightgcn["diverged"] or None)
+
+
+checks = [user_embeddings_are_healthy, song_embeddings_are_healthy, training_learned, training_did_not_diverge]

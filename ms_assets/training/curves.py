@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from ms_assets import pictures
-from ms_assets.training.trainer import VALIDATION_K, Epoch
+from ms_assets.training.trainer import Epoch
+from ms_assets.training.validation import VALIDATION_K
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

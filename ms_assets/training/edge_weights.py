@@ -1,10 +1,13 @@
-"""Edge weights: heuristic ones as given, or learned from the attributes of edges."""
+"""Edge weights: learned from the attributes of edges, heuristic ones as given, or all the same."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from ms_assets.settings import TrainingSettings
 
 PLAYED_RATIO_STEPS = 20
+MOST_HALF_OCTAVES = 64
+"""Of counts: 2^32 events of one type between one user and one song."""
 
 
 class EdgeWeightMLP(nn.Module):
@@ -20,34 +23,52 @@ class EdgeWeightMLP(nn.Module):
     def __init__(self, edge_attributes: Tensor) -> None:
         """Take edge_attr float32 [n_edges, 4] = event type code, count, played ratio, heuristic weight."""
         super().__init__()
-        rows, bucket = torch.unique(_quantised(edge_attributes), dim=0, return_inverse=True)
+        rows, bucket = _buckets(edge_attributes)
         self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("bucket", bucket.int(), persistent=False)
+        self.register_buffer("bucket", bucket, persistent=False)
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
 
     def forward(self) -> Tensor:
         """The weights of all edges, float32 [n_edges]."""
         table = self.layers(self.rows).sigmoid().clamp(min=1e-6)
-        # `embedding` rather than indexing: its gradient adds up in a fixed order on the CPU.
-        return functional.embedding(self.bucket, table).squeeze(1)
+        # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
+        return table.squeeze(1).index_select(0, self.bucket)
 
 
-class HeuristicEdgeWeights(nn.Module):
-    """The weight that each edge came with."""
+class FixedEdgeWeights(nn.Module):
+    """Weights that training does not change."""
 
     weights: Tensor
 
-    def __init__(self, edge_attributes: Tensor) -> None:
+    def __init__(self, weights: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weights", edge_attributes[:, 3].clone(), persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
 
     def forward(self) -> Tensor:
         """The weights of all edges, float32 [n_edges]."""
         return self.weights
 
 
-def _quantised(edge_attributes: Tensor) -> Tensor:
+def edge_weights(edge_attributes: Tensor, settings: TrainingSettings) -> EdgeWeightMLP | FixedEdgeWeights:
+    """The module that gives edges with these attributes the weights that the settings ask for."""
+    if settings.edge_weights == "learned":
+        return EdgeWeightMLP(edge_attributes)
+    heuristic = edge_attributes[:, 3].clone()
+    return FixedEdgeWeights(heuristic if settings.edge_weights == "heuristic" else torch.ones_like(heuristic))
+
+
+def _buckets(edge_attributes: Tensor) -> tuple[Tensor, Tensor]:
+    """The network's input for each bucket that occurs, [n_buckets, 4], and the bucket of each edge, int32."""
     kind, count, ratio, weight = edge_attributes.unbind(1)
-    half_octaves = (count.clamp(min=1).log2() * 2).floor() / 2
-    twentieths = (ratio * PLAYED_RATIO_STEPS).round() / PLAYED_RATIO_STEPS
-    return torch.stack([kind / 5, half_octaves, twentieths, weight], dim=1)
+    half_octave = (count.clamp(min=1).log2() * 2).floor().clamp(max=MOST_HALF_OCTAVES - 1)
+    twentieth = (ratio * PLAYED_RATIO_STEPS).round()
+    # Counted rather than sorted: keys are small numbers, edges are many.
+    key = ((kind * MOST_HALF_OCTAVES + half_octave) * (PLAYED_RATIO_STEPS + 1) + twentieth).long()
+    n_edges = torch.bincount(key)
+    occurring = n_edges.nonzero().squeeze(1)
+    place = torch.zeros_like(n_edges).index_put((occurring,), torch.arange(len(occurring)))
+    rest, twentieths = occurring // (PLAYED_RATIO_STEPS + 1), occurring % (PLAYED_RATIO_STEPS + 1)
+    kinds, half_octaves = rest // MOST_HALF_OCTAVES, rest % MOST_HALF_OCTAVES
+    weights = torch.bincount(key, weights=weight.double())[occurring] / n_edges[occurring]
+    rows = [kinds / 5, half_octaves / 2, twentieths / PLAYED_RATIO_STEPS, weights]
+    return torch.stack([row.float() for row in rows], dim=1), place[key].int()

@@ -1,13 +1,15 @@
 """LightGCN over users and songs, where a song is what its audio, artists and albums say of it.
 
     user   u_0 = normalise(e_u)
-    song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b) (+ a residual, graph songs only)
+    song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b), the parts that are switched on;
+           with a residual normalise(s_0 + r), graph songs only
     z      = normalise(P [u_0; s_0]),  P as in `propagation.py`
 
 A cold song has no edges, so its embedding is s_0: it lies in the same space as the rest.
 """
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,11 +18,21 @@ from torch.nn import functional
 
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
-from ms_assets.training.edge_weights import EdgeWeightMLP, HeuristicEdgeWeights
-from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
+from ms_assets.training.edge_weights import edge_weights
+from ms_assets.training.propagation import (
+    Adjacency,
+    Noise,
+    Propagation,
+    fastest_product,
+    propagate_learning,
+    propagate_learning_noisy,
+)
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
+
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -77,20 +89,31 @@ class SongEncoder(nn.Module):
     audio_scale: Tensor
     metadata_scale: Tensor
 
-    def __init__(self, features: SongFeatures, dimensions: int) -> None:
+    def __init__(self, features: SongFeatures, settings: TrainingSettings) -> None:
         super().__init__()
-        owners = {owner: nn.EmbeddingBag(n, dimensions, mode="mean") for owner, n in features.n_owners.items()}
+        dimensions, self.uses_audio, self.uses_metadata = settings.embedding_dim, settings.audio, settings.metadata
+        sizes = features.n_owners if settings.metadata else {}
+        owners = {owner: nn.EmbeddingBag(n, dimensions, mode="mean") for owner, n in sizes.items()}
         for embedding in owners.values():
             nn.init.normal_(embedding.weight, std=dimensions**-0.5)
         self.owners = nn.ModuleDict(owners)
-        self.projection = nn.Linear(features.audio.shape[1] + dimensions, dimensions)
+        width = settings.audio * features.audio.shape[1] + settings.metadata * dimensions
+        # Without audio and metadata only the bias is left: what the model thinks of a song it knows nothing of.
+        with warnings.catch_warnings(action="ignore"):
+            self.projection = nn.Linear(width, dimensions)
+        if not width:
+            nn.init.normal_(self.projection.bias)
         self.register_buffer("audio_scale", torch.tensor(1.0))
         self.register_buffer("metadata_scale", torch.tensor(1.0))
 
     def inputs(self, features: SongFeatures) -> Tensor:
-        """[scaled audio; scaled metadata], float32 [n_songs, 128 + d]."""
-        audio = self.audio_scale * features.audio
-        return torch.cat([audio, self.metadata_scale * self.metadata(features)], dim=1)
+        """[scaled audio; scaled metadata], what is switched on of it, float32 [n_songs, 0 to 128 + d]."""
+        parts = [features.audio.new_empty(len(features.audio), 0)]
+        if self.uses_audio:
+            parts.append(self.audio_scale * features.audio)
+        if self.uses_metadata:
+            parts.append(self.metadata_scale * self.metadata(features))
+        return torch.cat(parts, dim=1)
 
     def metadata(self, features: SongFeatures) -> Tensor:
         """Mean artist plus mean album embedding, float32 [n_songs, d]."""
@@ -99,12 +122,12 @@ class SongEncoder(nn.Module):
 
     @torch.no_grad()
     def balance(self, features: SongFeatures) -> None:
-        """Set both scales so that audio and metadata have the same mean norm, √½ each."""
-        for scale, part in (
-            (self.audio_scale, features.audio),
-            (self.metadata_scale, self.metadata(features)),
-        ):
-            scale.fill_(0.5**0.5 / float(part.norm(dim=1).mean().clamp(min=1e-6)))
+        """Set the scales so that audio and metadata have the same mean norm, √½ each; 1 for one alone."""
+        parts = [(self.audio_scale, features.audio)] if self.uses_audio else []
+        if self.uses_metadata:
+            parts.append((self.metadata_scale, self.metadata(features)))
+        for scale, part in parts:
+            scale.fill_(len(parts) ** -0.5 / float(part.norm(dim=1).mean().clamp(min=1e-6)))
 
     def forward(self, features: SongFeatures) -> Tensor:
         """Unit vectors float32 [n_songs, d]."""
@@ -121,16 +144,18 @@ class LightGCN(nn.Module):
         self.n_graph_songs = int(graph["song"].in_graph.sum())
         self.n_layers = settings.layers
         self.users = nn.Parameter(torch.randn(self.n_users, settings.embedding_dim))
-        self.encoder = SongEncoder(features, settings.embedding_dim)
-        self.residual = (
-            nn.Parameter(torch.zeros(self.n_graph_songs, settings.embedding_dim)) if settings.song_residual else None
-        )
-        self.edge_weights: EdgeWeightMLP | HeuristicEdgeWeights = (
-            EdgeWeightMLP(edges.edge_attr) if settings.learned_edge_weights else HeuristicEdgeWeights(edges.edge_attr)
-        )
+        self.encoder = SongEncoder(features, settings)
+        self.residual = nn.Parameter(self._first_residual(settings)) if settings.song_residual else None
+        self.edge_weights = edge_weights(edges.edge_attr, settings)
+        self.precision = PRECISIONS[settings.precision]
         user, song = edges.edge_index
         self.adjacency = Adjacency.of(user, song, self.n_users, self.n_graph_songs)
         self.features = features
+
+    def _first_residual(self, settings: TrainingSettings) -> Tensor:
+        # Songs of which nothing else is known must differ from the start.
+        size = 0.0 if settings.audio or settings.metadata else 1.0
+        return size * torch.randn(self.n_graph_songs, settings.embedding_dim)
 
     def start(self, features: SongFeatures) -> Tensor:
         """Layer 0: users, graph songs, then the songs beyond them, float32 [n_users + n_songs, d]."""
@@ -143,28 +168,41 @@ class LightGCN(nn.Module):
     def frozen_propagation(self) -> Propagation:
         """P with today's edge weights."""
         with torch.no_grad():
-            return Propagation(self.adjacency, self.edge_weights(), self.n_layers)
+            return Propagation(self.adjacency, self.edge_weights(), self.n_layers, self.precision)
 
-    def forward(self, features: SongFeatures, propagation: Propagation | None = None) -> tuple[Tensor, Tensor]:
-        """Unit embeddings of users [n_users, d] and of the features' songs [n_songs, d].
+    def forward(self, features: SongFeatures, propagation: Propagation | None = None) -> Tensor:
+        """Unit embeddings of users and the features' songs, [n_users + n_songs, d].
 
         features: graph songs first. With a frozen propagation the edge weights get no gradient.
         """
-        start = self.start(features)
-        n_nodes = self.n_users + self.n_graph_songs
+        start, n_nodes = self.start(features), self.n_users + self.n_graph_songs
         if propagation is None:
             warm = propagate_learning(self.adjacency, self.edge_weights(), start[:n_nodes], self.n_layers)
         else:
             warm = propagation(start[:n_nodes])
-        warm = functional.normalize(warm, dim=1)
-        return warm[: self.n_users], torch.cat([warm[self.n_users :], start[n_nodes:]])
+        return torch.cat([functional.normalize(warm, dim=1), start[n_nodes:]])
+
+    def noisy(self, features: SongFeatures, propagation: Propagation | None, noise: Noise) -> tuple[Tensor, Tensor]:
+        """As `forward`, with noise on every layer; and the first noisy layer, unit [n_users + n_graph_songs, d]."""
+        start, n_nodes = self.start(features), self.n_users + self.n_graph_songs
+        if propagation is None:
+            weights = self.edge_weights()
+            warm, first = propagate_learning_noisy(self.adjacency, weights, start[:n_nodes], self.n_layers, noise)
+        else:
+            warm, first = propagation.noisy(start[:n_nodes], noise)
+        embeddings = torch.cat([functional.normalize(warm, dim=1), start[n_nodes:]])
+        return embeddings, functional.normalize(first, dim=1)
 
     @torch.no_grad()
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Embeddings of all users and all songs, cold ones by the encoder alone."""
-        return self(self.features, self.frozen_propagation())
+        """Embeddings of all users [n_users, d] and all songs [n_songs, d], cold ones by the encoder alone."""
+        embeddings = self(self.features, self.frozen_propagation())
+        return embeddings[: self.n_users], embeddings[self.n_users :]
 
     def move(self, device: torch.device) -> "LightGCN":
         """Move parameters, features and graph to a device."""
         self.adjacency, self.features = self.adjacency.to(device), self.features.to(device)
-        return self.to(device)
+        self.to(device)
+        nodes = self.users.new_ones(self.adjacency.n_nodes, self.users.shape[1], dtype=self.precision)
+        self.adjacency = replace(self.adjacency, product=fastest_product(self.adjacency, nodes))
+        return self

@@ -9,23 +9,27 @@ from ms_assets.training.lightgcn import LightGCN, SongFeatures
 
 
 @torch.no_grad()
-def start_from_spectrum(model: LightGCN, seed: int) -> None:
+def start_from_spectrum(model: LightGCN, seed: int, balance: bool = True) -> None:
     """Set users, metadata embeddings and the projection so that layer 0 is near a truncated SVD of the graph.
 
     Users take their left singular vectors; artists and albums take the mean of their songs' right ones; a ridge
-    regression fits the projection to the songs' right ones. All of length 1.
+    regression fits the projection to the songs' right ones; a residual takes what is left. All of length 1.
+    balance: set the encoder's scales as `SongEncoder.balance` does, before the projection is fitted.
     """
     users, songs = _singular_vectors(model, seed)
     graph_songs = model.features.select(torch.arange(model.n_graph_songs))
     model.users.copy_(users)
-    for owner, (ids, offsets) in graph_songs.owners.items():
-        weight = model.encoder.owners[owner].get_parameter("weight")
+    for owner, embedding in model.encoder.owners.items():
+        (ids, offsets), weight = graph_songs.owners[owner], embedding.get_parameter("weight")
         song = torch.arange(model.n_graph_songs).repeat_interleave(offsets.diff())
         total = torch.zeros_like(weight).index_add(0, ids, songs[song])
         count = torch.bincount(ids, minlength=len(weight))[:, None]
         weight.copy_(torch.where(count > 0, total / count.clamp(min=1), total))
-    model.encoder.balance(graph_songs)
+    if balance:
+        model.encoder.balance(graph_songs)
     _fit_projection(model, graph_songs, songs)
+    if model.residual is not None:
+        model.residual.copy_(songs - model.encoder(graph_songs))
 
 
 def _singular_vectors(model: LightGCN, seed: int) -> tuple[Tensor, Tensor]:

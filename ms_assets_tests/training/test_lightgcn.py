@@ -30,11 +30,11 @@ def owner_lists(features, owner):
     return [part.tolist() for part in ids.tensor_split(offsets[1:-1])]
 
 
-@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("weights", ["learned", "heuristic", "uniform"])
 @pytest.mark.parametrize("residual", [True, False])
-def test_every_embedding_has_length_1(learned, residual):
+def test_every_embedding_has_length_1(weights, residual):
     graph = random_graph(0)
-    model = model_of(graph, learned_edge_weights=learned, song_residual=residual)
+    model = model_of(graph, edge_weights=weights, song_residual=residual)
     for vectors, node in zip(model.embed(), ("user", "song"), strict=True):
         assert vectors.shape == (graph[node].num_nodes, 8)
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
@@ -98,7 +98,7 @@ def test_a_cold_song_is_what_the_encoder_says_of_it(graph):
 
 
 def test_embeddings_are_the_formula_of_the_docstring(graph):
-    model = model_of(graph, layers=1, learned_edge_weights=False, song_residual=True)
+    model = model_of(graph, layers=1, edge_weights="heuristic", song_residual=True)
     with torch.no_grad():
         model.residual.normal_(generator=torch.Generator().manual_seed(1))
         song = functional.normalize(model.encoder(model.features)[:4] + model.residual, dim=1)

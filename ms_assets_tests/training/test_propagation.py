@@ -5,7 +5,8 @@ import torch
 from torch_geometric.nn import LGConv
 
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.training.edge_weights import EdgeWeightMLP, HeuristicEdgeWeights
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.edge_weights import EdgeWeightMLP, edge_weights
 from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
 from ms_assets_tests.training.graphs import graph_of, random_graph
 
@@ -145,7 +146,7 @@ def test_the_order_of_edges_changes_nothing(graph, weights, x):
 
 def test_heuristic_weights_are_those_of_the_edges():
     graph = graph_of([(0, 0, "listen", 2, 0.5), (0, 1, "like", 1, 0), (1, 1, "undislike", 1, 0)], 2, 2)
-    found = HeuristicEdgeWeights(graph[INTERACTS].edge_attr)()
+    found = edge_weights(graph[INTERACTS].edge_attr, TrainingSettings(edge_weights="heuristic"))()
     torch.testing.assert_close(found, torch.tensor([0.7, 1.0, 0.3]))
 
 

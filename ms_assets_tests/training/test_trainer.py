@@ -10,7 +10,8 @@ from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.lightgcn import LightGCN
-from ms_assets.training.trainer import VALIDATION_K, train
+from ms_assets.training.trainer import train
+from ms_assets.training.validation import VALIDATION_K
 from ms_assets_tests import slow_metrics
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, graph_of, two_blocks
 
@@ -76,7 +77,7 @@ def share_of_own_block(scores, k=10):
         {"objective": "bpr"},
         {"objective": "bpr", "spectral_start": False, "epochs": 20},
         {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 10.0},
-        {"learned_edge_weights": False},
+        {"edge_weights": "heuristic"},
         {"song_residual": False, "spectral_start": False, "epochs": 20},
         {"edge_weight_interval": 1},
     ],

@@ -1,0 +1,32 @@
+"""Train and validation together, for a last training once validation has chosen."""
+
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from ms_assets.graph.bipartite import with_edges
+from ms_assets.graph.edges import TYPE_WEIGHTS, edges
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+Relation = duckdb.DuckDBPyRelation
+
+
+def graph_of_train_and_validation(
+    con: duckdb.DuckDBPyConnection, graph: "HeteroData", train: Relation, validation: Relation
+) -> "HeteroData":
+    """The graph with edges from the positive events of both parts.
+
+    Its songs stay the same: what validation knows of songs without a train event is left out, they stay cold.
+    """
+    n_graph_songs = int(graph["song"].in_graph.sum())
+    kinds = ", ".join(f"'{kind}'" for kind in TYPE_WEIGHTS)
+    later = validation.filter(f"song_id < {n_graph_songs} AND event_type IN ({kinds})")
+    return with_edges(graph, edges(con, train.union(later)).to_arrow_table())
+
+
+def explicit_negatives(negatives: Relation, validation: Relation) -> Relation:
+    """Distinct user_id, song_id that were disliked or unliked in either part."""
+    later = validation.filter("event_type IN ('dislike', 'unlike')")
+    return negatives.project("user_id, song_id").union(later.project("user_id, song_id")).distinct()
