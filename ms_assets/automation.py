@@ -81,7 +81,9 @@ def _weekly_retraining(scale: str) -> dg.ScheduleDefinition:
         description=f"Retrains {scale} every Monday at 03:00 UTC; off until switched on.",
     )
     def weekly_retraining() -> dg.RunRequest:
-        return dg.RunRequest(partition_key=scale)
+        # Nobody is there to decide: a training that was cut off goes on if it can, and gives way if data have changed.
+        config = {"ops": {"training__lightgcn": {"config": {"replace_checkpoint": True}}}}
+        return dg.RunRequest(partition_key=scale, run_config=config)
 
     return weekly_retraining
 

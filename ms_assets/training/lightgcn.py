@@ -10,7 +10,7 @@ A cold song has no edges, so its embedding is s_0: it lies in the same space as 
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,31 @@ def _with_unknown(ids: Tensor, offsets: Tensor, unknown: int) -> tuple[Tensor, T
     return flat, filled
 
 
+class _Unit(torch.autograd.Function):
+    """x / ‖x‖ by row; the gradient of `functional.normalize` makes several times as many passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        lengths = x.norm(dim=1, keepdim=True).clamp_(min=SHORTEST)
+        y = x / lengths
+        ctx.save_for_backward(y, lengths)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        y, lengths = ctx.saved_tensors
+        along = (gradient * y).sum(dim=1, keepdim=True)
+        return torch.addcmul(gradient, y, along, value=-1).div_(lengths)
+
+
+SHORTEST = 1e-12
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows scaled to length 1; [n, d]."""
+    return _Unit.apply(x)
+
+
 class SongEncoder(nn.Module):
     """Audio and metadata of a song as one vector of length 1."""
 
@@ -106,14 +131,15 @@ class SongEncoder(nn.Module):
         self.register_buffer("audio_scale", torch.tensor(1.0))
         self.register_buffer("metadata_scale", torch.tensor(1.0))
 
+    def parts(self, features: SongFeatures) -> list[tuple[Tensor, Tensor]]:
+        """What a song is known by, and its scale: audio [n_songs, 128] and metadata [n_songs, d], if switched on."""
+        parts = [(self.audio_scale, features.audio)] if self.uses_audio else []
+        return parts + ([(self.metadata_scale, self.metadata(features))] if self.uses_metadata else [])
+
     def inputs(self, features: SongFeatures) -> Tensor:
         """[scaled audio; scaled metadata], what is switched on of it, float32 [n_songs, 0 to 128 + d]."""
-        parts = [features.audio.new_empty(len(features.audio), 0)]
-        if self.uses_audio:
-            parts.append(self.audio_scale * features.audio)
-        if self.uses_metadata:
-            parts.append(self.metadata_scale * self.metadata(features))
-        return torch.cat(parts, dim=1)
+        empty = features.audio.new_empty(len(features.audio), 0)
+        return torch.cat([empty, *(scale * part for scale, part in self.parts(features))], dim=1)
 
     def metadata(self, features: SongFeatures) -> Tensor:
         """Mean artist plus mean album embedding, float32 [n_songs, d]."""
@@ -123,15 +149,19 @@ class SongEncoder(nn.Module):
     @torch.no_grad()
     def balance(self, features: SongFeatures) -> None:
         """Set the scales so that audio and metadata have the same mean norm, √½ each; 1 for one alone."""
-        parts = [(self.audio_scale, features.audio)] if self.uses_audio else []
-        if self.uses_metadata:
-            parts.append((self.metadata_scale, self.metadata(features)))
+        parts = self.parts(features)
         for scale, part in parts:
             scale.fill_(len(parts) ** -0.5 / float(part.norm(dim=1).mean().clamp(min=1e-6)))
 
     def forward(self, features: SongFeatures) -> Tensor:
         """Unit vectors float32 [n_songs, d]."""
-        return functional.normalize(self.projection(self.inputs(features)), dim=1)
+        parts = self.parts(features)
+        weights = self.projection.weight.split([part.shape[1] for _, part in parts], dim=1)
+        # Scales go to the weights and parts stay apart: nothing as large as all inputs is copied.
+        total = self.projection.bias.expand(len(features.audio), -1)
+        for (scale, part), weight in zip(parts, weights, strict=True):
+            total = torch.addmm(total, part, scale * weight.T)
+        return unit(total)
 
 
 class LightGCN(nn.Module):
@@ -162,8 +192,8 @@ class LightGCN(nn.Module):
         songs = self.encoder(features)
         if self.residual is not None:
             n = self.n_graph_songs
-            songs = torch.cat([functional.normalize(songs[:n] + self.residual, dim=1), songs[n:]])
-        return torch.cat([functional.normalize(self.users, dim=1), songs])
+            songs = torch.cat([unit(songs[:n] + self.residual), songs[n:]])
+        return torch.cat([unit(self.users), songs])
 
     def frozen_propagation(self) -> Propagation:
         """P with today's edge weights."""
@@ -180,7 +210,7 @@ class LightGCN(nn.Module):
             warm = propagate_learning(self.adjacency, self.edge_weights(), start[:n_nodes], self.n_layers)
         else:
             warm = propagation(start[:n_nodes])
-        return torch.cat([functional.normalize(warm, dim=1), start[n_nodes:]])
+        return _followed_by(unit(warm), start[n_nodes:])
 
     def noisy(self, features: SongFeatures, propagation: Propagation | None, noise: Noise) -> tuple[Tensor, Tensor]:
         """As `forward`, with noise on every layer; and the first noisy layer, unit [n_users + n_graph_songs, d]."""
@@ -190,8 +220,7 @@ class LightGCN(nn.Module):
             warm, first = propagate_learning_noisy(self.adjacency, weights, start[:n_nodes], self.n_layers, noise)
         else:
             warm, first = propagation.noisy(start[:n_nodes], noise)
-        embeddings = torch.cat([functional.normalize(warm, dim=1), start[n_nodes:]])
-        return embeddings, functional.normalize(first, dim=1)
+        return _followed_by(unit(warm), start[n_nodes:]), unit(first)
 
     @torch.no_grad()
     def embed(self) -> tuple[Tensor, Tensor]:
@@ -206,3 +235,7 @@ class LightGCN(nn.Module):
         nodes = self.users.new_ones(self.adjacency.n_nodes, self.users.shape[1], dtype=self.precision)
         self.adjacency = replace(self.adjacency, product=fastest_product(self.adjacency, nodes))
         return self
+
+
+def _followed_by(warm: Tensor, cold: Tensor) -> Tensor:
+    return torch.cat([warm, cold]) if len(cold) else warm

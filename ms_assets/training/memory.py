@@ -27,7 +27,7 @@ class Sizes:
     n_edges: int
     n_owners: int
     """Artists and albums."""
-    audio_dimensions: int
+    audio_dimensions: int = 128
 
     @classmethod
     def of(cls, graph: "HeteroData") -> Self:

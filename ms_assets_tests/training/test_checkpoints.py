@@ -1,0 +1,175 @@
+"""A training that was cut off goes on as if nothing had happened, and never from another training's state."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from ms_assets.io_managers import CheckpointOnDisk
+from ms_assets.ranking import Judgements
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.checkpoints import Checkpoint, OtherTrainingError
+from ms_assets.training.trainer import train
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, graph_of, two_blocks
+
+CPU = torch.device("cpu")
+EXPLICIT = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
+GRAPH, HELD_OUT = two_blocks()
+SMALL = {
+    "embedding_dim": 16, "layers": 2, "epochs": 4, "batch_size": 128, "neutral_negatives": 16,
+    "edge_weight_interval": 3, "checkpoint_seconds": 0,
+}  # fmt: skip
+STEPS = 4 * 6
+"""720 edges in batches of 128."""
+
+
+class Killed(BaseException):
+    """Nothing in the training catches this, as nothing catches the end of a process."""
+
+
+class KilledAfter(Checkpoint):
+    """Kills the training as soon as it has saved so many checkpoints."""
+
+    n_left = 0
+
+    def save(self, state):
+        super().save(state)
+        self.n_left -= 1
+        if not self.n_left:
+            raise Killed
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return CheckpointOnDisk(tmp_path / "model.checkpoint")
+
+
+def validation():
+    user = np.repeat(np.arange(N_USERS), [len(songs) for songs in HELD_OUT])
+    song = np.concatenate(HELD_OUT)
+    return Judgements.of(user, song, np.ones(len(song)), N_USERS, N_SONGS + 2)
+
+
+def trained(file, *, graph=GRAPH, explicit=EXPLICIT, die_after=0, on_epoch=lambda epoch: None, **changed):
+    settings = TrainingSettings(**{**SMALL, **changed})
+    checkpoint = KilledAfter.open(file, graph, explicit, validation(), settings)
+    checkpoint.n_left = die_after
+    return train(graph, explicit, validation(), settings, CPU, on_epoch, checkpoint)
+
+
+def outcome(result):
+    history = [(epoch.number, epoch.loss, epoch.validation_ndcg, epoch.learning_rate) for epoch in result.history]
+    return history, {name: tensor.tolist() for name, tensor in result.state.items()}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"optimizer": "sgd"}, {"contrast_weight": 0.1}, {"spectral_start": False, "objective": "bpr"}],
+    ids=str,
+)
+@pytest.mark.parametrize("die_after", [1, 5, 6, 7, 16, STEPS])
+def test_a_training_killed_at_any_step_ends_as_an_unbroken_one(file, tmp_path, die_after, changed):
+    wanted = outcome(trained(CheckpointOnDisk(tmp_path / "unbroken"), **changed))
+    with pytest.raises(Killed):
+        trained(file, die_after=die_after, **changed)
+    assert outcome(trained(file, **changed)) == wanted
+
+
+def test_a_training_killed_again_and_again_gets_there(file, tmp_path):
+    wanted = outcome(trained(CheckpointOnDisk(tmp_path / "unbroken")))
+    for _ in range(STEPS // 5):
+        with pytest.raises(Killed):
+            trained(file, die_after=5)
+    assert outcome(trained(file)) == wanted
+
+
+def test_what_is_done_is_not_done_again(file, caplog):
+    with pytest.raises(Killed):
+        trained(file, die_after=15)
+    told = []
+    with caplog.at_level(logging.INFO, logger="ms_assets.training"):
+        trained(file, on_epoch=told.append)
+    assert [epoch.number for epoch in told] == [3, 4]
+    assert "going on from a checkpoint in epoch 3" in caplog.text
+
+
+def test_seconds_go_on_where_they_stopped(file):
+    with pytest.raises(Killed):
+        trained(file, die_after=15)
+    before = file.load()["state"]["seconds"]
+    assert trained(file).history[-1].seconds > before > 0
+
+
+def test_checkpoints_are_as_far_apart_as_asked_for(file):
+    trained(file, checkpoint_seconds=3_600)
+    assert file.load() is None
+
+
+def other_graph():
+    edges = [(user, song, "listen", 1, 0.9) for user in range(N_USERS) for song in range(user % 7, N_SONGS, 7)]
+    return graph_of(edges, N_USERS, N_SONGS, n_cold=2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"learning_rate": 0.5}, ["learning_rate: the checkpoint's 0.02, this training's 0.5"]),
+        ({"seed": 7, "layers": 1}, ["seed: the checkpoint's 0", "layers: the checkpoint's 2, this training's 1"]),
+        (
+            {"graph": other_graph()},
+            ["data: the checkpoint's 60 users, 82 songs, 720 edges", "this training's 60 users"],
+        ),
+        ({"explicit": (np.array([0]), np.array([5]))}, ["data: the checkpoint's"]),
+    ],
+    ids=["one setting", "two settings", "another graph", "other dislikes"],
+)
+def test_a_checkpoint_of_other_data_or_settings_is_refused_and_both_are_named(file, changed, named):
+    with pytest.raises(Killed):
+        trained(file, die_after=2)
+    with pytest.raises(OtherTrainingError, match="replace_checkpoint") as refusal:
+        trained(file, **changed)
+    assert all(name in str(refusal.value) for name in named)
+    assert file.load()["state"]["steps"]["position"] == 2
+
+
+def test_a_checkpoint_of_another_training_is_thrown_away_on_request(file, tmp_path):
+    wanted = outcome(trained(CheckpointOnDisk(tmp_path / "unbroken"), seed=5))
+    with pytest.raises(Killed):
+        trained(file, die_after=2)
+    assert outcome(trained(file, seed=5, replace_checkpoint=True)) == wanted
+
+
+@pytest.mark.parametrize("harmless", [{"accumulation": 3}, {"checkpoint_seconds": 1.0}, {"refit": True}], ids=str)
+def test_settings_that_change_no_result_do_not_keep_a_training_from_going_on(file, harmless):
+    with pytest.raises(Killed):
+        trained(file, die_after=15)
+    told = []
+    trained(file, on_epoch=told.append, **harmless)
+    assert told[0].number == 3
+
+
+def test_notes_outlive_a_killed_training(file):
+    checkpoint = Checkpoint.open(file, GRAPH, EXPLICIT, validation(), TrainingSettings(**SMALL))
+    checkpoint.notes["mlflow_run_id"] = "abc"
+    checkpoint.save({})
+    again = Checkpoint.open(file, GRAPH, EXPLICIT, validation(), TrainingSettings(**SMALL))
+    assert again.notes == {"mlflow_run_id": "abc"}
+
+
+def test_loading_a_checkpoint_runs_no_code_of_it(file):
+    class Malicious:
+        def __reduce__(self):
+            return print, ("code ran",)
+
+    torch.save(Malicious(), file.path)
+    with pytest.raises(Exception, match="[Ww]eights"):
+        file.load()

@@ -1,0 +1,130 @@
+"""What a training is said to take, and what happens where it does not fit."""
+
+import logging
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+
+from ms_assets import resources
+from ms_assets.resources import ComputeDevice
+from ms_assets.settings import TrainingSettings
+from ms_assets.training import memory
+from ms_assets.training.memory import Sizes
+from ms_assets_tests.training.graphs import graph_of
+
+YAMBDA_50M = Sizes(n_users=6_000, n_graph_songs=600_000, n_songs=900_000, n_edges=6_000_000, n_owners=200_000)
+GIB = 2**30
+
+
+def total(settings, sizes=YAMBDA_50M):
+    return sum(memory.estimate(sizes, settings).values())
+
+
+def test_the_sizes_are_those_of_the_graph():
+    edges = [(0, 0, "listen", 2, 0.5), (1, 1, "like", 1, 0), (1, 2, "like", 1, 0)]
+    graph = graph_of(edges, 2, 3, n_cold=1, artists=[[0], [1], [2], []], albums=[[0], [0], [0], [0]])
+    # Three artists and one album, and an embedding for unknown of either.
+    assert Sizes.of(graph) == Sizes(2, 3, 4, 3, (3 + 1) + (1 + 1))
+
+
+def test_parameters_their_gradients_moments_and_best_copy_are_counted():
+    settings = TrainingSettings(embedding_dim=64, audio=True)
+    sizes = Sizes(10, 20, 30, 40, 5)
+    # 10 users, 5 owners and the 192 × 64 projection; five copies of each.
+    assert memory.estimate(sizes, settings)["parameters"] == 5 * 4 * 64 * (10 + 5 + 192)
+
+
+@pytest.mark.parametrize(
+    "cheaper",
+    [
+        {"embedding_dim": 64},
+        {"edge_weights": "heuristic"},
+        {"optimizer": "sgd"},
+        {"batch_size": 8_192},
+        {"accumulation": 64},
+        {"metadata": False},
+        {"neutral_negatives": 4},
+    ],
+    ids=str,
+)
+def test_what_takes_less_is_estimated_to_take_less(cheaper):
+    assert total(TrainingSettings(**{"embedding_dim": 128, **cheaper})) < total(TrainingSettings(embedding_dim=128))
+
+
+def test_where_there_is_room_settings_stay_as_they_are(caplog):
+    settings = TrainingSettings()
+    with caplog.at_level(logging.INFO, logger="ms_assets.training"):
+        assert memory.fitted(YAMBDA_50M, settings, 100 * GIB, "cpu") == settings
+    assert "of 100.00 GiB (" in caplog.text
+
+
+def test_where_memory_is_short_a_step_is_cut_into_more_pieces():
+    settings = TrainingSettings(batch_size=262_144, neutral_negatives=512, accumulation=1)
+    smallest = total(settings.model_copy(update={"accumulation": 256}))
+    available = (smallest + total(settings)) // 2
+    found = memory.fitted(YAMBDA_50M, settings, available, "cpu")
+    assert 1 < found.accumulation <= 256
+    assert total(found) <= available < total(settings)
+    assert found.model_copy(update={"accumulation": 1}) == settings
+
+
+def test_what_does_not_fit_is_refused_with_the_parts_and_a_way_out():
+    with pytest.raises(ValueError, match="training needs about") as refusal:
+        memory.fitted(YAMBDA_50M, TrainingSettings(), 2 * GIB, "cuda:0")
+    for word in ("on cuda:0", "propagation", "song encoder", "2.00 GiB are free", "lower embedding_dim"):
+        assert word in str(refusal.value)
+
+
+def test_free_memory_of_the_machine_is_within_what_it_has():
+    assert 0 < ComputeDevice().free_bytes(torch.device("cpu")) <= psutil.virtual_memory().total
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    monkeypatch.setattr(resources, "CGROUP", tmp_path)
+    assert ComputeDevice().free_bytes(torch.device("cpu")) == 2_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert ComputeDevice().free_bytes(torch.device("cpu")) > 2_000_000
+
+
+MEASURED = """
+import sys, resource
+import numpy as np, psutil, torch
+from ms_assets.settings import TrainingSettings
+from ms_assets.training import memory
+from ms_assets.training.lightgcn import LightGCN
+from ms_assets.training.steps import Steps
+from ms_assets_tests.training.graphs import graph_of, random_graph
+from ms_assets.graph.bipartite import INTERACTS
+
+def step(graph, settings):
+    steps = Steps(LightGCN(graph, settings), graph, (np.empty(0, int), np.empty(0, int)), settings, torch.device("cpu"))
+    list(steps.epoch())
+
+settings = TrainingSettings(embedding_dim=128, batch_size=400_000, epochs=1)
+step(random_graph(0), settings)
+n_users, n_songs, n_edges = 2_000, 120_000, 400_000
+graph, rng = random_graph(0, 12, 15), np.random.default_rng(0)
+graph["user"].num_nodes, songs = n_users, graph["song"]
+songs.x = torch.randn(n_songs, 128)
+songs.item_id, songs.in_graph = torch.arange(n_songs), torch.ones(n_songs, dtype=torch.bool)
+if "has_audio" in songs:
+    songs.has_audio = torch.ones(n_songs, dtype=torch.bool)
+for owner in ("artist", "album"):
+    songs[f"{owner}_ids"], songs[f"{owner}_offsets"] = torch.arange(n_songs) % 20_000, torch.arange(n_songs + 1)
+graph[INTERACTS].edge_index = torch.stack([torch.randint(n_users, (n_edges,)), torch.randint(n_songs, (n_edges,))])
+graph[INTERACTS].edge_attr = torch.rand(n_edges, 4)
+before = psutil.Process().memory_info().rss
+step(graph, settings)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(sum(memory.estimate(memory.Sizes.of(graph), settings).values()) / (peak - before))
+"""
+
+
+def test_the_estimate_is_near_what_a_training_takes():
+    ran = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
+    assert 0.8 < float(ran.stdout) < 1.6
