@@ -126,7 +126,7 @@ def other_graph():
         ({"seed": 7, "layers": 1}, ["seed: the checkpoint's 0", "layers: the checkpoint's 2, this training's 1"]),
         (
             {"graph": other_graph()},
-            ["data: the checkpoint's 60 users, 82 songs, 720 edges", "this training's 60 users"],
+            ["data: the checkpoint's 60 users, 82 songs, 720 edges", "training's 60 users"],
         ),
         ({"explicit": (np.array([0]), np.array([5]))}, ["data: the checkpoint's"]),
     ],
@@ -171,5 +171,5 @@ def test_loading_a_checkpoint_runs_no_code_of_it(file):
             return print, ("code ran",)
 
     torch.save(Malicious(), file.path)
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(Exception, match=r"[Ww]eights"):
         file.load()

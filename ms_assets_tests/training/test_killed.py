@@ -1,0 +1,87 @@
+"""`kill -9` while the command line trains, then the same command: the model is that of an unbroken training."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import mlflow
+import polars as pl
+import pytest
+import torch
+
+from ms_assets_tests.workplace import PROGRAMS, Workplace, run_config
+
+SETTINGS = {"training__lightgcn": {"epochs": 6, "patience": 6, "checkpoint_seconds": 0, "refit": True}}
+TRAINING = 'key:"training/lightgcn" or key:"training/user_embeddings" or key:"training/song_embeddings"'
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A home with everything that training stands on, of the sample."""
+    place = Workplace(tmp_path_factory.mktemp("killed"))
+    needed = '+key:"graph/bipartite_graph" or +key:"splits/ground_truth" or +key:"splits/negatives"'
+    run = place.launch("--assets", needed)
+    assert run.returncode == 0, run.stdout
+    return place
+
+
+@pytest.fixture(scope="module")
+def unbroken(workplace):
+    """What training makes of it when nothing happens."""
+    home = workplace.home.with_name("unbroken")
+    shutil.copytree(workplace.home, home, symlinks=True)
+    run = workplace.launch("--assets", TRAINING, config=SETTINGS, home=home)
+    assert run.returncode == 0, run.stdout
+    return home
+
+
+def kill_when(workplace, home, stage, n_saved):
+    """Start training, and kill it and its children when the stage's checkpoint has been replaced so many times."""
+    file = home / f"data/training/lightgcn/.sample.{stage}.checkpoint"
+    arguments = ["launch", "--assets", TRAINING, "--partition", "sample", "--config-json", run_config(SETTINGS)]
+    process = subprocess.Popen(
+        [str(PROGRAMS / "dg"), *arguments],
+        cwd=workplace.folder,
+        env={**workplace.environment, "MS_ASSETS_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    seen, deadline = set(), time.monotonic() + 120
+    while len(seen) < n_saved and time.monotonic() < deadline and process.poll() is None:
+        if file.exists():
+            seen.add(file.stat().st_ino)
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(seen) == n_saved, f"{len(seen)} checkpoints seen"
+
+
+def tables(home):
+    return {
+        name: pl.read_parquet(home / f"data/training/{name}/sample.parquet")
+        for name in ("user_embeddings", "song_embeddings")
+    }
+
+
+@pytest.mark.parametrize(("stage", "n_saved"), [("fit", 3), ("refit", 2)])
+def test_a_killed_training_ends_with_the_embeddings_of_an_unbroken_one(workplace, unbroken, stage, n_saved):
+    home = workplace.home.with_name(f"killed_in_{stage}")
+    shutil.copytree(workplace.home, home, symlinks=True)
+    kill_when(workplace, home, stage, n_saved)
+    assert not (home / "data/training/lightgcn/sample.pt").exists()
+    run = workplace.launch("--assets", TRAINING, config=SETTINGS, home=home)
+    assert run.returncode == 0, run.stdout
+    assert "going on from a checkpoint" in run.stdout
+    for name, table in tables(unbroken).items():
+        assert table.equals(tables(home)[name])
+    assert [path.name for path in (home / "data/training/lightgcn").iterdir()] == ["sample.pt"]
+
+    mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow/mlflow.db")
+    [finished] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert finished.info.status == "FINISHED"
+    history = mlflow.MlflowClient().get_metric_history(finished.info.run_id, "validation_ndcg")
+    kept = torch.load(home / "data/training/lightgcn/sample.pt", weights_only=True)
+    assert sorted({point.step for point in history}) == [epoch["number"] for epoch in kept["history"]]

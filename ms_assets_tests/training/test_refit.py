@@ -1,0 +1,93 @@
+"""Training anew on train and validation: which edges that means, how long it goes on, and what it is for."""
+
+import numpy as np
+import pytest
+import torch
+
+from ms_assets.graph.bipartite import INTERACTS
+from ms_assets.ranking import Judgements
+from ms_assets.settings import TrainingSettings
+from ms_assets.training import refit, trainer
+from ms_assets.training.lightgcn import LightGCN
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, graph_of, two_blocks
+
+CPU = torch.device("cpu")
+NOBODY = (np.empty(0, np.int64), np.empty(0, np.int64))
+EVENT = "user_id song_id event_type played_ratio"
+TRAIN = [(0, 0, "listen", 0.5), (0, 1, "like", None), (1, 2, "listen", 1.0)]
+VALIDATION = [
+    (0, 0, "listen", 1.0),  # heard in train already: its edge counts both
+    (0, 2, "listen", None),
+    (1, 2, "dislike", None),
+    (1, 1, "unlike", None),
+    (1, 1, "undislike", None),
+    (1, 3, "like", None),  # a cold song
+]
+
+
+@pytest.fixture
+def graph():
+    edges = [(0, 0, "listen", 1, 0.5), (0, 1, "like", 1, 0), (1, 2, "listen", 1, 1.0)]
+    return graph_of(edges, n_users=2, n_graph_songs=3, n_cold=1)
+
+
+def test_edges_are_those_of_both_parts_among_the_graphs_songs(con, table, graph):
+    found = refit.graph_of_train_and_validation(con, graph, table(EVENT, *TRAIN), table(EVENT, *VALIDATION))
+    rows = torch.cat([found[INTERACTS].edge_index.T, found[INTERACTS].edge_attr], dim=1).tolist()
+    # user, song, type code, n_events, played ratio, weight
+    wanted = [
+        [0, 0, 1, 2, 0.75, 0.7],
+        [0, 1, 2, 1, 1.0, 1.0],
+        [0, 2, 1, 1, 0.5, 0.7],
+        [1, 1, 5, 1, 0.5, 0.3],
+        [1, 2, 1, 1, 1.0, 0.7],
+    ]
+    np.testing.assert_allclose(rows, wanted, rtol=1e-6)
+    assert graph[INTERACTS].num_edges == 3
+    assert found["song"].in_graph.tolist() == [True, True, True, False]
+
+
+def test_dislikes_of_both_parts_are_explicit_negatives(table):
+    negatives = table("user_id song_id event_type", (0, 2, "dislike"), (1, 2, "unlike"))
+    found = refit.explicit_negatives(negatives, table(EVENT, *VALIDATION)).fetchall()
+    assert sorted(found) == [(0, 2), (1, 1), (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Two tastes; the graph of train, the graph that knows what validation holds too, and what it holds."""
+    graph, held_out = two_blocks()
+    user = np.repeat(np.arange(N_USERS), 8)
+    song = np.concatenate(held_out)
+    old = [(u, s, "listen", 1, 0.9) for u, s in graph[INTERACTS].edge_index.T.tolist()]
+    new = [(int(u), int(s), "listen", 1, 0.9) for u, s in zip(user, song, strict=True)]
+    more = graph_of(sorted(old + new), N_USERS, N_SONGS, n_cold=2)
+    return graph, more, Judgements.of(user, song, np.ones(len(song)), N_USERS, N_SONGS + 2)
+
+
+def test_it_trains_as_many_epochs_as_were_best_and_keeps_what_validation_said(world):
+    graph, more, validation = world
+    settings = TrainingSettings(embedding_dim=16, layers=2, epochs=20, patience=3, learning_rate=0.1)
+    fitted = trainer.train(graph, NOBODY, validation, settings, CPU)
+    assert fitted.best.number < len(fitted.history) < 20
+    found = trainer.refit(more, NOBODY, fitted, settings, CPU)
+    assert (found.best, found.history) == (fitted.best, fitted.history)
+    nothing = trainer.nothing_to_find(more)
+    wanted = trainer.train(more, NOBODY, nothing, settings, CPU, last_epoch=fitted.best.number)
+    assert len(wanted.history) == fitted.best.number
+    assert all(torch.equal(found.state[name], wanted.state[name]) for name in wanted.state)
+
+
+def test_afterwards_users_are_nearer_to_what_they_heard_in_validation(world):
+    graph, more, validation = world
+    settings = TrainingSettings(embedding_dim=16, layers=2, epochs=6)
+    fitted = trainer.train(graph, NOBODY, validation, settings, CPU)
+    again = trainer.refit(more, NOBODY, fitted, settings, CPU)
+    user, song = (torch.from_numpy(ids) for ids in np.divmod(validation.keys, validation.n_songs))
+    scores = []
+    for knows, result in ((graph, fitted), (more, again)):
+        model = LightGCN(knows, settings)
+        model.load_state_dict(result.state)
+        users, songs = model.eval().embed()
+        scores.append(float((users[user] * songs[song]).sum(dim=1).mean()))
+    assert scores[1] > scores[0] + 0.01
