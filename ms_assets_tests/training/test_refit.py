@@ -31,8 +31,10 @@ def graph():
     return graph_of(edges, n_users=2, n_graph_songs=3, n_cold=1)
 
 
-def test_edges_are_those_of_both_parts_among_the_graphs_songs(con, table, graph):
-    found = refit.graph_of_train_and_validation(con, graph, table(EVENT, *TRAIN), table(EVENT, *VALIDATION))
+def test_edges_are_those_of_both_parts_among_the_graphs_songs(duckdb, table, graph):
+    found = refit.graph_of_train_and_validation(
+        duckdb.connection, graph, table(EVENT, *TRAIN), table(EVENT, *VALIDATION)
+    )
     rows = torch.cat([found[INTERACTS].edge_index.T, found[INTERACTS].edge_attr], dim=1).tolist()
     # user, song, type code, n_events, played ratio, weight
     wanted = [
