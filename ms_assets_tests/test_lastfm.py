@@ -6,11 +6,13 @@ The audio there is noise, so in the view `discovery` taste can come from nothing
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 
 LASTFM = Path(__file__).parents[2] / "shared" / "data" / "lastfm"
 CONFIG = {"split_events": {"protocol": "global_temporal"}, "splits__users": {"min_events": 1}}
+K = 20
 BASELINES = ("popular", "random", "content_based", "collaborative_filtering")
 
 pytestmark = pytest.mark.skipif(not LASTFM.is_dir(), reason="needs ../shared/data/lastfm beside the repository")
@@ -67,3 +69,25 @@ def test_lightgcn_finds_new_songs_better_than_the_baseline(discovery, baseline):
     assert len(discovery) == 2
     for k, ndcg in discovery.items():
         assert ndcg["lightgcn"] > ndcg[baseline], f"NDCG@{k}: {ndcg}"
+
+
+def test_the_ranking_is_better_than_the_authors_algorithm_at_convergence(lastfm):
+    platform, _ = lastfm
+    users, songs = (
+        np.array([row["embedding"] for row in platform.rows(f"training/{name}_embeddings")])
+        for name in ("user", "song")
+    )
+    parts = {name: pl.DataFrame(platform.rows(f"splits/{name}")) for name in ("train", "validation", "test")}
+    scores, targets = users @ songs.T, np.zeros((len(users), len(songs)), bool)
+    targets[parts["test"]["user_id"], parts["test"]["song_id"]] = True
+    for known in ("train", "validation"):
+        scores[parts[known]["user_id"], parts[known]["song_id"]] = -np.inf
+        targets[parts[known]["user_id"], parts[known]["song_id"]] = False
+    tested = targets.any(axis=1)
+    best = np.argsort(-scores, axis=1)[:, :K]
+    hits, n_targets = np.take_along_axis(targets, best, axis=1)[tested], targets[tested].sum(axis=1)
+    gain = 1 / np.log2(np.arange(2, K + 2))
+    ndcg = hits @ gain / np.cumsum(gain)[np.minimum(n_targets, K) - 1]
+    # What the authors' algorithm converges to, .2047 and .2634, and as much again as is needed to be sure.
+    assert ndcg.mean() >= 0.2094
+    assert (hits.sum(axis=1) / n_targets).mean() >= 0.2697

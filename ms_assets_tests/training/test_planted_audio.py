@@ -1,0 +1,115 @@
+"""Data with planted taste, audio and artists: what songs are known by helps warm songs, and carries cold ones."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ms_assets.raw.sample import SampleShape, generate
+from ms_assets.scales import SCALE_DEFAULTS
+from ms_assets.settings import TrainingSettings
+from ms_assets.vectors import vector_column
+
+SHAPE = SampleShape(seed=11, n_users=1_000, n_songs=20_000, n_listens=300_000, fresh=0.2)
+USERS = {"min_events": 40, "max_events": 5_000}
+TRAINING = SCALE_DEFAULTS["sample"][TrainingSettings]
+NOTHING_KNOWN = {"audio": False, "metadata": False, "song_residual": True}
+K_WARM, K_COLD = 10, 100
+
+
+class Trained:
+    """Embeddings of one training, and what the test part holds that users have not heard in train."""
+
+    def __init__(self, platform):
+        tables = {name: platform.file(f"training/{name}_embeddings") for name in ("user", "song")}
+        self.users, self.songs = (
+            vector_column(pl.read_parquet(file).to_arrow(), "embedding") for file in tables.values()
+        )
+        graph = platform.graph()
+        self.audio, self.n_warm = graph["song"].x.numpy(), int(graph["song"].in_graph.sum())
+        self.heard = graph["user", "interacts", "song"].edge_index.numpy()
+        truth = pl.DataFrame(platform.rows("splits/ground_truth"))
+        positive = truth.filter((pl.col("split") == "test") & (pl.col("base_relevance") > 0))
+        self.targets = np.zeros((len(self.users), len(self.songs)), bool)
+        self.targets[positive["user_id"], positive["song_id"]] = True
+        self.targets[*self.heard] = False
+        self.known = self._of_known_artists(graph["song"])
+
+    def _of_known_artists(self, songs):
+        lists = np.split(songs.artist_ids.numpy(), songs.artist_offsets.numpy()[1:-1])
+        heard = set(np.concatenate(lists[: self.n_warm]).tolist())
+        return np.array([bool(heard.intersection(artists.tolist())) for artists in lists])
+
+    @property
+    def warm(self):
+        return np.arange(len(self.songs)) < self.n_warm
+
+    def taste_in_audio(self):
+        """Each user's mean audio vector, what content-based recommendation searches with."""
+        total = np.zeros((len(self.users), self.audio.shape[1]), np.float32)
+        np.add.at(total, self.heard[0], self.audio[self.heard[1]])
+        return total
+
+    def found(self, scores, wanted, candidates, k):
+        """Whether each of a user's k best candidates is wanted of them, and how many are wanted; users with any."""
+        scores, targets = scores.copy(), self.targets & wanted
+        scores[*self.heard], scores[:, ~candidates] = -np.inf, -np.inf
+        best = np.argsort(-scores, axis=1)[:, :k]
+        some = targets.any(axis=1)
+        return np.take_along_axis(targets, best, axis=1)[some], targets.sum(axis=1)[some]
+
+    def recall(self, scores, wanted, candidates, k):
+        hits, n_wanted = self.found(scores, wanted, candidates, k)
+        return (hits.sum(axis=1) / n_wanted).mean()
+
+    def ndcg(self, scores, wanted, candidates, k):
+        hits, n_wanted = self.found(scores, wanted, candidates, k)
+        gain = 1 / np.log2(np.arange(2, k + 2))
+        return (hits @ gain / np.cumsum(gain)[np.minimum(n_wanted, k) - 1]).mean()
+
+
+@pytest.fixture(scope="module")
+def platform(platform_at, tmp_path_factory):
+    platform = platform_at(tmp_path_factory.mktemp("planted"))
+    generate(platform.source, SHAPE, scale="50m")
+    wanted = ("graph/bipartite_graph", "splits/ground_truth", "splits/negatives", "splits/validation")
+    platform.materialise(*wanted, config={"splits__users": USERS})
+    return platform
+
+
+def trained(platform, **changed):
+    keys = [f"training/{name}" for name in ("lightgcn", "user_embeddings", "song_embeddings")]
+    platform.materialise(*keys, config={"training__lightgcn": {**TRAINING, **changed}}, alone=True)
+    return Trained(platform)
+
+
+@pytest.fixture(scope="module")
+def knowing(platform):
+    return trained(platform)
+
+
+def test_audio_and_metadata_improve_the_ranking_of_warm_songs(knowing, platform):
+    ndcg = [
+        model.ndcg(model.users @ model.songs.T, model.warm, model.warm, K_WARM)
+        for model in (knowing, trained(platform, **NOTHING_KNOWN))
+    ]
+    assert ndcg[0] > 1.2 * ndcg[1] > 0
+
+
+def test_cold_songs_are_found_ten_times_as_often_as_by_raw_audio_in_the_trained_space(knowing):
+    raw = np.concatenate([knowing.songs[: knowing.n_warm], knowing.audio[knowing.n_warm :]])
+    everything = np.ones(len(raw), bool)
+    found, by_raw_audio = (
+        knowing.recall(knowing.users @ songs.T, ~knowing.warm, everything, K_COLD) for songs in (knowing.songs, raw)
+    )
+    assert found >= 10 * by_raw_audio
+    assert found > 3 * K_COLD / len(raw)
+
+
+def test_cold_songs_of_known_artists_are_found_at_least_as_often_as_by_content(knowing):
+    cold = ~knowing.warm & knowing.known
+    model, content = (
+        knowing.recall(scores, cold, cold, K_COLD)
+        for scores in (knowing.users @ knowing.songs.T, knowing.taste_in_audio() @ knowing.audio.T)
+    )
+    assert cold.sum() > 300
+    assert model >= content > K_COLD / cold.sum()
