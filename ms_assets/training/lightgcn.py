@@ -229,8 +229,8 @@ class LightGCN(nn.Module):
         return embeddings[: self.n_users], embeddings[self.n_users :]
 
     def move(self, device: torch.device) -> "LightGCN":
-        """Move parameters, features and graph to a device."""
-        self.adjacency, self.features = self.adjacency.to(device), self.features.to(device)
+        """Move parameters and graph to a device; features stay, whoever trains moves those that it needs."""
+        self.adjacency = self.adjacency.to(device)
         self.to(device)
         nodes = self.users.new_ones(self.adjacency.n_nodes, self.users.shape[1], dtype=self.precision)
         self.adjacency = replace(self.adjacency, product=fastest_product(self.adjacency, nodes))
