@@ -1,6 +1,7 @@
 """An epoch over a graph of 50m's size: seconds, memory, and what the larger scales come to by arithmetic."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -12,13 +13,15 @@ from numpy.random import Generator
 from torch_geometric.data import HeteroData
 
 from ms_assets.graph.bipartite import INTERACTS
+from ms_assets.scales import SCALE_DEFAULTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import memory
 from ms_assets.training.lightgcn import LightGCN
 from ms_assets.training.memory import Sizes
 from ms_assets.training.spectral import start_from_spectrum
-from ms_assets.training.steps import Steps
+from ms_assets.training.steps import Steps, step_size
 from ms_assets_tests.benchmarks.kernels import resident
+from ms_assets_tests.benchmarks.report import machine, table
 
 DIMENSIONS = 128
 LARGER = {
@@ -74,7 +77,6 @@ def _describe_songs(graph: HeteroData, rng: Generator, n_songs: int) -> None:
     songs = graph["song"]
     songs.x = torch.from_numpy(audio / np.linalg.norm(audio, axis=1, keepdims=True))
     songs.item_id, songs.in_graph = torch.arange(n_songs), torch.ones(n_songs, dtype=torch.bool)
-    songs.has_audio = torch.ones(n_songs, dtype=torch.bool)
     for owner, n_songs_each in (("artist", 10), ("album", 5)):
         songs[f"{owner}_ids"] = torch.from_numpy(rng.integers(max(n_songs // n_songs_each, 1), size=n_songs))
         songs[f"{owner}_offsets"] = torch.arange(n_songs + 1)
@@ -116,3 +118,48 @@ def print_epoch(precision: str, sizes: dict[str, int]) -> None:
         estimated=sum(memory.estimate(Sizes.of(graph), settings).values()),
     )
     print(json.dumps(asdict(found)))
+
+
+def section(found: list[Epoch]) -> str:
+    """What was measured, and what larger graphs come to by arithmetic, as Markdown."""
+    rows = [
+        (
+            epoch.precision,
+            f"{epoch.n_edges:,}",
+            str(epoch.n_steps),
+            f"{epoch.model + epoch.spectral:.1f}",
+            f"{epoch.frozen_step:.2f}",
+            f"{epoch.learning_step:.2f}",
+            f"{epoch.seconds:.0f}",
+            f"{epoch.peak / 2**30:.2f}",
+            f"{epoch.estimated / 2**30:.2f}",
+        )
+        for epoch in found
+    ]
+    names = ("", "edges", "steps", "model and start, s", "step, s", "learning step, s", "epoch, s", "peak, GiB")
+    return "\n".join(
+        [
+            f"6,000 users, 600,000 songs, d = {DIMENSIONS}, the defaults of `50m` otherwise. Of eleven timed steps; an "
+            f"epoch is all of its steps, every tenth of which learns edge weights. Peak is beyond graph and libraries; "
+            f"estimated is what the training itself says beforehand. {machine()}.",
+            "",
+            table((*names, "estimated, GiB"), rows),
+            "",
+            "By arithmetic, with the defaults of their scales: steps × time of a step, which grows with edges × d, and "
+            "memory as the training estimates it.",
+            "",
+            table(
+                ("", "edges", "steps an epoch", "epoch on two cores, h", "memory, GiB"),
+                [_larger(scale, sizes, found[-1]) for scale, sizes in LARGER.items()],
+            ),
+        ]
+    )
+
+
+def _larger(scale: str, sizes: Sizes, measured: Epoch) -> tuple[str, ...]:
+    settings = TrainingSettings(**SCALE_DEFAULTS[scale][TrainingSettings])
+    n_steps = math.ceil(sizes.n_edges / step_size(settings, sizes.n_edges))
+    growth = sizes.n_edges * settings.embedding_dim / (measured.n_edges * DIMENSIONS)
+    seconds = n_steps * (0.9 * measured.frozen_step + 0.1 * measured.learning_step) * growth
+    gib = sum(memory.estimate(sizes, settings).values()) / 2**30
+    return scale, f"{sizes.n_edges:,}", str(n_steps), f"{seconds / 3600:.1f}", f"{gib:.0f}"

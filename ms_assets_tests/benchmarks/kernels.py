@@ -23,6 +23,7 @@ from ms_assets.training.propagation import (
     embedding_bag_product,
     propagate_learning,
 )
+from ms_assets_tests.benchmarks.report import machine, table
 
 LAYERS, INTERVAL = 3, 10
 
@@ -186,3 +187,27 @@ def resident(name: str) -> int:
     """Bytes that the process holds now (VmRSS), or held at most (VmHWM)."""
     [kib] = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(kib) * 1024
+
+
+def section(found: Kernels) -> str:
+    """What was measured, as Markdown."""
+    size, seconds = GOWALLA, found.seconds
+    fastest = min(found.products.values())
+    products = [(name, f"{1e3 * s:.1f}", f"{s / fastest:.1f}") for name, s in found.products.items()]
+    passes = [(name, f"{1e3 * s:.1f}", f"{s / seconds['frozen']:.2f}") for name, s in seconds.items()]
+    return "\n".join(
+        [
+            f"A graph of Gowalla's size: {size.n_users:,} users, {size.n_songs:,} songs, {size.n_edges:,} edges, "
+            f"{LAYERS} layers, d = {size.dimensions}, fp32. Medians of calls that take turns. {machine()}.",
+            "",
+            table(("forward and backward", "ms", "over frozen"), passes),
+            "",
+            table(("one sparse product, forward", "ms", "over the fastest"), products),
+            "",
+            f"**With frozen weights propagation is {found.frozen_ratio:.1f} × as fast as `LGConv(edge_index)`, with "
+            f"learned ones {found.learned_ratio:.1f} × as fast as a network on every edge and `LGConv`.** Learning in "
+            f"every tenth step makes the mean step's propagation {found.mean_step:.2f} × that of a frozen one. At its "
+            f"peak a forward and backward pass holds {found.memory['ours']:.2f} × nodes × d × 4 bytes, "
+            f"`LGConv` {found.memory['LGConv']:.1f} ×.",
+        ]
+    )

@@ -20,7 +20,8 @@ from ms_assets.ranking import Judgements
 from ms_assets.scales import SCALE_DEFAULTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import trainer
-from ms_assets_tests.benchmarks.authors import Positives, epochs
+from ms_assets_tests.benchmarks.authors import BATCH, RATE, Positives, epochs
+from ms_assets_tests.benchmarks.report import machine, table
 from ms_assets_tests.conftest import Platform
 
 CONFIG = {"split_events": {"protocol": "global_temporal"}, "splits__users": {"min_events": 1}}
@@ -152,3 +153,33 @@ def _tested_epochs(split: Split) -> Iterator[list[tuple[float, Quality]]]:
         yield history
     finally:
         trainer.Steps = steps
+
+
+def section(split: Split, plain: Theirs, trained: list[Ours]) -> str:
+    """Both sides, as Markdown."""
+    n_users, n_songs = split.tested.known.shape
+    rows = [
+        ("authors' algorithm at convergence", *_shown(plain.converged), f"{plain.seconds:.1f}", "1"),
+        *(
+            (f"lightgcn, seed {o.seed}", *_shown(o.chosen), f"{o.seconds:.2f}", f"{plain.seconds / o.seconds:.0f}")
+            for o in trained
+        ),
+    ]
+    slowest = max(o.seconds for o in trained)
+    return "\n".join(
+        [
+            f"{n_users:,} users, {n_songs:,} songs, {split.graph.num_edges:,} edges; test, songs of train and "
+            f"validation excluded; the epoch is chosen on validation. {machine()}.",
+            "",
+            table(("", f"NDCG@{K}", f"Recall@{K}", "s to the authors' NDCG", "times as fast"), rows),
+            "",
+            f"The authors' algorithm (plain BPR, batch {BATCH:,}, rate {RATE:g}, one negative, sparse COO product with "
+            f"autograd) ran for {plain.n_epochs} epochs. **From graph to its converged NDCG the trainer needs 1/"
+            f"{plain.seconds / slowest:.0f} of its time**, model and spectral start included, with the slowest seed; a "
+            f"whole training takes {max(o.in_all for o in trained):.1f} s.",
+        ]
+    )
+
+
+def _shown(quality: Quality) -> tuple[str, str]:
+    return f"{quality[0]:.4f}", f"{quality[1]:.4f}"
