@@ -38,7 +38,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "BPR": {"objective": "bpr"},
     "sampled softmax": {"objective": "softmax"},
     "without explicit negatives": {"hard_weight": 0.0},
-    "with InfoNCE on noisy layers": {"contrast_weight": 0.02},
+    "InfoNCE of weight 0.02": {"contrast_weight": 0.02},
     "without InfoNCE": {"contrast_weight": 0.0},
     "no propagation": {"layers": 0},
 }

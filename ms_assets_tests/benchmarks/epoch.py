@@ -84,7 +84,8 @@ def _describe_songs(graph: HeteroData, rng: Generator, n_songs: int) -> None:
 
 def measure(precision: str, **sizes: int) -> Epoch:
     """In a process of its own, for its memory is measured."""
-    program = f"from {__name__} import print_epoch; print_epoch({precision!r}, {sizes!r})"
+    # As in any run, resources come first: they choose the pages that tensors are allocated in.
+    program = f"import ms_assets.resources; from {__name__} import print_epoch; print_epoch({precision!r}, {sizes!r})"
     ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
     return Epoch(**json.loads(ran.stdout.splitlines()[-1]))
 
@@ -139,9 +140,9 @@ def section(found: list[Epoch]) -> str:
     names = ("", "edges", "steps", "model and start, s", "step, s", "learning step, s", "epoch, s", "peak, GiB")
     return "\n".join(
         [
-            f"6,000 users, 600,000 songs, d = {DIMENSIONS}, the defaults of `50m` otherwise. Of eleven timed steps; an "
-            f"epoch is all of its steps, every tenth of which learns edge weights. Peak is beyond graph and libraries; "
-            f"estimated is what the training itself says beforehand. {machine()}.",
+            f"6,000 users, 600,000 songs, d = {DIMENSIONS}, otherwise the defaults of `50m`. Steps: medians of the "
+            f"first eleven; an epoch is all of its steps, every tenth of which learns weights. Peak is beyond graph "
+            f"and libraries; estimated is what the training itself says beforehand. {machine()}.",
             "",
             table((*names, "estimated, GiB"), rows),
             "",
