@@ -13,6 +13,7 @@ from ms_assets.settings import (
     AblationSettings,
     EvaluationSettings,
     Settings,
+    SongSettings,
     SplitSettings,
     StudySettings,
     TrainingSettings,
@@ -49,6 +50,7 @@ CONFIGURED_OPS: dict[str, type[Settings]] = {
     "training__ablation": AblationSettings,
     "evaluation__user_metrics": EvaluationSettings,
     "splits__users": UserSettings,
+    "splits__songs": SongSettings,
     "split_events": SplitSettings,
 }
 """The ops that take run config, and the settings each of them takes."""

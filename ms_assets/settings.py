@@ -41,6 +41,15 @@ class UserSettings(Settings):
         return self
 
 
+class SongSettings(Settings):
+    """Which songs take part."""
+
+    require_audio: bool = Field(
+        True,
+        description="Songs without an audio embedding are left out; otherwise they stay, as songs of unknown audio.",
+    )
+
+
 class SplitSettings(Settings):
     """How each user's events are divided into train, validation and test."""
 

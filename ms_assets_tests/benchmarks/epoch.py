@@ -76,6 +76,7 @@ def _describe_songs(graph: HeteroData, rng: Generator, n_songs: int) -> None:
     audio = rng.standard_normal((n_songs, 128), dtype=np.float32)
     songs = graph["song"]
     songs.x = torch.from_numpy(audio / np.linalg.norm(audio, axis=1, keepdims=True))
+    songs.has_audio = torch.ones(n_songs, dtype=torch.bool)
     songs.item_id, songs.in_graph = torch.arange(n_songs), torch.ones(n_songs, dtype=torch.bool)
     for owner, n_songs_each in (("artist", 10), ("album", 5)):
         songs[f"{owner}_ids"] = torch.from_numpy(rng.integers(max(n_songs // n_songs_each, 1), size=n_songs))
