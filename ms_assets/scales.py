@@ -27,12 +27,14 @@ SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
     # The sample has about 300 events a user where Yambda has about 4,800.
     "sample": {
         UserSettings: {"min_events": 40, "max_events": 2_000},
-        # Few events for many songs: a slow rate, stopped early, keeps what the spectral start found.
+        # Few events for many songs: a slow rate, stopped early, keeps what the spectral start found; many negatives and
+        # a low temperature tell the songs apart that one user is near to (docs/design.md, "Decisions").
         TrainingSettings: {
             "embedding_dim": 128,
-            "temperature": 0.1,
-            "learning_rate": 0.002,
-            "epochs": 10,
+            "neutral_negatives": 256,
+            "temperature": 0.04,
+            "learning_rate": 0.003,
+            "epochs": 6,
             "patience": 4,
         },
     },
