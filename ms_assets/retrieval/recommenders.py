@@ -48,7 +48,7 @@ def random(n_songs: int, seed: int) -> Recommender:
 
     def recommend(user: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         drawn = [_distinct(n_songs, n, [seed, u]) for u in user]
-        falling = np.linspace(1, 0, n, endpoint=False, dtype=np.float32)
+        falling = 1 / np.arange(1, n + 1, dtype=np.float32)
         return np.stack(drawn), np.broadcast_to(falling, (len(user), n))
 
     return recommend
