@@ -3,7 +3,18 @@
 PUBLISHED = {"raw/multi_event", "raw/embeddings", "raw/artist_item_mapping", "raw/album_item_mapping"}
 ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/undislikes"}
 """Published tables that nothing needs; the job `pipeline` leaves them out."""
-METHODS = {"lightgcn", "popular", "random", "collaborative_filtering", "content_based"}
+METHODS = {
+    "lightgcn",
+    "lightgcn_replay",
+    "popular",
+    "decayed_popularity",
+    "random",
+    "replay",
+    "item_knn",
+    "ials",
+    "collaborative_filtering",
+    "content_based",
+}
 TABLES = {
     *PUBLISHED,
     "raw/column_report",

@@ -79,7 +79,7 @@ def test_random_songs_of_a_user_do_not_depend_on_how_many_are_asked_for():
 
 
 def test_content_is_the_inner_product_with_the_mean_of_what_was_heard(audience, heard, audio):
-    found, scores = recommenders.content_based(audience.heard, audio)(EVERYBODY, 40)
+    found, scores = recommenders.content_based(audience.history.songs, audio)(EVERYBODY, 40)
     means = [audio[sorted(songs)].mean(axis=0) if songs else np.zeros(128) for songs in heard]
     assert_best(found, scores, np.array(means) @ audio.T, 40)
 
@@ -87,12 +87,12 @@ def test_content_is_the_inner_product_with_the_mean_of_what_was_heard(audience, 
 def test_content_knows_cold_songs():
     audio = np.eye(4, 128, dtype=np.float32)
     audio[3] = audio[0]
-    found, _ = recommenders.content_based(audience_of([{0}], 4).heard, audio)(np.array([0]), 2)
+    found, _ = recommenders.content_based(audience_of([{0}], 4).history.songs, audio)(np.array([0]), 2)
     assert sorted(found[0].tolist()) == [0, 3]
 
 
 def test_collaborative_filtering_is_the_reconstruction_of_a_truncated_svd(audience, heard):
-    found, scores = recommenders.collaborative_filtering(audience.heard, N_GRAPH_SONGS, seed=0)(EVERYBODY, 30)
+    found, scores = recommenders.collaborative_filtering(audience.history.songs, N_GRAPH_SONGS, seed=0)(EVERYBODY, 30)
     matrix = matrix_of(heard, N_GRAPH_SONGS)
     svd = TruncatedSVD(64, random_state=0)
     assert_best(found, scores, svd.fit_transform(matrix) @ svd.components_, 30)
@@ -100,7 +100,9 @@ def test_collaborative_filtering_is_the_reconstruction_of_a_truncated_svd(audien
 
 def test_collaborative_filtering_with_few_users_equals_the_exact_decomposition():
     heard = [{0, 1, 2}, {0, 1}, {3, 4}, {3, 4, 5}, {0, 5}]
-    found, scores = recommenders.collaborative_filtering(audience_of(heard, 6).heard, 6, seed=0)(np.arange(5), 6)
+    found, scores = recommenders.collaborative_filtering(audience_of(heard, 6).history.songs, 6, seed=0)(
+        np.arange(5), 6
+    )
     left, singular, right = np.linalg.svd(matrix_of(heard, 6))
     assert_best(found, scores, left[:, :4] * singular[:4] @ right[:4], 6)
 
@@ -108,13 +110,15 @@ def test_collaborative_filtering_with_few_users_equals_the_exact_decomposition()
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # no variance to explain
 @pytest.mark.parametrize(("n_users", "n_songs"), [(1, 5), (5, 1), (2, 2)])
 def test_collaborative_filtering_works_for_the_smallest_worlds(n_users, n_songs):
-    heard = audience_of([set(range(n_songs))] * n_users, n_songs).heard
+    heard = audience_of([set(range(n_songs))] * n_users, n_songs).history.songs
     found, _ = recommenders.collaborative_filtering(heard, n_songs, seed=0)(np.arange(n_users), n_songs)
     assert [sorted(row) for row in found.tolist()] == [list(range(n_songs))] * n_users
 
 
 def test_collaborative_filtering_knows_no_cold_songs_and_leaves_their_places_empty(audience):
-    found, _ = recommenders.collaborative_filtering(audience.heard, N_GRAPH_SONGS, seed=0)(EVERYBODY[:3], N_SONGS)
+    found, _ = recommenders.collaborative_filtering(audience.history.songs, N_GRAPH_SONGS, seed=0)(
+        EVERYBODY[:3], N_SONGS
+    )
     assert found.shape == (3, N_SONGS)
     assert [sorted(row) for row in found[:, :N_GRAPH_SONGS].tolist()] == [list(range(N_GRAPH_SONGS))] * 3
     assert (found[:, N_GRAPH_SONGS:] == -1).all()
@@ -124,9 +128,9 @@ RECOMMENDERS = {
     "popular": lambda audience, audio: recommenders.popular(np.arange(N_SONGS)[::-1]),
     "random": lambda audience, audio: recommenders.random(N_SONGS, 0),
     "collaborative_filtering": lambda audience, audio: recommenders.collaborative_filtering(
-        audience.heard, N_GRAPH_SONGS, 0
+        audience.history.songs, N_GRAPH_SONGS, 0
     ),
-    "content_based": lambda audience, audio: recommenders.content_based(audience.heard, audio),
+    "content_based": lambda audience, audio: recommenders.content_based(audience.history.songs, audio),
 }
 
 
