@@ -9,7 +9,14 @@ import dagster as dg
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ms_assets.settings import EvaluationSettings, Settings, SplitSettings, TrainingSettings, UserSettings
+from ms_assets.settings import (
+    EvaluationSettings,
+    IndexSettings,
+    Settings,
+    SplitSettings,
+    TrainingSettings,
+    UserSettings,
+)
 
 SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
 OWNERS = ["team:recommendations"]
@@ -34,6 +41,7 @@ SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
 
 CONFIGURED_OPS: dict[str, type[Settings]] = {
     "training__lightgcn": TrainingSettings,
+    "retrieval__song_index": IndexSettings,
     "evaluation__user_metrics": EvaluationSettings,
     "splits__users": UserSettings,
     "split_events": SplitSettings,

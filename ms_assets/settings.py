@@ -157,6 +157,16 @@ class TrainingSettings(Settings):
         return device
 
 
+class IndexSettings(Settings):
+    """What the song index is for."""
+
+    queries: Literal["batch", "single"] = Field(
+        "batch",
+        description="batch: all users at once, as recommendations are made here. single: one at a time, as a service "
+        "asks; a large catalogue is then linked to a graph (HNSW) instead of divided into lists (IVF).",
+    )
+
+
 class EvaluationSettings(Settings):
     """What is measured of recommendations."""
 

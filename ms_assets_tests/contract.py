@@ -31,6 +31,7 @@ TABLES = {
     "graph/statistics",
     "training/user_embeddings",
     "training/song_embeddings",
+    "retrieval/cold_songs",
     *(f"retrieval/{method}" for method in METHODS),
     "evaluation/user_metrics",
     "evaluation/leaderboard",

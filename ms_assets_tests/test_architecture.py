@@ -36,8 +36,8 @@ ASSETS = {
     "splits": "candidate_songs users songs train validation test ground_truth negatives",
     "graph": "edges bipartite_graph statistics",
     "training": "lightgcn user_embeddings song_embeddings",
-    "retrieval": "song_index lightgcn lightgcn_replay popular decayed_popularity random replay item_knn ials "
-    "collaborative_filtering content_based",
+    "retrieval": "cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay item_knn "
+    "ials collaborative_filtering content_based",
     "evaluation": "user_metrics leaderboard",
 }
 KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}

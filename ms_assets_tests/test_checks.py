@@ -12,7 +12,6 @@ from ms_assets.evaluation import checks as evaluation
 from ms_assets.graph import checks as graph_checks
 from ms_assets.raw import checks as raw
 from ms_assets.retrieval import checks as retrieval
-from ms_assets.retrieval.index import build
 from ms_assets.splits import checks as splits
 from ms_assets.training import checks as training
 from ms_assets.vectors import fixed_size_list
@@ -76,39 +75,6 @@ def test_a_training_learned_when_its_loss_fell_and_it_finds_something():
     assert not passed([0.5, 0.3], 0.0)
     assert not passed([0.5, float("nan")], 0.1)
     assert not passed([0.3, 0.4, 0.5], 0.1), "the loss rose in every epoch"
-
-
-# retrieval
-
-
-@pytest.fixture(scope="module")
-def world(duckdb):
-    """Songs with their item ids and users, as vectors and as tables."""
-    rng = np.random.default_rng(0)
-    songs, users, item_id = unit_rows(rng, 400, 8), unit_rows(rng, 30, 8), 10 * rng.permutation(400)
-    columns = {"song_id": np.arange(400), "item_id": item_id, "embedding": fixed_size_list(songs)}
-    tables = (embedding_table(duckdb, "user_id", users), duckdb.connection.from_arrow(pa.table(columns)))
-    return songs, item_id, users, tables
-
-
-def test_the_index_holds_every_song_under_its_item_id(world):
-    songs, item_id, users, tables = world
-
-    def passed(vectors, ids):
-        return retrieval.index_finds_the_nearest_songs(build(vectors, ids, users).index, *tables).passed
-
-    assert passed(songs, item_id)
-    assert not passed(songs[:-1], item_id[:-1])
-    assert not passed(songs, np.arange(400))
-    assert not passed(songs, np.roll(item_id, 1))
-
-
-def test_an_index_that_probes_too_few_lists_fails(world):
-    songs, item_id, users, tables = world
-    index = build(songs, item_id, users, exact_up_to=100).index
-    assert retrieval.index_finds_the_nearest_songs(index, *tables).passed
-    index.nprobe = 2
-    assert not retrieval.index_finds_the_nearest_songs(index, *tables).passed
 
 
 # evaluation

@@ -4,9 +4,11 @@ from typing import Any
 
 import dagster as dg
 
-from ms_assets.io_managers import Relation
+from ms_assets.io_managers import IndexOfOrigin, Relation
 from ms_assets.resources import DuckDB
-from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, recall_at
+from ms_assets.retrieval import exact
+from ms_assets.retrieval.cold_start import indexed_vectors
+from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, differences, origin, recall_at
 from ms_assets.retrieval.recommendations import TOP_K
 from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.vectors import vector_column
@@ -14,24 +16,37 @@ from ms_assets.vectors import vector_column
 
 @dg.asset_check(
     asset=["retrieval", "song_index"],
-    additional_ins={name: dg.AssetIn(["training", name]) for name in ("user_embeddings", "song_embeddings")},
+    additional_ins={
+        "songs": dg.AssetIn(["splits", "songs"]),
+        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
+        "cold_songs": dg.AssetIn(["retrieval", "cold_songs"]),
+        **{name: dg.AssetIn(["training", name]) for name in ("user_embeddings", "song_embeddings")},
+    },
     blocking=True,
 )
 def index_finds_the_nearest_songs(
-    song_index: Any, user_embeddings: Relation, song_embeddings: Relation
+    song_index: IndexOfOrigin,
+    songs: Relation,
+    lightgcn: Any,
+    user_embeddings: Relation,
+    song_embeddings: Relation,
+    cold_songs: Relation,
 ) -> dg.AssetCheckResult:
-    """The stored index holds every song, and finds the songs that exact search finds."""
-    import faiss
-
-    songs = song_embeddings.order("song_id").to_arrow_table()
-    item_id = songs["item_id"].to_numpy()
-    queries = vector_column(user_embeddings.limit(RECALL_QUERIES).to_arrow_table(), "embedding")
-    k = min(RECALL_AT, len(item_id))
-    _, rows = faiss.knn(queries, vector_column(songs, "embedding"), k, metric=faiss.METRIC_INNER_PRODUCT)
-    recall = recall_at(song_index, queries, item_id[rows])
+    """The stored index is of this training, split and id map, holds every song, and finds what exact search finds."""
+    item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
+    users = vector_column(user_embeddings.order("user_id").to_arrow_table(), "embedding")
+    vectors = indexed_vectors(song_embeddings, cold_songs)
+    index, expected = song_index.index, origin(lightgcn, item_id, users, vectors)
+    if len(vectors) != len(item_id):
+        found = [f"{len(item_id)} songs in splits/songs, {len(vectors)} with embeddings"]
+        return dg.AssetCheckResult(passed=False, description=found[0])
+    other = differences(song_index.origin, expected)
+    _, rows = exact.search(users[:RECALL_QUERIES], vectors, min(RECALL_AT, len(item_id)))
+    recall = recall_at(index, users[:RECALL_QUERIES], item_id[rows])
     return dg.AssetCheckResult(
-        passed=bool(song_index.ntotal == len(item_id) and recall >= TARGET_RECALL - 0.02),
-        metadata={"n_indexed": song_index.ntotal, "n_songs": len(item_id), "recall_at_100": recall},
+        passed=bool(not other and index.ntotal == len(item_id) and recall >= TARGET_RECALL - 0.02),
+        description=f"the index is of other data: {'; '.join(other)}" if other else None,
+        metadata={"n_indexed": index.ntotal, "n_songs": len(item_id), "recall_at_100": recall, **song_index.origin},
     )
 
 

@@ -51,6 +51,8 @@ class Audience:
 
     uid: NDArray[np.int64]
     item_id: NDArray[np.int64]
+    n_graph_songs: int
+    """Songs with a train event, which come first; the others are cold."""
     history: History
 
 

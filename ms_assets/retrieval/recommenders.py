@@ -7,6 +7,8 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_assets.retrieval import exact
+from ms_assets.retrieval.index import on_gpu
 from ms_assets.retrieval.recommendations import History, Recommender
 from ms_assets.vectors import Ragged
 
@@ -31,19 +33,29 @@ HALF_LIVES = [{"half_life_days": days} for days in (7, 1, 2, 4, 14, 30, 60, 120)
 DAY = 86_400
 ONE = 1 << 40
 FACTORS = 64
-SCORED_AT_ONCE = 64
-"""Users whose scores of all songs are held at a time."""
+MOST_ON_GPU = 2_048
+"""Songs of a query that Faiss finds on a GPU at most."""
 
 
 def from_index(index: "faiss.Index", users: NDArray[np.float32], item_id: NDArray[np.int64]) -> Recommender:
     """Search the song index for each user's embedding, float32 [n_users, d].
 
+    Where the lists that are probed hold fewer songs than are asked for, more of them are.
     item_id: original ids by song id, int64 [n_songs].
     """
-    by_item = np.argsort(item_id)
+    import faiss
+
+    by_item, lists, faster = np.argsort(item_id), faiss.try_extract_index_ivf(index), on_gpu(index)
 
     def recommend(user: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        scores, items = index.search(np.ascontiguousarray(users[user]), n)
+        queries = np.ascontiguousarray(users[user])
+        scores, items = (faster if n <= MOST_ON_GPU else index).search(queries, n)
+        probed = lists.nprobe if lists else 0
+        while lists and probed < lists.nlist and (short := (items < 0).any(axis=1)).any():
+            probed = min(4 * probed, lists.nlist)
+            more = faiss.IVFSearchParameters()
+            more.nprobe = probed
+            scores[short], items[short] = index.search(queries[short], n, params=more)
         place = np.searchsorted(item_id, items, sorter=by_item).clip(max=len(item_id) - 1)
         return np.where(items >= 0, by_item[place], -1), scores
 
@@ -139,19 +151,10 @@ def replay(history: History) -> Recommender:
 
 def nearest(users: NDArray[np.float32], songs: NDArray[np.float32]) -> Recommender:
     """The songs with the largest inner products, by exact search; float32 [n_users, d] and [n_songs, d]."""
-    import torch
-
-    by_dimension = torch.from_numpy(np.ascontiguousarray(songs)).T
 
     def recommend(user: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        found, missing = min(n, len(songs)), ((0, 0), (0, max(n - len(songs), 0)))
-        best = [
-            (torch.from_numpy(users[some]) @ by_dimension).topk(found, dim=1)
-            for some in np.array_split(user, -(-len(user) // SCORED_AT_ONCE))
-        ]
-        song, scores = (
-            np.concatenate([getattr(part, name).numpy() for part in best]) for name in ("indices", "values")
-        )
+        scores, song = exact.search(users[user], songs, min(n, len(songs)))
+        missing = ((0, 0), (0, n - song.shape[1]))
         return np.pad(song, missing, constant_values=-1), np.pad(scores, missing)
 
     return recommend

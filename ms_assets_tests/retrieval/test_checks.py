@@ -1,8 +1,76 @@
-"""A table of recommendations is refused for whatever is wrong with it, by method, user and rank."""
+"""An index of other data is refused, and a table of recommendations for whatever is wrong with it."""
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
+from ms_assets.io_managers import IndexOfOrigin
 from ms_assets.retrieval import checks as retrieval
+from ms_assets.retrieval.index import build, origin
+from ms_assets.vectors import fixed_size_list
+from ms_assets_tests.training.graphs import unit_rows
+
+N_SONGS, N_TRAINED = 400, 390
+MODEL = {"mlflow_run_id": "run", "inputs": {"splits/ground_truth": "run@1"}}
+
+
+class Indexed:
+    """Songs, the last of them cold, with users and a model, as tables; and what the check says of an index."""
+
+    def __init__(self, duckdb):
+        rng = np.random.default_rng(0)
+        self.songs, self.users = unit_rows(rng, N_SONGS, 8), unit_rows(rng, 30, 8)
+        self.item_id = 10 * rng.permutation(N_SONGS)
+        self.con = duckdb.connection
+
+    def result(self, index, model=MODEL, stated=MODEL, **stored):
+        """The check of an index that is stated to be of this model, beside what is stored now."""
+        now = {"songs": self.songs, "users": self.users, "item_id": self.item_id, **stored}
+        said = origin(stated, self.item_id, self.users, self.songs)
+        ids, cold = np.arange(N_SONGS), np.arange(N_SONGS) >= N_TRAINED
+        embeddings = {"song_id": ids, "cold": cold, "embedding": fixed_size_list(now["songs"])}
+        late = {"song_id": ids[cold], "embedding": fixed_size_list(now["songs"][cold])}
+        users = {"user_id": np.arange(30), "embedding": fixed_size_list(now["users"])}
+        tables = [{"song_id": ids, "item_id": now["item_id"]}, users, embeddings, late]
+        songs, *vectors = (self.con.from_arrow(pa.table(columns)) for columns in tables)
+        return retrieval.index_finds_the_nearest_songs(IndexOfOrigin(index, said), songs, model, *vectors)
+
+
+@pytest.fixture(scope="module")
+def indexed(duckdb):
+    return Indexed(duckdb)
+
+
+def test_the_index_holds_every_song_under_its_item_id(indexed):
+    songs, item_id, users = indexed.songs, indexed.item_id, indexed.users
+    assert indexed.result(build(songs, item_id, users, "exact").index).passed
+    for vectors, ids in ((songs[:-1], item_id[:-1]), (songs, np.arange(N_SONGS)), (songs, np.roll(item_id, 1))):
+        assert not indexed.result(build(vectors, ids, users, "exact").index).passed
+
+
+def test_an_index_that_probes_too_few_lists_fails(indexed):
+    index = build(indexed.songs, indexed.item_id, indexed.users, "ivf_flat").index
+    assert indexed.result(index).passed
+    index.nprobe = 2
+    assert not indexed.result(index).passed
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model": {**MODEL, "mlflow_run_id": "later"}}, "training_run: built from run, found later"),
+        ({"model": {**MODEL, "inputs": {"splits/ground_truth": "x@2"}}}, "split: built from run@1, found x@2"),
+        ({"item_id": 10 * np.arange(N_SONGS)}, "id_map: built from"),
+        ({"users": unit_rows(np.random.default_rng(9), 30, 8)}, "user_embeddings: built from"),
+        ({"songs": unit_rows(np.random.default_rng(9), N_SONGS, 8)}, "song_embeddings: built from"),
+    ],
+)
+def test_an_index_of_another_model_split_or_id_map_is_refused_by_name(indexed, changed, said):
+    index = build(indexed.songs, indexed.item_id, indexed.users, "exact").index
+    result = indexed.result(index, **changed)
+    assert not result.passed
+    assert f"the index is of other data: {said}" in result.description
+
 
 RECOMMENDED = [
     ("all", 0, 1, 2), ("all", 0, 2, 0), ("all", 0, 3, 1),

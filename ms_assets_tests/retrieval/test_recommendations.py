@@ -24,7 +24,7 @@ def history_of(heard):
 def audience_of(heard, n_songs):
     """heard: a set of songs for each user, or as in `history_of`."""
     uid, item_id = 10 * np.arange(len(heard)) + 3, 2**32 - 1 - 7 * np.arange(n_songs)
-    return Audience(uid, item_id, history_of(heard))
+    return Audience(uid, item_id, n_songs, history_of(heard))
 
 
 def random_histories(rng, n_users, n_songs):
