@@ -4,6 +4,7 @@ The only module that knows where artefacts lie: `<base>/<room>/<asset>/<scale>.<
 beside its target, flushed to disk and renamed, so that a reader sees the earlier version or the new one whole.
 """
 
+import json
 import os
 import re
 import resource
@@ -245,23 +246,39 @@ class GraphIOManager(TorchIOManager):
         return HeteroData.from_dict(super().read(path))
 
 
+@dataclass(frozen=True)
+class IndexOfOrigin:
+    """A Faiss index, and what it was built from, by name."""
+
+    index: "faiss.Index"
+    origin: dict[str, str]
+
+
 class FaissIOManager(ArtefactIOManager):
-    """Faiss indices."""
+    """Faiss indices with their origin: it follows the index in the file, of which Faiss reads no further."""
 
     extension: ClassVar[str] = ".faiss"  # type: ignore[misc]
 
-    def write(self, context: dg.OutputContext, value: "faiss.Index", path: Path) -> dict[str, Any]:
-        """Write a CPU index."""
+    def write(self, context: dg.OutputContext, value: IndexOfOrigin, path: Path) -> dict[str, Any]:
+        """Write a CPU index and its origin."""
         import faiss
 
-        faiss.write_index(value, str(path))
-        return {}
+        faiss.write_index(value.index, str(path))
+        origin = json.dumps(value.origin).encode()
+        with path.open("ab") as file:
+            file.write(origin + len(origin).to_bytes(8, "little"))
+        return dict(value.origin)
 
-    def read(self, path: Path) -> "faiss.Index":
-        """Read a CPU index."""
+    def read(self, path: Path) -> IndexOfOrigin:
+        """Read a CPU index and its origin."""
         import faiss
 
-        return faiss.read_index(str(path))
+        with path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            length = int.from_bytes(file.read(8), "little")
+            file.seek(-8 - length, os.SEEK_END)
+            origin = json.loads(file.read(length))
+        return IndexOfOrigin(faiss.read_index(str(path)), origin)
 
 
 def _declared(context: dg.OutputContext) -> list[dg.TableColumn]:

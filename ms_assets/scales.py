@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ms_assets.settings import (
     AblationSettings,
     EvaluationSettings,
+    IndexSettings,
     Settings,
     SongSettings,
     SplitSettings,
@@ -50,6 +51,7 @@ CONFIGURED_OPS: dict[str, type[Settings]] = {
     "training__lightgcn": TrainingSettings,
     "training__hyperparameter_study": StudySettings,
     "training__ablation": AblationSettings,
+    "retrieval__song_index": IndexSettings,
     "evaluation__user_metrics": EvaluationSettings,
     "splits__users": UserSettings,
     "splits__songs": SongSettings,

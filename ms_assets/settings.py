@@ -188,6 +188,16 @@ class AblationSettings(Settings):
     seeds: int = Field(1, ge=1, le=100, description="Trainings of each variant, by seeds from 0.")
 
 
+class IndexSettings(Settings):
+    """What the song index is for."""
+
+    queries: Literal["batch", "single"] = Field(
+        "batch",
+        description="batch: all users at once, as recommendations are made here. single: one at a time, as a service "
+        "asks; a large catalogue is then linked to a graph (HNSW) instead of divided into lists (IVF).",
+    )
+
+
 class EvaluationSettings(Settings):
     """What is measured of recommendations."""
 

@@ -5,7 +5,18 @@ ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/un
 """Published tables that nothing needs; the job `pipeline` leaves them out."""
 EXPERIMENTS = {"training/hyperparameter_study", "training/ablation"}
 """Many trainings each; the job `pipeline` leaves them out too."""
-METHODS = {"lightgcn", "popular", "random", "collaborative_filtering", "content_based"}
+METHODS = {
+    "lightgcn",
+    "lightgcn_replay",
+    "popular",
+    "decayed_popularity",
+    "random",
+    "replay",
+    "item_knn",
+    "ials",
+    "collaborative_filtering",
+    "content_based",
+}
 TABLES = {
     *PUBLISHED,
     "raw/column_report",
@@ -22,6 +33,7 @@ TABLES = {
     "graph/statistics",
     "training/user_embeddings",
     "training/song_embeddings",
+    "retrieval/cold_songs",
     *(f"retrieval/{method}" for method in METHODS),
     "evaluation/user_metrics",
     "evaluation/leaderboard",

@@ -19,7 +19,17 @@ ROOT = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TEST_MODULES = sorted(Path(__file__).parent.rglob("*.py"))
 
-HEAVY = ("torch", "torch_geometric", "faiss", "mlflow", "matplotlib", "sklearn", "huggingface_hub", "optuna")
+HEAVY = (
+    "torch",
+    "torch_geometric",
+    "faiss",
+    "mlflow",
+    "matplotlib",
+    "sklearn",
+    "huggingface_hub",
+    "optuna",
+    "implicit",
+)
 LONGEST_MODULE = 350
 ASSETS = {
     "raw": "multi_event embeddings artist_item_mapping album_item_mapping listens likes dislikes unlikes undislikes "
@@ -27,7 +37,8 @@ ASSETS = {
     "splits": "candidate_songs users songs train validation test ground_truth negatives",
     "graph": "edges bipartite_graph statistics",
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
-    "retrieval": "song_index lightgcn popular random collaborative_filtering content_based",
+    "retrieval": "cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay item_knn "
+    "ials collaborative_filtering content_based",
     "evaluation": "user_metrics leaderboard",
 }
 KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}

@@ -9,8 +9,6 @@ import pytest
 
 from ms_assets.definitions import defs
 from ms_assets.evaluation import checks as evaluation
-from ms_assets.retrieval import checks as retrieval
-from ms_assets.retrieval.index import build
 from ms_assets.training import checks as training
 from ms_assets.vectors import fixed_size_list
 from ms_assets_tests.conftest import metadata
@@ -79,99 +77,6 @@ def test_a_training_that_diverged_stops_what_would_build_on_it_and_says_where():
     found = training.training_did_not_diverge({"diverged": "training diverged in epoch 3, step 4 of 6"})
     assert not found.passed
     assert "epoch 3, step 4" in found.description
-
-
-# retrieval
-
-
-@pytest.fixture(scope="module")
-def world(duckdb):
-    """Songs with their item ids and users, as vectors and as tables."""
-    rng = np.random.default_rng(0)
-    songs, users, item_id = unit_rows(rng, 400, 8), unit_rows(rng, 30, 8), 10 * rng.permutation(400)
-    columns = {"song_id": np.arange(400), "item_id": item_id, "embedding": fixed_size_list(songs)}
-    tables = (embedding_table(duckdb, "user_id", users), duckdb.connection.from_arrow(pa.table(columns)))
-    return songs, item_id, users, tables
-
-
-def test_the_index_holds_every_song_under_its_item_id(world):
-    songs, item_id, users, tables = world
-
-    def passed(vectors, ids):
-        return retrieval.index_finds_the_nearest_songs(build(vectors, ids, users).index, *tables).passed
-
-    assert passed(songs, item_id)
-    assert not passed(songs[:-1], item_id[:-1])
-    assert not passed(songs, np.arange(400))
-    assert not passed(songs, np.roll(item_id, 1))
-
-
-def test_an_index_that_probes_too_few_lists_fails(world):
-    songs, item_id, users, tables = world
-    index = build(songs, item_id, users, exact_up_to=100).index
-    assert retrieval.index_finds_the_nearest_songs(index, *tables).passed
-    index.nprobe = 2
-    assert not retrieval.index_finds_the_nearest_songs(index, *tables).passed
-
-
-RECOMMENDED = [
-    ("all", 0, 1, 2), ("all", 0, 2, 0), ("all", 0, 3, 1),
-    ("all", 1, 1, 0), ("all", 1, 2, 1), ("all", 1, 3, 2),
-    ("discovery", 0, 1, 2), ("discovery", 0, 2, 1), ("discovery", 1, 1, 1),
-]  # fmt: skip
-"""view, user_id, rank, song_id: two users, three songs; user 0 heard song 0, user 1 songs 0 and 2."""
-
-
-@pytest.fixture
-def complete(duckdb, table):
-    """What the check says of the recommendations of a method."""
-    by_method = {check.check_key.asset_key.path[-1]: check for check in retrieval.checks}
-
-    def passed(rows, method="lightgcn", n_songs=3):
-        return by_method[method](
-            duckdb=duckdb,
-            users=table("user_id", (0,), (1,)),
-            songs=table("song_id in_graph", *((song, song < 3) for song in range(n_songs))),
-            train=table("user_id song_id", (0, 0), (1, 0), (1, 2), (1, 2)),
-            recommended=table("view user_id rank song_id", *rows),
-        ).passed
-
-    return passed
-
-
-def replaced(old, *new):
-    return [row for row in RECOMMENDED if row != old] + list(new)
-
-
-@pytest.mark.parametrize("method", retrieval.METHODS)
-def test_every_methods_recommendations_are_checked(complete, method):
-    assert complete(RECOMMENDED, method)
-    assert complete(RECOMMENDED[::-1], method)
-    assert not complete(RECOMMENDED[1:], method)
-
-
-def test_collaborative_filtering_need_not_know_cold_songs(complete):
-    assert complete(RECOMMENDED, "collaborative_filtering", n_songs=4)
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        pytest.param(replaced(("all", 0, 3, 1), ("all", 0, 4, 1)), id="a rank is left out"),
-        pytest.param(replaced(("all", 0, 2, 0), ("all", 0, 1, 0)), id="a rank comes twice"),
-        pytest.param(replaced(("all", 0, 3, 1), ("all", 0, 3, 0)), id="a song comes twice"),
-        pytest.param(replaced(("all", 0, 3, 1)), id="a list is too short"),
-        pytest.param(replaced(("all", 0, 1, 2), ("all", 0, 0, 2)), id="ranks do not begin at 1"),
-        pytest.param([row for row in RECOMMENDED if row[1] == 0], id="a user has no list"),
-        pytest.param(replaced(("all", 0, 1, 2), ("all", 0, 1, 3)), id="a song is not in the catalogue"),
-        pytest.param(replaced(("discovery", 0, 1, 2), ("discovery", 0, 1, 0)), id="a heard song is discovered"),
-        pytest.param([*RECOMMENDED, *(("all", 2, rank, rank - 1) for rank in (1, 2, 3))], id="a user is unknown"),
-        pytest.param([row for row in RECOMMENDED if row[0] == "all"], id="nobody discovers anything"),
-        pytest.param([], id="there are no rows"),
-    ],
-)
-def test_incomplete_recommendations_fail(complete, rows):
-    assert not complete(rows)
 
 
 # evaluation

@@ -15,6 +15,7 @@ from torch_geometric.data import HeteroData
 from ms_assets.io_managers import (
     FaissIOManager,
     GraphIOManager,
+    IndexOfOrigin,
     MissingPartitionError,
     TableIOManager,
     TorchIOManager,
@@ -305,13 +306,16 @@ def test_a_graph_is_saved_as_tensors_and_comes_back_as_a_graph(shelf):
     assert loaded["user", "interacts", "song"].edge_index.tolist() == [[0, 1], [1, 0]]
 
 
-def test_an_index_comes_back_with_its_ids(shelf):
+def test_an_index_comes_back_with_its_ids_and_its_origin(shelf):
     faiss = pytest.importorskip("faiss")
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(4))
     index.add_with_ids(np.eye(4, dtype=np.float32), np.array([10, 20, 30, 40]))
-    shelf.put(index, "faiss")
-    _, found = shelf.get("faiss").search(np.eye(4, dtype=np.float32), 1)
-    assert found.ravel().tolist() == [10, 20, 30, 40]
+    shelf.put(IndexOfOrigin(index, {"training_run": "héllo", "id_map": "1"}), "faiss")
+    read = shelf.get("faiss")
+    by_faiss_alone = faiss.read_index(str(shelf.folder / "data/room/value/50m.faiss"))
+    for found in (read.index, by_faiss_alone):
+        assert found.search(np.eye(4, dtype=np.float32), 1)[1].ravel().tolist() == [10, 20, 30, 40]
+    assert read.origin == {"training_run": "héllo", "id_map": "1"}
     assert list(shelf.files()) == ["room/value/50m.faiss"]
 
 

@@ -1,22 +1,30 @@
 """Room 5: the Faiss index, and every recommender's hundred best songs for every user."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import dagster as dg
 import numpy as np
+import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from ms_assets.io_managers import Relation, columns
+from ms_assets import pictures
+from ms_assets.io_managers import IndexOfOrigin, Relation, columns
+from ms_assets.retrieval import blend, cold_start, implicit_models, recommenders
 from ms_assets.retrieval import index as indexing
-from ms_assets.retrieval import recommenders
-from ms_assets.retrieval.recommendations import Audience, Recommender, recommend
-from ms_assets.scales import room
-from ms_assets.vectors import Ragged, vector_column
+from ms_assets.retrieval.recommendations import VIEWS, Audience, History, Recommender, recommend
+from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
+from ms_assets.scales import config_schema, room, settings_of
+from ms_assets.settings import IndexSettings
+from ms_assets.vectors import Ragged, fixed_size_list, vector_column
 
 asset = room("retrieval")
 SEED = 0
+Recommended = dg.MaterializeResult[pa.Table]
 
 RECOMMENDATIONS = columns(
     view=("VARCHAR", "all, or discovery: songs with the user's positive train events left out"),
@@ -28,72 +36,205 @@ RECOMMENDATIONS = columns(
     score=("FLOAT", "what the method ranks by"),
 )
 SPLITS = {name: dg.AssetIn(["splits", name]) for name in ("users", "songs", "train")}
+TUNED = {**SPLITS, "ground_truth": dg.AssetIn(["splits", "ground_truth"])}
 GRAPH = {"bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"])}
 EMBEDDINGS = {name: dg.AssetIn(["training", name]) for name in ("user_embeddings", "song_embeddings")}
 
 
-@asset(kinds={"faiss"}, code_version="1", io_manager_key="faiss_files", ins=EMBEDDINGS)
-def song_index(user_embeddings: Relation, song_embeddings: Relation) -> dg.MaterializeResult:
-    """A Faiss index over the embeddings of all songs, cold ones included; its ids are Yambda's song ids."""
-    songs = song_embeddings.order("song_id").to_arrow_table()
-    started = time.monotonic()
-    built = indexing.build(
-        vector_column(songs, "embedding"),
-        songs["item_id"].to_numpy(),
-        vector_column(user_embeddings.order("user_id").to_arrow_table(), "embedding"),
-    )
+def _vectors(table: Relation, key: str) -> NDArray[np.float32]:
+    return vector_column(table.order(key).to_arrow_table(), "embedding")
+
+
+@asset(
+    kinds={"numpy"},
+    code_version="1",
+    ins={**TUNED, **EMBEDDINGS},
+    metadata=columns(
+        song_id=("INTEGER", "dense song id"),
+        item_id=("BIGINT", "Yambda's song id"),
+        known_artist=("BOOLEAN", "an artist of the song has a song with train events"),
+        embedding=("FLOAT[]", "direction by encoding and artist; length by calibration, 1 for trained songs"),
+    ),
+)
+def cold_songs(
+    users: Relation,
+    songs: Relation,
+    train: Relation,
+    ground_truth: Relation,
+    user_embeddings: Relation,
+    song_embeddings: Relation,
+) -> dg.MaterializeResult[pa.Table]:
+    """One row per song without a train event: where it lies among the trained ones, neither buried nor flooding."""
+    audience, user_vectors = _audience(users, songs, train), _vectors(user_embeddings, "user_id")
+    n_trained, encoded = audience.n_graph_songs, _vectors(song_embeddings, "song_id")
+    artists = Ragged.from_column(songs.order("song_id").to_arrow_table(), "artist_ids")
+    unit, known = cold_start.directions(encoded[n_trained:], encoded[:n_trained], artists)
+    fit = cold_start.calibrate(user_vectors, encoded[:n_trained], unit, _tuner(ground_truth, audience))
+    table = {
+        "song_id": pa.array(range(n_trained, len(encoded)), pa.int32()),
+        "item_id": audience.item_id[n_trained:],
+        "known_artist": known,
+        "embedding": fixed_size_list(np.float32(fit.length if fit else 1) * unit),
+    }
     return dg.MaterializeResult(
-        value=built.index,
+        value=pa.table(table),
         metadata={
-            "kind": built.kind,
-            "recall_at_100": built.recall,
-            "n_songs": songs.num_rows,
-            "n_cold_songs": int(np.sum(songs["cold"].to_numpy())),
-            "build_seconds": round(time.monotonic() - started, 3),
+            "n_of_known_artists": int(known.sum()),
+            **(asdict(fit) if fit else {"length": 1.0, "not_calibrated": "no song of validation is new and cold"}),
         },
     )
+
+
+@asset(
+    kinds={"faiss"},
+    code_version="2",
+    io_manager_key="faiss_files",
+    config_schema=config_schema(IndexSettings),
+    ins={
+        "songs": SPLITS["songs"],
+        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
+        **EMBEDDINGS,
+    },
+)
+def song_index(
+    context: dg.AssetExecutionContext,
+    songs: Relation,
+    lightgcn: Any,
+    user_embeddings: Relation,
+    song_embeddings: Relation,
+    cold_songs: Relation,
+) -> dg.MaterializeResult[IndexOfOrigin]:
+    """A Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids."""
+    settings = settings_of(context, IndexSettings)
+    vectors, user_vectors = (
+        cold_start.indexed_vectors(song_embeddings, cold_songs),
+        _vectors(user_embeddings, "user_id"),
+    )
+    item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
+    kind = indexing.choose(len(vectors), vectors.shape[1], len(user_vectors), settings.queries == "single")
+    built = indexing.build(vectors, item_id, user_vectors, kind)
+    return dg.MaterializeResult(
+        value=IndexOfOrigin(built.index, indexing.origin(lightgcn, item_id, user_vectors, vectors)),
+        metadata={
+            "kind": kind,
+            "effort": built.effort,
+            "recall_at_100": built.recall,
+            "n_songs": len(item_id),
+            "n_cold_songs": len(cold_songs),
+            "build_seconds": round(built.build_seconds, 3),
+            "queries_per_second": round(built.queries_per_second, 1),
+            "times_exact_search": round(built.queries_per_second / built.exact_queries_per_second, 1),
+        },
+    )
+
+
+def _history(train: Relation, n_users: int) -> History:
+    pairs = train.aggregate(
+        "user_id, song_id, count(*) AS n_events, coalesce(max(timestamp), -1) AS last", "user_id, song_id"
+    )
+    return History.of(pairs.order("user_id, song_id").to_arrow_table(), n_users)
 
 
 def _audience(users: Relation, songs: Relation, train: Relation) -> Audience:
     user_table, song_table = (
         table.order(key).to_arrow_table() for table, key in ((users, "user_id"), (songs, "song_id"))
     )
-    heard = train.project("user_id, song_id").distinct().to_arrow_table()
     return Audience(
         uid=user_table["uid"].to_numpy(),
         item_id=song_table["item_id"].to_numpy(),
-        heard=Ragged.from_pairs(heard["user_id"].to_numpy(), heard["song_id"].to_numpy(), user_table.num_rows),
+        n_graph_songs=int(song_table["in_graph"].to_numpy().sum()),
+        history=_history(train, user_table.num_rows),
     )
 
 
-def _recommended(audience: Audience, make: Callable[[], Recommender]) -> dg.MaterializeResult[pa.Table]:
+def _tuner(ground_truth: Relation, audience: Audience) -> Tuner:
+    rows = ground_truth.filter("split = 'validation'").to_arrow_table()
+    user, song, relevance = (rows[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
+    return Tuner.of(user, song, relevance, audience.history.songs, len(audience.item_id))
+
+
+def _recommended(audience: Audience, make: Callable[[], Recommender], **metadata: Any) -> Recommended:
     started = time.monotonic()
     recommender = make()
     fitted = time.monotonic()
     table = recommend(audience, recommender)
     seconds = {"fit_seconds": fitted - started, "recommend_seconds": time.monotonic() - fitted}
-    return dg.MaterializeResult(value=table, metadata={name: round(s, 3) for name, s in seconds.items()})
+    n_cold = int((table["song_id"].to_numpy() >= audience.n_graph_songs).sum())
+    metadata["cold_share_of_top_100"] = round(n_cold / max(len(table), 1), 4)
+    return dg.MaterializeResult(
+        value=table, metadata={**metadata, **{name: round(s, 3) for name, s in seconds.items()}}
+    )
 
 
-method = {"code_version": "1", "metadata": RECOMMENDATIONS}
+def _tuned(
+    audience: Audience,
+    ground_truth: Relation,
+    grid: Sequence[Setting],
+    make: Callable[..., Recommender],
+    trial: Callable[[Tuner], Callable[..., Recommender]] | None = None,
+    views: Sequence[str] = VIEWS,
+) -> Recommended:
+    """Choose a setting on validation, by recommenders made for the tuner's users where these are made apart."""
+    started = time.monotonic()
+    tuner = _tuner(ground_truth, audience)
+    tuned = tuner.choose(grid, trial(tuner) if trial else make, views)
+    trials = pl.DataFrame(
+        [{**setting, **{f"ndcg_{view}": n for view, n in ndcg.items()}} for setting, ndcg in tuned.trials]
+    )
+    return _recommended(
+        audience,
+        partial(make, **tuned.setting),
+        **tuned.setting,
+        chosen_by=f"NDCG@{TUNING_K} of {len(tuner.users)} validation users in {' and '.join(views)}"
+        if tuned.trials
+        else "default, for nobody validates",
+        tuning=dg.MetadataValue.md(pictures.table_to_markdown(trials)),
+        tuning_seconds=round(time.monotonic() - started, 3),
+    )
 
 
-@asset(
-    kinds={"faiss"},
-    ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]},
-    **method,
-)
+method = {"code_version": "2", "metadata": RECOMMENDATIONS}
+
+
+def _from_index(song_index: IndexOfOrigin, audience: Audience, user_vectors: NDArray[np.float32]) -> Recommender:
+    expected = {
+        "id_map": indexing.fingerprint(audience.item_id),
+        "user_embeddings": indexing.fingerprint(user_vectors),
+    }
+    if stale := indexing.differences(song_index.origin, expected):
+        raise ValueError(f"retrieval/song_index is of other data: {'; '.join(stale)}. Materialise it anew")
+    return recommenders.from_index(song_index.index, user_vectors, audience.item_id)
+
+
+@asset(kinds={"faiss"}, ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]}, **method)
 def lightgcn(
-    users: Relation, songs: Relation, train: Relation, song_index: Any, user_embeddings: Relation
-) -> dg.MaterializeResult[pa.Table]:
+    users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, user_embeddings: Relation
+) -> Recommended:
     """LightGCN: the songs whose embeddings lie nearest to the user's, found in the index."""
     audience = _audience(users, songs, train)
-    vectors = vector_column(user_embeddings.order("user_id").to_arrow_table(), "embedding")
-    return _recommended(audience, lambda: recommenders.from_index(song_index, vectors, audience.item_id))
+    return _recommended(audience, partial(_from_index, song_index, audience, _vectors(user_embeddings, "user_id")))
+
+
+@asset(kinds={"faiss"}, ins={**TUNED, **EMBEDDINGS}, **method)
+def lightgcn_replay(
+    users: Relation,
+    songs: Relation,
+    train: Relation,
+    ground_truth: Relation,
+    song_index: IndexOfOrigin,
+    user_embeddings: Relation,
+    song_embeddings: Relation,
+) -> Recommended:
+    """LightGCN with the user's own songs raised by how often they were played, as much as serves view `all` best."""
+    audience, user_vectors = _audience(users, songs, train), _vectors(user_embeddings, "user_id")
+    trained = _vectors(song_embeddings.filter("NOT cold"), "song_id")
+    found = _from_index(song_index, audience, user_vectors)
+    make = partial(blend.lightgcn_replay, found, user_vectors, trained, audience.history)
+    return _tuned(audience, ground_truth, blend.BLEND_GRID, make, views=["all"])
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method)
-def popular(users: Relation, songs: Relation, train: Relation) -> dg.MaterializeResult[pa.Table]:
+def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the songs with the most positive train events, the same for everybody."""
     audience = _audience(users, songs, train)
     n_events = np.bincount(
@@ -102,29 +243,82 @@ def popular(users: Relation, songs: Relation, train: Relation) -> dg.Materialize
     return _recommended(audience, lambda: recommenders.popular(n_events))
 
 
+@asset(kinds={"duckdb"}, ins=TUNED, **method)
+def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: popularity of late, each train event counting half as much for every half-life of its age."""
+    audience = _audience(users, songs, train)
+    days = [setting["half_life_days"] for setting in recommenders.HALF_LIVES]
+    decayed = dict(zip(days, recommenders.decayed_events(train, days, len(audience.item_id)), strict=True))
+    make = lambda half_life_days: recommenders.popular(decayed[half_life_days])  # noqa: E731
+    return _tuned(audience, ground_truth, recommenders.HALF_LIVES, make)
+
+
 @asset(kinds={"numpy"}, ins=SPLITS, **method)
-def random(users: Relation, songs: Relation, train: Relation) -> dg.MaterializeResult[pa.Table]:
+def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: songs drawn at random from the catalogue, which shows what chance alone reaches."""
     audience = _audience(users, songs, train)
     return _recommended(audience, lambda: recommenders.random(len(audience.item_id), SEED))
 
 
+@asset(kinds={"numpy"}, ins=SPLITS, **method)
+def replay(users: Relation, songs: Relation, train: Relation) -> Recommended:
+    """Baseline: the user's own most played songs, the latest played of equals first; in `discovery` there are none."""
+    audience = _audience(users, songs, train)
+    return _recommended(audience, lambda: recommenders.replay(audience.history))
+
+
+def _of_drawn_users(
+    audience: Audience, fit: Callable[..., Recommender]
+) -> Callable[[Tuner], Callable[..., Recommender]]:
+    """Trials of a model by a fit to the histories of the drawn users alone, which is as large as it gets."""
+    return lambda tuner: partial(fit, audience.history.keep(np.isin(audience.history.songs.rows(), tuner.users)))
+
+
+@asset(kinds={"implicit"}, ins=TUNED, **method)
+def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: songs that the listeners of the user's songs share, by `implicit`; lists end with the neighbours."""
+    audience = _audience(users, songs, train)
+    fit = partial(implicit_models.item_knn, n_graph_songs=audience.n_graph_songs)
+    make = partial(fit, audience.history)
+    return _tuned(audience, ground_truth, implicit_models.ITEM_KNN_GRID, make, _of_drawn_users(audience, fit))
+
+
+@asset(kinds={"implicit"}, ins=TUNED, **method)
+def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: weighted matrix factorisation by alternating least squares, 64 factors, by `implicit`."""
+    audience = _audience(users, songs, train)
+    fit = partial(implicit_models.ials, n_graph_songs=audience.n_graph_songs, seed=SEED)
+    make = partial(fit, audience.history)
+    return _tuned(audience, ground_truth, implicit_models.IALS_GRID, make, _of_drawn_users(audience, fit))
+
+
 @asset(kinds={"scikitlearn"}, ins=SPLITS, **method)
-def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -> dg.MaterializeResult[pa.Table]:
+def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: truncated SVD, 64 factors, of who has heard what."""
     audience = _audience(users, songs, train)
-    n_graph_songs = len(songs.filter("in_graph"))
-    return _recommended(audience, lambda: recommenders.collaborative_filtering(audience.heard, n_graph_songs, SEED))
+    heard, n_graph_songs = audience.history.songs, audience.n_graph_songs
+    return _recommended(audience, lambda: recommenders.collaborative_filtering(heard, n_graph_songs, SEED))
 
 
 @asset(kinds={"faiss"}, ins={**SPLITS, **GRAPH}, **method)
-def content_based(
-    users: Relation, songs: Relation, train: Relation, bipartite_graph: Any
-) -> dg.MaterializeResult[pa.Table]:
+def content_based(users: Relation, songs: Relation, train: Relation, bipartite_graph: Any) -> Recommended:
     """Baseline: songs that sound like the mean of what the user has heard."""
     audience = _audience(users, songs, train)
     audio = bipartite_graph["song"].x.numpy()
-    return _recommended(audience, lambda: recommenders.content_based(audience.heard, audio))
+    return _recommended(audience, lambda: recommenders.content_based(audience.history.songs, audio))
 
 
-assets = [song_index, lightgcn, popular, random, collaborative_filtering, content_based]
+assets = [
+    cold_songs,
+    song_index,
+    lightgcn,
+    lightgcn_replay,
+    popular,
+    decayed_popularity,
+    random,
+    replay,
+    item_knn,
+    ials,
+    collaborative_filtering,
+    content_based,
+]

@@ -4,9 +4,11 @@ from typing import Any
 
 import dagster as dg
 
-from ms_assets.io_managers import Relation
+from ms_assets.io_managers import IndexOfOrigin, Relation
 from ms_assets.resources import DuckDB
-from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, recall_at
+from ms_assets.retrieval import exact
+from ms_assets.retrieval.cold_start import indexed_vectors
+from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, differences, origin, recall_at
 from ms_assets.retrieval.recommendations import TOP_K
 from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.vectors import vector_column
@@ -14,25 +16,76 @@ from ms_assets.vectors import vector_column
 
 @dg.asset_check(
     asset=["retrieval", "song_index"],
-    additional_ins={name: dg.AssetIn(["training", name]) for name in ("user_embeddings", "song_embeddings")},
+    additional_ins={
+        "songs": dg.AssetIn(["splits", "songs"]),
+        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
+        "cold_songs": dg.AssetIn(["retrieval", "cold_songs"]),
+        **{name: dg.AssetIn(["training", name]) for name in ("user_embeddings", "song_embeddings")},
+    },
     blocking=True,
 )
 def index_finds_the_nearest_songs(
-    song_index: Any, user_embeddings: Relation, song_embeddings: Relation
+    song_index: IndexOfOrigin,
+    songs: Relation,
+    lightgcn: Any,
+    user_embeddings: Relation,
+    song_embeddings: Relation,
+    cold_songs: Relation,
 ) -> dg.AssetCheckResult:
-    """The stored index holds every song, and finds the songs that exact search finds."""
-    import faiss
-
-    songs = song_embeddings.order("song_id").to_arrow_table()
-    item_id = songs["item_id"].to_numpy()
-    queries = vector_column(user_embeddings.limit(RECALL_QUERIES).to_arrow_table(), "embedding")
-    k = min(RECALL_AT, len(item_id))
-    _, rows = faiss.knn(queries, vector_column(songs, "embedding"), k, metric=faiss.METRIC_INNER_PRODUCT)
-    recall = recall_at(song_index, queries, item_id[rows])
+    """The stored index is of this training, split and id map, holds every song, and finds what exact search finds."""
+    item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
+    users = vector_column(user_embeddings.order("user_id").to_arrow_table(), "embedding")
+    vectors = indexed_vectors(song_embeddings, cold_songs)
+    index, expected = song_index.index, origin(lightgcn, item_id, users, vectors)
+    if len(vectors) != len(item_id):
+        found = [f"{len(item_id)} songs in splits/songs, {len(vectors)} with embeddings"]
+        return dg.AssetCheckResult(passed=False, description=found[0])
+    other = differences(song_index.origin, expected)
+    _, rows = exact.search(users[:RECALL_QUERIES], vectors, min(RECALL_AT, len(item_id)))
+    recall = recall_at(index, users[:RECALL_QUERIES], item_id[rows])
     return dg.AssetCheckResult(
-        passed=bool(song_index.ntotal == len(item_id) and recall >= TARGET_RECALL - 0.02),
-        metadata={"n_indexed": song_index.ntotal, "n_songs": len(item_id), "recall_at_100": recall},
+        passed=bool(not other and index.ntotal == len(item_id) and recall >= TARGET_RECALL - 0.02),
+        description=f"the index is of other data: {'; '.join(other)}" if other else None,
+        metadata={"n_indexed": index.ntotal, "n_songs": len(item_id), "recall_at_100": recall, **song_index.origin},
     )
+
+
+PROBLEMS = {
+    "unknown view": """
+        SELECT view, user_id, rank FROM recommended WHERE (view IN ('all', 'discovery')) IS NOT TRUE
+    """,
+    "unknown user": "SELECT view, user_id, rank FROM recommended ANTI JOIN users USING (user_id, uid)",
+    "unknown song": "SELECT view, user_id, rank FROM recommended ANTI JOIN songs USING (song_id, item_id)",
+    "a song that the list has already": """
+        SELECT view, user_id, max(rank) FROM recommended GROUP BY view, user_id, song_id HAVING count(*) > 1
+    """,
+    "a score that is no number": "SELECT view, user_id, rank FROM recommended WHERE isfinite(score) IS NOT TRUE",
+    "a rank left out or given twice": """
+        SELECT view, user_id, rank FROM recommended
+        QUALIFY rank IS DISTINCT FROM row_number() OVER (PARTITION BY view, user_id ORDER BY rank)
+    """,
+    "a heard song in discovery": """
+        SELECT view, user_id, rank FROM recommended SEMI JOIN train USING (user_id, song_id) WHERE view = 'discovery'
+    """,
+    "the end of a list that should go on": """
+        SELECT view, user_id, coalesce(n, 0) + 1 FROM (
+            SELECT user_id, 'all' AS view, {all} AS n_candidates FROM users LEFT JOIN heard USING (user_id)
+            UNION ALL
+            SELECT user_id, 'discovery', {discovery} FROM users LEFT JOIN heard USING (user_id)
+        ) LEFT JOIN (
+            SELECT view, user_id, count(*) AS n FROM recommended GROUP BY view, user_id
+        ) USING (view, user_id) WHERE coalesce(n, 0) < least({top_k}, n_candidates)
+    """,
+}
+"""What a table of recommendations must not have: queries for view, user and rank."""
+CANDIDATES = {
+    **dict.fromkeys(METHODS, ("{n_songs}", "{n_songs} - coalesce(n_heard, 0)")),
+    **dict.fromkeys(("collaborative_filtering", "ials"), ("{n_known}", "{n_known} - coalesce(n_heard, 0)")),
+    "replay": ("coalesce(n_heard, 0)", "0"),
+    "item_knn": ("0", "0"),
+}
+"""How many songs a method can recommend a user by view: all; those with train events; the user's own; or, where only
+neighbours are known, any number."""
 
 
 def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
@@ -49,37 +102,25 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
     def recommendations_are_complete(
         duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, recommended: Relation
     ) -> dg.AssetCheckResult:
-        """Every user has distinct songs ranked from 1 without gaps, a hundred where so many are left, none heard in
-        `discovery`. Cold songs need not be listed: collaborative filtering knows none."""
-        con, n_songs, n_graph_songs = duckdb.connection, len(songs), len(songs.filter("in_graph"))
-        lists = con.sql(f"""
-            WITH heard AS (SELECT user_id, count(DISTINCT song_id) AS n_heard FROM train GROUP BY user_id),
-            wanted AS (
-                SELECT 'all' AS view, user_id, {n_graph_songs} AS n_left FROM users
-                UNION ALL
-                SELECT 'discovery', user_id, {n_graph_songs} - coalesce(n_heard, 0)
-                FROM users LEFT JOIN heard USING (user_id)
-            ),
-            listed AS (
-                SELECT view, user_id, count(*) AS n, count(DISTINCT song_id) AS n_distinct,
-                    count(DISTINCT rank) AS n_ranks, min(rank) AS first, max(rank) AS last
-                FROM recommended GROUP BY view, user_id
-            )
-            SELECT coalesce(n, 0) < least({TOP_K}, n_left) AS short,
-                n > 0 AND NOT (n = n_distinct AND n = n_ranks AND first = 1 AND last = n) AS broken
-            FROM wanted LEFT JOIN listed USING (view, user_id)
-        """)
-        heard_again = con.sql("""
-            SELECT 1 FROM recommended SEMI JOIN train USING (user_id, song_id) WHERE view = 'discovery'
-        """)
-        found = {
-            "n_short_lists": len(lists.filter("short")),
-            "n_broken_lists": len(lists.filter("broken")),
-            "n_unknown_users": len(con.sql("SELECT 1 FROM recommended ANTI JOIN users USING (user_id)")),
-            "n_unknown_songs": len(recommended.filter(f"song_id NOT BETWEEN 0 AND {n_songs - 1}")),
-            "n_heard_in_discovery": len(heard_again),
-        }
-        return dg.AssetCheckResult(passed=not any(found.values()), metadata={"n_users": len(users), **found})
+        """Known users have distinct known songs ranked from 1 without gaps, with scores, a hundred or as many as the
+        method has for them, none heard in `discovery`."""
+        con = duckdb.connection
+        heard = train.aggregate("user_id, count(DISTINCT song_id) AS n_heard", "user_id")  # noqa: F841
+        known = {"n_songs": len(songs), "n_known": len(songs.filter("in_graph"))}
+        in_all, in_discovery = (candidates.format(**known) for candidates in CANDIDATES[method])
+        found, counts = [], {}
+        for problem, query in PROBLEMS.items():
+            rows = con.sql(query.format(all=in_all, discovery=in_discovery, top_k=TOP_K))
+            counts[problem] = len(rows)
+            found += [
+                f"{method}: {problem}, user_id {user} in {view} at rank {rank} ({counts[problem]} such rows)"
+                for view, user, rank in rows.order("2, 1, 3").limit(1).fetchall()
+            ]
+        return dg.AssetCheckResult(
+            passed=not found,
+            description="; ".join(found) or None,
+            metadata={"n_users": len(users), **counts},
+        )
 
     return recommendations_are_complete
 

@@ -1,66 +1,144 @@
-"""The Faiss index over song embeddings: exact while that is cheap, inverted lists beyond, recall measured."""
+"""The Faiss index over song embeddings: its kind chosen by what it is for, its recall measured, its origin stated."""
 
+import hashlib
 import logging
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ms_assets.retrieval import exact
 
 if TYPE_CHECKING:
     import faiss
 
 logger = logging.getLogger(__name__)
 
+Kind = Literal["exact", "ivf_flat", "ivf_sq8", "hnsw"]
 EXACT_UP_TO = 100_000
 """Catalogues of at most so many songs are searched exhaustively."""
+FLAT_UP_TO = 4 << 30
+"""Bytes of vectors up to which lists hold them as they are; beyond, a byte a dimension."""
 POINTS_PER_LIST = 64
+ROUNDS_OF_KMEANS = 10
 RECALL_AT = 100
 TARGET_RECALL = 0.98
 RECALL_QUERIES = 500
+NEIGHBOURS = 32
+"""Links of a song in HNSW."""
 
 
 @dataclass(frozen=True)
 class SongIndex:
-    """An index whose ids are original item ids, and how often it finds what exact search finds."""
+    """An index whose ids are original item ids, how often it finds what exact search finds, and how fast."""
 
     index: "faiss.Index"
-    kind: str
+    kind: Kind
+    effort: int
+    """Lists probed, or songs visited (HNSW)."""
     recall: float
+    build_seconds: float
+    queries_per_second: float
+    exact_queries_per_second: float
+
+
+def choose(n_songs: int, dimensions: int, n_queries: int, singly: bool) -> Kind:
+    """The kind for so many songs that are searched for so many queries, all at once or one at a time.
+
+    √n lists cost about √n passes over the catalogue to fill and ten rounds over 64 songs a list, 640 passes, to train;
+    exact search costs one pass a query. HNSW takes minutes to build, and answers single queries soonest.
+    """
+    if n_songs <= EXACT_UP_TO:
+        return "exact"
+    if singly:
+        return "hnsw"
+    if n_queries <= n_songs**0.5 + ROUNDS_OF_KMEANS * POINTS_PER_LIST:
+        return "exact"
+    return "ivf_flat" if 4 * n_songs * dimensions <= FLAT_UP_TO else "ivf_sq8"
 
 
 def build(
-    vectors: NDArray[np.float32],
-    item_id: NDArray[np.int64],
-    queries: NDArray[np.float32],
-    exact_up_to: int = EXACT_UP_TO,
+    vectors: NDArray[np.float32], item_id: NDArray[np.int64], queries: NDArray[np.float32], kind: Kind
 ) -> SongIndex:
-    """Index unit vectors float32 [n, d] by inner product.
+    """Index vectors float32 [n, d] by inner product.
 
-    Inverted lists number about √n, and as many of them are probed as reach a recall@100 of 0.98 on a draw of
-    the queries float32 [n_queries, d].
+    Lists probed, or songs visited (HNSW), are doubled until they reach a recall@100 of 0.98 on a draw of the queries
+    float32 [n_queries, d]. Where bytes are too coarse for that, lists with whole vectors take their place.
     """
+    rng = np.random.default_rng(0)
+    drawn = queries[rng.choice(len(queries), min(len(queries), RECALL_QUERIES), replace=False)]
+    started = time.monotonic()
+    index = _filled(vectors, item_id, kind, rng)
+    built = time.monotonic()
+    _, rows = exact.search(drawn, vectors, min(RECALL_AT, len(vectors)))
+    searched = time.monotonic()
+    effort, recall, seconds = _reach_target(index, drawn, item_id[rows], kind)
+    if kind == "ivf_sq8" and recall < TARGET_RECALL:
+        logger.warning("recall@%d of %s is %.4f at best: building ivf_flat instead", RECALL_AT, kind, recall)
+        return build(vectors, item_id, queries, "ivf_flat")
+    return SongIndex(
+        index, kind, effort, recall, built - started, len(drawn) / seconds, len(drawn) / (searched - built)
+    )
+
+
+def _filled(
+    vectors: NDArray[np.float32], item_id: NDArray[np.int64], kind: Kind, rng: np.random.Generator
+) -> "faiss.Index":
     import faiss
 
-    n, dimensions = vectors.shape
-    flat = faiss.IndexFlatIP(dimensions)
-    if n <= exact_up_to:
-        exact = faiss.IndexIDMap2(flat)
-        exact.add_with_ids(vectors, item_id)
-        return SongIndex(exact, "Flat", 1.0)
+    (n, d), product = vectors.shape, faiss.METRIC_INNER_PRODUCT
+    if kind in ("exact", "hnsw"):
+        plain = faiss.IndexFlatIP(d) if kind == "exact" else faiss.IndexHNSWFlat(d, NEIGHBOURS, product)
+        index = faiss.IndexIDMap2(plain)
+        index.add_with_ids(vectors, item_id)
+        return index
     n_lists = round(n**0.5)
-    index = faiss.IndexIVFFlat(flat, dimensions, n_lists, faiss.METRIC_INNER_PRODUCT)
-    rng = np.random.default_rng(0)
-    index.train(vectors[rng.choice(n, min(n, POINTS_PER_LIST * n_lists), replace=False)])
-    index.add_with_ids(vectors, item_id)
-    drawn = queries[rng.choice(len(queries), min(len(queries), RECALL_QUERIES), replace=False)]
-    _, rows = faiss.knn(drawn, vectors, RECALL_AT, metric=faiss.METRIC_INNER_PRODUCT)
-    recall = 0.0
-    while recall < TARGET_RECALL and index.nprobe < n_lists:
-        index.nprobe = min(2 * index.nprobe, n_lists)
-        recall = recall_at(index, drawn, item_id[rows])
-        logger.info("%d of %d lists probed: recall@%d %.4f", index.nprobe, n_lists, RECALL_AT, recall)
-    return SongIndex(index, f"IVF{n_lists},Flat nprobe={index.nprobe}", recall)
+    coarse, n_lists = faiss.IndexFlatIP(d), list_count(n)
+    lists: faiss.IndexIVF
+    if kind == "ivf_flat":
+        lists = faiss.IndexIVFFlat(coarse, d, n_lists, product)
+    else:
+        lists = faiss.IndexIVFScalarQuantizer(coarse, d, n_lists, faiss.ScalarQuantizer.QT_8bit, product)
+    lists.cp.niter = ROUNDS_OF_KMEANS
+    filled = on_gpu(lists)
+    filled.train(vectors[rng.choice(n, min(n, POINTS_PER_LIST * n_lists), replace=False)])
+    filled.add_with_ids(vectors, item_id)
+    return faiss.index_gpu_to_cpu(filled) if faiss.get_num_gpus() else filled
+
+
+def list_count(n_songs: int) -> int:
+    """Inverted lists for so many songs: about the square root."""
+    return round(n_songs**0.5)
+
+
+def on_gpu(index: "faiss.Index") -> "faiss.Index":
+    """The same index on the first GPU, or as it is where there is none."""
+    import faiss
+
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index) if faiss.get_num_gpus() else index
+
+
+def _reach_target(
+    index: "faiss.Index", queries: NDArray[np.float32], wanted: NDArray[np.int64], kind: Kind
+) -> tuple[int, float, float]:
+    """Double the effort of the search until it finds enough: effort, recall, seconds."""
+    import faiss
+
+    parameter = {"ivf_flat": "nprobe", "ivf_sq8": "nprobe", "hnsw": "efSearch"}.get(kind)
+    most = {"exact": 1, "hnsw": index.ntotal}.get(kind, list_count(index.ntotal))
+    effort = 1 if kind != "hnsw" else RECALL_AT
+    while True:
+        if parameter:
+            faiss.ParameterSpace().set_index_parameter(index, parameter, effort)
+        started = time.monotonic()
+        recall = recall_at(index, queries, wanted)
+        seconds = time.monotonic() - started
+        logger.info("%s, effort %d of %d: recall@%d %.4f", kind, effort, most, RECALL_AT, recall)
+        if recall >= TARGET_RECALL or effort >= most:
+            return effort, recall, seconds
+        effort = min(2 * effort, most)
 
 
 def recall_at(index: "faiss.Index", queries: NDArray[np.float32], exact: NDArray[np.int64]) -> float:
@@ -68,3 +146,39 @@ def recall_at(index: "faiss.Index", queries: NDArray[np.float32], exact: NDArray
     _, found = index.search(queries, exact.shape[1])
     hits = [len(np.intersect1d(a, b)) for a, b in zip(found, exact, strict=True)]
     return float(np.sum(hits) / exact.size)
+
+
+def fingerprint(*arrays: NDArray) -> str:
+    """Tells arrays of other content apart: the beginning of a sha256 over their bytes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def origin(
+    model: dict[str, Any],
+    item_id: NDArray[np.int64],
+    users: NDArray[np.float32],
+    songs: NDArray[np.float32],
+) -> dict[str, str]:
+    """What an index is built from: a training, its split, the id map, and both kinds of embeddings.
+
+    model: the checkpoint of training/lightgcn.
+    """
+    return {
+        "training_run": model["mlflow_run_id"],
+        "split": model["inputs"].get("splits/ground_truth", "unknown"),
+        "id_map": fingerprint(item_id),
+        "user_embeddings": fingerprint(users),
+        "song_embeddings": fingerprint(songs),
+    }
+
+
+def differences(origin: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """What an index was built from that is not what is expected of it now, in words."""
+    return [
+        f"{name}: built from {origin.get(name)}, found {value}"
+        for name, value in expected.items()
+        if origin.get(name) != value
+    ]

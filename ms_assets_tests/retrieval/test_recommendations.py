@@ -1,20 +1,30 @@
 """The recommendations table against a plain loop over users, whoever recommends."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ms_assets.retrieval import recommendations
-from ms_assets.retrieval.recommendations import Audience, recommend
-from ms_assets.vectors import Ragged
+from ms_assets.retrieval.recommendations import Audience, History, recommend
 
 COLUMNS = ["view", "user_id", "uid", "rank", "song_id", "item_id", "score"]
 
 
+def history_of(heard):
+    """heard: for each user a set of songs, or the number of events and the time of the last for each song."""
+    rows = [
+        (user, song, *(songs[song] if isinstance(songs, dict) else (1, -1)))
+        for user, songs in enumerate(heard)
+        for song in sorted(songs)
+    ]
+    columns = np.array(rows, np.int64).reshape(-1, 4).T
+    return History.of(pa.table(list(columns), names=["user_id", "song_id", "n_events", "last"]), len(heard))
+
+
 def audience_of(heard, n_songs):
-    """heard: a set of songs for each user."""
-    pairs = np.array([(user, song) for user, songs in enumerate(heard) for song in songs], int).reshape(-1, 2)
+    """heard: a set of songs for each user, or as in `history_of`."""
     uid, item_id = 10 * np.arange(len(heard)) + 3, 2**32 - 1 - 7 * np.arange(n_songs)
-    return Audience(uid, item_id, Ragged.from_pairs(pairs[:, 0], pairs[:, 1], len(heard)))
+    return Audience(uid, item_id, n_songs, history_of(heard))
 
 
 def random_histories(rng, n_users, n_songs):

@@ -1,0 +1,95 @@
+"""Where songs without a train event lie among the others: by encoding and artist, at a length fitted on validation.
+
+    direction   c = normalise(encoding + centroid), the centroid being the mean direction of the trained songs of each
+                of its artists, averaged and normalised; where no artist has a trained song, c = encoding
+    length      γ, one for all cold songs: their scores are γ · (user · c), those of other songs user · s
+
+An encoding has seen no listeners, so its scores are not to be compared with those of trained songs. γ makes them so: it
+is chosen so that cold songs take that share of the top 100 of `discovery` which they have among the songs that users
+newly took to in the validation part. With w the scores of a user's 100 best trained songs not heard before and c those
+of their 100 best cold songs, both falling, the j-th cold song is in the merged top 100 exactly if
+γ ≥ w[101 − j] / c[j]; so γ is that share's quantile of these bounds.
+"""
+
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from ms_assets.retrieval import exact
+from ms_assets.retrieval.recommendations import TOP_K, ranked
+from ms_assets.retrieval.recommenders import nearest
+from ms_assets.retrieval.tuning import Tuner
+from ms_assets.vectors import Ragged, vector_column
+
+Relation = duckdb.DuckDBPyRelation
+
+
+SHORTEST = 1e-3
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The length of cold songs, and the shares that it was fitted by."""
+
+    length: float
+    wanted_share: float
+    """Cold songs among what the drawn users newly took to in validation."""
+    share_before: float
+    """Of the top 100 of `discovery`, with length 1."""
+    share_after: float
+
+
+def directions(
+    encodings: NDArray[np.float32], trained: NDArray[np.float32], artists: Ragged
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Unit vectors of cold songs, float32 [n_cold, d], and whether any artist of each has a trained song.
+
+    artists: of every song, the trained ones [n_trained, d] first, then the cold ones.
+    """
+    n_trained, n_artists = len(trained), int(artists.values.max(initial=-1)) + 1
+    ones = np.ones(len(artists.values), np.float32)
+    of_songs = csr_matrix((ones, artists.values, artists.offsets), shape=(len(artists.offsets) - 1, n_artists))
+    centroids = _unit(of_songs[:n_trained].T @ trained)
+    own = _unit(of_songs[n_trained:] @ centroids)
+    return _unit(encodings + own), np.asarray(own.any(axis=1))
+
+
+def calibrate(
+    users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner
+) -> Calibration | None:
+    """Fit the length of cold songs; None where validation has no song that is new to its users and cold.
+
+    users float32 [n_users, d], trained [n_trained, d], cold: unit vectors [n_cold, d].
+    """
+    targets = tuner.targets["discovery"]
+    is_cold = targets.keys % targets.n_songs >= len(trained)
+    if not is_cold.any():
+        return None
+    wanted, k = float(is_cold.mean()), min(TOP_K, len(cold))
+    songs, warm = ranked(tuner.users, tuner.heard, len(trained), nearest(users, trained), TOP_K)
+    rivals = np.where(songs[1] < 0, -np.inf, warm[1])[:, ::-1][:, :k]
+    found, _ = exact.search(users[tuner.users], cold, k)
+    with np.errstate(divide="ignore"):
+        bounds = np.sort(np.where(found > 0, rivals / np.maximum(found, 1e-9), np.inf).ravel())
+    n_places = len(tuner.users) * TOP_K
+    n_reachable = int((bounds < np.inf).sum())
+    n_wanted = min(max(round(wanted * n_places), 1), n_reachable)
+    length = max(float(bounds[n_wanted - 1]), SHORTEST) if n_reachable else 1.0
+    shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (1.0, length)]
+    return Calibration(length, wanted, *shares)
+
+
+def indexed_vectors(song_embeddings: Relation, cold_songs: Relation) -> NDArray[np.float32]:
+    """What the index holds of every song, by song_id: trained embeddings and calibrated cold ones, float32 [n, d]."""
+    trained = song_embeddings.filter("NOT cold")
+    rows = [table.order("song_id").to_arrow_table() for table in (trained, cold_songs)]
+    parts = [vector_column(table, "embedding") for table in rows if len(table)]
+    return np.concatenate(parts)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

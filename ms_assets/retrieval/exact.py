@@ -1,0 +1,23 @@
+"""Exact search by inner product: a matrix product and a selection, some queries at a time."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+AT_ONCE = 1 << 25
+"""Scores held at a time, 128 MiB."""
+
+
+def search(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k vectors with the largest inner products for each query, largest first.
+
+    queries: float32 [n_queries, d]; vectors: float32 [n, d], k at most n. Returns scores float32 and rows int64,
+    [n_queries, k].
+    """
+    import torch
+
+    by_dimension = torch.from_numpy(np.ascontiguousarray(vectors)).T
+    pieces = min(-(-len(queries) * len(vectors) // AT_ONCE), len(queries)) or 1
+    best = [(torch.from_numpy(some) @ by_dimension).topk(k, dim=1) for some in np.array_split(queries, pieces)]
+    return np.concatenate([part.values for part in best]), np.concatenate([part.indices for part in best])

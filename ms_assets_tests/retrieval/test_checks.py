@@ -1,0 +1,166 @@
+"""An index of other data is refused, and a table of recommendations for whatever is wrong with it."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ms_assets.io_managers import IndexOfOrigin
+from ms_assets.retrieval import checks as retrieval
+from ms_assets.retrieval.index import build, origin
+from ms_assets.vectors import fixed_size_list
+from ms_assets_tests.training.graphs import unit_rows
+
+N_SONGS, N_TRAINED = 400, 390
+MODEL = {"mlflow_run_id": "run", "inputs": {"splits/ground_truth": "run@1"}}
+
+
+class Indexed:
+    """Songs, the last of them cold, with users and a model, as tables; and what the check says of an index."""
+
+    def __init__(self, duckdb):
+        rng = np.random.default_rng(0)
+        self.songs, self.users = unit_rows(rng, N_SONGS, 8), unit_rows(rng, 30, 8)
+        self.item_id = 10 * rng.permutation(N_SONGS)
+        self.con = duckdb.connection
+
+    def result(self, index, model=MODEL, stated=MODEL, **stored):
+        """The check of an index that is stated to be of this model, beside what is stored now."""
+        now = {"songs": self.songs, "users": self.users, "item_id": self.item_id, **stored}
+        said = origin(stated, self.item_id, self.users, self.songs)
+        ids, cold = np.arange(N_SONGS), np.arange(N_SONGS) >= N_TRAINED
+        embeddings = {"song_id": ids, "cold": cold, "embedding": fixed_size_list(now["songs"])}
+        late = {"song_id": ids[cold], "embedding": fixed_size_list(now["songs"][cold])}
+        users = {"user_id": np.arange(30), "embedding": fixed_size_list(now["users"])}
+        tables = [{"song_id": ids, "item_id": now["item_id"]}, users, embeddings, late]
+        songs, *vectors = (self.con.from_arrow(pa.table(columns)) for columns in tables)
+        return retrieval.index_finds_the_nearest_songs(IndexOfOrigin(index, said), songs, model, *vectors)
+
+
+@pytest.fixture(scope="module")
+def indexed(duckdb):
+    return Indexed(duckdb)
+
+
+def test_the_index_holds_every_song_under_its_item_id(indexed):
+    songs, item_id, users = indexed.songs, indexed.item_id, indexed.users
+    assert indexed.result(build(songs, item_id, users, "exact").index).passed
+    for vectors, ids in ((songs[:-1], item_id[:-1]), (songs, np.arange(N_SONGS)), (songs, np.roll(item_id, 1))):
+        assert not indexed.result(build(vectors, ids, users, "exact").index).passed
+
+
+def test_an_index_that_probes_too_few_lists_fails(indexed):
+    index = build(indexed.songs, indexed.item_id, indexed.users, "ivf_flat").index
+    assert indexed.result(index).passed
+    index.nprobe = 2
+    assert not indexed.result(index).passed
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model": {**MODEL, "mlflow_run_id": "later"}}, "training_run: built from run, found later"),
+        ({"model": {**MODEL, "inputs": {"splits/ground_truth": "x@2"}}}, "split: built from run@1, found x@2"),
+        ({"item_id": 10 * np.arange(N_SONGS)}, "id_map: built from"),
+        ({"users": unit_rows(np.random.default_rng(9), 30, 8)}, "user_embeddings: built from"),
+        ({"songs": unit_rows(np.random.default_rng(9), N_SONGS, 8)}, "song_embeddings: built from"),
+    ],
+)
+def test_an_index_of_another_model_split_or_id_map_is_refused_by_name(indexed, changed, said):
+    index = build(indexed.songs, indexed.item_id, indexed.users, "exact").index
+    result = indexed.result(index, **changed)
+    assert not result.passed
+    assert f"the index is of other data: {said}" in result.description
+
+
+RECOMMENDED = [
+    ("all", 0, 1, 2), ("all", 0, 2, 0), ("all", 0, 3, 1),
+    ("all", 1, 1, 0), ("all", 1, 2, 1), ("all", 1, 3, 2),
+    ("discovery", 0, 1, 2), ("discovery", 0, 2, 1), ("discovery", 1, 1, 1),
+]  # fmt: skip
+"""view, user_id, rank, song_id: two users, three songs; user 0 heard song 0, user 1 songs 0 and 2."""
+REPLAYED = [("all", 0, 1, 0), ("all", 1, 1, 2), ("all", 1, 2, 0)]
+
+
+def full(row):
+    """With uid, item_id and a score, where a row does not give them."""
+    view, user, rank, song, *given = row
+    return (view, user, rank, song, *given, *(10 * user, 100 + song, -rank / 2)[len(given) :])
+
+
+@pytest.fixture
+def check(duckdb, table):
+    """What the check says of the recommendations of a method."""
+    by_method = {check.check_key.asset_key.path[-1]: check for check in retrieval.checks}
+
+    def result(rows, method="lightgcn", n_songs=3):
+        return by_method[method](
+            duckdb=duckdb,
+            users=table("user_id uid", (0, 0), (1, 10)),
+            songs=table("song_id item_id in_graph", *((song, 100 + song, song < 3) for song in range(n_songs))),
+            train=table("user_id song_id", (0, 0), (1, 0), (1, 2), (1, 2)),
+            recommended=table("view user_id rank song_id uid item_id score", *map(full, rows)),
+        )
+
+    return result
+
+
+def replaced(old, *new):
+    return [row for row in RECOMMENDED if row != old] + list(new)
+
+
+@pytest.mark.parametrize("method", set(retrieval.METHODS) - {"replay", "item_knn"})
+def test_every_methods_recommendations_are_checked(check, method):
+    assert check(RECOMMENDED, method).passed
+    assert check(RECOMMENDED[::-1], method).passed
+    assert not check(RECOMMENDED[:-1], method).passed
+
+
+@pytest.mark.parametrize("method", retrieval.METHODS)
+def test_who_knows_cold_songs_has_to_list_them(check, method):
+    knows_none = method in ("collaborative_filtering", "ials", "item_knn")
+    replays = method == "replay"
+    assert check(REPLAYED if replays else RECOMMENDED, method, n_songs=4).passed == (knows_none or replays)
+
+
+def test_replay_lists_all_of_the_users_own_songs_and_nothing_else(check):
+    assert check(REPLAYED, "replay").passed
+    assert check(REPLAYED[:-1], "replay").description.startswith(
+        "replay: the end of a list that should go on, user_id 1 in all at rank 2"
+    )
+
+
+def test_neighbours_may_end_a_list(check):
+    assert check(RECOMMENDED[:-1], "item_knn").passed
+    assert not check(RECOMMENDED[1:], "item_knn").passed
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (replaced(("all", 0, 3, 1), ("all", 0, 4, 1)), "a rank left out or given twice, user_id 0 in all at rank 4"),
+        (replaced(("all", 0, 2, 0), ("all", 0, 1, 0)), "a rank left out or given twice, user_id 0 in all at rank 1"),
+        (replaced(("all", 0, 1, 2), ("all", 0, 0, 2)), "a rank left out or given twice, user_id 0 in all at rank 0"),
+        (replaced(("all", 0, 3, 1), ("all", 0, 3, 0)), "a song that the list has already, user_id 0 in all at rank 3"),
+        (replaced(("all", 0, 3, 1)), "the end of a list that should go on, user_id 0 in all at rank 3"),
+        (RECOMMENDED[:-1], "the end of a list that should go on, user_id 1 in discovery at rank 1"),
+        ([], "the end of a list that should go on, user_id 0 in all at rank 1 (4 such rows)"),
+        (replaced(("all", 0, 1, 2), ("all", 0, 1, 3)), "unknown song, user_id 0 in all at rank 1"),
+        (replaced(("all", 0, 1, 2), ("all", 0, 1, -1)), "unknown song, user_id 0 in all at rank 1"),
+        (replaced(("all", 0, 1, 2), ("all", 0, 1, 2, 0, 2)), "unknown song, user_id 0 in all at rank 1"),
+        ([*RECOMMENDED, ("all", 2, 1, 0)], "unknown user, user_id 2 in all at rank 1"),
+        (replaced(("all", 0, 1, 2), ("all", 0, 1, 2, 10)), "unknown user, user_id 0 in all at rank 1"),
+        (replaced(("discovery", 0, 1, 2), ("discovery", 0, 1, 0)), "a heard song in discovery, user_id 0 in discovery"),
+        ([*RECOMMENDED, ("new", 1, 1, 0)], "unknown view, user_id 1 in new at rank 1"),
+        *(
+            (
+                replaced(("all", 1, 2, 1), ("all", 1, 2, 1, 10, 101, score)),
+                "a score that is no number, user_id 1 in all",
+            )
+            for score in (float("nan"), float("inf"), None)
+        ),
+    ],
+)
+def test_broken_recommendations_are_refused_by_method_user_and_rank(check, rows, said):
+    result = check(rows)
+    assert not result.passed
+    assert f"lightgcn: {said}" in result.description

@@ -1,0 +1,62 @@
+"""Settings are chosen by validation NDCG of drawn users, and stay the default where nobody validates."""
+
+import numpy as np
+import pytest
+
+from ms_assets.retrieval import tuning
+from ms_assets.retrieval.tuning import Tuner
+from ms_assets_tests.retrieval.test_recommendations import by_scores, history_of
+
+N_SONGS = 20
+
+
+def tuner_of(rows, heard, n_songs=N_SONGS):
+    user, song, relevance = (
+        (np.array(column) for column in zip(*rows, strict=True)) if rows else 3 * (np.array([], int),)
+    )
+    return Tuner.of(user, song, relevance.astype(float), history_of(heard).songs, n_songs)
+
+
+def always(*songs):
+    """Everybody gets these songs, in this order."""
+    scores = np.full((9, N_SONGS), np.nan, np.float32)
+    scores[:, list(songs)] = -np.arange(len(songs))
+    return by_scores(scores)
+
+
+def test_ndcg_is_that_of_the_drawn_users_in_both_views():
+    # User 1 wants 3 (heard) and 5; user 4 wants 7, which nobody recommends; user 2 has no relevant row.
+    tuner = tuner_of([(1, 3, 1.0), (1, 5, 1.0), (4, 7, 0.5), (2, 6, 0.0)], [set(), {3}, set(), set(), {0}])
+    assert tuner.users.tolist() == [1, 4]
+    found = tuner.ndcg(always(9, 3, 5))
+    second, third = 1 / np.log2(3), 1 / np.log2(4)
+    assert found["all"] == pytest.approx(((second + third) / (1 + second) + 0) / 2)
+    assert found["discovery"] == pytest.approx((second / 1 + 0) / 2)
+
+
+def test_the_best_setting_is_chosen_with_every_trial_on_record():
+    tuner = tuner_of([(0, 3, 1.0)], [set()])
+    chosen = tuner.choose([{"song": 1}, {"song": 3}, {"song": 4}], lambda song: always(song))
+    assert chosen.setting == {"song": 3}
+    assert [ndcg["all"] for _, ndcg in chosen.trials] == [0, 1, 0]
+
+
+def test_both_views_count_unless_one_is_named():
+    tuner = tuner_of([(0, 3, 1.0), (0, 5, 1.0)], [{3}])
+    grid = [{"songs": (3, 1, 2, 4, 5)}, {"songs": (9, 3, 5)}]
+    make = lambda songs: always(*songs)  # noqa: E731
+    assert tuner.choose(grid, make, ["all"]).setting == grid[0]
+    assert tuner.choose(grid, make).setting == grid[1]
+
+
+def test_the_default_stays_where_nobody_validates_and_nothing_is_made():
+    chosen = tuner_of([], [{1}]).choose([{"song": 1}, {"song": 3}], lambda song: 1 / 0)
+    assert (chosen.setting, chosen.trials) == ({"song": 1}, [])
+
+
+def test_a_bounded_number_of_users_is_drawn_always_the_same(monkeypatch):
+    monkeypatch.setattr(tuning, "TUNING_USERS", 5)
+    rows = [(user, 3, 1.0) for user in range(40)]
+    drawn = [tuner_of(rows, [set()] * 40).users.tolist() for _ in range(2)]
+    assert drawn[0] == drawn[1] == sorted(set(drawn[0]))
+    assert len(drawn[0]) == 5
