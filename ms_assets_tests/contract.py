@@ -22,6 +22,10 @@ TABLES = {
     "training/song_embeddings",
     *(f"retrieval/{method}" for method in METHODS),
     "evaluation/user_metrics",
+    "evaluation/official_user_metrics",
+    "evaluation/slices",
+    "evaluation/exposure",
+    "evaluation/differences",
     "evaluation/leaderboard",
 }
 """What the job `pipeline` writes as Parquet."""

@@ -27,7 +27,7 @@ ASSETS = {
     "graph": "edges bipartite_graph statistics",
     "training": "lightgcn user_embeddings song_embeddings",
     "retrieval": "song_index lightgcn popular random collaborative_filtering content_based",
-    "evaluation": "user_metrics leaderboard",
+    "evaluation": "user_metrics official_user_metrics slices exposure differences leaderboard",
 }
 KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}
 ON_REQUEST = {f"raw/{name}" for name in ("listens", "likes", "dislikes", "unlikes", "undislikes")}
