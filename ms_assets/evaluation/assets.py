@@ -1,24 +1,20 @@
 """Room 6: metrics per user, slices, and the leaderboard with its intervals."""
 
-from collections.abc import Iterator
-from itertools import product
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from ms_assets import pictures
-from ms_assets.evaluation import charts, metrics, official
+from ms_assets.evaluation import charts, metrics, official, passes
 from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
-from ms_assets.evaluation import slices as slicing
+from ms_assets.evaluation import report as reports
 from ms_assets.evaluation.certainty import CONFIDENCE
-from ms_assets.evaluation.metrics import Lists
-from ms_assets.evaluation.tables import songs_of, users_of
 from ms_assets.io_managers import Relation, columns
-from ms_assets.retrieval.recommendations import VIEWS
 from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.scales import config_schema, room, settings_of
 from ms_assets.settings import EvaluationSettings
@@ -66,26 +62,10 @@ def user_metrics(
     **recommendations: Relation,
 ) -> dg.MaterializeResult[TableStream]:
     """One row per method, view, K and user with events in the test part: how good the list was for them."""
-    settings, catalogue = settings_of(context, EvaluationSettings), songs_of(songs)
-
-    def tables() -> Iterator[pa.Table]:
-        for some in users_of(users):
-            truth = some.truth(ground_truth, train, catalogue)
-            truths = dict(zip(VIEWS, (truth, truth.discovery()), strict=True))
-            for method, recommended in recommendations.items():
-                for view, matrix in some.lists(recommended, max(settings.ks)).items():
-                    lists = Lists(matrix, truths[view], catalogue)
-                    for k in settings.ks:
-                        yield _keyed(metrics.user_metrics(lists, k), method, view, k).to_arrow()
-
+    settings = settings_of(context, EvaluationSettings)
+    rows = passes.user_metrics(recommendations, users, songs, train, ground_truth, settings.ks)
     n_tested = ground_truth.filter("split = 'test'").aggregate("count(DISTINCT user_id)").fetchall()[0][0]
-    return dg.MaterializeResult(value=TableStream(tables()), metadata={"n_users": n_tested, **settings.model_dump()})
-
-
-def _keyed(frame: pl.DataFrame, method: str, view: str, k: int) -> pl.DataFrame:
-    return frame.select(
-        pl.lit(method).alias("method"), pl.lit(view).alias("view"), pl.lit(k, pl.Int32).alias("k"), pl.all()
-    )
+    return dg.MaterializeResult(value=TableStream(rows), metadata={"n_users": n_tested, **settings.model_dump()})
 
 
 def _ks(user_metrics: Relation) -> list[int]:
@@ -111,20 +91,10 @@ def official_user_metrics(
     **recommendations: Relation,
 ) -> TableStream:  # fmt: skip
     """One row per method, official view, K and user with a target; none unless the division is global_temporal."""
-    ks, n_songs = _ks(user_metrics), len(songs)
     wanted = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
-    targets = {view: official.target_events(test, train, view) for view in official.VIEWS if wanted}
-
-    def tables() -> Iterator[pa.Table]:
-        yield official.SCHEMA.to_frame().to_arrow()
-        for some in users_of(users):
-            by_view = {view: some.targets(events, n_songs) for view, events in targets.items()}
-            for method, recommended in recommendations.items() if wanted else ():
-                matrix = some.lists(recommended, max(ks))["all"]
-                for view, k in product(by_view, ks):
-                    yield _keyed(official.user_metrics(matrix, by_view[view], some.uid, k), method, view, k).to_arrow()
-
-    return TableStream(tables())
+    given = (recommendations, users, songs, train, test, _ks(user_metrics))
+    rows = passes.official_user_metrics(*given) if wanted else ()
+    return TableStream(chain([official.SCHEMA.to_frame().to_arrow()], rows))
 
 
 @asset(
@@ -148,27 +118,27 @@ def slices(
     **recommendations: Relation,
 ) -> pl.DataFrame:  # fmt: skip
     """Who and what each method is good for: by length of history, warm or cold, head or tail, source of the event."""
-    ks, catalogue = _ks(user_metrics), songs_of(songs)
-    everybody, is_head = users_of(users), slicing.head(catalogue)
-    tested = ground_truth.filter("split = 'test'").project("user_id").distinct()
-    tested_id = np.sort(tested.to_arrow_table()["user_id"].to_numpy())
-    n_events = np.concatenate([some.n_train_events(train) for some in everybody])
-    lengths, sums = slicing.HistoryLengths.of(n_events[tested_id]), slicing.Sums(len(tested_id))
-    for some in everybody:
-        truth = some.truth(ground_truth, train, catalogue)
-        theirs = n_events[some.first : some.first + len(some.uid)]
-        parts = slicing.slices(truth, catalogue, is_head, lengths, theirs, *some.driven(test, truth.pairs))
-        targets = {
-            view: slicing.targets_of(judged, parts)
-            for view, judged in zip(VIEWS, (truth, truth.discovery()), strict=True)
-        }
-        first = int(np.searchsorted(tested_id, some.first))
-        for method, recommended in recommendations.items():
-            for view, matrix in some.lists(recommended, max(ks)).items():
-                lists = Lists(matrix, truth, catalogue)
-                for k in ks:
-                    sums.add((method, view, k), slicing.metrics_of(lists, targets[view], k), first)
-    return sums.table(list(parts))
+    return passes.slices(recommendations, users, songs, train, test, ground_truth, _ks(user_metrics))
+
+
+@asset(
+    kinds={"numpy"},
+    code_version="1",
+    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
+    metadata=columns(
+        method=METHOD,
+        view=VIEW,
+        k=("INTEGER", "length of the list, every one up to the longest"),
+        recall=("DOUBLE", "mean recall over the users with a relevant song"),
+    ),
+)
+def recall_curve(
+    user_metrics: Relation, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
+    **recommendations: Relation,
+) -> pl.DataFrame:  # fmt: skip
+    """One row per method, view and length of the list: how recall grows with it."""
+    longest = _ks(user_metrics)[-1]
+    return passes.recall_curve(recommendations, users, songs, train, ground_truth, longest)
 
 
 @asset(
@@ -187,26 +157,8 @@ def exposure(
     **recommendations: Relation,
 ) -> pl.DataFrame:  # fmt: skip
     """One row per method, view and K: which songs are shown at all, and how unevenly."""
-    ks, catalogue, everybody = _ks(user_metrics), songs_of(songs), users_of(users)
-    is_head, cold = slicing.head(catalogue), catalogue.cold[:-1]
     is_global = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
-    trained = [some.n_train_events(train) > 0 for some in everybody]
-    rows = []
-    for method, recommended in recommendations.items():
-        times = {key: np.zeros(len(catalogue), np.int64) for key in product((*VIEWS, "official"), ks)}
-        for some, has_train in zip(everybody, trained, strict=True):
-            matrices = some.lists(recommended, max(ks))
-            matrices["official"] = matrices["all"][has_train]
-            for view, k in times:
-                times[view, k] += exposures.times_shown(matrices[view][:, :k], len(catalogue))
-        for (view, k), shown in times.items():
-            if view in VIEWS:
-                rows.append({"method": method, "view": view, "k": k, **exposures.exposure(shown, is_head, cold)})
-            elif is_global:
-                coverage = np.count_nonzero(shown) / np.count_nonzero(~cold)
-                rows += [{"method": method, "view": name, "k": k, "coverage": coverage} for name in official.VIEWS]
-    schema = {"method": pl.String, "view": pl.String, "k": pl.Int32, **dict.fromkeys(exposures.METRICS, pl.Float64)}
-    return pl.DataFrame(rows, schema=schema)
+    return passes.exposure(recommendations, users, songs, train, is_global, _ks(user_metrics))
 
 
 def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boards.Pane]:
@@ -257,14 +209,14 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
 def leaderboard(
     context: dg.AssetExecutionContext,
     user_metrics: Relation, official_user_metrics: Relation, exposure: Relation, differences: Relation,
-    slices: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
-    statistics_report: Relation,
+    recall_curve: Relation, slices: Relation, users: Relation, songs: Relation, train: Relation,
+    validation: Relation, test: Relation, statistics_report: Relation,
 ) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
     """Every method's mean of every metric, with intervals: which recommender is best, and at what."""
     board = boards.leaderboard(_panes(user_metrics, official_user_metrics), exposure.pl())
     spans = protocols.spans_of(train=train, validation=validation, test=test)
     protocol = protocols.Protocol.of(context.partition_key, spans, users, songs, statistics_report)
-    drawn = charts.charts(board, slices.pl(), exposure.pl())
+    drawn = charts.charts(board, recall_curve.pl(), slices.pl(), exposure.pl())
     return dg.MaterializeResult(
         value=board,
         metadata={
@@ -277,4 +229,78 @@ def leaderboard(
     )
 
 
-assets = [user_metrics, official_user_metrics, slices, exposure, differences, leaderboard]
+@asset(kinds={"duckdb"}, code_version="1", io_manager_key="json_files")
+def user_metrics_json(user_metrics: Relation) -> Relation:
+    """The metrics of every user as JSON: a list of objects with method, view, k, uid and a member for each metric."""
+    return user_metrics
+
+
+@asset(
+    kinds={"matplotlib"},
+    code_version="1",
+    io_manager_key="folders",
+    ins={
+        **_splits("users", "songs", "train", "validation", "test"),
+        "statistics_report": dg.AssetIn(["raw", "statistics_report"]),
+        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
+    },
+)
+def report(
+    context: dg.AssetExecutionContext,
+    leaderboard: Relation, differences: Relation, recall_curve: Relation, slices: Relation, exposure: Relation,
+    users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
+    statistics_report: Relation, lightgcn: Any,
+) -> dg.MaterializeResult:  # fmt: skip
+    """What a person can send: data, protocol, results, pictures and provenance as Markdown and as one HTML file."""
+    parts = {"train": train, "validation": validation, "test": test}
+    board, cut = leaderboard.pl(), slices.pl()
+    found = reports.Findings(
+        protocol=protocols.Protocol.of(
+            context.partition_key, protocols.spans_of(**parts), users, songs, statistics_report
+        ),
+        n_events={name: len(part) for name, part in parts.items()},
+        n_cold_songs=len(songs.filter("NOT in_graph")),
+        board=board,
+        compared=differences.pl(),
+        slices=cut,
+        settings=lightgcn["settings"],
+        provenance=[*reports.software(), ("MLflow run", lightgcn["mlflow_run_id"]), *_made_by(context)],
+        charts=charts.charts(board, recall_curve.pl(), cut, exposure.pl()),
+    )
+    files = reports.files(found)
+    return dg.MaterializeResult(
+        value=files, metadata={"report": dg.MetadataValue.md(files["report.md"].decode().split("## Pictures")[0])}
+    )
+
+
+def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
+    """The run that made each table the figures stand on, when, and what it says of its settings and seconds."""
+    rows = []
+    for key in [dg.AssetKey(["retrieval", name]) for name in METHODS] + list(
+        context.assets_def.keys_by_input_name.values()
+    ):
+        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key])
+        for record in context.instance.fetch_materializations(wanted, limit=1).records:
+            assert record.asset_materialization is not None
+            plain = {
+                name: entry.value
+                for name, entry in record.asset_materialization.metadata.items()
+                if isinstance(entry.value, str | int | float) and len(str(entry.value)) < 80 and "/" not in name
+            }
+            said = ", ".join(f"{name} {value}" for name, value in plain.items())
+            at = datetime.fromtimestamp(record.timestamp, UTC)
+            rows.append((key.to_user_string(), f"run {record.run_id} at {at:%Y-%m-%d %H:%M} UTC; {said}"))
+    return rows
+
+
+assets = [
+    user_metrics,
+    user_metrics_json,
+    official_user_metrics,
+    recall_curve,
+    slices,
+    exposure,
+    differences,
+    leaderboard,
+    report,
+]

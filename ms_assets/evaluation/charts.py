@@ -1,6 +1,6 @@
 """The comparison in pictures."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -9,17 +9,18 @@ from ms_assets import pictures
 from ms_assets.retrieval.recommendations import VIEWS
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HIGHLIGHTED = "lightgcn"
 
 
-def charts(board: pl.DataFrame, slices: pl.DataFrame, exposure: pl.DataFrame) -> "dict[str, Figure]":
-    """All pictures by name; from evaluation/leaderboard, slices and exposure."""
+def charts(
+    board: pl.DataFrame, curves: pl.DataFrame, slices: pl.DataFrame, exposure: pl.DataFrame
+) -> "dict[str, Figure]":
+    """All pictures by name; from evaluation/leaderboard, recall_curve, slices and exposure."""
     return {
         "ndcg_by_method": ndcg_by_method(board),
-        "recall_by_k": recall_by_k(board),
+        "recall_by_k": recall_by_k(curves),
         "ndcg_by_history_length": ndcg_by_history_length(slices),
         "exposure_of_head_and_tail": exposure_of_head_and_tail(exposure),
     }
@@ -41,36 +42,41 @@ def ndcg_by_method(board: pl.DataFrame) -> "Figure":
     return figure
 
 
-def recall_by_k(board: pl.DataFrame) -> "Figure":
-    """Recall of every method over the lengths at which lists are cut, a pane for each view."""
-    recall = board.filter(pl.col("metric") == "recall")
-    figure = pictures.figure(10, 4)
+def recall_by_k(curves: pl.DataFrame) -> "Figure":
+    """Mean recall of every method over the length of the list, a pane for each view; from evaluation/recall_curve."""
+    figure = pictures.figure(10, 4.5)
     for pane, view in zip(figure.subplots(1, len(VIEWS), squeeze=False)[0], VIEWS, strict=True):
-        _lines(pane, recall.filter(pl.col("view") == view).sort("k"), "k")
-        pane.set(title=f"{view}, recall", xlabel="K", xscale="log")
-    pane.legend(fontsize="small")
-    return figure
+        rows = curves.filter(pl.col("view") == view).sort("k")
+        for method, style in _styles(rows):
+            line = rows.filter(pl.col("method") == method)
+            pane.plot(line["k"].to_numpy(), line["recall"].to_numpy(), label=method, **style)
+        pane.set(title=f"{view}, recall", xlabel="K")
+        pane.grid(alpha=0.3)
+    return _with_legend(figure)
 
 
 def ndcg_by_history_length(slices: pl.DataFrame) -> "Figure":
     """NDCG of every method by the users' quarters of history length, at the largest k, a pane for each view."""
     ndcg = slices.filter((pl.col("slice") == "history length") & (pl.col("metric") == "ndcg"))
     longest = ndcg["k"].to_numpy().max()
-    ndcg = ndcg.filter(pl.col("k") == longest)
+    ndcg = ndcg.filter((pl.col("k") == longest) & pl.col("mean").is_not_null()).sort("value")
     figure = pictures.figure(10, 4.5)
     for pane, view in zip(figure.subplots(1, len(VIEWS), squeeze=False)[0], VIEWS, strict=True):
-        rows = ndcg.filter(pl.col("view") == view).sort("value")
-        _lines(pane, rows.with_columns(pl.col("value").str.replace(": ", "\n")), "value")
-        pane.set(title=f"{view}, NDCG@{longest} by history")
-    pane.legend(fontsize="small")
-    return figure
+        rows = ndcg.filter(pl.col("view") == view)
+        for method, style in _styles(rows):
+            line = rows.filter(pl.col("method") == method)
+            quarters = line["value"].str.extract(r": (.*) events").str.replace(" to ", "–").to_list()
+            pane.errorbar(quarters, line["mean"].to_numpy(), yerr=_spread(line), label=method, capsize=3, **style)
+        pane.set(title=f"{view}, NDCG@{longest}", xlabel="positive train events of the user, in quarters of the users")
+        pane.grid(alpha=0.3)
+    return _with_legend(figure)
 
 
 def exposure_of_head_and_tail(exposure: pl.DataFrame) -> "Figure":
     """What share of each method's recommendations is head, tail and cold, at the largest k, a pane for each view."""
     longest = exposure["k"].to_numpy().max()
     rows = exposure.filter(pl.col("k") == longest)
-    figure = pictures.figure(10, 1 + 0.4 * rows["method"].n_unique())
+    figure = pictures.figure(10, 1.2 + 0.4 * rows["method"].n_unique())
     for pane, view in zip(figure.subplots(1, len(VIEWS), squeeze=False)[0], VIEWS, strict=True):
         shown = rows.filter(pl.col("view") == view).sort("method", descending=True)
         left = np.zeros(len(shown))
@@ -78,29 +84,31 @@ def exposure_of_head_and_tail(exposure: pl.DataFrame) -> "Figure":
             share = shown[f"{part}_share"].fill_null(0).to_numpy()
             pane.barh(shown["method"].to_list(), share, left=left, color=colour, label=part)
             left += share
-        pane.set(title=f"{view}, share of the first {longest} recommendations")
-    pane.legend(fontsize="small")
-    return figure
+        pane.set(title=f"{view}, share of the first {longest}")
+    return _with_legend(figure)
 
 
-def _lines(pane: "Axes", rows: pl.DataFrame, x: str) -> None:
-    """A line with intervals for each method."""
-    for number, method in enumerate(rows["method"].unique().sort()):
-        line = rows.filter((pl.col("method") == method) & pl.col("mean").is_not_null())
-        colour = pictures.PALETTE[number % len(pictures.PALETTE)]
-        pane.errorbar(
-            line[x].to_list(),
-            line["mean"].to_numpy(),
-            yerr=_spread(line),
-            label=method,
-            color=colour,
-            linestyle="-" if number < len(pictures.PALETTE) else "--",
-            linewidth=2.5 if method == HIGHLIGHTED else 1.2,
-            marker="o",
-            markersize=3,
-            capsize=3,
+def _styles(rows: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """How to draw each method, the same in every pane."""
+    methods, colours = rows["method"].unique().sort(), pictures.PALETTE
+    return [
+        (
+            method,
+            {
+                "color": colours[number % len(colours)],
+                "linestyle": "-" if number < len(colours) else "--",
+                "linewidth": 2.5 if method == HIGHLIGHTED else 1.2,
+            },
         )
-    pane.grid(alpha=0.3)
+        for number, method in enumerate(methods)
+    ]
+
+
+def _with_legend(figure: "Figure") -> "Figure":
+    """One legend below all panes."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
+    return figure
 
 
 def _spread(rows: pl.DataFrame) -> list[np.ndarray]:

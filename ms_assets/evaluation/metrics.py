@@ -145,3 +145,10 @@ def user_metrics(lists: Lists, k: int) -> pl.DataFrame:
     return pl.DataFrame({"uid": truth.uid[truth.tested], **tested}).with_columns(
         pl.col(name).fill_nan(None) for name in METRICS
     )
+
+
+def recall_sums(lists: Lists) -> Floats:
+    """Recall of the first 1, 2, … recommendations, float64 [k], summed over the users with targets."""
+    n_targets = lists.truth.targets["base_relevance"].counts
+    found = np.cumsum(lists.gains["base_relevance"] > 0, axis=1)
+    return (found[n_targets > 0] / n_targets[n_targets > 0, None]).sum(axis=0)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from ms_assets.evaluation import assets, tables
+from ms_assets.evaluation import assets, passes, tables
 from ms_assets.retrieval.recommendations import VIEWS
 from ms_assets_tests import slow_metrics
 
@@ -113,6 +113,15 @@ def test_official_metrics_are_there_under_a_global_division_alone(splits):
     assert table_of(assets.official_user_metrics(**given, test=early)).is_empty()
 
 
+def test_the_recall_curve_passes_through_the_mean_recalls(many):
+    splits, shown = many
+    per_user, _, _, curve, _ = everything(splits, shown)
+    assert len(curve) == 2 * 4
+    for view, k in (("all", 2), ("all", 4), ("discovery", 2), ("discovery", 4)):
+        [recall] = curve.filter(view=view, k=k)["recall"]
+        assert recall == pytest.approx(per_user.filter(view=view, k=k)["recall"].mean())
+
+
 def test_slices_look_at_their_own_targets_alone(splits):
     given = measured(splits, {"popular": [0, 1, 2, 14]}) | inputs(
         splits, "users", "songs", "train", "ground_truth", "test"
@@ -169,6 +178,7 @@ def everything(splits, shown):
         per_user,
         table_of(assets.official_user_metrics(**shared, **division)),
         assets.exposure(**shared, **division),
+        assets.recall_curve(**shared, **inputs(splits, "users", "songs", "train", "ground_truth")),
         assets.slices(**shared, **inputs(splits, "users", "songs", "train", "test", "ground_truth")),
     ]
     return [frame.sort(pl.col(pl.String, pl.Int32, pl.Int64)) for frame in found]
@@ -184,7 +194,7 @@ def close(one, other):
 def test_how_many_users_are_taken_at_once_changes_nothing(many, at_once, monkeypatch):
     wanted = everything(*many)
     whole = tables.users_of
-    monkeypatch.setattr(assets, "users_of", lambda users: whole(users, at_once))
+    monkeypatch.setattr(passes, "users_of", lambda users: whole(users, at_once))
     close(everything(*many), wanted)
 
 
