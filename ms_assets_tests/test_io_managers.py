@@ -14,7 +14,9 @@ from torch_geometric.data import HeteroData
 
 from ms_assets.io_managers import (
     FaissIOManager,
+    FolderIOManager,
     GraphIOManager,
+    JsonIOManager,
     MissingPartitionError,
     TableIOManager,
     TorchIOManager,
@@ -42,6 +44,8 @@ class Shelf:
             "torch": TorchIOManager(base_dir=data),
             "graph": GraphIOManager(base_dir=data),
             "faiss": FaissIOManager(base_dir=data),
+            "folder": FolderIOManager(base_dir=data),
+            "json": JsonIOManager(base_dir=data),
         }
 
     @property
@@ -313,6 +317,31 @@ def test_an_index_comes_back_with_its_ids(shelf):
     _, found = shelf.get("faiss").search(np.eye(4, dtype=np.float32), 1)
     assert found.ravel().tolist() == [10, 20, 30, 40]
     assert list(shelf.files()) == ["room/value/50m.faiss"]
+
+
+def test_a_folder_is_replaced_whole(shelf):
+    shelf.put({"a.md": b"one", "b.png": b"two"}, "folder")
+    shelf.put({"a.md": b"three"}, "folder", scale="500m")
+    event = shelf.put({"a.md": b"four", "c.svg": b"five"}, "folder")
+    assert event.materialization.metadata["size_bytes"].value == len(b"four" + b"five")
+    assert shelf.get("folder") == {"a.md": b"four", "c.svg": b"five"}
+    assert shelf.files() == {
+        "room/value/50m/a.md": b"four", "room/value/50m/c.svg": b"five", "room/value/500m/a.md": b"three",
+    }  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written_whole_leaves_the_former_one(shelf):
+    shelf.put({"a.md": b"one"}, "folder")
+    with pytest.raises(TypeError):
+        shelf.put({"a.md": b"two", "b.md": None}, "folder")
+    assert shelf.files() == {"room/value/50m/a.md": b"one"}
+
+
+def test_a_table_becomes_a_json_list_of_rows(shelf):
+    rows = shelf.con.sql("SELECT * FROM (VALUES (1, 0.25), (2, NULL)) AS t (song_id, score)")
+    shelf.put(rows, "json")
+    assert shelf.get("json") == [{"song_id": 1, "score": 0.25}, {"song_id": 2, "score": None}]
+    assert list(shelf.files()) == ["room/value/50m.json"]
 
 
 def test_a_missing_input_says_what_to_materialise_for_which_scale(platform):
