@@ -53,16 +53,18 @@ def executor_by_scale(init: dg.InitExecutorContext) -> ScaleExecutor:
 
 
 ON_REQUEST_TABLES = dg.AssetSelection.assets(*(["raw", name] for name in ON_REQUEST))
+EXPERIMENTS = dg.AssetSelection.assets(["training", "hyperparameter_study"], ["training", "ablation"])
+"""Many trainings, whose results a person looks at: run when somebody asks for them."""
 EVERYTHING = dg.AssetSelection.groups("raw", "splits", "graph", "training", "retrieval", "evaluation")
 
 pipeline = dg.define_asset_job(
     "pipeline",
-    selection=EVERYTHING - ON_REQUEST_TABLES,
+    selection=EVERYTHING - ON_REQUEST_TABLES - EXPERIMENTS,
     description="Everything from the raw tables to the leaderboard, for one scale.",
 )
 retrain = dg.define_asset_job(
     "retrain",
-    selection=dg.AssetSelection.groups("training", "retrieval", "evaluation"),
+    selection=dg.AssetSelection.groups("training", "retrieval", "evaluation") - EXPERIMENTS,
     description="Training and everything after it, on the graph that is there.",
 )
 full_download = dg.define_asset_job(

@@ -26,6 +26,7 @@ from ms_assets.splits import assets as splits_assets
 from ms_assets.splits import checks as splits_checks
 from ms_assets.training import assets as training_assets
 from ms_assets.training import checks as training_checks
+from ms_assets.training.resources import StudyStorage
 
 
 def define(environment: Environment) -> dg.Definitions:
@@ -62,6 +63,7 @@ def define(environment: Environment) -> dg.Definitions:
             "folders": FolderIOManager(base_dir=data),
             "json_files": JsonIOManager(base_dir=data),
             "device": ComputeDevice(),
+            "study_storage": StudyStorage(folder=str(environment.home / "studies")),
             "mlflow": MLflow(
                 tracking_uri=environment.tracking_uri,
                 artifact_location=(environment.home / "mlflow" / "artifacts").as_uri(),

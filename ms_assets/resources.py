@@ -211,6 +211,14 @@ class MLflowRun:
     run_id: str
     url: str
 
+    @contextmanager
+    def child(self, name: str) -> Iterator["MLflowRun"]:
+        """Open a run within this one: a trial of a study, say."""
+        import mlflow
+
+        with mlflow.start_run(run_name=name, nested=True) as run:
+            yield MLflowRun(run.info.run_id, self.url.replace(self.run_id, run.info.run_id))
+
     def log_settings(self, settings: dict[str, Any]) -> None:
         """Record the settings as parameters."""
         import mlflow
@@ -222,6 +230,12 @@ class MLflowRun:
         import mlflow
 
         mlflow.log_metrics(metrics, step=step)
+
+    def log_summary(self, numbers: dict[str, float]) -> None:
+        """Record numbers that have no series."""
+        import mlflow
+
+        mlflow.log_metrics(numbers)
 
     def log_picture(self, picture: "Figure", name: str) -> None:
         """Keep a figure among the run's artifacts."""

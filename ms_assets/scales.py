@@ -9,7 +9,16 @@ import dagster as dg
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ms_assets.settings import EvaluationSettings, Settings, SplitSettings, TrainingSettings, UserSettings
+from ms_assets.settings import (
+    AblationSettings,
+    EvaluationSettings,
+    Settings,
+    SongSettings,
+    SplitSettings,
+    StudySettings,
+    TrainingSettings,
+    UserSettings,
+)
 
 SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
 OWNERS = ["team:recommendations"]
@@ -28,14 +37,20 @@ SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
         },
     },
     "50m": {},
-    "500m": {},
-    "5b": {},
+    # What grows with the data is kept in hand by arithmetic (docs/design.md, "Scales"): large batches, for every step
+    # propagates over the whole graph; fewer epochs, for each has more steps; and bf16, which halves what a sparse
+    # product reads on a card.
+    "500m": {TrainingSettings: {"batch_size": 1_048_576, "precision": "bf16", "epochs": 20, "patience": 4}},
+    "5b": {TrainingSettings: {"batch_size": 2_097_152, "precision": "bf16", "epochs": 10, "patience": 3}},
 }
 
 CONFIGURED_OPS: dict[str, type[Settings]] = {
     "training__lightgcn": TrainingSettings,
+    "training__hyperparameter_study": StudySettings,
+    "training__ablation": AblationSettings,
     "evaluation__user_metrics": EvaluationSettings,
     "splits__users": UserSettings,
+    "splits__songs": SongSettings,
     "split_events": SplitSettings,
 }
 """The ops that take run config, and the settings each of them takes."""
@@ -53,9 +68,15 @@ def config_schema(model: type[Settings]) -> dict[str, dg.Field]:
     return {name: _config_field(model, name, field) for name, field in model.model_fields.items()}
 
 
-def settings_of(context: dg.AssetExecutionContext, model: type[S]) -> S:
-    """The settings of this run's scale, overridden by what the run config gives."""
-    return _settings(model, context.partition_key, context.op_execution_context.op_config)
+def settings_of(context: dg.AssetExecutionContext, model: type[S], found: Mapping[str, Any] | None = None) -> S:
+    """The settings of this run's scale, overridden by what was found, and that by what the run config gives."""
+    given = _without_nulls(context.op_execution_context.op_config or {})
+    return scale_settings(model, context.partition_key, {**(found or {}), **given})
+
+
+def scale_settings(model: type[S], scale: str, given: Mapping[str, Any]) -> S:
+    """A scale's settings, overridden by the given ones."""
+    return _validate(model, {**SCALE_DEFAULTS[scale].get(model, {}), **given})
 
 
 def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
@@ -70,14 +91,13 @@ def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
             raise ValueError(f"run config of {op}: expected settings of {', '.join(CONFIGURED_OPS)}")
         try:
             if config:
-                _settings(CONFIGURED_OPS[op], scale, config)
+                scale_settings(CONFIGURED_OPS[op], scale, _without_nulls(config))
         except ValueError as error:
             raise ValueError(f"run config of {op}: {error}") from None
 
 
-def _settings(model: type[S], scale: str, config: Mapping[str, Any] | None) -> S:
-    given = {name: value for name, value in (config or {}).items() if value is not None}
-    return _validate(model, {**SCALE_DEFAULTS[scale].get(model, {}), **given})
+def _without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def _validate(model: type[S], values: dict[str, Any]) -> S:

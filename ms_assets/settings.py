@@ -5,9 +5,9 @@ Plain pydantic models, so that a notebook can use them without Dagster. The defa
 """
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
@@ -17,6 +17,15 @@ class Settings(BaseModel):
     """A group of settings: unknown names are refused, and a value once checked stays as it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _known_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError("expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
 
 
 class UserSettings(Settings):
@@ -30,6 +39,15 @@ class UserSettings(Settings):
         if self.min_events > self.max_events:
             raise ValueError(f"min_events ({self.min_events}) must not exceed max_events ({self.max_events})")
         return self
+
+
+class SongSettings(Settings):
+    """Which songs take part."""
+
+    require_audio: bool = Field(
+        True,
+        description="Songs without an audio embedding are left out; otherwise they stay, as songs of unknown audio.",
+    )
 
 
 class SplitSettings(Settings):
@@ -133,9 +151,14 @@ class TrainingSettings(Settings):
         description="Throw away the checkpoint of a training of other data or settings that was cut off, which "
         "otherwise is refused.",
     )
+    use_study: bool = Field(
+        False,
+        description="Take what training/hyperparameter_study found best for this scale; what the run config says "
+        "goes before it.",
+    )
     validation_users: int = Field(2_000, ge=1, description="Users drawn for validation, at most.")
     seed: int = Field(0, ge=0, description="Seed of every random choice in training.")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")
 
     @model_validator(mode="after")
     def _songs_are_something(self) -> Self:
@@ -149,12 +172,20 @@ class TrainingSettings(Settings):
             raise ValueError("contrast_weight needs layers, at least 1: the noise is added to them")
         return self
 
-    @field_validator("device")
-    @classmethod
-    def _device_has_a_known_name(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-            raise ValueError("expected auto, cpu, cuda or cuda:N")
-        return device
+
+class StudySettings(Settings):
+    """The hyper-parameter study: how long to look, and how far each trial is trained."""
+
+    trials: int = Field(30, ge=1, description="Trials in all, those of earlier runs included; more continue the study.")
+    epochs: int | None = Field(None, ge=1, description="Epochs of a trial, at most; by default as in training.")
+    seed: int = Field(0, ge=0, description="Seed of the trials, and of every training in them.")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")
+
+
+class AblationSettings(Settings):
+    """What each part of the model is worth."""
+
+    seeds: int = Field(1, ge=1, le=100, description="Trainings of each variant, by seeds from 0.")
 
 
 class EvaluationSettings(Settings):

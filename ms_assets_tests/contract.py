@@ -3,6 +3,8 @@
 PUBLISHED = {"raw/multi_event", "raw/embeddings", "raw/artist_item_mapping", "raw/album_item_mapping"}
 ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/undislikes"}
 """Published tables that nothing needs; the job `pipeline` leaves them out."""
+EXPERIMENTS = {"training/hyperparameter_study", "training/ablation"}
+"""Many trainings each; the job `pipeline` leaves them out too."""
 METHODS = {"lightgcn", "popular", "random", "collaborative_filtering", "content_based"}
 TABLES = {
     *PUBLISHED,

@@ -25,7 +25,9 @@ class Kept(NamedTuple):
 
 def compute(world: World, rules: Rules) -> Tables:
     """All tables by name, each a list of rows."""
-    catalogue = {e.item_id for e in world.events} & set(world.audio)
+    catalogue = {e.item_id for e in world.events} - {None}
+    if rules.require_audio:
+        catalogue &= set(world.audio)
     raw_rows = Counter(event.uid for event in world.events)
     kept = [
         Kept(place, event)

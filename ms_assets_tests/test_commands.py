@@ -225,7 +225,10 @@ def test_mlflow_has_one_run_of_the_training_tied_to_the_run_of_dagster(pipeline,
     for metric in ("loss", "validation_ndcg"):
         series = client.get_metric_history(training.info.run_id, metric)
         assert [point.step for point in series] == list(range(1, EPOCHS + 1)), metric
-    assert [artifact.path for artifact in client.list_artifacts(training.info.run_id)] == ["training_curves.png"]
-    picture = client.download_artifacts(training.info.run_id, "training_curves.png")
-    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    pictures = [artifact.path for artifact in client.list_artifacts(training.info.run_id)]
+    assert pictures == ["degrees.png", "edge_weights.png", "embedding_norms.png", "training_curves.png"]
+    for name in pictures:
+        picture = client.download_artifacts(training.info.run_id, name)
+        assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert training.data.metrics["audio scale"] > 0
     assert training.info.run_id in materialisations[CHECKPOINT].metadata["mlflow_run"].value

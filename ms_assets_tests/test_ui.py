@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ms_assets_tests.contract import GROUPS, ON_REQUEST, OTHERS, SCALES, TABLES
+from ms_assets_tests.contract import EXPERIMENTS, GROUPS, ON_REQUEST, OTHERS, SCALES, TABLES
 from ms_assets_tests.workplace import PROGRAMS, Workplace
 
 PATIENCE = 90
@@ -106,7 +106,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 def test_the_ui_shows_every_asset_in_the_six_groups_with_four_partitions_each(ask):
     assets = {"/".join(node["assetKey"]["path"]): node for node in ask(ASSETS)["assetNodes"]}
-    assert set(assets) == TABLES | set(OTHERS) | ON_REQUEST
+    assert set(assets) == TABLES | set(OTHERS) | ON_REQUEST | EXPERIMENTS
     assert {node["groupName"] for node in assets.values()} == GROUPS
     assert [key for key, node in assets.items() if node["groupName"] != key.split("/")[0]] == []
     assert [key for key, node in assets.items() if node["partitionKeys"] != SCALES] == []

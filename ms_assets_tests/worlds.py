@@ -106,10 +106,12 @@ class Rules:
     train_ratio: str = "0.8"
     validation_ratio: str = "0.1"
     test_start: int = 26_000_000 - DAY
+    require_audio: bool = True
 
     def config(self) -> dict[str, dict]:
         """The same as run config of the ops that take it."""
         return {
+            "splits__songs": {"require_audio": self.require_audio},
             "splits__users": {"min_events": self.min_events, "max_events": self.max_events},
             "split_events": {
                 "protocol": self.protocol,
@@ -129,7 +131,7 @@ RATIOS = (("0.7", "0.2"), ("0.5", "0.25"), ("0.57", "0.29"), ("0.9", "0"), ("0.3
 
 
 def random_case(seed: int, n_users: int = 40) -> tuple[World, Rules]:
-    """A world and rules for it, the same for the same seed; odd seeds split by time.
+    """A world and rules for it, the same for the same seed; odd seeds split by time, every fourth takes any song.
 
     Every third world is in the published order, every third has its users mixed up.
     """
@@ -141,6 +143,7 @@ def random_case(seed: int, n_users: int = 40) -> tuple[World, Rules]:
         train_ratio=RATIOS[seed // 2 % len(RATIOS)][0],
         validation_ratio=RATIOS[seed // 2 % len(RATIOS)][1],
         test_start=rng.choice([Rules.test_start, 200_000]),
+        require_audio=seed % 4 < 3,
     )
     songs = [0, 2**32 - 1, *rng.sample(range(1, 5_000), 78)]
     audio = [song for song in songs if rng.random() < 0.7] + [9_000]

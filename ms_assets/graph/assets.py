@@ -39,7 +39,7 @@ def edges(duckdb: DuckDB, train: Relation) -> TableStream:
 
 @asset(
     kinds={"pytorch"},
-    code_version="1",
+    code_version="2",
     io_manager_key="graph_files",
     ins={name: dg.AssetIn(["splits", name]) for name in ("users", "songs")}
     | {"embeddings": dg.AssetIn(["raw", "embeddings"])},
@@ -47,7 +47,7 @@ def edges(duckdb: DuckDB, train: Relation) -> TableStream:
 def bipartite_graph(
     duckdb: DuckDB, users: Relation, songs: Relation, embeddings: Relation, edges: Relation
 ) -> dg.MaterializeResult:
-    """The PyG graph: users, songs with audio, artists and albums, and the weighted edges between them."""
+    """The PyG graph: users, songs with their audio, artists and albums, and the weighted edges between them."""
     graph = bipartite.bipartite_graph(
         users.order("user_id").to_arrow_table(),
         songs.order("song_id").to_arrow_table(),

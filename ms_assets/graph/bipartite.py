@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ms_assets.graph.edges import TYPE_CODES
+from ms_assets.raw.schema import AUDIO_DIMENSIONS
 from ms_assets.vectors import Ragged, vector_column
 
 if TYPE_CHECKING:
@@ -21,20 +22,21 @@ EDGE_ATTRIBUTES = ("event_type", "n_events", "played_ratio", "weight")
 def song_audio(
     con: duckdb.DuckDBPyConnection, songs: duckdb.DuckDBPyRelation, embeddings: duckdb.DuckDBPyRelation
 ) -> duckdb.DuckDBPyRelation:
-    """The unit audio vector of every song, in the order of song_id: one column, audio."""
-    return con.sql("""
-        SELECT normalized_embed::FLOAT[] AS audio
-        FROM songs JOIN embeddings USING (item_id) ORDER BY song_id
+    """The unit audio vector of every song, zeros if it has none, in the order of song_id: audio, has_audio."""
+    return con.sql(f"""
+        SELECT coalesce(normalized_embed::FLOAT[], {[0.0] * AUDIO_DIMENSIONS}::FLOAT[]) AS audio,
+            normalized_embed IS NOT NULL AS has_audio
+        FROM songs LEFT JOIN embeddings USING (item_id) ORDER BY song_id
     """)
 
 
 def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa.Table) -> "HeteroData":
     """Build the graph; the rows of each table stand in the order of their dense ids.
 
-    `user`: uid int64 [n_users]. `song`: x float32 [n_songs, 128] (unit audio vectors), item_id int64,
-    in_graph bool, and the ragged artist_ids, album_ids int64 with their offsets. Cold songs are nodes without
-    edges. Edges `(user, interacts, song)`: edge_index int64 [2, n_edges], edge_attr float32 [n_edges, 4] =
-    event type code, n_events, played ratio, weight.
+    `user`: uid int64 [n_users]. `song`: x float32 [n_songs, 128] (unit audio vectors, zeros where has_audio bool
+    is false), item_id int64, in_graph bool, and the ragged artist_ids, album_ids int64 with their offsets. Cold songs
+    are nodes without edges. Edges `(user, interacts, song)`: edge_index int64 [2, n_edges], edge_attr float32
+    [n_edges, 4] = event type code, n_events, played ratio, weight.
 
     Raises:
         ValueError: an edge names a user or song that the tables do not have.
@@ -46,6 +48,7 @@ def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa
     graph["user"].uid = _tensor(users, "uid")
     graph["user"].num_nodes = users.num_rows
     graph["song"].x = torch.from_numpy(vector_column(audio, "audio"))
+    graph["song"].has_audio = _tensor(audio, "has_audio")
     graph["song"].item_id = _tensor(songs, "item_id")
     graph["song"].in_graph = _tensor(songs, "in_graph")
     for owner in ("artist", "album"):

@@ -23,6 +23,7 @@ def graph_statistics(graph: "HeteroData") -> pl.DataFrame:
         "n_cold_songs": int((~songs.in_graph).sum()),
         "n_edges": len(attributes),
         "density": len(attributes) / max(users.num_nodes * int(songs.in_graph.sum()), 1),
+        "n_songs_without_audio": int((~songs.has_audio).sum()),
         "n_songs_without_artist": int((songs.artist_offsets.diff() == 0).sum()),
         "n_songs_with_several_artists": int((songs.artist_offsets.diff() > 1).sum()),
         "n_songs_without_album": int((songs.album_offsets.diff() == 0).sum()),

@@ -8,7 +8,7 @@ import polars as pl
 
 from ms_assets import pictures
 from ms_assets.io_managers import OPTIONAL, LinkedTableIOManager, Relation, columns
-from ms_assets.raw import layouts, reports
+from ms_assets.raw import checks, layouts, reports
 from ms_assets.raw.resources import YambdaSource
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable, verify
 from ms_assets.resources import DuckDB
@@ -22,8 +22,11 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
     """An asset that puts one published file into place once it has passed its checks.
 
     The file is linked. It is written anew only when it has to be turned into something else: a sequential file into
-    rows, and events that are not sorted into the order of users and time, which all that follows relies on.
+    rows, events that are not sorted into the order of users and time, which all that follows relies on, and a table
+    with rows of no use into one without.
     """
+    key = dg.AssetKey(["raw", table.name])
+    specs = [dg.AssetCheckSpec(checks.FINITE, asset=key, description=checks.FINITE_TEXT)] if table.usable else []
 
     @asset(
         name=table.name,
@@ -32,6 +35,7 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
         io_manager_key="linked_tables",
         code_version="2",
         metadata=columns(**{c.name: (c.types[0], c.description) for c in table.columns}),
+        check_specs=specs,
     )
     def source_table(
         context: dg.AssetExecutionContext,
@@ -48,14 +52,18 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
                 path = drafts[table.name].fill(layouts.flattened(file.path, table))
                 value = drafts[table.name]
             context.log.info(f"checking {file.path}")
-            verify(duckdb.connection, path, table, source=file.path)
+            n_unusable = verify(duckdb.connection, path, table, source=file.path)
             rows = linked_tables.read(path)
             is_sorted = table.name != "multi_event" or layouts.is_sorted(rows)
             if not is_sorted:
                 context.log.warning(f"{file.path}: not sorted by uid and time; writing a sorted copy")
                 value = layouts.in_order(rows)
+            if n_unusable:
+                context.log.warning(f"{file.path}: {n_unusable:,} rows of no use; writing a copy without them")
+                value = rows.filter(f"{table.usable}").project("* EXCLUDE file_row_number")
             yield dg.MaterializeResult(
                 value=value,
+                check_results=[checks.audio_vectors_are_finite(len(rows), n_unusable)] if table.usable else [],
                 metadata={
                     "source": file.origin,
                     "revision": file.revision,

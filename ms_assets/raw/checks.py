@@ -6,6 +6,19 @@ from ms_assets.io_managers import PARTITION_TAG, Relation
 from ms_assets.raw import published
 from ms_assets.raw.schema import EVENT_TYPES
 
+FINITE = "audio_vectors_are_finite"
+FINITE_TEXT = "Audio vectors with a NaN or an infinite number count as missing, and their songs as songs without audio."
+
+
+def audio_vectors_are_finite(n_rows: int, n_unusable: int) -> dg.AssetCheckResult:
+    """What `raw/embeddings` itself says of the source file, which it has read anyway."""
+    return dg.AssetCheckResult(
+        check_name=FINITE,
+        passed=not n_unusable,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"n_rows": n_rows, "n_not_finite": n_unusable},
+    )
+
 
 @dg.asset_check(asset=["raw", "multi_event"])
 def events_have_a_time_and_a_type(multi_event: Relation) -> dg.AssetCheckResult:

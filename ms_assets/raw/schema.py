@@ -60,6 +60,8 @@ class SourceTable:
     description: str
     unique: str | None = None
     """A column whose values are all different."""
+    usable: str | None = None
+    """SQL that holds of every row of use; the others count as missing."""
 
     def file(self, scale: str, layout: str = "flat") -> str:
         """The file's path inside the dataset."""
@@ -98,7 +100,7 @@ def _vector(name: str, description: str) -> Column:
         name,
         VECTOR,
         description,
-        holds=f"{whole} AND isfinite(list_sum({name}))",
+        holds=whole,
         surely_holds=f"coalesce(len({name}) = {AUDIO_DIMENSIONS} AND {product}, false)",
     )
 
@@ -122,6 +124,7 @@ TABLES = {
             ),
             "Audio embeddings, one row per song that has one; the same file at every scale.",
             unique="item_id",
+            usable="isfinite(list_sum(embed)) AND isfinite(list_sum(normalized_embed))",
         ),
         SourceTable(
             "artist_item_mapping",
@@ -156,8 +159,10 @@ ALWAYS = ("multi_event", "embeddings", "artist_item_mapping", "album_item_mappin
 ON_REQUEST = tuple(name for name in TABLES if name not in ALWAYS)
 
 
-def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable, source: Path | None = None) -> None:
+def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable, source: Path | None = None) -> int:
     """Check one flat source file: present, whole, with the published columns, types and value ranges.
+
+    Returns how many of its rows are of no use (`SourceTable.usable`).
 
     Args:
         connection: reads the file.
@@ -175,7 +180,7 @@ def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable
         pq.read_metadata(path)
         relation = connection.read_parquet(str(path))
         _verify_types(relation, source, table)
-        _verify_values(relation, source, table)
+        return _verify_values(relation, source, table)
     except (pa.ArrowException, duckdb.Error, OSError) as error:
         raise SourceError(f"{source}: not a whole Parquet file ({error})") from error
 
@@ -192,7 +197,7 @@ def _verify_types(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTa
             )
 
 
-def _verify_values(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTable) -> None:
+def _verify_values(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTable) -> int:
     types = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
     conditions = [(column, column.condition(types[column.name])) for column in table.columns]
     checked = [(column, holds) for column, holds in conditions if holds]
@@ -218,3 +223,6 @@ def _verify_values(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceT
             raise SourceError(
                 f"{path}: column {table.unique} has {counts[0][0]} in {counts[0][1]} rows; expected all different"
             )
+    if not table.usable or not any(doubtful):
+        return 0
+    return relation.filter(f"NOT ({table.usable})").count("*").fetchall()[0][0]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ms_assets.io_managers import Relation, TableIOManager, columns
 from ms_assets.resources import DuckDB
 from ms_assets.scales import OWNERS, SCALES, config_schema, room, settings_of
-from ms_assets.settings import SplitSettings, UserSettings
+from ms_assets.settings import SongSettings, SplitSettings, UserSettings
 from ms_assets.splits import catalogue, parts, protocols, relevance
 from ms_assets.splits.id_map import IdMap
 from ms_assets.streams import TableStream, in_user_ranges
@@ -34,26 +34,48 @@ EVENT_COLUMNS = columns(
 )
 
 
-@asset(
-    kinds={"duckdb"},
-    code_version="2",
-    metadata=columns(
-        item_id=ITEM_ID,
-        artist_ids=ARTIST_IDS,
-        album_ids=ALBUM_IDS,
-        n_events=("BIGINT", "events of the scale that name it, whoever's"),
-    ),
+@dg.multi_asset(
+    # The name of the op is where its setting is looked for.
+    name="splits__songs",
+    group_name="splits",
+    partitions_def=SCALES,
+    config_schema=config_schema(SongSettings),
     ins={name: dg.AssetIn(["raw", name]) for name in ("multi_event", "embeddings")}
     | {
         "artists": dg.AssetIn(["raw", "artist_item_mapping"]),
         "albums": dg.AssetIn(["raw", "album_item_mapping"]),
     },
+    outs={
+        "candidate_songs": dg.AssetOut(
+            key=["splits", "candidate_songs"],
+            description="One row per song that may be recommended: named by any event of the scale, and with audio "
+            "unless that is not required.",
+            metadata=columns(
+                item_id=ITEM_ID,
+                artist_ids=ARTIST_IDS,
+                album_ids=ALBUM_IDS,
+                n_events=("BIGINT", "events of the scale that name it, whoever's"),
+            ),
+            kinds={"duckdb"},
+            owners=OWNERS,
+            code_version="3",
+        )
+    },
 )
 def candidate_songs(
-    duckdb: DuckDB, multi_event: Relation, embeddings: Relation, artists: Relation, albums: Relation
-) -> Relation:
-    """One row per song that may be recommended: named by any event of the scale, and with audio."""
-    return catalogue.candidate_songs(duckdb.connection, multi_event, embeddings, artists, albums)
+    context: dg.AssetExecutionContext,
+    duckdb: DuckDB,
+    multi_event: Relation,
+    embeddings: Relation,
+    artists: Relation,
+    albums: Relation,
+) -> dg.Output[Relation]:
+    """The catalogue before songs have dense ids."""
+    settings = settings_of(context, SongSettings)
+    songs = catalogue.candidate_songs(
+        duckdb.connection, multi_event, embeddings, artists, albums, settings.require_audio
+    )
+    return dg.Output(songs, metadata=settings.model_dump())
 
 
 @asset(

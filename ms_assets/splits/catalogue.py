@@ -17,17 +17,25 @@ NO_ITEM = 2**32
 
 
 def candidate_songs(
-    con: Connection, multi_event: Relation, embeddings: Relation, artists: Relation, albums: Relation
+    con: Connection,
+    multi_event: Relation,
+    embeddings: Relation,
+    artists: Relation,
+    albums: Relation,
+    require_audio: bool,
 ) -> Relation:
-    """Every song with audio that any row of multi_event names: item_id, artist_ids, album_ids, n_events.
+    """Every song that any row of multi_event names, with audio if that is required.
+
+    Columns: item_id, artist_ids, album_ids, n_events.
 
     Artists and albums get dense indices, 0-based by Yambda's id, among those that have a candidate song; a
     song's list is ascending, and empty when nothing is known.
     """
     # Grouped first: the events are many times as many as the songs.
-    songs = con.sql("""
+    songs = con.sql(f"""
         WITH named AS (SELECT item_id, count(*) AS n_events FROM multi_event GROUP BY item_id)
-        SELECT item_id::BIGINT AS item_id, n_events FROM named SEMI JOIN embeddings USING (item_id)
+        SELECT item_id::BIGINT AS item_id, n_events
+        FROM named {"SEMI JOIN embeddings USING (item_id)" if require_audio else "WHERE item_id IS NOT NULL"}
     """).materialize()
     artist_lists = _dense_lists(con, songs, artists, "artist_id")  # noqa: F841  (named in the query below)
     album_lists = _dense_lists(con, songs, albums, "album_id")  # noqa: F841

@@ -8,7 +8,7 @@ from ms_assets.io_managers import OPTIONAL, Relation
 from ms_assets.resources import DuckDB
 from ms_assets.splits import audits
 
-LOW_SHARE_WITH_AUDIO = 0.5
+LOW_SHARE_OF_CANDIDATES = 0.5
 
 
 @dg.asset_check(
@@ -16,20 +16,20 @@ LOW_SHARE_WITH_AUDIO = 0.5
     additional_ins={"multi_event": dg.AssetIn(["raw", "multi_event"])},
     blocking=True,
 )
-def events_name_songs_with_audio(candidate_songs: Relation, multi_event: Relation) -> dg.AssetCheckResult:
-    """Events and audio speak of the same songs: none in common leaves nothing to recommend, few are worth a warning."""
+def events_name_candidate_songs(candidate_songs: Relation, multi_event: Relation) -> dg.AssetCheckResult:
+    """Events name candidate songs: none leaves nothing to recommend, few (as for want of audio) are worth a warning."""
     n_events, n_songs = multi_event.aggregate("count(*), approx_count_distinct(item_id)").fetchall()[0]
-    n_candidates, n_with_audio = candidate_songs.aggregate("count(*), coalesce(sum(n_events), 0)").fetchall()[0]
-    share = int(n_with_audio) / n_events if n_events else 0.0
+    n_candidates, n_named = candidate_songs.aggregate("count(*), coalesce(sum(n_events), 0)").fetchall()[0]
+    share = int(n_named) / n_events if n_events else 0.0
     return dg.AssetCheckResult(
-        passed=share >= LOW_SHARE_WITH_AUDIO,
+        passed=share >= LOW_SHARE_OF_CANDIDATES,
         severity=dg.AssetCheckSeverity.WARN if share else dg.AssetCheckSeverity.ERROR,
         metadata={
             "n_events": n_events,
-            "share_with_audio": share,
-            "warns_below": LOW_SHARE_WITH_AUDIO,
+            "share_of_candidates": share,
+            "warns_below": LOW_SHARE_OF_CANDIDATES,
             "about_n_songs": n_songs,
-            "n_songs_with_audio": n_candidates,
+            "n_candidates": n_candidates,
         },
     )
 
@@ -160,7 +160,7 @@ def ground_truth_speaks_of_the_events(
 
 
 checks = [
-    events_name_songs_with_audio,
+    events_name_candidate_songs,
     user_ids_are_dense,
     song_ids_are_dense,
     graph_songs_come_first,

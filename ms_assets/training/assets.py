@@ -1,33 +1,42 @@
 """Room 4: LightGCN, from the graph to user and song embeddings."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow as pa
 
 from ms_assets import pictures
-from ms_assets.io_managers import ModelIOManager, Relation, columns
-from ms_assets.ranking import Judgements
+from ms_assets.graph.statistics import degree_picture
+from ms_assets.io_managers import ModelIOManager, Relation, TableIOManager, columns
 from ms_assets.resources import ComputeDevice, DuckDB, MLflow
-from ms_assets.scales import OWNERS, SCALES, config_schema, room, settings_of
-from ms_assets.settings import TrainingSettings
+from ms_assets.scales import OWNERS, SCALES, config_schema, room, scale_settings, settings_of
+from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
+from ms_assets.training.resources import StudyStorage
 from ms_assets.vectors import fixed_size_list
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ms_assets.training.trainer import Trained
+
 asset = room("training")
+STUDY = dg.AssetKey(["training", "hyperparameter_study"])
+TRAINED_ON = {
+    "bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"]),
+    **{name: dg.AssetIn(["splits", name]) for name in ("negatives", "ground_truth")},
+}
 
 
 @asset(
     kinds={"pytorch", "mlflow"},
-    code_version="3",
+    code_version="4",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
-    ins={
-        "bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"]),
-        **{name: dg.AssetIn(["splits", name]) for name in ("negatives", "ground_truth", "train", "validation")},
-    },
+    ins={**TRAINED_ON, **{name: dg.AssetIn(["splits", name]) for name in ("train", "validation")}},
 )
 def lightgcn(
     context: dg.AssetExecutionContext,
@@ -40,32 +49,34 @@ def lightgcn(
     device: ComputeDevice,
     mlflow: MLflow,
     model_files: dg.ResourceParam[ModelIOManager],
+    io_manager: dg.ResourceParam[TableIOManager],
 ) -> dg.MaterializeResult:
     """The best checkpoint of a LightGCN training, by validation NDCG, with its settings and its MLflow run."""
-    from ms_assets.training import curves, memory, refit, trainer
+    from ms_assets.training import inputs, memory, refit, trainer
     from ms_assets.training.checkpoints import Checkpoint
 
-    processor = device.resolve((asked := settings_of(context, TrainingSettings)).device)
-    settings = memory.fitted(memory.Sizes.of(bipartite_graph), asked, device.free_bytes(processor), str(processor))
-    explicit, wanted = _pairs(negatives), _validation(ground_truth, bipartite_graph)
-    inputs = _input_versions(context)
+    graph, explicit, wanted = inputs.of(bipartite_graph, negatives, ground_truth)
+    settings, processor = inputs.fitted(_training_settings(context, io_manager), graph, device)
+    versions = _input_versions(context)
     file = partial(model_files.checkpoint, context.asset_key, context.partition_key)
-    checkpoint = Checkpoint.open(file("fit"), bipartite_graph, explicit, wanted, settings)
+    checkpoint = Checkpoint.open(file("fit"), graph, explicit, wanted, settings)
     with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:
         checkpoint.notes["mlflow_run_id"] = run.run_id
         run.log_settings({**settings.model_dump(), "device": str(processor)})
         trained = trainer.train(
-            bipartite_graph, explicit, wanted, settings, processor,
+            graph, explicit, wanted, settings, processor,
             on_epoch=lambda epoch: run.log_metrics(asdict(epoch), step=epoch.number),
             checkpoint=checkpoint,
         )  # fmt: skip
         if settings.refit:
-            graph = refit.graph_of_train_and_validation(duckdb.connection, bipartite_graph, train, validation)
-            explicit = _pairs(refit.explicit_negatives(negatives, validation))
+            graph = refit.graph_of_train_and_validation(duckdb.connection, graph, train, validation)
+            explicit = inputs.pairs(refit.explicit_negatives(negatives, validation))
             again = Checkpoint.open(file("refit"), graph, explicit, trainer.nothing_to_find(graph), settings)
             trained = trainer.refit(graph, explicit, trained, settings, processor, again)
-        picture = curves.training_curves(trained.history, trained.best)
-        run.log_picture(picture, "training_curves.png")
+        numbers, shown = _diagnosed(trained, graph, settings)
+        run.log_summary(numbers)
+        for name, picture in shown.items():
+            run.log_picture(picture, f"{name.replace(' ', '_')}.png")
     return dg.MaterializeResult(
         value={
             "settings": settings.model_dump(),
@@ -73,7 +84,7 @@ def lightgcn(
             "best": asdict(trained.best),
             "history": [asdict(epoch) for epoch in trained.history],
             "diverged": trained.diverged,
-            "inputs": inputs,
+            "inputs": versions,
             "mlflow_run_id": run.run_id,
         },
         metadata={
@@ -84,25 +95,49 @@ def lightgcn(
             "device": str(processor),
             "estimated_memory": memory.described(memory.estimate(memory.Sizes.of(bipartite_graph), settings)),
             "mlflow_run": dg.MetadataValue.url(run.url),
-            "curves": dg.MetadataValue.md(pictures.to_markdown(picture, "loss and validation NDCG")),
+            **{name: round(number, 4) for name, number in numbers.items()},
+            **{name: _shown(picture, name) for name, picture in shown.items()},
         },
     )
 
 
-def _pairs(negatives: Relation) -> Any:
-    table = negatives.project("user_id, song_id").to_arrow_table()
-    return table["user_id"].to_numpy(), table["song_id"].to_numpy()
+def _training_settings(context: dg.AssetExecutionContext, tables: TableIOManager) -> TrainingSettings:
+    """The run's settings; on request those of the study's best trial, where the run config says nothing."""
+    settings = settings_of(context, TrainingSettings)
+    if not settings.use_study:
+        return settings
+    study = tables.stored(STUDY, context.partition_key)
+    best = study.filter("is_best").project("parameters").fetchall() if study else []
+    if not best:
+        raise ValueError(
+            f"use_study: {STUDY.to_user_string()} of {context.partition_key} has no complete trial; materialise it "
+            "first, or with more trials"
+        )
+    return settings_of(context, TrainingSettings, found=json.loads(best[0][0]))
 
 
-def _validation(ground_truth: Relation, graph: Any) -> Judgements:
-    rows = ground_truth.filter("split = 'validation'").to_arrow_table()
-    return Judgements.of(
-        rows["user_id"].to_numpy(),
-        rows["song_id"].to_numpy(),
-        rows["adjusted_relevance"].to_numpy(),
-        graph["user"].num_nodes,
-        graph["song"].num_nodes,
-    )
+def _diagnosed(
+    trained: "Trained", graph: Any, settings: TrainingSettings
+) -> tuple[dict[str, float], dict[str, "Figure"]]:
+    """What there is to say and to show of a training."""
+    from ms_assets.training import curves, diagnostics
+    from ms_assets.training.lightgcn import LightGCN
+
+    model = LightGCN(graph, settings)
+    model.load_state_dict(trained.state)
+    diagnosis = diagnostics.diagnose(model.eval())
+    shown = {
+        "training curves": curves.training_curves(trained.history, trained.best),
+        "embedding norms": diagnostics.norms_picture(diagnosis),
+        "degrees": degree_picture(graph),
+    }
+    if diagnosis.weights:
+        shown["edge weights"] = diagnostics.weights_picture(diagnosis)
+    return diagnosis.numbers(), shown
+
+
+def _shown(picture: "Figure", title: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(pictures.to_markdown(picture, title))
 
 
 def _input_versions(context: dg.AssetExecutionContext) -> dict[str, str]:
@@ -198,4 +233,112 @@ def embeddings(
         yield dg.Output(tables[name](), output_name=name, metadata={"dimensions": users.shape[1]})
 
 
-assets = [lightgcn, embeddings]
+@asset(
+    kinds={"optuna", "mlflow"},
+    code_version="1",
+    config_schema=config_schema(StudySettings),
+    ins=TRAINED_ON,
+    metadata=columns(
+        number=("BIGINT", "trial, from 0"),
+        state=("VARCHAR", "complete, pruned (given up early) or fail"),
+        validation_ndcg=("DOUBLE", "of the trial's best epoch; null if it had none"),
+        is_best=("BOOLEAN", "the best complete trial"),
+        n_epochs=("BIGINT", "epochs trained"),
+        seconds=("DOUBLE", "of the trial"),
+        parameters=("VARCHAR", "what was tried, as JSON"),
+        mlflow_run_id=("VARCHAR", "the trial's MLflow run, within that of the study"),
+        remark=("VARCHAR", "why it ended before its time, if it did"),
+    ),
+)
+def hyperparameter_study(
+    context: dg.AssetExecutionContext,
+    bipartite_graph: Any,
+    negatives: Relation,
+    ground_truth: Relation,
+    device: ComputeDevice,
+    mlflow: MLflow,
+    study_storage: StudyStorage,
+) -> dg.MaterializeResult:
+    """One row per trial of an Optuna study of the training's settings; it goes on where earlier runs left it."""
+    from ms_assets.training import experiments, inputs
+    from ms_assets.training import study as studies
+    from ms_assets.training.checkpoints import identity
+
+    settings, scale = settings_of(context, StudySettings), context.partition_key
+    fixed = {name: value for name, value in settings if name != "trials" and value is not None}
+    base = scale_settings(TrainingSettings, scale, fixed)
+    given = inputs.of(bipartite_graph, negatives, ground_truth)
+    name = studies.name_of(scale, identity(*given, base))
+    study = studies.open_study(study_storage.url(scale), name, base)
+    with mlflow.run(context, study.user_attrs.get("mlflow_run_id")) as run:
+        study.set_user_attr("mlflow_run_id", run.run_id)
+        studies.search(study, settings, base, experiments.within(run, device, given))
+        table = studies.trials(study)
+        shown = {
+            "history": studies.history_picture(table),
+            "importance": studies.importance_picture(studies.importances(study)),
+        }
+        for title, picture in shown.items():
+            run.log_picture(picture, f"{title}.png")
+    [best] = table.filter("is_best").to_dicts() or [{"validation_ndcg": None, "parameters": "{}"}]
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            **{state: int((table["state"] == state).sum()) for state in table["state"].unique().sort()},
+            "best_validation_ndcg": best["validation_ndcg"],
+            "best_parameters": dg.MetadataValue.json(json.loads(best["parameters"])),
+            "storage": study_storage.url(scale),
+            "study": name,
+            "mlflow_run": dg.MetadataValue.url(run.url),
+            **{title: _shown(picture, title) for title, picture in shown.items()},
+        },
+    )
+
+
+@asset(
+    kinds={"pytorch", "mlflow"},
+    code_version="1",
+    config_schema=config_schema(AblationSettings),
+    ins=TRAINED_ON,
+    metadata=columns(
+        variant=("VARCHAR", "what was changed"),
+        seed=("BIGINT", "seed of the training"),
+        validation_ndcg=("DOUBLE", "of its best epoch"),
+        best_epoch=("BIGINT", "the best epoch's number"),
+        seconds=("DOUBLE", "of training"),
+        mlflow_run_id=("VARCHAR", "its MLflow run, within that of the ablation"),
+    ),
+)
+def ablation(
+    context: dg.AssetExecutionContext,
+    lightgcn: Any,
+    bipartite_graph: Any,
+    negatives: Relation,
+    ground_truth: Relation,
+    device: ComputeDevice,
+    mlflow: MLflow,
+) -> dg.MaterializeResult:
+    """One row per variant and seed: the training of `training/lightgcn` again with one part of the model changed."""
+    from ms_assets.training import ablation as ablations
+    from ms_assets.training import experiments, inputs
+
+    base = TrainingSettings(**lightgcn["settings"]).model_copy(update={"refit": False})
+    seeds = range(settings_of(context, AblationSettings).seeds)
+    given = inputs.of(bipartite_graph, negatives, ground_truth)
+    with mlflow.run(context) as run:
+        table = ablations.table(base, seeds, experiments.within(run, device, given))
+        summary = ablations.summary(table)
+        picture = ablations.picture(summary)
+        run.log_picture(picture, "ablation.png")
+        run.log_summary({f"ndcg {name}": ndcg for name, ndcg in summary["variant", "validation_ndcg"].iter_rows()})
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "ablation": dg.MetadataValue.md(pictures.table_to_markdown(summary)),
+            "picture": _shown(picture, "ablation"),
+            "mlflow_run": dg.MetadataValue.url(run.url),
+        },
+    )
+
+
+assets = [lightgcn, embeddings, hyperparameter_study, ablation]

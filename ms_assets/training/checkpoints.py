@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised when what a checkpoint holds, or what training makes of it, changes."""
-NOT_IDENTITY = {"accumulation", "checkpoint_seconds", "replace_checkpoint", "refit"}
+NOT_IDENTITY = {"accumulation", "checkpoint_seconds", "replace_checkpoint", "refit", "use_study"}
 """Settings that change nothing about the course of a training, rounding apart."""
 
 

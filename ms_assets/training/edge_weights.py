@@ -30,9 +30,16 @@ class EdgeWeightMLP(nn.Module):
 
     def forward(self) -> Tensor:
         """The weights of all edges, float32 [n_edges]."""
-        table = self.layers(self.rows).sigmoid().clamp(min=1e-6)
         # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
-        return table.squeeze(1).index_select(0, self.bucket)
+        return self._table(self.rows).index_select(0, self.bucket)
+
+    def weights_of(self, edge_attributes: Tensor) -> Tensor:
+        """The weights of edges with these attributes, [n]; they need not occur in the graph."""
+        rows, bucket = _buckets(edge_attributes)
+        return self._table(rows)[bucket]
+
+    def _table(self, rows: Tensor) -> Tensor:
+        return self.layers(rows).sigmoid().clamp(min=1e-6).squeeze(1)
 
 
 class FixedEdgeWeights(nn.Module):

@@ -1,7 +1,8 @@
 """LightGCN over users and songs, where a song is what its audio, artists and albums say of it.
 
     user   u_0 = normalise(e_u)
-    song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b), the parts that are switched on;
+    song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b), the parts that are switched on, and
+           a learned vector for audio that is unknown;
            with a residual normalise(s_0 + r), graph songs only
     z      = normalise(P [u_0; s_0]),  P as in `propagation.py`
 
@@ -40,6 +41,8 @@ class SongFeatures:
     """What is known of songs before any listening: audio float32 [n_songs, 128], ragged artists and albums."""
 
     audio: Tensor
+    silent: Tensor
+    """int64, the songs whose audio is unknown; zeros stand for it."""
     owners: dict[str, tuple[Tensor, Tensor]]
     """For `artist` and `album`: flat int64 ids, and offsets [n_songs + 1]; a song without any has the last id."""
     n_owners: dict[str, int]
@@ -54,7 +57,7 @@ class SongFeatures:
             unknown = int(ids.max()) + 1 if len(ids) else 0
             owners[owner] = _with_unknown(ids, offsets, unknown)
             sizes[owner] = unknown + 1
-        return cls(songs.x, owners, sizes)
+        return cls(songs.x, (~songs.has_audio).nonzero().squeeze(1), owners, sizes)
 
     def select(self, songs: Tensor) -> "SongFeatures":
         """The features of these songs, in this order."""
@@ -64,12 +67,13 @@ class SongFeatures:
             starts = functional.pad(lengths.cumsum(0), (1, 0))
             within = torch.arange(int(starts[-1]), device=starts.device) - starts[:-1].repeat_interleave(lengths)
             owners[owner] = ids[offsets[songs].repeat_interleave(lengths) + within], starts
-        return SongFeatures(self.audio[songs], owners, self.n_owners)
+        silent = torch.isin(songs, self.silent).nonzero().squeeze(1)
+        return SongFeatures(self.audio[songs], silent, owners, self.n_owners)
 
     def to(self, device: torch.device) -> "SongFeatures":
         """The same features on another device."""
         owners = {name: (ids.to(device), offsets.to(device)) for name, (ids, offsets) in self.owners.items()}
-        return SongFeatures(self.audio.to(device), owners, self.n_owners)
+        return SongFeatures(self.audio.to(device), self.silent.to(device), owners, self.n_owners)
 
 
 def _with_unknown(ids: Tensor, offsets: Tensor, unknown: int) -> tuple[Tensor, Tensor]:
@@ -109,7 +113,10 @@ def unit(x: Tensor) -> Tensor:
 
 
 class SongEncoder(nn.Module):
-    """Audio and metadata of a song as one vector of length 1."""
+    """Audio and metadata of a song as one vector of length 1.
+
+    Where songs without audio take part they share a learned vector in place of one.
+    """
 
     audio_scale: Tensor
     metadata_scale: Tensor
@@ -128,13 +135,20 @@ class SongEncoder(nn.Module):
             self.projection = nn.Linear(width, dimensions)
         if not width:
             nn.init.normal_(self.projection.bias)
+        mean = features.audio.sum(dim=0) / max(len(features.audio) - len(features.silent), 1)
+        self.no_audio = nn.Parameter(mean) if self.uses_audio and len(features.silent) else None
         self.register_buffer("audio_scale", torch.tensor(1.0))
         self.register_buffer("metadata_scale", torch.tensor(1.0))
 
     def parts(self, features: SongFeatures) -> list[tuple[Tensor, Tensor]]:
         """What a song is known by, and its scale: audio [n_songs, 128] and metadata [n_songs, d], if switched on."""
-        parts = [(self.audio_scale, features.audio)] if self.uses_audio else []
+        parts = [(self.audio_scale, self._filled(features))] if self.uses_audio else []
         return parts + ([(self.metadata_scale, self.metadata(features))] if self.uses_metadata else [])
+
+    def _filled(self, features: SongFeatures) -> Tensor:
+        if self.no_audio is None or not len(features.silent):
+            return features.audio
+        return features.audio.index_copy(0, features.silent, self.no_audio.expand(len(features.silent), -1))
 
     def inputs(self, features: SongFeatures) -> Tensor:
         """[scaled audio; scaled metadata], what is switched on of it, float32 [n_songs, 0 to 128 + d]."""
@@ -157,7 +171,7 @@ class SongEncoder(nn.Module):
         """Unit vectors float32 [n_songs, d]."""
         parts = self.parts(features)
         weights = self.projection.weight.split([part.shape[1] for _, part in parts], dim=1)
-        # Scales go to the weights and parts stay apart: nothing as large as all inputs is copied.
+        # Scales go to the weights and parts stay apart: nothing as large as all inputs is copied unless audio lacks.
         total = self.projection.bias.expand(len(features.audio), -1)
         for (scale, part), weight in zip(parts, weights, strict=True):
             total = torch.addmm(total, part, scale * weight.T)
@@ -229,8 +243,8 @@ class LightGCN(nn.Module):
         return embeddings[: self.n_users], embeddings[self.n_users :]
 
     def move(self, device: torch.device) -> "LightGCN":
-        """Move parameters, features and graph to a device."""
-        self.adjacency, self.features = self.adjacency.to(device), self.features.to(device)
+        """Move parameters and graph to a device; features stay, whoever trains moves those that it needs."""
+        self.adjacency = self.adjacency.to(device)
         self.to(device)
         nodes = self.users.new_ones(self.adjacency.n_nodes, self.users.shape[1], dtype=self.precision)
         self.adjacency = replace(self.adjacency, product=fastest_product(self.adjacency, nodes))

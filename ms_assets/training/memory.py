@@ -17,6 +17,10 @@ FLOAT, LONG, INT = 4, 8, 4
 SMALLEST_PIECE = 1_024
 
 
+class NotEnoughMemoryError(ValueError):
+    """A training does not fit, however small its pieces."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Of a graph."""
@@ -58,7 +62,8 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     return {
         "parameters": copies * parameters,
         "song features": FLOAT * (sizes.n_songs + sizes.n_graph_songs) * sizes.audio_dimensions,
-        "song encoder": 3 * FLOAT * sizes.n_graph_songs * (width + d),
+        # Metadata, the sum, the unit vectors, and two gradients.
+        "song encoder": 5 * FLOAT * sizes.n_graph_songs * d,
         "propagation": (layers + 3 * views) * vectors,
         "edges": per_edge * sizes.n_edges,
         "piece of a step": _piece(sizes, settings),
@@ -69,7 +74,7 @@ def fitted(sizes: Sizes, settings: TrainingSettings, available: int, device: str
     """The settings, with steps in more pieces where memory is short; what a step computes stays the same.
 
     Raises:
-        ValueError: not even pieces of 1,024 edges fit; says what takes how much, and what to change.
+        NotEnoughMemoryError: not even pieces of 1,024 edges fit; says what takes how much, and what to change.
     """
     parts = estimate(sizes, settings)
     edges_of_step = min(step_size(settings, sizes.n_edges), sizes.n_edges)
@@ -80,7 +85,7 @@ def fitted(sizes: Sizes, settings: TrainingSettings, available: int, device: str
         settings = settings.model_copy(update={"accumulation": pieces})
         parts = estimate(sizes, settings)
     if sum(parts.values()) > available:
-        raise ValueError(
+        raise NotEnoughMemoryError(
             f"training needs about {text(sum(parts.values()))} on {device} ({described(parts)}), where "
             f"{text(available)} are free: lower embedding_dim or layers, turn edge_weights to heuristic, take the "
             "optimizer sgd, or train on a smaller scale or a larger machine"

@@ -13,11 +13,11 @@ from ms_assets.training.lightgcn import LightGCN
 def optimiser(model: LightGCN, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Learning-rate groups; embeddings alone decay.
 
-    Artists and albums × 2, edge weights × 0.5, users and residuals × 1. The projection × 0.1: all songs share it,
-    so that what a batch's noise does to it moves every song.
+    Artists and albums × 2, edge weights × 0.5, users, residuals and the vector for unknown audio × 1. The projection
+    × 0.1: all songs share it, so that what a batch's noise does to it moves every song.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
-    embeddings = [p for p in (model.users, model.residual) if p is not None]
+    embeddings = [p for p in (model.users, model.residual, model.encoder.no_audio) if p is not None]
     groups: list[dict[str, Any]] = [
         {"params": list(model.encoder.owners.parameters()), "lr": 2 * rate, "weight_decay": decay},
         {"params": list(model.edge_weights.parameters()), "lr": rate / 2, "weight_decay": 0.0},

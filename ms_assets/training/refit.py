@@ -27,6 +27,7 @@ def graph_of_train_and_validation(
 
 
 def explicit_negatives(negatives: Relation, validation: Relation) -> Relation:
-    """Distinct user_id, song_id that were disliked or unliked in either part."""
+    """Distinct user_id, song_id that were disliked or unliked in either part, in this order."""
     later = validation.filter("event_type IN ('dislike', 'unlike')")
-    return negatives.project("user_id, song_id").union(later.project("user_id, song_id")).distinct()
+    either = negatives.project("user_id, song_id").union(later.project("user_id, song_id"))
+    return either.distinct().order("user_id, song_id")

@@ -59,9 +59,15 @@ def _singular_vectors(model: LightGCN, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
-    """Pad to the dimensions; a row of zeros (a user without edges) becomes a random direction."""
-    vectors = functional.pad(vectors, (0, dimensions - vectors.shape[1]))
+    """Rows of length 1; what the spectrum leaves open is random.
+
+    That is the direction of a row of zeros (a user without edges), and the dimensions beyond the rank of a small graph,
+    where all vectors would otherwise lie in a few directions.
+    """
+    n, rank = vectors.shape
     empty = vectors.norm(dim=1) < 1e-12
+    noise = torch.randn(n, dimensions - rank, generator=generator) * dimensions**-0.5
+    vectors = torch.cat([functional.normalize(vectors, dim=1), noise], dim=1)
     vectors[empty] = torch.randn(int(empty.sum()), dimensions, generator=generator)
     return functional.normalize(vectors, dim=1)
 

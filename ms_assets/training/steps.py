@@ -115,7 +115,7 @@ class Steps:
         heard_user, heard_song = np.divmod(self.heard.keys, self.heard.n_songs)
         keys = heard_user * width + heard_song
         sampler = NegativeSampler.of(keys, user, positions, self.model.n_users, width, n, self.device)
-        return self.model.features.select(encoded.to(self.device)), sampler
+        return self.model.features.select(encoded).to(self.device), sampler
 
     @property
     def learning_rate(self) -> float:

@@ -47,6 +47,10 @@ class Trained:
     """Why training stopped before its time, if it did: epoch, step and settings."""
 
 
+class DivergedError(ValueError):
+    """The loss was no number before the first epoch ended: there is no state to keep."""
+
+
 @dataclass
 class _Progress:
     """Epochs so far, and the state after the best of them."""
@@ -73,7 +77,7 @@ def train(
     validation: Judgements,
     settings: TrainingSettings,
     device: torch.device,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     checkpoint: Checkpoint | None = None,
     last_epoch: int | None = None,
 ) -> Trained:
@@ -85,12 +89,13 @@ def train(
         validation: relevance of songs to users; what a user has an edge to is left out (the view `discovery`).
         settings: sizes, loss and optimiser.
         device: where to compute; the CPU gives the same numbers again for the same seed.
-        on_epoch: told of every epoch as it ends.
+        on_epoch: told of every epoch as it ends; training ends when it answers True.
         checkpoint: what to go on from, and where to save the state as training goes.
         last_epoch: stop after it, with learning rates as if `settings.epochs` were to come.
 
     Raises:
-        ValueError: the graph has no edges, or the loss is no number before the first epoch ends.
+        ValueError: the graph has no edges.
+        DivergedError: the loss is no number before the first epoch ends.
     """
     saved = checkpoint.state if checkpoint else None
     model = _started(graph, settings, spectral=settings.spectral_start and saved is None).move(device)
@@ -118,11 +123,13 @@ def train(
             epoch = Epoch(number, loss, ndcg, rate, clock.seconds())
             progress.add(epoch, model)
             _log(progress, settings)
-            on_epoch(epoch)
+            if on_epoch(epoch):
+                logger.info("told to stop after epoch %d", number)
+                break
     except NotFiniteError as error:
         diverged = _divergence(error, len(progress.history) + 1, settings)
         if not progress.history:
-            raise ValueError(diverged) from error
+            raise DivergedError(diverged) from error
         logger.warning("%s; epoch %d is kept", diverged, progress.best.number)
     return Trained(progress.state, progress.best, progress.history, diverged)
 

@@ -1,7 +1,6 @@
-"""Data of Yambda's size and distributions on any machine, and what the platform takes for it.
+"""What the platform takes, on data of Yambda's size and distributions that any machine can make.
 
-`python -m ms_assets_tests.benchmarks generate FOLDER`, then `tables FOLDER`; what is measured goes to
-docs/benchmarks.md.
+`python -m ms_assets_tests.benchmarks COMMAND`; what is measured goes to docs/benchmarks.md.
 """
 
 import argparse
@@ -10,7 +9,7 @@ import os
 from pathlib import Path
 
 from ms_assets.raw.sample import generate
-from ms_assets_tests.benchmarks import data, measure, report
+from ms_assets_tests.benchmarks import data, epoch, evaluation, kernels, measure, quality, report
 from ms_assets_tests.benchmarks.shapes import SHAPES
 
 
@@ -34,6 +33,18 @@ def main(arguments: list[str] | None = None) -> None:
     command = commands.add_parser("scaling", help="the same over several sizes")
     command.add_argument("sources", nargs="+", help="FOLDER:SCALE, for example data/5m:50m data/50m:50m data/50m:500m")
     command.set_defaults(run=_scaling)
+    command = commands.add_parser("kernels", help="propagation beside PyG's LGConv")
+    command.set_defaults(run=lambda chosen: _publish("Propagation", kernels.section(kernels.measure())))
+    command = commands.add_parser("epoch", help="a graph of 50m's size: seconds, memory, and larger ones by arithmetic")
+    command.set_defaults(run=_epoch)
+    command = commands.add_parser(
+        "evaluation", help="metrics to leaderboard at 50m's size, and beside a loop over users"
+    )
+    command.set_defaults(run=lambda chosen: _publish("Evaluation", evaluation.section(evaluation.evaluation())))
+    command = commands.add_parser("quality", help="ranking and time beside the algorithm of LightGCN's authors")
+    command.add_argument("folder", type=Path, help="in the hub's layout, divided by time, for the partition 50m")
+    command.add_argument("--seeds", type=int, default=2, help="trainings, by seeds from 0")
+    command.set_defaults(run=_quality)
     chosen = parser.parse_args(arguments)
     chosen.run(chosen)
 
@@ -60,6 +71,17 @@ def _scaling(chosen: argparse.Namespace) -> None:
         runs.append(measure.tables(Path(folder).absolute(), scale, on_request=False, repeat=1))
         logging.info("%s: %.1f s, %d MiB", source, measure.total(runs[-1].steps), runs[-1].peak_mib)
     _publish("Scaling", report.scaling_section(runs))
+
+
+def _epoch(chosen: argparse.Namespace) -> None:
+    _publish("Epoch", epoch.section([epoch.measure(precision) for precision in ("fp32", "bf16")]))
+
+
+def _quality(chosen: argparse.Namespace) -> None:
+    split = quality.Split.of(chosen.folder)
+    plain = quality.theirs(split)
+    trained = [quality.ours(split, plain.converged[0], seed) for seed in range(chosen.seeds)]
+    _publish("Quality", quality.section(split, plain, trained))
 
 
 def _publish(heading: str, text: str) -> None:

@@ -94,7 +94,10 @@ def test_the_graph_of_any_world_equals_its_tables(case):
     songs, edges = case.found("songs"), case.found("edges")
     assert graph["user"].uid.tolist() == [row["uid"] for row in case.found("users")]
     assert graph["song"].item_id.tolist() == [row["item_id"] for row in songs]
-    assert graph["song"].x.tolist() == [unit_vector(row["item_id"]) for row in songs]
+    heard = [row["item_id"] in case.world.audio for row in songs]
+    assert graph["song"].has_audio.tolist() == heard
+    vectors = [unit_vector(row["item_id"]) if some else [0.0] * 128 for row, some in zip(songs, heard, strict=True)]
+    assert graph["song"].x.tolist() == vectors
     for owner in ("artist", "album"):
         ends = graph["song"][f"{owner}_offsets"].tolist()
         ids = graph["song"][f"{owner}_ids"].tolist()
@@ -128,6 +131,6 @@ def test_an_edge_to_a_song_that_is_not_there_is_refused():
             "weight": [1.0],
         }
     )
-    audio = pa.table({"audio": [unit_vector(5)]})
+    audio = pa.table({"audio": [unit_vector(5)], "has_audio": [True]})
     with pytest.raises(ValueError, match="song_id runs from 1 to 1, expected 0 to 0"):
         bipartite_graph(pa.table({"uid": [3]}), songs, audio, edges)

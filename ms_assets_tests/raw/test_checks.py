@@ -28,6 +28,13 @@ def test_a_missing_event_type_is_named(table):
     assert metadata(found)["missing"] == "unlike"
 
 
+def test_audio_vectors_that_are_not_finite_are_worth_a_warning():
+    assert raw.audio_vectors_are_finite(10, 0).passed
+    found = raw.audio_vectors_are_finite(10, 2)
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.WARN
+
+
 # What the authors publish of multi_event at 50m, typed here once more.
 EVENTS_50M = {
     "n_events": 47_790_449, "n_users": 10_000, "n_songs": 934_057,

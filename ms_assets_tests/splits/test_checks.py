@@ -14,20 +14,20 @@ def test_events_and_audio_need_a_common_song_and_should_have_many(table):
 
     def found(songs, events):
         named = table("item_id", *events)
-        return splits.events_name_songs_with_audio(table("item_id n_events", *songs), named)
+        return splits.events_name_candidate_songs(table("item_id n_events", *songs), named)
 
     half = found([(2, 2)], events)
     assert half.passed
-    assert metadata(half)["share_with_audio"] == 2 / 4
+    assert metadata(half)["share_of_candidates"] == 2 / 4
     assert metadata(half)["n_events"] == 4
-    assert (metadata(half)["n_songs_with_audio"], metadata(half)["about_n_songs"]) == (1, 2)
+    assert (metadata(half)["n_candidates"], metadata(half)["about_n_songs"]) == (1, 2)
     quarter = found([(1, 1)], events)
     assert (quarter.passed, quarter.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert metadata(quarter)["share_with_audio"] == 1 / 4
+    assert metadata(quarter)["share_of_candidates"] == 1 / 4
     for songs, named in ([], events), ([], []):
         none = found(songs, named)
         assert (none.passed, none.severity) == (False, dg.AssetCheckSeverity.ERROR)
-        assert metadata(none)["share_with_audio"] == 0
+        assert metadata(none)["share_of_candidates"] == 0
 
 
 DENSE = [(splits.user_ids_are_dense, "user_id"), (splits.song_ids_are_dense, "song_id")]

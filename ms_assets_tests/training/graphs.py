@@ -9,8 +9,8 @@ RATIOS = {"like": 1.0, "undislike": 0.5}
 WEIGHTS = {"listen": 0.7, "like": 1.0, "undislike": 0.3}
 
 
-def graph_of(edges, n_users, n_graph_songs, n_cold=0, artists=None, albums=None, audio=None):
-    """Edges are (user, song, event type, n_events, played ratio of a listen)."""
+def graph_of(edges, n_users, n_graph_songs, n_cold=0, artists=None, albums=None, audio=None, silent=()):
+    """Edges are (user, song, event type, n_events, played ratio of a listen); silent songs have no audio."""
     n_songs = n_graph_songs + n_cold
     columns = {
         "user_id": [user for user, *_ in edges],
@@ -27,10 +27,12 @@ def graph_of(edges, n_users, n_graph_songs, n_cold=0, artists=None, albums=None,
         "album_ids": pa.array(albums or [[song % 7] for song in range(n_songs)], pa.list_(pa.int32())),
     }
     audio = unit_rows(np.random.default_rng(0), n_songs) if audio is None else audio
+    audio[list(silent)] = 0
+    heard = [song not in silent for song in range(n_songs)]
     return bipartite_graph(
         pa.table({"uid": [10 * user for user in range(n_users)]}),
         pa.table(songs),
-        pa.table({"audio": audio.tolist()}),
+        pa.table({"audio": audio.tolist(), "has_audio": heard}),
         pa.table(columns),
     )
 

@@ -52,7 +52,7 @@ def kill_when(workplace, home, stage, n_saved):
     seen, deadline = set(), time.monotonic() + 120
     while len(seen) < n_saved and time.monotonic() < deadline and process.poll() is None:
         if file.exists():
-            seen.add(file.stat().st_ino)
+            seen.add(file.stat().st_mtime_ns)
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

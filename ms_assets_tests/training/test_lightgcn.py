@@ -154,3 +154,35 @@ def test_the_gradient_of_learned_weights_is_the_same_however_threads_meet_the_ed
         (weights() * pull).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in weights.parameters()]))
     assert all(torch.equal(gradients[0], other) for other in gradients[1:])
+
+
+LISTENS = [(0, 0, "listen", 1, 0.9), (0, 1, "listen", 1, 0.4), (1, 2, "like", 1, 1.0), (2, 3, "listen", 2, 0.7)]
+
+
+def test_songs_without_audio_share_a_learned_vector_in_its_place():
+    graph = graph_of(LISTENS, 3, 4, n_cold=2, silent=[1, 5])
+    encoder = model_of(graph).encoder
+    features = SongFeatures.of(graph)
+    known = [0, 2, 3, 4]
+    torch.testing.assert_close(encoder.no_audio.detach(), graph["song"].x[known].mean(dim=0))
+    with torch.no_grad():
+        encoder.no_audio.copy_(torch.arange(128) / 128)
+        encoder.audio_scale.fill_(2.0)
+        wanted = encoder.inputs(features)
+        wanted[[1, 5], :128] = 2 * encoder.no_audio
+        wanted = functional.normalize(encoder.projection(wanted), dim=1)
+    found = encoder(features)
+    torch.testing.assert_close(found.detach(), wanted)
+    found[1].sum().backward()
+    assert encoder.no_audio.grad.abs().sum() > 0
+
+
+def test_selected_songs_without_audio_stay_without():
+    features = SongFeatures.of(graph_of(LISTENS, 3, 4, n_cold=2, silent=[1, 5]))
+    assert features.select(torch.tensor([5, 0, 1])).silent.tolist() == [0, 2]
+    assert features.select(torch.tensor([0, 4])).silent.tolist() == []
+
+
+def test_where_every_song_has_audio_there_is_nothing_to_learn_for_those_without():
+    assert model_of(graph_of(LISTENS, 3, 4)).encoder.no_audio is None
+    assert model_of(graph_of(LISTENS, 3, 4, silent=[0]), audio=False).encoder.no_audio is None

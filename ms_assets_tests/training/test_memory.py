@@ -110,7 +110,7 @@ step(random_graph(0), settings)
 n_users, n_songs, n_edges = 2_000, 120_000, 400_000
 graph, rng = random_graph(0, 12, 15), np.random.default_rng(0)
 graph["user"].num_nodes, songs = n_users, graph["song"]
-songs.x = torch.randn(n_songs, 128)
+songs.x, songs.has_audio = torch.randn(n_songs, 128), torch.ones(n_songs, dtype=torch.bool)
 songs.item_id, songs.in_graph = torch.arange(n_songs), torch.ones(n_songs, dtype=torch.bool)
 if "has_audio" in songs:
     songs.has_audio = torch.ones(n_songs, dtype=torch.bool)

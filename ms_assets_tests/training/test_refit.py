@@ -93,3 +93,16 @@ def test_afterwards_users_are_nearer_to_what_they_heard_in_validation(world):
         users, songs = model.eval().embed()
         scores.append(float((users[user] * songs[song]).sum(dim=1).mean()))
     assert scores[1] > scores[0] + 0.01
+
+
+def test_explicit_negatives_of_both_parts_come_once_each_and_always_in_the_same_order(table):
+    # Enough rows for several threads, which meet them in another order each time.
+    n = 200_000
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(2_000, size=(n, 2)), axis=0)
+    negatives = table("user_id song_id event_type", *((int(u), int(s), "dislike") for u, s in rng.permutation(pairs)))
+    later = table(
+        "user_id song_id event_type", (3, 4, "dislike"), (3, 4, "unlike"), (5_000, 1, "unlike"), (1, 1, "like")
+    )
+    found = refit.explicit_negatives(negatives, later).fetchall()
+    assert found == sorted({*map(tuple, pairs.tolist()), (3, 4), (5_000, 1)})

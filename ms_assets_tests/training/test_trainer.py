@@ -134,6 +134,13 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_ep
     assert [epoch.number for epoch in told] == list(range(1, len(told) + 1))
 
 
+def test_training_ends_when_the_listener_answers_true_and_keeps_the_best_epoch_until_then():
+    result = trained(epochs=20, patience=20, on_epoch=lambda epoch: epoch.number == 3)
+    whole = trained(epochs=20, patience=20)
+    assert [epoch.loss for epoch in result.history] == [epoch.loss for epoch in whole.history[:3]]
+    assert result.best == max(result.history, key=lambda epoch: (epoch.validation_ndcg, epoch.number))
+
+
 def test_the_kept_state_has_the_validation_ndcg_that_was_reported():
     result = trained(epochs=12, patience=12, learning_rate=0.1, edge_weight_interval=3)
     found = new_songs(scores_of(result), VALIDATION_K).tolist()

@@ -1,0 +1,212 @@
+"""The hyper-parameter study: Optuna proposes settings, trainings tell how good they are on validation."""
+
+import hashlib
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import polars as pl
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from ms_assets import pictures
+from ms_assets.settings import StudySettings, TrainingSettings
+from ms_assets.training.experiments import Fit
+from ms_assets.training.memory import NotEnoughMemoryError
+from ms_assets.training.trainer import DivergedError, Epoch
+from ms_assets.training.validation import VALIDATION_K
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.figure import Figure
+
+SEARCH_SPACE: dict[str, BaseDistribution] = {
+    "learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+    "layers": IntDistribution(1, 5),
+    "neutral_negatives": CategoricalDistribution((16, 32, 64, 128, 256)),
+    "neutral_weight": FloatDistribution(0.05, 2.0, log=True),
+    "hard_weight": FloatDistribution(0.0, 2.0),
+    "temperature": FloatDistribution(0.05, 1.0, log=True),
+    "margin": FloatDistribution(0.0, 0.5),
+    "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
+}
+"""The settings of `TrainingSettings` that are looked for, and where."""
+RANDOM_TRIALS = 8
+"""Drawn before Optuna models what is good (tree-structured Parzen estimator), and before anything is pruned."""
+FIRST_PRUNED_EPOCH = 2
+HEARTBEAT_SECONDS = 30
+LOCK_SECONDS = 120
+"""How long to wait for another process that writes to the study's file."""
+
+COLUMNS = {
+    "number": pl.Int64,
+    "state": pl.String,
+    "validation_ndcg": pl.Float64,
+    "is_best": pl.Boolean,
+    "n_epochs": pl.Int64,
+    "seconds": pl.Float64,
+    "parameters": pl.String,
+    "mlflow_run_id": pl.String,
+    "remark": pl.String,
+}
+
+
+def name_of(scale: str, identity: dict[str, str]) -> str:
+    """A study's name: trials on other data, of other fixed settings or in another search space are not its own."""
+    fixed = {name: value for name, value in identity.items() if name not in SEARCH_SPACE}
+    described = json.dumps([fixed, {name: repr(space) for name, space in SEARCH_SPACE.items()}], sort_keys=True)
+    return f"{scale} {hashlib.sha256(described.encode()).hexdigest()[:12]}"
+
+
+def open_study(url: str, name: str, base: TrainingSettings) -> optuna.Study:
+    """The study of this name in an SQLite file; begun, with the base's own settings as first trial, if there is none.
+
+    Trials that a killed process left behind are queued again once their heartbeat has been silent for a minute.
+    """
+    with _experimental():
+        storage = optuna.storages.RDBStorage(
+            url,
+            engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        )
+    pruner = optuna.pruners.MedianPruner(RANDOM_TRIALS, FIRST_PRUNED_EPOCH)
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
+    )
+    defaults = {name: getattr(base, name) for name in SEARCH_SPACE}
+    study.enqueue_trial(defaults, skip_if_exists=True)
+    return study
+
+
+def search(study: optuna.Study, settings: StudySettings, base: TrainingSettings, fit: Fit) -> None:
+    """Run trials until the study has as many as wanted, those of earlier runs and of other processes included."""
+
+    def objective(trial: optuna.Trial) -> float:
+        # Draws depend on the trial's number alone, so that processes side by side never draw the same.
+        with _experimental():
+            trial.study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=RANDOM_TRIALS, seed=settings.seed + trial.number, constant_liar=True
+            )
+        return _tried(trial, base, fit)
+
+    while n_finished(study) < settings.trials:
+        study.optimize(objective, n_trials=1)
+
+
+def n_finished(study: optuna.Study) -> int:
+    """Trials that came to an end, be it by pruning."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+
+def _tried(trial: optuna.Trial, base: TrainingSettings, fit: Fit) -> float:
+    """Validation NDCG of the best epoch.
+
+    Raises:
+        optuna.TrialPruned: after an epoch that is worse than the median of the other trials; or because the settings
+            need more memory than there is, or diverge at once.
+    """
+    settings = TrainingSettings(**{**base.model_dump(), **_suggested(trial)})
+
+    def is_hopeless(epoch: Epoch) -> bool:
+        trial.report(epoch.validation_ndcg, epoch.number)
+        return trial.should_prune()
+
+    try:
+        fitted = fit(f"trial {trial.number}", settings, is_hopeless)
+    except (NotEnoughMemoryError, torch.OutOfMemoryError, DivergedError) as error:
+        trial.set_user_attr("remark", str(error))
+        raise optuna.TrialPruned from error
+    trial.set_user_attr("mlflow_run_id", fitted.mlflow_run_id)
+    trial.set_user_attr("remark", fitted.trained.diverged)
+    if trial.should_prune():
+        raise optuna.TrialPruned
+    return fitted.trained.best.validation_ndcg
+
+
+def _suggested(trial: optuna.Trial) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, space in SEARCH_SPACE.items():
+        if isinstance(space, FloatDistribution):
+            values[name] = trial.suggest_float(name, space.low, space.high, log=space.log)
+        elif isinstance(space, IntDistribution):
+            values[name] = trial.suggest_int(name, space.low, space.high)
+        elif isinstance(space, CategoricalDistribution):
+            values[name] = trial.suggest_categorical(name, space.choices)
+    return values
+
+
+def trials(study: optuna.Study) -> pl.DataFrame:
+    """One row per trial: its state, the best validation NDCG that it reached, and its parameters as JSON."""
+    finished = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    best = _best(study)
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state.name.lower(),
+            "validation_ndcg": max(trial.intermediate_values.values(), default=None),
+            "is_best": trial.number == best,
+            "n_epochs": len(trial.intermediate_values),
+            "seconds": trial.duration.total_seconds() if trial.duration else None,
+            "parameters": json.dumps(trial.params, sort_keys=True),
+            "mlflow_run_id": trial.user_attrs.get("mlflow_run_id"),
+            "remark": trial.user_attrs.get("remark") or None,
+        }
+        for trial in finished
+    ]
+    return pl.DataFrame(rows, schema=COLUMNS)
+
+
+def _best(study: optuna.Study) -> int | None:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return study.best_trial.number if complete else None
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Share of each parameter in what makes trials differ, largest first (functional ANOVA over a random forest).
+
+    Empty while fewer than two trials with different results are complete.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.value for trial in complete}) < 2:
+        return {}
+    return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
+
+
+def history_picture(table: pl.DataFrame) -> "Figure":
+    """Every trial's validation NDCG in turn, and the best so far."""
+    figure = pictures.figure(9, 3.5)
+    pane = figure.subplots()
+    shown = table.drop_nulls("validation_ndcg")
+    for state, marker in (("complete", "o"), ("pruned", "x"), ("fail", "v")):
+        some = shown.filter(pl.col("state") == state)
+        pane.scatter(some["number"], some["validation_ndcg"], marker=marker, label=f"{state}: {len(some)}")
+    complete = shown.filter(pl.col("state") == "complete")
+    pane.step(complete["number"], complete["validation_ndcg"].cum_max(), where="post", label="best so far")
+    pane.set(xlabel="trial", ylabel=f"validation NDCG@{VALIDATION_K}")
+    pane.grid(alpha=0.3)
+    pane.legend()
+    return figure
+
+
+def importance_picture(shares: dict[str, float]) -> "Figure":
+    """The importance of every parameter, the largest on top."""
+    figure = pictures.figure(9, 0.8 + 0.35 * max(len(shares), 1))
+    pane = figure.subplots()
+    pane.barh(list(shares)[::-1], list(shares.values())[::-1], color=pictures.PALETTE[0])
+    pane.set(xlabel="importance" if shares else "importance (two complete trials with different results are needed)")
+    pane.grid(alpha=0.3, axis="x")
+    return figure
+
+
+@contextmanager
+def _experimental() -> "Iterator[None]":
+    """Heartbeats and the liar have been called experimental for years; nobody here can act on the warning."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

@@ -1,0 +1,167 @@
+"""An epoch over a graph of 50m's size: seconds, memory, and what the larger scales come to by arithmetic."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch_geometric.data import HeteroData
+
+from ms_assets.graph.bipartite import INTERACTS
+from ms_assets.scales import SCALE_DEFAULTS
+from ms_assets.settings import TrainingSettings
+from ms_assets.training import memory
+from ms_assets.training.lightgcn import LightGCN
+from ms_assets.training.memory import Sizes
+from ms_assets.training.spectral import start_from_spectrum
+from ms_assets.training.steps import Steps, step_size
+from ms_assets_tests.benchmarks.kernels import resident
+from ms_assets_tests.benchmarks.report import machine, table
+
+DIMENSIONS = 128
+LARGER = {
+    "500m": Sizes(n_users=60_000, n_graph_songs=2_400_000, n_songs=3_000_000, n_edges=60_000_000, n_owners=600_000),
+    "5b": Sizes(n_users=600_000, n_graph_songs=8_000_000, n_songs=9_400_000, n_edges=600_000_000, n_owners=1_900_000),
+}
+"""What the activity filter leaves of the larger scales if it leaves as much as of 50m."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Seconds of the parts of a training, and bytes at its peak beyond graph and libraries."""
+
+    precision: str
+    n_edges: int
+    n_steps: int
+    model: float
+    spectral: float
+    first_step: float
+    frozen_step: float
+    learning_step: float
+    peak: int
+    estimated: int
+
+    @property
+    def seconds(self) -> float:
+        """Of an epoch: every tenth step learns edge weights."""
+        n_learning = -(-self.n_steps // 10)
+        return n_learning * self.learning_step + (self.n_steps - n_learning) * self.frozen_step
+
+
+def graph_like_yambda(n_users: int = 6_000, n_songs: int = 600_000, n_edges: int = 6_000_000) -> HeteroData:
+    """Distinct edges; half of the songs have three or fewer, a few have thousands."""
+    rng, graph = np.random.default_rng(0), HeteroData()
+    # Every song once, the rest by popularity.
+    popular = (n_songs * rng.random(int(1.4 * n_edges)) ** 4).astype(np.int64)
+    song = np.concatenate([np.arange(n_songs), popular])
+    keys = np.unique(rng.integers(n_users, size=len(song)) * n_songs + song)
+    once = np.unique(keys % n_songs, return_index=True)[1]
+    rest = rng.permutation(np.delete(keys, once))[: n_edges - len(once)]
+    user, song = np.divmod(np.sort(np.concatenate([keys[once], rest])), n_songs)
+    graph["user"].uid, graph["user"].num_nodes = torch.arange(n_users), n_users
+    _describe_songs(graph, rng, n_songs)
+    graph[INTERACTS].edge_index = torch.from_numpy(np.stack([user, song]))
+    kind = rng.choice([1.0, 2.0], len(user), p=[0.95, 0.05])
+    attributes = [kind, rng.geometric(0.4, len(user)), rng.random(len(user)), np.where(kind == 1, 0.7, 1.0)]
+    graph[INTERACTS].edge_attr = torch.from_numpy(np.stack(attributes, axis=1).astype(np.float32))
+    return graph
+
+
+def _describe_songs(graph: HeteroData, rng: Generator, n_songs: int) -> None:
+    audio = rng.standard_normal((n_songs, 128), dtype=np.float32)
+    songs = graph["song"]
+    songs.x = torch.from_numpy(audio / np.linalg.norm(audio, axis=1, keepdims=True))
+    songs.has_audio = torch.ones(n_songs, dtype=torch.bool)
+    songs.item_id, songs.in_graph = torch.arange(n_songs), torch.ones(n_songs, dtype=torch.bool)
+    for owner, n_songs_each in (("artist", 10), ("album", 5)):
+        songs[f"{owner}_ids"] = torch.from_numpy(rng.integers(max(n_songs // n_songs_each, 1), size=n_songs))
+        songs[f"{owner}_offsets"] = torch.arange(n_songs + 1)
+
+
+def measure(precision: str, **sizes: int) -> Epoch:
+    """In a process of its own, for its memory is measured."""
+    # As in any run, resources come first: they choose the pages that tensors are allocated in.
+    program = f"import ms_assets.resources; from {__name__} import print_epoch; print_epoch({precision!r}, {sizes!r})"
+    ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+    return Epoch(**json.loads(ran.stdout.splitlines()[-1]))
+
+
+def print_epoch(precision: str, sizes: dict[str, int]) -> None:
+    """Print an `Epoch`: model, spectral start, and the first eleven steps, of which two learn edge weights."""
+    graph = graph_like_yambda(**sizes)
+    settings = TrainingSettings(embedding_dim=DIMENSIONS, precision=precision)
+    before, clock = resident("VmRSS"), time.perf_counter()
+    model = LightGCN(graph, settings)
+    built = time.perf_counter()
+    start_from_spectrum(model, settings.seed)
+    started = time.perf_counter()
+    nobody = (np.empty(0, np.int64), np.empty(0, np.int64))
+    steps = Steps(model.move(torch.device("cpu")), graph, nobody, settings, torch.device("cpu"))
+    seconds, epoch = [], steps.epoch()
+    for _ in range(min(11, steps.n_batches)):
+        now = time.perf_counter()
+        next(epoch)
+        seconds.append(time.perf_counter() - now)
+    found = Epoch(
+        precision=precision,
+        n_edges=graph.num_edges,
+        n_steps=steps.n_batches,
+        model=built - clock,
+        spectral=started - built,
+        first_step=seconds[0],
+        frozen_step=float(np.median(seconds[1:10] or seconds)),
+        learning_step=seconds[-1],
+        peak=resident("VmHWM") - before,
+        estimated=sum(memory.estimate(Sizes.of(graph), settings).values()),
+    )
+    print(json.dumps(asdict(found)))
+
+
+def section(found: list[Epoch]) -> str:
+    """What was measured, and what larger graphs come to by arithmetic, as Markdown."""
+    rows = [
+        (
+            epoch.precision,
+            f"{epoch.n_edges:,}",
+            str(epoch.n_steps),
+            f"{epoch.model + epoch.spectral:.1f}",
+            f"{epoch.frozen_step:.2f}",
+            f"{epoch.learning_step:.2f}",
+            f"{epoch.seconds:.0f}",
+            f"{epoch.peak / 2**30:.2f}",
+            f"{epoch.estimated / 2**30:.2f}",
+        )
+        for epoch in found
+    ]
+    names = ("", "edges", "steps", "model and start, s", "step, s", "learning step, s", "epoch, s", "peak, GiB")
+    return "\n".join(
+        [
+            f"6,000 users, 600,000 songs, d = {DIMENSIONS}, otherwise the defaults of `50m`. Steps: medians of the "
+            f"first eleven; an epoch is all of its steps, every tenth of which learns weights. Peak is beyond graph "
+            f"and libraries; estimated is what the training itself says beforehand. {machine()}.",
+            "",
+            table((*names, "estimated, GiB"), rows),
+            "",
+            "By arithmetic, with the defaults of their scales: steps × time of a step, which grows with edges × d, and "
+            "memory as the training estimates it.",
+            "",
+            table(
+                ("", "edges", "steps an epoch", "epoch on two cores, h", "memory, GiB"),
+                [_larger(scale, sizes, found[-1]) for scale, sizes in LARGER.items()],
+            ),
+        ]
+    )
+
+
+def _larger(scale: str, sizes: Sizes, measured: Epoch) -> tuple[str, ...]:
+    settings = TrainingSettings(**SCALE_DEFAULTS[scale][TrainingSettings])
+    n_steps = math.ceil(sizes.n_edges / step_size(settings, sizes.n_edges))
+    growth = sizes.n_edges * settings.embedding_dim / (measured.n_edges * DIMENSIONS)
+    seconds = n_steps * (0.9 * measured.frozen_step + 0.1 * measured.learning_step) * growth
+    gib = sum(memory.estimate(sizes, settings).values()) / 2**30
+    return scale, f"{sizes.n_edges:,}", str(n_steps), f"{seconds / 3600:.1f}", f"{gib:.0f}"
