@@ -194,7 +194,7 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
     code_version="2",
     ins={
         **_splits("users", "songs", "train", "validation", "test"),
-        "statistics_report": dg.AssetIn(["raw", "statistics_report"]),
+        "multi_event": dg.AssetIn(["raw", "multi_event"]),
     },
     metadata=columns(
         method=METHOD,
@@ -210,12 +210,12 @@ def leaderboard(
     context: dg.AssetExecutionContext,
     user_metrics: Relation, official_user_metrics: Relation, exposure: Relation, differences: Relation,
     recall_curve: Relation, slices: Relation, users: Relation, songs: Relation, train: Relation,
-    validation: Relation, test: Relation, statistics_report: Relation,
+    validation: Relation, test: Relation, multi_event: Relation,
 ) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
     """Every method's mean of every metric, with intervals: which recommender is best, and at what."""
     board = boards.leaderboard(_panes(user_metrics, official_user_metrics), exposure.pl())
     spans = protocols.spans_of(train=train, validation=validation, test=test)
-    protocol = protocols.Protocol.of(context.partition_key, spans, users, songs, statistics_report)
+    protocol = protocols.Protocol.of(context.partition_key, spans, users, songs, multi_event)
     drawn = charts.charts(board, recall_curve.pl(), slices.pl(), exposure.pl())
     return dg.MaterializeResult(
         value=board,
@@ -241,7 +241,7 @@ def user_metrics_json(user_metrics: Relation) -> Relation:
     io_manager_key="folders",
     ins={
         **_splits("users", "songs", "train", "validation", "test"),
-        "statistics_report": dg.AssetIn(["raw", "statistics_report"]),
+        "multi_event": dg.AssetIn(["raw", "multi_event"]),
         "lightgcn": dg.AssetIn(["training", "lightgcn"]),
     },
 )
@@ -249,15 +249,13 @@ def report(
     context: dg.AssetExecutionContext,
     leaderboard: Relation, differences: Relation, recall_curve: Relation, slices: Relation, exposure: Relation,
     users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
-    statistics_report: Relation, lightgcn: Any,
+    multi_event: Relation, lightgcn: Any,
 ) -> dg.MaterializeResult:  # fmt: skip
     """What a person can send: data, protocol, results, pictures and provenance as Markdown and as one HTML file."""
     parts = {"train": train, "validation": validation, "test": test}
     board, cut = leaderboard.pl(), slices.pl()
     found = reports.Findings(
-        protocol=protocols.Protocol.of(
-            context.partition_key, protocols.spans_of(**parts), users, songs, statistics_report
-        ),
+        protocol=protocols.Protocol.of(context.partition_key, protocols.spans_of(**parts), users, songs, multi_event),
         n_events={name: len(part) for name, part in parts.items()},
         n_cold_songs=len(songs.filter("NOT in_graph")),
         board=board,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import duckdb
 
 from ms_assets.evaluation import published
-from ms_assets.raw.published import differences
+from ms_assets.raw.published import STATISTICS
 from ms_assets.settings import PUBLISHED_LAST_TIMESTAMP
 from ms_assets.splits.protocols import GAP
 
@@ -50,11 +50,16 @@ class Protocol:
     """Published figures of the raw events that those here do not bear out."""
 
     @classmethod
-    def of(cls, scale: str, spans: Spans, users: Relation, songs: Relation, statistics: Relation) -> "Protocol":
-        """Compare splits/users and splits/songs with the raw events, as raw/statistics_report counts them."""
-        report = statistics.filter("file = 'multi_event'").pl().to_dicts()
-        [raw] = report
-        differing, _ = differences(scale, report)
+    def of(cls, scale: str, spans: Spans, users: Relation, songs: Relation, multi_event: Relation) -> "Protocol":
+        """Compare splits/users and splits/songs with the raw events, and those with what is published of Yambda."""
+        counts = {"n_events": "*", "n_users": "DISTINCT uid", "n_songs": "DISTINCT item_id"}
+        [row] = multi_event.aggregate(", ".join(f"count({what})" for what in counts.values())).fetchall()
+        raw, wanted = dict(zip(counts, row, strict=True)), STATISTICS.get(scale, {}).get("multi_event", {})
+        differing = {
+            name: f"found {raw[name]:,}, published {wanted[name]:,}"
+            for name in raw
+            if raw[name] != wanted.get(name, raw[name])
+        }
         return cls(scale, spans, len(users), raw["n_users"], len(songs), raw["n_songs"], differing)
 
     @property

@@ -16,7 +16,7 @@ from ms_assets.vectors import Ragged
 
 Relation = duckdb.DuckDBPyRelation
 
-USERS_AT_ONCE = 16_384
+USERS_AT_ONCE = 2_048
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Users:
 
     def truth(self, ground_truth: Relation, train: Relation, songs: Songs) -> Truth:
         """What they did in the test part, in the view `all`."""
-        heard = self.rows(train).project("user_id, song_id").distinct().to_arrow_table()
+        heard = self.rows(train).project("user_id, song_id").to_arrow_table()
         history = Pairs.of(heard["user_id"].to_numpy(), heard["song_id"].to_numpy(), len(self.uid), len(songs))
         met = self.rows(ground_truth.filter("split = 'test'")).pl()
         return Truth.of(met, self.uid, history, songs.n_plays)

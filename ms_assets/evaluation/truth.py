@@ -29,7 +29,8 @@ class Pairs:
     @classmethod
     def of(cls, user: Integers, song: Integers, n_users: int, n_songs: int) -> Self:
         """Pairs given in any order, repeated ones taken once."""
-        return cls(np.unique(np.asarray(user, np.int64) * n_songs + song), n_users, n_songs)
+        keys = np.sort(np.asarray(user, np.int64) * n_songs + song)
+        return cls(keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]], n_users, n_songs)
 
     @cached_property
     def user(self) -> NDArray[np.int64]:
@@ -56,8 +57,10 @@ class Pairs:
         return others._find(self.keys) < len(others.keys)
 
     def _find(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not len(self.keys):
+            return np.zeros(wanted.shape, np.int64)
         found = np.searchsorted(self.keys, wanted)
-        known = np.append(self.keys, -1)[found] == wanted
+        known = self.keys[found.clip(max=len(self.keys) - 1)] == wanted
         return np.where(known, found, len(self.keys))
 
 

@@ -18,11 +18,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ms_assets.evaluation import assets, metrics
+from ms_assets.evaluation import assets, metrics, passes
 from ms_assets.evaluation.metrics import Lists
 from ms_assets.evaluation.tables import songs_of, users_of
 from ms_assets.retrieval.recommendations import TOP_K, VIEWS
-from ms_assets.streams import TableStream, TableWriter
+from ms_assets.streams import TableWriter
 from ms_assets_tests.benchmarks import report
 
 N_USERS, N_SONGS, N_GRAPH_SONGS = 10_000, 934_057, 800_000
@@ -69,8 +69,8 @@ def section(found: Measured) -> str:
             "",
             report.table(("asset", "seconds"), [*rows, ("**all**", f"**{total:.1f}**")]),
             "",
-            f"The process holds {found.peak_mib:,} MiB at most. **All metrics of {COMPARED} methods in the view `all` take "
-            f"{found.fast:.2f} s, a loop over users {found.slow:.0f} s ({LOOPED} users timed): "
+            f"The process holds {found.peak_mib:,} MiB at most. **All metrics of {COMPARED} methods in the view `all` "
+            f"take {found.fast:.2f} s, a loop over users {found.slow:.0f} s ({LOOPED} users timed): "
             f"{found.slow / found.fast:.0f} times as long**, with the same results.",
         ]
     )
@@ -148,38 +148,34 @@ def measure(folder: Path) -> None:
     methods = {_name(method): tables[_name(method)] for method in range(N_METHODS)}
     seconds: dict[str, float] = {}
 
-    def made(name: str, value: TableStream | pl.DataFrame, started: float) -> None:
-        """Publish a table as the I/O manager does."""
-        path = folder / f"{name}.parquet"
+    def given(*names: str) -> list:
+        return [tables[name] for name in names]
+
+    def made(name: str, rows: Iterable[pa.Table]) -> None:
+        """Publish a table as the I/O manager does; its rows are computed meanwhile."""
+        started, path = time.monotonic(), folder / f"{name}.parquet"
         with TableWriter(path) as writer:
-            writer.fill(value.tables if isinstance(value, TableStream) else [value.to_arrow()])
+            writer.fill(rows)
         seconds[name] = time.monotonic() - started
         tables[name] = con.read_parquet(str(path))
 
-    def given(*names: str) -> dict:
-        return {name: tables[name] for name in names}
-
-    started = time.monotonic()
-    context = dg.build_asset_context(partition_key="50m", asset_config={"ks": KS})
-    result = assets.user_metrics(context, **given("users", "songs", "train", "ground_truth"), **methods)
-    made("user_metrics", result.value, started)
-    shared = ("user_metrics", "users", "songs", "train", "test")
-    for name, more in (("official_user_metrics", "validation"), ("exposure", "validation"), ("slices", "ground_truth")):
-        started = time.monotonic()
-        made(name, getattr(assets, name)(**given(*shared, more), **methods), started)
-    started = time.monotonic()
-    names = ("user_metrics", "users", "songs", "train", "ground_truth")
-    made("recall_curve", assets.recall_curve(**given(*names), **methods), started)
-    started = time.monotonic()
-    made("differences", assets.differences(**given("user_metrics", "official_user_metrics")), started)
-    started = time.monotonic()
-    statistics = [{"file": "multi_event", "n_users": N_USERS, "n_songs": N_SONGS}]
-    counted = con.from_arrow(pl.DataFrame(statistics).to_arrow())
-    names = ("official_user_metrics", "exposure", "differences", "recall_curve", "slices", "validation", *shared)
-    board = assets.leaderboard(
-        dg.build_asset_context(partition_key="sample"), **given(*names), statistics_report=counted
-    )
-    made("leaderboard", board.value, started)
+    shared = ("users", "songs", "train")
+    made("user_metrics", passes.user_metrics(methods, *given(*shared, "ground_truth"), KS))
+    made("official_user_metrics", passes.official_user_metrics(methods, *given(*shared, "test"), KS))
+    whole = {
+        "exposure": lambda: passes.exposure(methods, *given(*shared), True, KS),
+        "recall_curve": lambda: passes.recall_curve(methods, *given(*shared, "ground_truth"), KS[-1]),
+        "slices": lambda: passes.slices(methods, *given(*shared, "test", "ground_truth"), KS),
+        "differences": lambda: assets.differences(*given("user_metrics", "official_user_metrics")),
+    }
+    for name, table in whole.items():
+        made(name, (step().to_arrow() for step in [table]))
+    names = ("user_metrics", "official_user_metrics", "exposure", "differences", "recall_curve", "slices", "users",
+             "songs", "train", "validation", "test")  # fmt: skip
+    context = dg.build_asset_context(partition_key="sample")
+    raw = tables["train"].project("user_id AS uid, song_id AS item_id")
+    inputs = {name: tables[name] for name in names} | {"multi_event": raw}
+    made("leaderboard", (assets.leaderboard(context, **inputs).value.to_arrow() for _ in range(1)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     fast, slow = _both_ways(tables, list(methods.values())[:COMPARED])
     found = {"seconds": seconds, "peak_mib": peak, "fast": fast, "slow": slow}
@@ -189,25 +185,35 @@ def measure(folder: Path) -> None:
 def _both_ways(tables: dict, methods: list) -> tuple[float, float]:
     """Seconds of all metrics per user by arrays, and by a loop over users; reading the tables is in neither."""
     catalogue = songs_of(tables["songs"])
-    [everybody] = users_of(tables["users"])
-    truth = everybody.truth(tables["ground_truth"], tables["train"], catalogue)
-    matrices = [everybody.lists(method, max(KS))["all"] for method in methods]
-    met = everybody.rows(tables["ground_truth"]).filter(f"user_id < {LOOPED}").pl().rows_by_key("user_id", named=True)
+    everybody = users_of(tables["users"])
+    truths = [some.truth(tables["ground_truth"], tables["train"], catalogue) for some in everybody]
+    matrices = [[some.lists(method, max(KS))["all"] for method in methods] for some in everybody]
+    met = everybody[0].rows(tables["ground_truth"]).filter(f"user_id < {LOOPED}").pl()
+    rows_of = met.rows_by_key("user_id", named=True)
     heard: list[set] = [set() for _ in range(LOOPED)]
-    for key in truth.history.keys[: np.searchsorted(truth.history.keys, LOOPED * N_SONGS)].tolist():
+    keys = truths[0].history.keys
+    for key in keys[: np.searchsorted(keys, LOOPED * N_SONGS)].tolist():
         heard[key // N_SONGS].add(key % N_SONGS)
     plays = catalogue.n_plays.tolist()
     artists = [catalogue.artists.values[song] for song in range(N_SONGS)]
     started = time.monotonic()
-    fast = [metrics.user_metrics(lists, k) for lists in (Lists(m, truth, catalogue) for m in matrices) for k in KS]
+    fast = [
+        [metrics.user_metrics(lists, k) for lists in (Lists(matrix, truth, catalogue) for matrix in some) for k in KS]
+        for truth, some in zip(truths, matrices, strict=True)
+    ]
     middle = time.monotonic()
-    for matrix, k in ((matrix, k) for matrix in matrices for k in KS):
-        rows = [
-            _of_user(shown, {row["song_id"]: row for row in met.get(user, [])}, heard[user], plays, artists)
+    slow = [
+        [
+            _of_user(shown, {row["song_id"]: row for row in rows_of.get(user, [])}, heard[user], plays, artists)
             for user, shown in enumerate(matrix[:LOOPED, :k].tolist())
         ]
-        _same(fast.pop(0).head(LOOPED), rows)
-    return middle - started, (time.monotonic() - middle) * N_USERS / LOOPED
+        for matrix in matrices[0]
+        for k in KS
+    ]
+    end = time.monotonic()
+    for ours, theirs in zip(fast[0], slow, strict=True):
+        _same(ours.head(LOOPED), theirs)
+    return middle - started, (end - middle) * N_USERS / LOOPED
 
 
 def _same(fast: pl.DataFrame, slow: list[dict]) -> None:

@@ -8,6 +8,7 @@ from ms_assets.evaluation import official, protocol, published
 from ms_assets.evaluation.leaderboard import OFFICIAL, pane
 from ms_assets.evaluation.tables import Users
 from ms_assets_tests import slow_metrics
+from ms_assets_tests.worlds import Rules, World, listen
 
 N_USERS, N_SONGS, K = 20, 15, 8
 EVENT = "user_id song_id event_type played_ratio"
@@ -75,8 +76,7 @@ def judged(table):
 
     def protocol_of(scale="50m", users=10_000, songs=934_057, raw_users=10_000, raw_songs=934_057, **parts):
         spans = protocol.spans_of(**{name: table("timestamp", *rows) for name, rows in (THEIRS | parts).items()})
-        raw = protocol.differences(scale, [])[0]
-        return protocol.Protocol(scale, spans, users, raw_users, songs, raw_songs, raw)
+        return protocol.Protocol(scale, spans, users, raw_users, songs, raw_songs, {})
 
     return protocol_of
 
@@ -112,10 +112,10 @@ def test_what_differs_from_the_authors_is_named(judged, changed, named):
 
 def test_other_events_than_the_published_ones_are_named_though_the_protocol_matches(judged):
     found = judged()
-    other = protocol.Protocol(**(vars(found) | {"differing": {"multi_event.n_users": "found 7, published 10000"}}))
+    other = protocol.Protocol(**(vars(found) | {"differing": {"n_users": "found 7, published 10,000"}}))
     assert other.matches
     assert not other.comparable
-    assert "multi_event.n_users found 7, published 10000" in other.verdict()
+    assert "n_users found 7, published 10,000" in other.verdict()
 
 
 def test_a_division_without_a_validation_part_is_global_too(judged):
@@ -127,3 +127,32 @@ def test_every_published_row_has_a_figure_for_each_heading_or_ends_early():
         for models in views.values():
             assert all(0 < len(figures) <= len(published.FIGURES) for figures in models.values())
     assert published.RESULTS["50m"]["official_listen_plus"]["ItemKNN"][1] == 0.0934
+
+
+TABLES = ("raw/multi_event", *(f"splits/{name}" for name in ("users", "songs", "train", "validation", "test")))
+DAYS = (1_000, T - 95_000, T - 60_000, T, T + 500)
+WORLD = World(
+    [listen(user, day, song) for user in (3, 5) for song, day in enumerate(DAYS)]
+    + [listen(7, 2_000 + song, song) for song in range(5)],
+    audio=[0, 1, 2, 3],
+)
+
+
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        ({"require_audio": False}, None),
+        ({}, "4 of 5 songs"),
+        ({"require_audio": False, "test_start": T - 70_000}, "test_start"),
+        ({"require_audio": False, "protocol": "per_user"}, "one by one"),
+    ],
+    ids=["theirs", "songs without audio left out", "cut elsewhere", "divided per user"],
+)
+def test_the_protocol_is_told_from_the_tables_that_a_run_leaves(platform, rules, named):
+    platform.split(WORLD, Rules(**({"protocol": "global_temporal"} | rules)), *TABLES)
+    tables = {key.split("/")[1]: platform.duckdb.connection.read_parquet(str(platform.file(key))) for key in TABLES}
+    spans = protocol.spans_of(**{name: tables[name] for name in ("train", "validation", "test")})
+    found = protocol.Protocol.of("50m", spans, tables["users"], tables["songs"], tables["multi_event"])
+    assert found.matches is (named is None)
+    assert not found.comparable
+    assert (named or "n_users found 3, published 10,000") in found.verdict()
