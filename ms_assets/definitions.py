@@ -9,7 +9,9 @@ from ms_assets.graph import assets as graph_assets
 from ms_assets.graph import checks as graph_checks
 from ms_assets.io_managers import (
     FaissIOManager,
+    FolderIOManager,
     GraphIOManager,
+    JsonIOManager,
     LinkedTableIOManager,
     ModelIOManager,
     TableIOManager,
@@ -58,6 +60,8 @@ def define(environment: Environment) -> dg.Definitions:
             "graph_files": GraphIOManager(base_dir=data),
             "model_files": ModelIOManager(base_dir=data),
             "faiss_files": FaissIOManager(base_dir=data),
+            "folders": FolderIOManager(base_dir=data),
+            "json_files": JsonIOManager(base_dir=data),
             "device": ComputeDevice(),
             "study_storage": StudyStorage(folder=str(environment.home / "studies")),
             "mlflow": MLflow(

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,18 +9,31 @@ from pathlib import Path
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Give a path to write to; rename it to `path` when the body succeeds, remove it when it fails."""
+    """Give a path to write a file or folder to; rename it to `path` when the body succeeds, remove it when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    unfinished.unlink(missing_ok=True)
+    former = path.with_name(f".{path.name}.{os.getpid()}.former.unfinished")
+    remove(unfinished)
     try:
         yield unfinished
         if not unfinished.is_symlink():
-            flush(unfinished)
+            for written in (*unfinished.rglob("*"), unfinished):
+                flush(written)
+        if path.is_dir():  # A folder takes another's place only when that is empty or gone.
+            path.replace(former)
         unfinished.replace(path)
         flush(path.parent)
     finally:
-        unfinished.unlink(missing_ok=True)
+        remove(unfinished)
+        remove(former)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -76,7 +76,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
             {
                 **known,
                 "dagster/uri": local.as_uri(),
-                "size_bytes": local.stat().st_size,
+                "size_bytes": sum(path.stat().st_size for path in (local, *local.rglob("*")) if path.is_file()),
                 "write_seconds": round(time.monotonic() - started, 3),
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             }
@@ -279,6 +279,38 @@ class FaissIOManager(ArtefactIOManager):
             file.seek(-8 - length, os.SEEK_END)
             origin = json.loads(file.read(length))
         return IndexOfOrigin(faiss.read_index(str(path)), origin)
+
+
+class FolderIOManager(ArtefactIOManager):
+    """Several files that belong together: a folder for each scale."""
+
+    extension: ClassVar[str] = ""  # type: ignore[misc]
+
+    def write(self, context: dg.OutputContext, value: dict[str, bytes], path: Path) -> dict[str, Any]:
+        """Write files, given by name."""
+        path.mkdir()
+        for name, content in value.items():
+            (path / name).write_bytes(content)
+        return {"files": sorted(value)}
+
+    def read(self, path: Path) -> dict[str, bytes]:
+        """All files by name."""
+        return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
+
+
+class JsonIOManager(ArtefactIOManager):
+    """Tables for programs that read no Parquet: a list of rows, each an object."""
+
+    extension: ClassVar[str] = ".json"  # type: ignore[misc]
+
+    def write(self, context: dg.OutputContext, value: Relation, path: Path) -> dict[str, Any]:
+        """Write the rows."""
+        value.query("rows", f"COPY rows TO '{path}' (FORMAT json, ARRAY true)")
+        return {"n_rows": len(value)}
+
+    def read(self, path: Path) -> list[dict[str, Any]]:
+        """The rows."""
+        return json.loads(path.read_text())
 
 
 def _declared(context: dg.OutputContext) -> list[dg.TableColumn]:

@@ -19,11 +19,31 @@ def figure(width: float = 8, height: float = 4) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def to_markdown(picture: "Figure", title: str) -> str:
-    """Embed a figure as PNG in one line of Markdown."""
+def png(picture: "Figure") -> bytes:
+    """A figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+    return buffer.getvalue()
+
+
+def svg(picture: "Figure") -> bytes:
+    """A figure as SVG, the same bytes for the same figure."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "ms_assets"}):
+        picture.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def data_uri(image: bytes) -> str:
+    """A PNG as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def to_markdown(picture: "Figure", title: str) -> str:
+    """Embed a figure as PNG in one line of Markdown."""
+    return f"![{title}]({data_uri(png(picture))})"
 
 
 def table_to_markdown(frame: pl.DataFrame) -> str:

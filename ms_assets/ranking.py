@@ -78,12 +78,24 @@ def dcg(gains: Floats) -> Floats:
 
 def ndcg(gains: Floats, ideal: Floats) -> Floats:
     """DCG over the DCG of the ideal ranking."""
-    return _ratio(dcg(gains), dcg(ideal))
+    return ratio(dcg(gains), dcg(ideal))
 
 
 def recall(gains: Floats, n_targets: Integers) -> Floats:
     """Share of a user's targets that were recommended."""
-    return _ratio((gains > 0).sum(axis=1), n_targets)
+    return ratio((gains > 0).sum(axis=1), n_targets)
+
+
+def precision(gains: Floats, n_targets: Integers) -> Floats:
+    """Share of the k places that hold a target; a place left empty holds none."""
+    return np.where(n_targets > 0, (gains > 0).mean(axis=1), np.nan)
+
+
+def reciprocal_rank(gains: Floats, n_targets: Integers) -> Floats:
+    """1 / rank of the first target, 0 where none was recommended; its mean is MRR."""
+    hits = gains > 0
+    found = np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0)
+    return np.where(n_targets > 0, found, np.nan)
 
 
 def hit(gains: Floats, n_targets: Integers) -> Floats:
@@ -101,15 +113,16 @@ def auc(gains: Floats, n_targets: Integers, recommended: Integers, n_candidates:
     others_above = np.cumsum(shown & ~hits, axis=1)
     won = ((others[:, None] - others_above) * hits).sum(axis=1)
     tied = (n_targets - hits.sum(axis=1)) * (others - (shown & ~hits).sum(axis=1))
-    return _ratio(won + tied / 2, n_targets * others)
+    return ratio(won + tied / 2, n_targets * others)
 
 
-def novelty(heard: Floats, recommended: Integers) -> Floats:
-    """Share of the recommendations that the user has not heard; `heard` are gains over the history."""
+def novelty(heard: NDArray, recommended: Integers) -> Floats:
+    """Share of the recommendations that the user has not heard; `heard` is not 0 where they have."""
     shown = recommended >= 0
-    return _ratio((shown & (heard == 0)).sum(axis=1), shown.sum(axis=1))
+    return ratio((shown & (heard == 0)).sum(axis=1), shown.sum(axis=1))
 
 
-def _ratio(numerator: NDArray, denominator: NDArray) -> Floats:
+def ratio(numerator: NDArray, denominator: NDArray) -> Floats:
+    """One over the other, NaN where that is not above 0."""
     defined = denominator > 0
     return np.where(defined, numerator / np.where(defined, denominator, 1), np.nan)

@@ -59,6 +59,13 @@ class Ragged:
         """Number of values in each row, int64 [rows]."""
         return np.diff(self.offsets)
 
+    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The values of some rows, int64 [n], one list after the other, and the place in `rows` of each value."""
+        lengths = self.lengths[rows]
+        first = np.cumsum(lengths) - lengths
+        place = np.repeat(np.arange(len(rows)), lengths)
+        return self.values[np.arange(len(place)) + (self.offsets[rows] - first)[place]], place
+
     def rows(self) -> NDArray[np.int64]:
         """The row of each value, int64 [values]."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)

@@ -18,6 +18,7 @@ from ms_assets import resources
 from ms_assets.definitions import define
 from ms_assets.resources import Environment
 from ms_assets_tests import slow_reference
+from ms_assets_tests.shelf import Shelf
 from ms_assets_tests.worlds import Rules, World, random_case
 
 TABLES = {
@@ -102,6 +103,11 @@ class Platform:
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
     return Platform(tmp_path)
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    return Shelf(tmp_path)
 
 
 @pytest.fixture(scope="session")

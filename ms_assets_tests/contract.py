@@ -36,11 +36,24 @@ TABLES = {
     "retrieval/cold_songs",
     *(f"retrieval/{method}" for method in METHODS),
     "evaluation/user_metrics",
+    "evaluation/official_user_metrics",
+    "evaluation/recall_curve",
+    "evaluation/slices",
+    "evaluation/exposure",
+    "evaluation/differences",
     "evaluation/leaderboard",
 }
 """What the job `pipeline` writes as Parquet."""
 CHECKPOINT = "training/lightgcn"
-OTHERS = {"graph/bipartite_graph": "pt", CHECKPOINT: "pt", "retrieval/song_index": "faiss"}
-"""What it writes otherwise, with the file's extension."""
+REPORT = "evaluation/report"
+PICTURES = ("ndcg_by_method", "recall_by_k", "ndcg_by_history_length", "exposure_of_head_and_tail")
+OTHERS = {
+    "graph/bipartite_graph": [".pt"],
+    CHECKPOINT: [".pt"],
+    "retrieval/song_index": [".faiss"],
+    "evaluation/user_metrics_json": [".json"],
+    REPORT: ["/report.md", "/report.html", *(f"/{name}.{kind}" for name in PICTURES for kind in ("png", "svg"))],
+}
+"""What it writes otherwise: how the files' names go on after the scale."""
 GROUPS = {"raw", "splits", "graph", "training", "retrieval", "evaluation"}
 SCALES = ["sample", "50m", "500m", "5b"]

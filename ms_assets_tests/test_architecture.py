@@ -12,7 +12,7 @@ import ms_assets
 from ms_assets import scales
 from ms_assets.automation import schedules
 from ms_assets.definitions import defs
-from ms_assets_tests.contract import EXPERIMENTS
+from ms_assets_tests.contract import EXPERIMENTS, OTHERS
 
 PACKAGE = Path(ms_assets.__file__).parent
 ROOT = PACKAGE.parent
@@ -39,11 +39,12 @@ ASSETS = {
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
     "retrieval": "cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay item_knn "
     "ials collaborative_filtering content_based",
-    "evaluation": "user_metrics leaderboard",
+    "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
+    "leaderboard report",
 }
 KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}
 ON_REQUEST = {f"raw/{name}" for name in ("listens", "likes", "dislikes", "unlikes", "undislikes")}
-NOT_TABLES = {"graph/bipartite_graph", "training/lightgcn", "retrieval/song_index"}
+NOT_TABLES = set(OTHERS)
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
 
 

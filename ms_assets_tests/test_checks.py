@@ -82,14 +82,16 @@ def test_a_training_that_diverged_stops_what_would_build_on_it_and_says_where():
 # evaluation
 
 
-def test_metrics_outside_0_and_1_fail_and_undefined_ones_do_not(table):
-    check, names = evaluation.metrics_lie_within_0_and_1, "method view k uid ndcg auc"
-    good = [("popular", "all", 10, 500, 1.0, 0.0), ("popular", "all", 10, 501, None, 0.5)]
+def test_metrics_out_of_range_fail_and_undefined_ones_do_not(table):
+    check, names = evaluation.metrics_lie_within_their_range, "method view k uid ndcg auc popularity_lift"
+    good = [("popular", "all", 10, 500, 1.0, 0.0, 7.5), ("popular", "all", 10, 501, None, 0.5, -1.0)]
     assert check(table(names, *good)).passed
     for broken in (1.01, -0.01, float("nan"), float("inf")):
-        result = check(table(names, *good, ("popular", "all", 10, 502, 0.5, broken)))
+        result = check(table(names, *good, ("popular", "all", 10, 502, 0.5, broken, 0.0)))
         assert not result.passed
-        assert metadata(result)["n_outside"] == {"ndcg": 0, "auc": 1}
+        assert metadata(result)["n_outside"] == {"ndcg": 0, "auc": 1, "popularity_lift": 0}
+    for broken in (-1.01, float("nan"), float("inf")):
+        assert not check(table(names, *good, ("popular", "all", 10, 502, 0.5, 0.5, broken))).passed
     assert not check(table(names)).passed
 
 

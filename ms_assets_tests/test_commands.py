@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, TABLES
+from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, REPORT, TABLES
 from ms_assets_tests.workplace import Workplace
 
 EPOCHS, K = 2, 10
@@ -57,6 +57,13 @@ def checkpoint(content: bytes) -> tuple[dict, bytes]:
     return own, rest.getvalue()
 
 
+def before_provenance(page: bytes) -> bytes:
+    """A report without its last section, which names the runs that made it."""
+    text, provenance = page.split(b"Provenance", 1)
+    assert b"run " in provenance
+    return text
+
+
 def test_dg_finds_no_fault_in_the_definitions(workplace):
     check = workplace.run("dg", "check", "defs")
     assert check.returncode == 0, check.stdout
@@ -64,7 +71,8 @@ def test_dg_finds_no_fault_in_the_definitions(workplace):
 
 
 def test_the_pipeline_makes_every_artefact_of_the_contract_and_nothing_else(pipeline):
-    expected = {f"{key}/sample.parquet" for key in TABLES} | {f"{key}/sample.{kind}" for key, kind in OTHERS.items()}
+    expected = {f"{key}/sample.parquet" for key in TABLES}
+    expected |= {f"{key}/sample{ending}" for key, endings in OTHERS.items() for ending in endings}
     assert set(artefacts(pipeline.home)) == expected
 
 
@@ -80,6 +88,9 @@ def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):
     assert run.returncode == 0, run.stdout
     first, second = artefacts(pipeline.home), artefacts(twin.home)
     mine, yours = (checkpoint(files.pop(f"{CHECKPOINT}/sample.pt")) for files in (first, second))
+    pages = [f"{REPORT}/sample/report.{kind}" for kind in ("md", "html")]
+    found = [[before_provenance(files.pop(page)) for page in pages] for files in (first, second)]
+    assert found[0] == found[1]
     assert [name for name in first if first[name] != second.get(name)] == []
     assert first.keys() == second.keys()
     assert mine[1] == yours[1]

@@ -1,24 +1,14 @@
 """How values become files: whole or not at all, with what is known of them, and back."""
 
-import os
-from zipfile import ZipFile
-
 import dagster as dg
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from torch_geometric.data import HeteroData
 
 from ms_assets.io_managers import (
-    FaissIOManager,
-    GraphIOManager,
-    IndexOfOrigin,
     MissingPartitionError,
     TableIOManager,
-    TorchIOManager,
     columns,
     published,
 )
@@ -29,58 +19,6 @@ from ms_assets_tests.worlds import Rules, World, listen
 
 COLUMNS = columns(song_id=("INTEGER", "song"), score=("DOUBLE", "score"))
 WORLD = World([listen(1, i, 10 + i % 3) for i in range(10)], [10, 11, 12])
-
-
-class Shelf:
-    """One asset `room/value` with an I/O manager, and its files."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.duckdb = DuckDB(temp_directory=str(folder / "tmp"))
-        data = str(folder / "data")
-        self.managers = {
-            "io_manager": TableIOManager(base_dir=data, duckdb=self.duckdb),
-            "torch": TorchIOManager(base_dir=data),
-            "graph": GraphIOManager(base_dir=data),
-            "faiss": FaissIOManager(base_dir=data),
-        }
-
-    @property
-    def con(self):
-        return self.duckdb.connection
-
-    def put(self, value, manager="io_manager", scale="50m"):
-        run = dg.materialize(
-            [self._asset(value, manager)],
-            resources=self.managers,
-            partition_key=scale,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
-        return run.get_asset_materialization_events()[0]
-
-    def get(self, manager="io_manager", scale="50m"):
-        definitions = dg.Definitions([self._asset(None, manager)], resources=self.managers)
-        return definitions.load_asset_value(dg.AssetKey(["room", "value"]), partition_key=scale)
-
-    def files(self):
-        return {
-            str(path.relative_to(self.folder / "data")): path.read_bytes()
-            for path in (self.folder / "data").rglob("*")
-            if path.is_file()
-        }
-
-    @staticmethod
-    def _asset(value, manager):
-        @dg.asset(key=["room", "value"], partitions_def=SCALES, io_manager_key=manager, metadata=COLUMNS)
-        def produce():
-            return value
-
-        return produce
-
-
-@pytest.fixture
-def shelf(tmp_path):
-    return Shelf(tmp_path)
 
 
 def rows_of(con, n, score="i / 2"):
@@ -251,14 +189,6 @@ def test_what_is_stored_is_found_without_being_an_input(shelf):
     assert manager.stored(key, "5b") is None
 
 
-def test_a_value_that_cannot_be_saved_leaves_the_earlier_checkpoint(shelf):
-    shelf.put({"weight": torch.arange(3)}, "torch")
-    earlier = shelf.files()
-    with pytest.raises(Exception, match="pickle"):
-        shelf.put({"weight": torch.arange(10_000), "code": lambda: None}, "torch")
-    assert shelf.files() == earlier
-
-
 def test_a_body_that_raises_publishes_nothing(tmp_path):
     target = tmp_path / "room" / "table.parquet"
     with pytest.raises(KeyboardInterrupt), published(target) as unfinished:
@@ -276,47 +206,6 @@ def test_publishing_replaces_a_link_and_not_what_it_points_to(tmp_path):
         unfinished.write_text("new")
     assert target.read_text() == "new"
     assert source.read_text() == "source"
-
-
-def test_a_checkpoint_comes_back_and_code_in_a_file_is_refused(shelf):
-    shelf.put({"weight": torch.arange(3), "config": {"layers": 2, "name": "lightgcn"}}, "torch")
-    loaded = shelf.get("torch")
-    assert loaded["weight"].tolist() == [0, 1, 2]
-    assert loaded["config"] == {"layers": 2, "name": "lightgcn"}
-    torch.save({"shelf": Shelf.put}, shelf.folder / "data/room/value/50m.pt")
-    with pytest.raises(Exception, match=r"[Ww]eights.only"):
-        shelf.get("torch")
-
-
-def test_a_checkpoint_has_the_same_bytes_whichever_process_writes_it(shelf):
-    shelf.put({"weight": torch.arange(3)}, "torch")
-    with ZipFile(shelf.folder / "data/room/value/50m.pt") as archive:
-        assert not [name for name in archive.namelist() if str(os.getpid()) in name]
-
-
-def test_a_graph_is_saved_as_tensors_and_comes_back_as_a_graph(shelf):
-    graph = HeteroData()
-    graph["user"].uid = torch.tensor([4, 9])
-    graph["user", "interacts", "song"].edge_index = torch.tensor([[0, 1], [1, 0]])
-    shelf.put(graph, "graph")
-    assert isinstance(torch.load(shelf.folder / "data/room/value/50m.pt", weights_only=True), dict)
-    loaded = shelf.get("graph")
-    assert isinstance(loaded, HeteroData)
-    assert loaded["user"].uid.tolist() == [4, 9]
-    assert loaded["user", "interacts", "song"].edge_index.tolist() == [[0, 1], [1, 0]]
-
-
-def test_an_index_comes_back_with_its_ids_and_its_origin(shelf):
-    faiss = pytest.importorskip("faiss")
-    index = faiss.IndexIDMap2(faiss.IndexFlatIP(4))
-    index.add_with_ids(np.eye(4, dtype=np.float32), np.array([10, 20, 30, 40]))
-    shelf.put(IndexOfOrigin(index, {"training_run": "héllo", "id_map": "1"}), "faiss")
-    read = shelf.get("faiss")
-    by_faiss_alone = faiss.read_index(str(shelf.folder / "data/room/value/50m.faiss"))
-    for found in (read.index, by_faiss_alone):
-        assert found.search(np.eye(4, dtype=np.float32), 1)[1].ravel().tolist() == [10, 20, 30, 40]
-    assert read.origin == {"training_run": "héllo", "id_map": "1"}
-    assert list(shelf.files()) == ["room/value/50m.faiss"]
 
 
 def test_a_missing_input_says_what_to_materialise_for_which_scale(platform):

@@ -1,6 +1,10 @@
-"""Metrics by hand, against a slow loop over users, and against scikit-learn."""
+"""Metrics by hand, against a slow loop over users, against scikit-learn and against ranx."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +63,16 @@ def test_a_hit_is_one_or_nothing():
     found = ranking.hit(judged.gains(lists([0, 1], [0, 1], [0, 1])), judged.counts)
     assert found[:2].tolist() == [1, 0]
     assert np.isnan(found[2])
+
+
+def test_precision_counts_empty_places_and_the_reciprocal_rank_the_first_hit():
+    judged = judgements({0: 1, 1: 1}, {9: 1}, {}, {5: 1})
+    recommended = lists([8, 1, 0, -1], [0, 1, 2, 3], [0, 1, 2, 3], [-1, -1, -1, -1])
+    gains = judged.gains(recommended)
+    for metric, wanted in ((ranking.precision, [2 / 4, 0, 0]), (ranking.reciprocal_rank, [1 / 2, 0, 0])):
+        found = metric(gains, judged.counts)
+        assert found[[0, 1, 3]].tolist() == wanted
+        assert np.isnan(found[2])
 
 
 def test_auc_counts_pairs_and_halves_of_pairs():
@@ -159,6 +173,8 @@ class Case:
         return {
             "ndcg": ranking.ndcg(gains, judged.ideal(self.recommended.shape[1])),
             "recall": ranking.recall(gains, judged.counts),
+            "precision": ranking.precision(gains, judged.counts),
+            "mrr": ranking.reciprocal_rank(gains, judged.counts),
             "hit": ranking.hit(gains, judged.counts),
             "auc": ranking.auc(gains, judged.counts, self.recommended, n_candidates),
             "novelty": ranking.novelty(history.gains(self.recommended), self.recommended),
@@ -170,6 +186,8 @@ class Case:
         found = {
             "ndcg": [slow_metrics.ndcg(shown, worth) for shown, worth, _, _ in rows],
             "recall": [slow_metrics.recall(shown, targets) for shown, _, targets, _ in rows],
+            "precision": [slow_metrics.precision(shown, targets) for shown, _, targets, _ in rows],
+            "mrr": [slow_metrics.reciprocal_rank(shown, targets) for shown, _, targets, _ in rows],
             "hit": [slow_metrics.hit(shown, targets) for shown, _, targets, _ in rows],
             "auc": [slow_metrics.auc(shown, targets, everything) for shown, _, targets, _ in rows],
             "novelty": [slow_metrics.novelty(shown, heard) for shown, _, _, heard in rows],
@@ -238,3 +256,39 @@ def test_ndcg_of_full_lists_equals_scikit_learn(seed):
             truth = [[case.relevance[user].get(song, 0) for song in range(case.n_songs)]]
             k = case.recommended.shape[1]
             assert found[user] == pytest.approx(ndcg_score(truth, scores[[user]], k=k, ignore_ties=True))
+
+
+IN_RANX = {"ndcg": "ndcg", "recall": "recall", "precision": "precision", "mrr": "mrr", "hit": "hit_rate"}
+RANX = """
+import json, sys, ranx
+for line in sys.stdin:
+    wanted, shown, metrics = json.loads(line)
+    qrels = ranx.Qrels(wanted)
+    found = ranx.evaluate(qrels, ranx.Run(shown), metrics, return_mean=False)
+    print(json.dumps([list(qrels.keys()), {name: values.tolist() for name, values in found.items()}]))
+"""
+
+
+def test_every_metric_that_ranx_has_equals_its():
+    questions, cases = [], [Case.random(seed, full=True) for seed in range(10)]
+    for case in cases:
+        case.relevance = [{song: round(4 * worth) for song, worth in row.items()} for row in case.relevance]
+        users, k = [user for user, targets in enumerate(case.targets) if targets], case.recommended.shape[1]
+        wanted = {u: {str(s): w for s, w in case.relevance[u].items() if w > 0} for u in users}
+        shown = {u: {str(s): float(k - place) for place, s in enumerate(case.recommended[u])} for u in users}
+        questions.append(json.dumps([wanted, shown, [f"{name}@{k}" for name in IN_RANX.values()]]))
+    # In a process that does not compile: that would take longer than all tests here together.
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    answers = subprocess.run(
+        [sys.executable, "-c", RANX],
+        input="\n".join(questions),
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.splitlines()
+    for case, answer in zip(cases, answers, strict=True):
+        (users, theirs), found, k = json.loads(answer), case.fast(), case.recommended.shape[1]
+        for ours, name in IN_RANX.items():
+            values = theirs[f"{name}@{k}"]
+            np.testing.assert_allclose(found[ours][[int(u) for u in users]], values, atol=1e-9, err_msg=ours)

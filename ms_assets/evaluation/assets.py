@@ -1,37 +1,55 @@
-"""Room 6: metrics per user, and the leaderboard."""
+"""Room 6: metrics per user, slices, and the leaderboard with its intervals."""
+
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
 from ms_assets import pictures
+from ms_assets.evaluation import charts, metrics, official, passes
+from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import leaderboard as boards
-from ms_assets.evaluation import metrics
+from ms_assets.evaluation import protocol as protocols
+from ms_assets.evaluation import report as reports
+from ms_assets.evaluation.certainty import CONFIDENCE
 from ms_assets.io_managers import Relation, columns
-from ms_assets.ranking import Judgements
-from ms_assets.retrieval.recommendations import VIEWS
 from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.scales import config_schema, room, settings_of
 from ms_assets.settings import EvaluationSettings
+from ms_assets.streams import TableStream
 
 asset = room("evaluation")
 RECOMMENDATIONS = {name: dg.AssetIn(["retrieval", name]) for name in METHODS}
-SPLITS = {name: dg.AssetIn(["splits", name]) for name in ("users", "songs", "train", "ground_truth")}
+
+
+def _splits(*names: str) -> dict[str, dg.AssetIn]:
+    return {name: dg.AssetIn(["splits", name]) for name in names}
+
+
 METHOD = ("VARCHAR", "recommender")
 VIEW = ("VARCHAR", "all; discovery: songs heard in train are neither candidates nor targets")
+OFFICIAL_VIEW = ("VARCHAR", "official_listen_plus or official_like: which events are targets")
+BOARD_VIEW = ("VARCHAR", f"{VIEW[1]}; {OFFICIAL_VIEW[1]}, by the arithmetic of Yambda's authors")
 K = ("INTEGER", "length of the list")
+UID = ("BIGINT", "Yambda's user id")
+INTERVAL = {
+    "ci_low": ("DOUBLE", f"lower end of the {CONFIDENCE:.0%} bootstrap interval over users"),
+    "ci_high": ("DOUBLE", "upper end of the interval"),
+}
 
 
 @asset(
     kinds={"numpy", "polars"},
-    code_version="1",
+    code_version="2",
     config_schema=config_schema(EvaluationSettings),
-    ins={**RECOMMENDATIONS, **SPLITS},
+    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
     metadata=columns(
         method=METHOD,
         view=VIEW,
         k=K,
-        uid=("BIGINT", "Yambda's user id"),
+        uid=UID,
         **{name: ("DOUBLE", f"{text}; null where undefined") for name, text in metrics.METRICS.items()},
     ),
 )
@@ -42,73 +60,245 @@ def user_metrics(
     train: Relation,
     ground_truth: Relation,
     **recommendations: Relation,
-) -> dg.MaterializeResult[pl.DataFrame]:
+) -> dg.MaterializeResult[TableStream]:
     """One row per method, view, K and user with events in the test part: how good the list was for them."""
     settings = settings_of(context, EvaluationSettings)
-    uid = users.order("user_id").to_arrow_table()["uid"].to_numpy()
-    heard = train.project("user_id, song_id").distinct().to_arrow_table()
-    history = Judgements.of(
-        heard["user_id"].to_numpy(), heard["song_id"].to_numpy(), np.ones(len(heard)), len(uid), len(songs)
-    )
-    truth = metrics.truth_of(ground_truth.pl(), uid, history)
-    truths = {"all": truth, "discovery": truth.without_heard()}
-    frames = []
-    for method, table in recommendations.items():
-        for view, matrix in _matrices(table, len(uid), max(settings.ks)).items():
-            for k in settings.ks:
-                frame = metrics.user_metrics(matrix[:, :k], truths[view], view)
-                key = (
-                    pl.lit(method).alias("method"),
-                    pl.lit(view).alias("view"),
-                    pl.lit(k, pl.Int32).alias("k"),
-                )
-                frames.append(frame.select(*key, pl.all()))
-    return dg.MaterializeResult(
-        value=pl.concat(frames), metadata={"n_users": len(truth.tested), **settings.model_dump()}
-    )
+    rows = passes.user_metrics(recommendations, users, songs, train, ground_truth, settings.ks)
+    n_tested = ground_truth.filter("split = 'test'").aggregate("count(DISTINCT user_id)").fetchall()[0][0]
+    return dg.MaterializeResult(value=TableStream(rows), metadata={"n_users": n_tested, **settings.model_dump()})
 
 
-def _matrices(recommended: Relation, n_users: int, k: int) -> dict[str, np.ndarray]:
-    frame = recommended.project("view, user_id, rank, song_id").pl()
-    return {view: metrics.recommendation_matrix(frame.filter(pl.col("view") == view), n_users, k) for view in VIEWS}
+def _ks(user_metrics: Relation) -> list[int]:
+    return sorted(k for (k,) in user_metrics.project("k").distinct().fetchall())
 
 
 @asset(
-    kinds={"polars", "matplotlib"},
+    kinds={"numpy", "duckdb"},
     code_version="1",
-    ins={**RECOMMENDATIONS, "users": SPLITS["users"], "songs": SPLITS["songs"]},
+    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
+    metadata=columns(
+        method=METHOD,
+        view=OFFICIAL_VIEW,
+        k=K,
+        uid=UID,
+        dcg=("DOUBLE", "discounted gain of the list, 1 for a target"),
+        ideal_dcg=("DOUBLE", "that of the best list, a target for each target event"),
+        recall=("DOUBLE", "songs found over target events"),
+    ),
+)
+def official_user_metrics(
+    user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
+    **recommendations: Relation,
+) -> TableStream:  # fmt: skip
+    """One row per method, official view, K and user with a target; none unless the division is global_temporal."""
+    wanted = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
+    given = (recommendations, users, songs, train, test, _ks(user_metrics))
+    rows = passes.official_user_metrics(*given) if wanted else ()
+    return TableStream(chain([official.SCHEMA.to_frame().to_arrow()], rows))
+
+
+@asset(
+    kinds={"numpy", "polars"},
+    code_version="1",
+    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "test", "ground_truth")},
     metadata=columns(
         method=METHOD,
         view=VIEW,
         k=K,
+        slice=("VARCHAR", "what is cut: history length, song, popularity, event"),
+        value=("VARCHAR", "the part: a quarter of the users; warm, cold; head, tail; organic, recommended"),
+        metric=("VARCHAR", "ndcg, recall or hit, of the targets in the slice alone"),
+        mean=("DOUBLE", "mean over the users with a target in the slice"),
+        **INTERVAL,
+        n_users=("BIGINT", "users with a target in the slice"),
+    ),
+)
+def slices(
+    user_metrics: Relation, users: Relation, songs: Relation, train: Relation, test: Relation, ground_truth: Relation,
+    **recommendations: Relation,
+) -> pl.DataFrame:  # fmt: skip
+    """Who and what each method is good for: by length of history, warm or cold, head or tail, source of the event."""
+    return passes.slices(recommendations, users, songs, train, test, ground_truth, _ks(user_metrics))
+
+
+@asset(
+    kinds={"numpy"},
+    code_version="1",
+    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
+    metadata=columns(
+        method=METHOD,
+        view=VIEW,
+        k=("INTEGER", "length of the list, every one up to the longest"),
+        recall=("DOUBLE", "mean recall over the users with a relevant song"),
+    ),
+)
+def recall_curve(
+    user_metrics: Relation, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
+    **recommendations: Relation,
+) -> pl.DataFrame:  # fmt: skip
+    """One row per method, view and length of the list: how recall grows with it."""
+    longest = _ks(user_metrics)[-1]
+    return passes.recall_curve(recommendations, users, songs, train, ground_truth, longest)
+
+
+@asset(
+    kinds={"numpy"},
+    code_version="1",
+    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
+    metadata=columns(
+        method=METHOD,
+        view=BOARD_VIEW,
+        k=K,
+        **{name: ("DOUBLE", text) for name, text in exposures.METRICS.items()},
+    ),
+)
+def exposure(
+    user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
+    **recommendations: Relation,
+) -> pl.DataFrame:  # fmt: skip
+    """One row per method, view and K: which songs are shown at all, and how unevenly."""
+    is_global = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
+    return passes.exposure(recommendations, users, songs, train, is_global, _ks(user_metrics))
+
+
+def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boards.Pane]:
+    """A view and k at a time, so that no more than that is held."""
+    return [
+        boards.pane(table.filter(f"view = '{view}' AND k = {k}").pl(), metrics_of_view)
+        for table, metrics_of_view in ((user_metrics, boards.MEANS), (official_user_metrics, boards.OFFICIAL))
+        for view, k in sorted(table.project("view, k").distinct().fetchall())
+    ]
+
+
+@asset(
+    kinds={"numpy", "polars"},
+    code_version="1",
+    metadata=columns(
+        view=BOARD_VIEW,
+        k=K,
+        metric=("VARCHAR", "metric"),
+        method=("VARCHAR", "the method that is compared with all others"),
+        other=("VARCHAR", "the other method"),
+        difference=("DOUBLE", "the method's mean minus the other's"),
+        **INTERVAL,
+        n_users=("BIGINT", "users for whom the metric is defined of both"),
+    ),
+)
+def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
+    """LightGCN minus every other method, with paired intervals: a difference whose interval holds 0 may be chance."""
+    return boards.differences(_panes(user_metrics, official_user_metrics))
+
+
+@asset(
+    kinds={"polars", "matplotlib"},
+    code_version="2",
+    ins={
+        **_splits("users", "songs", "train", "validation", "test"),
+        "multi_event": dg.AssetIn(["raw", "multi_event"]),
+    },
+    metadata=columns(
+        method=METHOD,
+        view=BOARD_VIEW,
+        k=K,
         metric=("VARCHAR", "metric"),
         mean=("DOUBLE", "mean over the users for whom the metric is defined"),
-        ci_low=("DOUBLE", "lower end of the 95 % bootstrap interval over users"),
-        ci_high=("DOUBLE", "upper end of the interval"),
+        **INTERVAL,
         n_users=("BIGINT", "users for whom the metric is defined"),
     ),
 )
 def leaderboard(
-    user_metrics: Relation, users: Relation, songs: Relation, **recommendations: Relation
-) -> dg.MaterializeResult[pl.DataFrame]:
+    context: dg.AssetExecutionContext,
+    user_metrics: Relation, official_user_metrics: Relation, exposure: Relation, differences: Relation,
+    recall_curve: Relation, slices: Relation, users: Relation, songs: Relation, train: Relation,
+    validation: Relation, test: Relation, multi_event: Relation,
+) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
     """Every method's mean of every metric, with intervals: which recommender is best, and at what."""
-    n_graph_songs = len(songs.filter("in_graph"))
-    per_user = user_metrics.pl()
-    covered = [
-        (method, view, k, metrics.coverage(matrix[:, :k], n_graph_songs))
-        for method, table in recommendations.items()
-        for view, matrix in _matrices(table, len(users), per_user["k"].max()).items()
-        for k in per_user["k"].unique().sort()
-    ]
-    coverage = pl.DataFrame(covered, schema=[*boards.KEYS, "mean"], orient="row").cast({"k": pl.Int32})
-    board = boards.leaderboard(per_user, coverage)
+    board = boards.leaderboard(_panes(user_metrics, official_user_metrics), exposure.pl())
+    spans = protocols.spans_of(train=train, validation=validation, test=test)
+    protocol = protocols.Protocol.of(context.partition_key, spans, users, songs, multi_event)
+    drawn = charts.charts(board, recall_curve.pl(), slices.pl(), exposure.pl())
     return dg.MaterializeResult(
         value=board,
         metadata={
-            "leaderboard": dg.MetadataValue.md(boards.to_markdown(board)),
-            "ndcg_by_method": dg.MetadataValue.md(pictures.to_markdown(boards.picture(board), "NDCG by method")),
+            "leaderboard": dg.MetadataValue.md(boards.to_markdown(board, differences.pl())),
+            "protocol": protocol.name,
+            "comparable_with_published": protocol.comparable,
+            "published": dg.MetadataValue.md(protocol.verdict()),
+            **{name: dg.MetadataValue.md(pictures.to_markdown(figure, name)) for name, figure in drawn.items()},
         },
     )
 
 
-assets = [user_metrics, leaderboard]
+@asset(kinds={"duckdb"}, code_version="1", io_manager_key="json_files")
+def user_metrics_json(user_metrics: Relation) -> Relation:
+    """The metrics of every user as JSON: a list of objects with method, view, k, uid and a member for each metric."""
+    return user_metrics
+
+
+@asset(
+    kinds={"matplotlib"},
+    code_version="1",
+    io_manager_key="folders",
+    ins={
+        **_splits("users", "songs", "train", "validation", "test"),
+        "multi_event": dg.AssetIn(["raw", "multi_event"]),
+        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
+    },
+)
+def report(
+    context: dg.AssetExecutionContext,
+    leaderboard: Relation, differences: Relation, recall_curve: Relation, slices: Relation, exposure: Relation,
+    users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
+    multi_event: Relation, lightgcn: Any,
+) -> dg.MaterializeResult:  # fmt: skip
+    """What a person can send: data, protocol, results, pictures and provenance as Markdown and as one HTML file."""
+    parts = {"train": train, "validation": validation, "test": test}
+    board, cut = leaderboard.pl(), slices.pl()
+    found = reports.Findings(
+        protocol=protocols.Protocol.of(context.partition_key, protocols.spans_of(**parts), users, songs, multi_event),
+        n_events={name: len(part) for name, part in parts.items()},
+        n_cold_songs=len(songs.filter("NOT in_graph")),
+        board=board,
+        compared=differences.pl(),
+        slices=cut,
+        settings=lightgcn["settings"],
+        provenance=[*reports.software(), ("MLflow run", lightgcn["mlflow_run_id"]), *_made_by(context)],
+        charts=charts.charts(board, recall_curve.pl(), cut, exposure.pl()),
+    )
+    files = reports.files(found)
+    return dg.MaterializeResult(
+        value=files, metadata={"report": dg.MetadataValue.md(files["report.md"].decode().split("## Pictures")[0])}
+    )
+
+
+def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
+    """The run that made each table the figures stand on, when, and what it says of its settings and seconds."""
+    rows = []
+    for key in [dg.AssetKey(["retrieval", name]) for name in METHODS] + list(
+        context.assets_def.keys_by_input_name.values()
+    ):
+        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key])
+        for record in context.instance.fetch_materializations(wanted, limit=1).records:
+            assert record.asset_materialization is not None
+            plain = {
+                name: entry.value
+                for name, entry in record.asset_materialization.metadata.items()
+                if isinstance(entry.value, str | int | float) and len(str(entry.value)) < 80 and "/" not in name
+            }
+            said = ", ".join(f"{name} {value}" for name, value in plain.items())
+            at = datetime.fromtimestamp(record.timestamp, UTC)
+            rows.append((key.to_user_string(), f"run {record.run_id} at {at:%Y-%m-%d %H:%M} UTC; {said}"))
+    return rows
+
+
+assets = [
+    user_metrics,
+    user_metrics_json,
+    official_user_metrics,
+    recall_curve,
+    slices,
+    exposure,
+    differences,
+    leaderboard,
+    report,
+]

@@ -1,84 +1,142 @@
-"""Methods side by side: means over users, with bootstrap intervals."""
+"""Methods side by side: means over users with bootstrap intervals, and which differences are real."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import pictures
+from ms_assets.evaluation import exposure
+from ms_assets.evaluation.certainty import Resamples, intervals, ratios
 from ms_assets.evaluation.metrics import METRICS
+from ms_assets.ranking import Floats
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-RESAMPLES = 1_000
-CONFIDENCE = 0.95
-SEED = 0
 KEYS = ["method", "view", "k"]
+ESTIMATE = {"ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64}
 SCHEMA = pl.Schema(
+    {"method": pl.String, "view": pl.String, "k": pl.Int32, "metric": pl.String, "mean": pl.Float64, **ESTIMATE}
+)
+DIFFERENCES = pl.Schema(
     {
-        "method": pl.String,
         "view": pl.String,
         "k": pl.Int32,
         "metric": pl.String,
-        "mean": pl.Float64,
-        "ci_low": pl.Float64,
-        "ci_high": pl.Float64,
-        "n_users": pl.Int64,
+        "method": pl.String,
+        "other": pl.String,
+        "difference": pl.Float64,
+        **ESTIMATE,
     }
 )
+COMPARED = "lightgcn"
+"""The method whose lead over every other one is looked at."""
 SHOWN = ("ndcg", "recall", "coverage", "dislike_fpr", "novelty")
 
 
-def leaderboard(user_metrics: pl.DataFrame, coverage: pl.DataFrame) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Pane:
+    """All methods in one view and at one k."""
+
+    view: str
+    k: int
+    methods: list[str]
+    metrics: tuple[str, ...]
+    samples: Floats
+    """[1 + resamples, n_methods, n_metrics]: the means over the users, then over each resample."""
+    known: NDArray[np.bool_]
+    """[n_users, n_methods, n_metrics]: the metric is defined for the user."""
+
+
+Parts = dict[str, tuple[pl.Expr, pl.Expr]]
+"""Of every metric what is summed over users, and over which sum: the users for whom it is defined, for a mean."""
+MEANS: Parts = {name: (pl.col(name), pl.col(name).is_not_null()) for name in METRICS}
+OFFICIAL: Parts = {"ndcg": (pl.col("dcg"), pl.col("ideal_dcg")), "recall": (pl.col("recall"), pl.lit(1.0))}
+
+
+def pane(rows: pl.DataFrame, metrics: Parts) -> Pane:
+    """Compare methods in one view and at one k.
+
+    Args:
+        rows: of evaluation/user_metrics or official_user_metrics, of one view and k.
+        metrics: MEANS or OFFICIAL.
+    """
+    [(view, k)] = rows.select("view", "k").unique().rows()
+    methods = rows["method"].unique().sort().to_list()
+    users = rows.select(pl.col("uid").unique().sort()).with_row_index("user")
+    rows = rows.join(users, on="uid")
+    user = rows["user"].to_numpy()
+    method = rows["method"].replace_strict(methods, range(len(methods)), return_dtype=pl.Int64).to_numpy()
+    arrays = []
+    for part in (0, 1):
+        array = np.zeros((len(users), len(methods), len(metrics)))
+        found = rows.select(both[part].cast(pl.Float64).fill_null(0.0).alias(name) for name, both in metrics.items())
+        array[user, method] = found.to_numpy()
+        arrays.append(array)
+    resamples = Resamples.of(len(users))
+    sums = [resamples.sums(array.reshape(len(users), -1)) for array in arrays]
+    samples = ratios(*sums).reshape(-1, len(methods), len(metrics))
+    return Pane(view, k, methods, tuple(metrics), samples, arrays[1] > 0)
+
+
+def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:
     """One row per method, view, k and metric: mean, ci_low, ci_high, n_users.
 
-    user_metrics: method, view, k, uid and a column per metric. coverage: method, view, k, mean; it is a number
-    of the whole list and has no interval. Intervals are percentiles of a bootstrap over users (Efron, 1979),
-    the same resamples for every method.
+    shown: method, view, k and the columns `exposure.COMPARED`, numbers of all lists together without interval.
     """
-    groups = {key: group.sort("uid") for key, group in user_metrics.group_by(KEYS, maintain_order=True)}
-    values = np.concatenate([group.select(*METRICS).cast(pl.Float64).to_numpy() for group in groups.values()], axis=1)
-    mean, low, high = _means_with_intervals(values)
-    rows = pl.DataFrame(
+    boards = [_rows(pane) for pane in measured]
+    counted = [(pane.view, pane.k, len(pane.known)) for pane in measured]
+    n_users = pl.DataFrame(counted, {"view": pl.String, "k": pl.Int32, "n_users": pl.Int64}, orient="row")
+    whole = shown.unpivot(exposure.COMPARED, index=KEYS, variable_name="metric", value_name="mean").drop_nulls("mean")
+    whole = whole.join(n_users, on=["view", "k"])
+    boards.append(whole.with_columns(ci_low=None, ci_high=None).select(*SCHEMA).cast(SCHEMA))
+    return pl.concat(boards).sort("view", "k", "metric", "method")
+
+
+def _rows(pane: Pane) -> pl.DataFrame:
+    n_users = pane.known.sum(axis=0)
+    return _estimates(
+        pane.samples.reshape(len(pane.samples), -1),
+        n_users.ravel(),
         {
-            "key": np.repeat(np.arange(len(groups)), len(METRICS)),
-            "metric": [*METRICS] * len(groups),
-            "mean": mean,
-            "ci_low": low,
-            "ci_high": high,
-            "n_users": (~np.isnan(values)).sum(axis=0),
-        }
-    ).with_columns(pl.col("mean", "ci_low", "ci_high").fill_nan(None))
-    keys = pl.DataFrame(list(groups), schema=KEYS, orient="row").with_row_index("key").cast({"key": pl.Int64})
-    n_tested = user_metrics.group_by(KEYS).agg(n_users=pl.len())
-    whole = coverage.join(n_tested, on=KEYS).with_columns(
-        metric=pl.lit("coverage"), ci_low=pl.lit(None, pl.Float64), ci_high=pl.lit(None, pl.Float64)
+            "method": np.repeat(pane.methods, len(pane.metrics)),
+            "view": pane.view,
+            "k": pane.k,
+            "metric": [*pane.metrics] * len(pane.methods),
+        },
+        "mean",
+        SCHEMA,
     )
-    board = pl.concat([part.select(*SCHEMA).cast(SCHEMA) for part in (rows.join(keys, on="key"), whole)])
-    return board.sort("view", "k", "metric", "method")
 
 
-def _means_with_intervals(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Column means [3, n_columns] of float64 [n_users, n_columns]: mean, and the ends of its interval.
+def differences(measured: list[Pane]) -> pl.DataFrame:
+    """COMPARED minus every other method, one row per view, k, metric and other method.
 
-    NaN is left out, and is the result where nobody has a value, or only one user has (an interval).
+    Both are resampled together, user by user, so that what makes a user easy for both does not blur the difference.
     """
-    known = ~np.isnan(values)
-    filled = np.where(known, values, 0.0)
-    rng, n_users = np.random.default_rng(SEED), len(values)
-    with np.errstate(invalid="ignore"):
-        mean = filled.sum(axis=0) / known.sum(axis=0)
-        resampled = np.empty((RESAMPLES, values.shape[1]))
-        for i in range(RESAMPLES):
-            times = np.bincount(rng.integers(n_users, size=n_users), minlength=n_users)
-            resampled[i] = (times @ filled) / (times @ known)
-    ends = np.full((2, values.shape[1]), np.nan)
-    several = known.sum(axis=0) > 1
-    tail = (1 - CONFIDENCE) / 2
-    ends[:, several] = np.nanquantile(resampled[:, several], [tail, 1 - tail], axis=0)
-    return np.stack([mean, *ends])
+    found = [DIFFERENCES.to_frame()]
+    for pane in measured:
+        if COMPARED not in pane.methods:
+            continue
+        mine = pane.methods.index(COMPARED)
+        others = [n for n in range(len(pane.methods)) if n != mine]
+        samples = pane.samples[:, [mine]] - pane.samples[:, others]
+        n_users = (pane.known[:, [mine]] & pane.known[:, others]).sum(axis=0)
+        columns = {
+            "view": pane.view,
+            "k": pane.k,
+            "metric": [*pane.metrics] * len(others),
+            "method": COMPARED,
+            "other": np.repeat([pane.methods[n] for n in others], len(pane.metrics)),
+        }
+        found.append(_estimates(samples.reshape(len(samples), -1), n_users.ravel(), columns, "difference", DIFFERENCES))
+    return pl.concat(found).sort("view", "k", "metric", "other")
+
+
+def _estimates(samples: Floats, n_users: NDArray, columns: dict, name: str, schema: pl.Schema) -> pl.DataFrame:
+    mean, low, high = intervals(samples, n_users)
+    frame = pl.DataFrame({name: mean, "ci_low": low, "ci_high": high}).fill_nan(None)
+    keys = {key: pl.lit(value) if isinstance(value, str | int) else pl.Series(value) for key, value in columns.items()}
+    return frame.with_columns(n_users=pl.Series(n_users), **keys).select(*schema).cast(schema)
 
 
 def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
@@ -90,27 +148,20 @@ def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
     )
 
 
-def to_markdown(board: pl.DataFrame) -> str:
-    """Tables of the main metrics, one for each view and k."""
-    panes = board.select("view", "k").unique().sort("view", "k").rows()
+def to_markdown(board: pl.DataFrame, compared: pl.DataFrame) -> str:
+    """Tables of the main metrics, one for each view and k, and which differences in NDCG are real."""
     return "\n\n".join(
-        f"**{view}, K = {k}**\n\n{pictures.table_to_markdown(summary(board, view, k))}" for view, k in panes
+        f"**{view}, K = {k}**\n\n{pictures.table_to_markdown(summary(board, view, k))}\n\n{verdict(compared, view, k)}"
+        for view, k in board.select("view", "k").unique().sort("view", "k").rows()
     )
 
 
-def picture(board: pl.DataFrame) -> "Figure":
-    """NDCG of every method with its interval: a row of panes for each view, a column for each k."""
-    ndcg = board.filter(pl.col("metric") == "ndcg")
-    views, ks = (ndcg[name].unique().sort().to_list() for name in ("view", "k"))
-    figure = pictures.figure(5 * len(ks), len(views) * (0.8 + 0.35 * ndcg["method"].n_unique()))
-    for panes, view in zip(figure.subplots(len(views), len(ks), squeeze=False), views, strict=True):
-        for pane, k in zip(panes, ks, strict=True):
-            rows = ndcg.filter((pl.col("view") == view) & (pl.col("k") == k)).sort("mean")
-            mean = rows["mean"].fill_null(0).to_numpy()
-            ends = (rows[end].fill_null(pl.Series(mean)).to_numpy() for end in ("ci_low", "ci_high"))
-            colours = [pictures.PALETTE[0] if m == "lightgcn" else pictures.PALETTE[4] for m in rows["method"]]
-            spread = [np.abs(end - mean) for end in ends]
-            pane.barh(rows["method"].to_list(), mean, xerr=spread, color=colours, capsize=3)
-            pane.set(title=f"{view}, NDCG@{k}")
-            pane.grid(alpha=0.3, axis="x")
-    return figure
+def verdict(compared: pl.DataFrame, view: str, k: int, metric: str = "ndcg") -> str:
+    """In words: whom COMPARED beats, who beats it, and whose difference may be chance; compared: of `differences`."""
+    rows = compared.filter((pl.col("view") == view) & (pl.col("k") == k) & (pl.col("metric") == metric))
+    found: dict[str, list[str]] = {"better than": [], "level with": [], "worse than": []}
+    for row in rows.drop_nulls("ci_low").sort("difference", descending=True).iter_rows(named=True):
+        word = "better than" if row["ci_low"] > 0 else "worse than" if row["ci_high"] < 0 else "level with"
+        found[word].append(f"{row['other']} ({row['difference']:+.4f}, {row['ci_low']:+.4f} to {row['ci_high']:+.4f})")
+    said = "; ".join(f"{word} {', '.join(others)}" for word, others in found.items() if others)
+    return f"By {metric}, {COMPARED} is {said}." if said else f"{metric} of {COMPARED} cannot be compared."

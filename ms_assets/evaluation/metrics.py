@@ -1,15 +1,18 @@
 """Every metric of one list of recommendations, per user."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import ranking
-from ms_assets.ranking import Judgements
+from ms_assets.evaluation.truth import Flags, Truth
+from ms_assets.ranking import Floats, Integers
+from ms_assets.vectors import Ragged
 
-RELEVANCES = {
+NDCGS = {
     "ndcg": "adjusted_relevance",
     "ndcg_base": "base_relevance",
     "ndcg_listen_plus": "listen_plus",
@@ -21,81 +24,131 @@ METRICS = {
     "ndcg_listen_plus": "NDCG on the number of listens beyond half the track",
     "ndcg_like": "NDCG on the number of likes",
     "recall": "share of the relevant songs (base relevance above 0) that were recommended",
+    "precision": "share of the k places that hold a relevant song",
+    "mrr": "1 / rank of the first relevant song, 0 where none was recommended",
+    "hit": "1 if any relevant song was recommended",
     "hit_like": "1 if any liked song was recommended",
     "hit_like_or_listen": "1 if any liked or listen+ song was recommended",
     "auc": "chance that a relevant song ranks above another candidate, unranked ones tied for last",
     "dislike_fpr": "share of the disliked songs that were recommended",
     "novelty": "share of the recommendations that the user has no positive train event with",
+    "replay_share": "share of the recommendations that the user has heard: 1 − novelty",
+    "popularity_lift": "plays in train of the mean recommendation over those of the mean song heard, − 1",
+    "artist_diversity": "share of the recommendations none of whose artists stands above them in the list",
+    "cold_share": "share of the recommendations that are cold songs",
 }
-HIGHER_IS_BETTER = {name: name != "dislike_fpr" for name in METRICS}
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What the test part says of every user, and what they had heard before."""
+class Songs:
+    """What metrics ask of songs, and nothing at the end for a place left empty (−1)."""
 
-    uid: NDArray[np.int64]
-    judgements: dict[str, Judgements]
-    """By column of the ground truth, and `like_or_listen`."""
-    heard: Judgements
-    tested: NDArray[np.int64]
-    """User ids with any event in the test part, ascending."""
+    n_plays: Floats
+    """Listens in the train part, float64 [n_songs + 1]."""
+    cold: Flags
+    """bool [n_songs + 1]."""
+    artists: Ragged
+    """Dense artist ids of each song; the list at the end is empty."""
 
-    def without_heard(self) -> "Truth":
-        """The truth of the view `discovery`: songs heard in train are no targets."""
-        fresh = {name: judged.without(self.heard) for name, judged in self.judgements.items()}
-        return Truth(self.uid, fresh, self.heard, self.tested)
+    @classmethod
+    def of(cls, n_plays: Integers, cold: Flags, artists: Ragged) -> "Songs":
+        """From arrays [n_songs]."""
+        empty = Ragged(artists.values, np.append(artists.offsets, artists.offsets[-1]))
+        return cls(np.append(n_plays.astype(np.float64), 0.0), np.append(cold, False), empty)
 
+    def __len__(self) -> int:
+        return len(self.cold) - 1
 
-def truth_of(ground_truth: pl.DataFrame, uid: NDArray[np.int64], heard: Judgements) -> Truth:
-    """Read the test rows of splits/ground_truth; heard: the users' positive train events."""
-    test = ground_truth.filter(pl.col("split") == "test").with_columns(
-        like_or_listen=pl.col("likes") + pl.col("listen_plus")
-    )
-    user, song = test["user_id"].to_numpy(), test["song_id"].to_numpy()
-    judged = {
-        name: Judgements.of(user, song, test[name].to_numpy(), heard.n_users, heard.n_songs)
-        for name in (*RELEVANCES.values(), "dislikes", "like_or_listen")
-    }
-    return Truth(uid, judged, heard, np.unique(user))
-
-
-def recommendation_matrix(recommended: pl.DataFrame, n_users: int, k: int) -> NDArray[np.int64]:
-    """Song ids int64 [n_users, k] by user and rank, −1 where there is none, from rows user_id, rank, song_id."""
-    songs = np.full((n_users, k), -1, np.int64)
-    shown = recommended.filter(pl.col("rank") <= k)
-    songs[shown["user_id"].to_numpy(), shown["rank"].to_numpy() - 1] = shown["song_id"].to_numpy()
-    return songs
+    def bring_new_artists(self, recommended: NDArray[np.int64]) -> Flags:
+        """Whether no song above in the list shares an artist, bool [n_users, k]; without artists: False."""
+        artist, of_slot = self.artists.take(recommended.ravel())
+        n_artists = int(self.artists.values.max(initial=0)) + 1
+        keys = of_slot // recommended.shape[1] * n_artists + artist
+        order = np.argsort(keys, kind="stable")
+        repeated = np.zeros(len(keys), np.bool_)
+        repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
+        fresh = self.artists.lengths[recommended.ravel()] > 0
+        fresh[of_slot[repeated]] = False
+        return fresh.reshape(recommended.shape)
 
 
-def user_metrics(recommended: NDArray[np.int64], truth: Truth, view: str) -> pl.DataFrame:
-    """One row per tested user: uid and the metrics of recommendations int64 [n_users, k]; null where undefined.
+@dataclass(frozen=True)
+class Lists:
+    """The recommendations of one method and view beside the truth: what all metrics look up, once."""
 
-    In the view `discovery` the truth must be without heard songs, which are no candidates either.
-    """
-    judged, k = truth.judgements, recommended.shape[1]
-    relevant = judged["base_relevance"]
-    n_songs = np.full(truth.heard.n_users, truth.heard.n_songs)
-    n_candidates = n_songs - truth.heard.counts if view == "discovery" else n_songs
+    recommended: NDArray[np.int64]
+    """Song ids [n_users, k], −1 where there is none."""
+    truth: Truth
+    songs: Songs
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Where each recommendation stands among the test part's pairs."""
+        return self.truth.pairs.places(self.recommended)
+
+    @cached_property
+    def heard(self) -> Flags:
+        """Recommendations that the user has positive train events with."""
+        return self.truth.history.places(self.recommended) < len(self.truth.history.keys)
+
+    @cached_property
+    def gains(self) -> dict[str, Floats]:
+        """What each recommendation was worth, by measure of worth."""
+        return {name: targets.worth[self.places] for name, targets in self.truth.targets.items()}
+
+    @cached_property
+    def new_artists(self) -> Flags:
+        """Recommendations none of whose artists stands above them."""
+        return self.songs.bring_new_artists(self.recommended)
+
+    @cached_property
+    def known_artists(self) -> Flags:
+        """Recommendations with an artist."""
+        return self.songs.artists.lengths[self.recommended] > 0
+
+    @cached_property
+    def n_plays(self) -> Floats:
+        """Plays of each recommendation in train, 0 for a place left empty."""
+        return self.songs.n_plays[self.recommended]
+
+
+def user_metrics(lists: Lists, k: int) -> pl.DataFrame:
+    """One row per tested user: uid and the metrics of the first k recommendations; null where undefined."""
+    truth = lists.truth
+    gains = {name: values[:, :k] for name, values in lists.gains.items()}
+    counts = {name: targets.counts for name, targets in truth.targets.items()}
+    hits, n_targets = gains["base_relevance"], counts["base_relevance"]
+    recommended, shown = lists.recommended[:, :k], lists.recommended[:, :k] >= 0
     columns = {
-        name: ranking.ndcg(judged[column].gains(recommended), judged[column].ideal(k))
-        for name, column in RELEVANCES.items()
+        name: ranking.ratio(ranking.dcg(gains[worth]), truth.targets[worth].ideal_dcg(k))
+        for name, worth in NDCGS.items()
     }
-    hits = relevant.gains(recommended)
+    n_shown = shown.sum(axis=1)
+    novelty = ranking.novelty(lists.heard[:, :k], recommended)
+    plays = ranking.ratio(lists.n_plays[:, :k].sum(axis=1), n_shown)
     columns |= {
-        "recall": ranking.recall(hits, relevant.counts),
-        "hit_like": ranking.hit(judged["likes"].gains(recommended), judged["likes"].counts),
-        "hit_like_or_listen": ranking.hit(judged["like_or_listen"].gains(recommended), judged["like_or_listen"].counts),
-        "auc": ranking.auc(hits, relevant.counts, recommended, n_candidates),
-        "dislike_fpr": ranking.recall(judged["dislikes"].gains(recommended), judged["dislikes"].counts),
-        "novelty": ranking.novelty(truth.heard.gains(recommended), recommended),
+        "recall": ranking.recall(hits, n_targets),
+        "precision": ranking.precision(hits, n_targets),
+        "mrr": ranking.reciprocal_rank(hits, n_targets),
+        "hit": ranking.hit(hits, n_targets),
+        "hit_like": ranking.hit(gains["likes"], counts["likes"]),
+        "hit_like_or_listen": ranking.hit(gains["like_or_listen"], counts["like_or_listen"]),
+        "auc": ranking.auc(hits, n_targets, recommended, truth.n_candidates),
+        "dislike_fpr": ranking.recall(gains["dislikes"], counts["dislikes"]),
+        "novelty": novelty,
+        "replay_share": 1 - novelty,
+        "popularity_lift": ranking.ratio(plays, truth.usual_plays) - 1,
+        "artist_diversity": ranking.ratio(lists.new_artists[:, :k].sum(axis=1), lists.known_artists[:, :k].sum(axis=1)),
+        "cold_share": ranking.ratio(lists.songs.cold[recommended].sum(axis=1), n_shown),
     }
-    tested = {name: values[truth.tested] for name, values in columns.items()}
+    tested = {name: columns[name][truth.tested] for name in METRICS}
     return pl.DataFrame({"uid": truth.uid[truth.tested], **tested}).with_columns(
         pl.col(name).fill_nan(None) for name in METRICS
     )
 
 
-def coverage(recommended: NDArray[np.int64], n_graph_songs: int) -> float:
-    """Distinct songs recommended over the songs of the graph (Yambda's authors divide by the songs in train)."""
-    return len(np.unique(recommended[recommended >= 0])) / n_graph_songs
+def recall_sums(lists: Lists) -> Floats:
+    """Recall of the first 1, 2, … recommendations, float64 [k], summed over the users with targets."""
+    n_targets = lists.truth.targets["base_relevance"].counts
+    found = np.cumsum(lists.gains["base_relevance"] > 0, axis=1)
+    return (found[n_targets > 0] / n_targets[n_targets > 0, None]).sum(axis=0)

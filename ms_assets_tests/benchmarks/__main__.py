@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ms_assets.raw.sample import generate
-from ms_assets_tests.benchmarks import data, epoch, kernels, measure, quality, report
+from ms_assets_tests.benchmarks import data, epoch, evaluation, kernels, measure, quality, report
 from ms_assets_tests.benchmarks.shapes import SHAPES
 
 
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     command.set_defaults(run=lambda chosen: _publish("Propagation", kernels.section(kernels.measure())))
     command = commands.add_parser("epoch", help="a graph of 50m's size: seconds, memory, and larger ones by arithmetic")
     command.set_defaults(run=_epoch)
+    command = commands.add_parser("evaluation", help="50m's metrics and leaderboard, and beside a loop over users")
+    command.set_defaults(run=lambda chosen: _publish("Evaluation", evaluation.section(evaluation.evaluation())))
     command = commands.add_parser("quality", help="ranking and time beside the algorithm of LightGCN's authors")
     command.add_argument("folder", type=Path, help="in the hub's layout, divided by time, for the partition 50m")
     command.add_argument("--seeds", type=int, default=2, help="trainings, by seeds from 0")

@@ -4,7 +4,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ms_assets.evaluation.leaderboard import leaderboard, picture, summary, to_markdown
+from ms_assets.evaluation import official
+from ms_assets.evaluation.certainty import Resamples
+from ms_assets.evaluation.exposure import COMPARED
+from ms_assets.evaluation.leaderboard import (
+    MEANS,
+    OFFICIAL,
+    differences,
+    leaderboard,
+    pane,
+    summary,
+    to_markdown,
+    verdict,
+)
 from ms_assets.evaluation.metrics import METRICS
 
 COLUMNS = {
@@ -14,7 +26,7 @@ COLUMNS = {
 
 
 def frames(n_users=40, methods=("popular", "lightgcn"), views=("discovery", "all"), ks=(100, 10), **columns):
-    """Metrics per user, random unless given, and the coverage of every list."""
+    """Metrics per user, random unless given, and the exposure of every list."""
     rng, parts, covered = np.random.default_rng(1), [], []
     for method in methods:
         for view in views:
@@ -24,13 +36,18 @@ def frames(n_users=40, methods=("popular", "lightgcn"), views=("discovery", "all
                 ids = pl.DataFrame({"uid": rng.permutation(n_users)})
                 part = ids.with_columns(**{n: pl.lit(v) if isinstance(v, str) else v for n, v in key.items()})
                 parts.append(part.with_columns(**{n: pl.Series(n, v, pl.Float64) for n, v in values.items()}))
-                covered.append((method, view, k, rng.random()))
-    coverage = pl.DataFrame(covered, schema=["method", "view", "k", "mean"], orient="row")
-    return pl.concat(parts), coverage.cast({"k": pl.Int32})
+                covered.append((method, view, k, *rng.random(len(COMPARED))))
+    shown = pl.DataFrame(covered, schema=["method", "view", "k", *COMPARED], orient="row")
+    return pl.concat(parts), shown.cast({"k": pl.Int32})
+
+
+def panes(per_user, metrics=MEANS):
+    return [pane(rows, metrics) for _, rows in per_user.group_by("view", "k")]
 
 
 def board_of(**given):
-    return leaderboard(*frames(**given))
+    per_user, shown = frames(**given)
+    return leaderboard(panes(per_user), shown)
 
 
 def row_of(board, metric, method="lightgcn", view="all", k=10):
@@ -43,7 +60,7 @@ def test_there_is_one_row_for_each_method_view_k_and_metric_in_order():
     assert dict(board.schema) == COLUMNS
     keys = board.select("view", "k", "metric", "method").rows()
     assert keys == sorted(keys)
-    assert len(set(keys)) == len(keys) == 2 * 2 * 2 * (len(METRICS) + 1)
+    assert len(set(keys)) == len(keys) == 2 * 2 * 2 * (len(METRICS) + len(COMPARED))
 
 
 def test_the_mean_is_over_the_users_for_whom_a_metric_is_defined():
@@ -65,8 +82,8 @@ def test_the_interval_is_that_of_the_normal_approximation_for_many_users():
     values = np.random.default_rng(3).random(n)
     row = row_of(board_of(n_users=n, methods=["lightgcn"], views=["all"], ks=[10], ndcg=values), "ndcg")
     error = values.std() / n**0.5
-    assert row["ci_low"] == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
-    assert row["ci_high"] == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
+    assert row["ci_low"] == pytest.approx(values.mean() - 1.96 * error, abs=0.3 * error)
+    assert row["ci_high"] == pytest.approx(values.mean() + 1.96 * error, abs=0.3 * error)
 
 
 def test_more_users_narrow_the_interval():
@@ -77,16 +94,18 @@ def test_more_users_narrow_the_interval():
 
 
 def test_the_same_metrics_give_the_same_board_whatever_the_order_of_their_rows():
-    per_user, coverage = frames()
+    per_user, shown = frames()
     shuffled = per_user.sample(fraction=1, shuffle=True, seed=5)
-    assert leaderboard(per_user, coverage).equals(leaderboard(shuffled, coverage))
+    assert leaderboard(panes(per_user), shown).equals(leaderboard(panes(shuffled), shown))
+    assert differences(panes(per_user)).equals(differences(panes(shuffled)))
 
 
 def test_methods_that_agree_on_every_user_have_the_same_interval():
-    per_user, coverage = frames(methods=["lightgcn"])
+    per_user, shown = frames(methods=["lightgcn"])
     twin = per_user.with_columns(method=pl.lit("popular"))
-    both = pl.concat([coverage, coverage.with_columns(method=pl.lit("popular"))])
-    board = leaderboard(pl.concat([per_user, twin]), both)
+    measured = panes(pl.concat([per_user, twin]))
+    board = leaderboard(measured, shown)
+    assert differences(measured).select("difference", "ci_low", "ci_high").unique().rows() == [(0, 0, 0)]
     for metric in METRICS:
         one, other = (row_of(board, metric, method) for method in ("lightgcn", "popular"))
         assert one | {"method": None} == other | {"method": None}
@@ -102,12 +121,62 @@ def test_a_single_user_has_a_mean_and_no_interval():
     assert (row["mean"], row["ci_low"], row["ci_high"], row["n_users"]) == (0.5, None, None, 1)
 
 
-def test_coverage_is_a_number_of_the_whole_list_without_interval():
-    per_user, coverage = frames(n_users=7)
-    board = leaderboard(per_user, coverage)
-    for method, view, k, mean in coverage.rows():
-        row = row_of(board, "coverage", method, view, k)
-        assert (row["mean"], row["ci_low"], row["ci_high"], row["n_users"]) == (mean, None, None, 7)
+def test_numbers_of_all_lists_together_have_no_interval():
+    per_user, shown = frames(n_users=7)
+    board = leaderboard(panes(per_user), shown)
+    for method, view, k, *means in shown.rows():
+        for name, mean in zip(COMPARED, means, strict=True):
+            row = row_of(board, name, method, view, k)
+            assert (row["mean"], row["ci_low"], row["ci_high"], row["n_users"]) == (mean, None, None, 7)
+
+
+def official_rows(**users):
+    """Rows of official metrics: for each method the (dcg, ideal_dcg, recall) of users 0, 1, …"""
+    rows = [(m, "official_like", 10, uid, *row) for m, found in users.items() for uid, row in enumerate(found)]
+    return pl.DataFrame(rows, schema=official.SCHEMA, orient="row")
+
+
+def test_official_ndcg_is_the_mean_dcg_over_the_mean_ideal_dcg():
+    measured = panes(official_rows(lightgcn=[(0.5, 1, 0.2), (1.0, 3, 0.6)]), OFFICIAL)
+    board = leaderboard(measured, frames()[1])
+    assert row_of(board, "ndcg", view="official_like")["mean"] == pytest.approx((0.5 + 1) / (1 + 3))
+    assert row_of(board, "recall", view="official_like")["mean"] == pytest.approx(0.4)
+
+
+def test_a_difference_is_that_of_the_means_with_the_interval_of_a_paired_bootstrap():
+    rng, n = np.random.default_rng(2), 300
+    other = rng.random(n)
+    mine = other + rng.normal(0.02, 0.05, n)
+    per_user, _ = frames(n_users=n, views=["all"], ks=[10])
+    per_user = per_user.sort("method", "uid").with_columns(recall=pl.Series([*mine, *other]))
+    [row] = differences(panes(per_user)).filter(metric="recall").to_dicts()
+    assert (row["method"], row["other"], row["n_users"]) == ("lightgcn", "popular", n)
+    assert row["difference"] == pytest.approx(np.mean(mine - other))
+    error = (mine - other).std() / n**0.5
+    assert row["ci_low"] == pytest.approx(row["difference"] - 1.96 * error, abs=0.3 * error)
+    assert row["ci_high"] == pytest.approx(row["difference"] + 1.96 * error, abs=0.3 * error)
+
+
+def test_resamples_are_those_of_drawing_users_with_replacement():
+    values = np.random.default_rng(0).random((50, 3))
+    resamples = Resamples.of(50)
+    assert (resamples.times.sum(axis=1) == 50).all()
+    slow = [[values[np.repeat(np.arange(50), times), c].sum() for c in range(3)] for times in resamples.times]
+    np.testing.assert_allclose(resamples.sums(values), slow)
+    in_parts = sum(resamples.sums(values[first : first + 7], first) for first in range(0, 50, 7))
+    np.testing.assert_allclose(in_parts, slow)
+
+
+def test_the_verdict_tells_real_differences_from_chance():
+    rows = [("a", 0.1, 0.05, 0.2), ("b", 0.01, -0.02, 0.03), ("c", -0.3, -0.4, -0.2), ("d", 0.0, None, None)]
+    compared = pl.DataFrame(rows, ["other", "difference", "ci_low", "ci_high"], orient="row").with_columns(
+        view=pl.lit("all"), k=10, metric=pl.lit("ndcg"), method=pl.lit("lightgcn")
+    )
+    assert verdict(compared, "all", 10) == (
+        "By ndcg, lightgcn is better than a (+0.1000, +0.0500 to +0.2000); level with b (+0.0100, -0.0200 to +0.0300); "
+        "worse than c (-0.3000, -0.4000 to -0.2000)."
+    )
+    assert "cannot be compared" in verdict(compared, "discovery", 10)
 
 
 def test_the_summary_puts_the_best_by_ndcg_first_and_the_undefined_last():
@@ -116,16 +185,16 @@ def test_the_summary_puts_the_best_by_ndcg_first_and_the_undefined_last():
     per_user = per_user.with_columns(
         ndcg=pl.col("method").replace_strict(list(worth), list(worth.values()), return_dtype=pl.Float64)
     )
-    found = summary(leaderboard(per_user, coverage), "all", 10)
+    found = summary(leaderboard(panes(per_user), coverage), "all", 10)
     assert found.columns == ["method", "ndcg", "recall", "coverage", "dislike_fpr", "novelty"]
     assert found["method"].to_list() == ["c", "a", "d", "b"]
 
 
-def test_markdown_and_picture_show_every_view_and_k_with_undefined_numbers_among_them():
-    board = board_of(n_users=3, ndcg=[None] * 3)
-    text = to_markdown(board)
+def test_markdown_shows_every_view_and_k_with_undefined_numbers_among_them():
+    per_user, shown = frames(n_users=3, ndcg=[None] * 3)
+    measured = panes(per_user)
+    text = to_markdown(leaderboard(measured, shown), differences(measured))
     for view in ("all", "discovery"):
         for k in (10, 100):
             assert f"**{view}, K = {k}**" in text
     assert "| lightgcn | – |" in text
-    assert len(picture(board).axes) == 4

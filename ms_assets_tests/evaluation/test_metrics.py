@@ -7,7 +7,9 @@ import polars as pl
 import pytest
 
 from ms_assets.evaluation import metrics
-from ms_assets.ranking import Judgements
+from ms_assets.evaluation.metrics import Lists, Songs
+from ms_assets.evaluation.truth import Pairs, Truth
+from ms_assets.vectors import Ragged
 from ms_assets_tests import slow_metrics
 
 COUNTS = ("listen_plus", "likes", "dislikes", "n_events")
@@ -23,12 +25,27 @@ SCHEMA = {
 
 @dataclass
 class World:
-    """Rows of the ground truth, what each user heard, and the lists they were recommended, by view."""
+    """Rows of the ground truth, what each user heard, the lists they were recommended by view, and the songs."""
 
     rows: list[dict]
     heard: list[set[int]]
     lists: dict[str, list[list[int]]]
-    n_songs: int
+    n_plays: list[int]
+    artists: list[list[int]]
+
+    @property
+    def n_songs(self):
+        return len(self.n_plays)
+
+    @property
+    def cold(self):
+        return {song for song, n in enumerate(self.n_plays) if n == 0}
+
+    @property
+    def songs(self):
+        offsets = np.cumsum([0, *map(len, self.artists)])
+        artists = Ragged(np.array([artist for some in self.artists for artist in some], np.int64), offsets)
+        return Songs.of(np.array(self.n_plays), np.array(self.n_plays) == 0, artists)
 
     @property
     def uid(self):
@@ -37,21 +54,23 @@ class World:
     @property
     def history(self):
         pairs = np.array([(u, s) for u, songs in enumerate(self.heard) for s in songs], int).reshape(-1, 2)
-        return Judgements.of(pairs[:, 0], pairs[:, 1], np.ones(len(pairs)), len(self.heard), self.n_songs)
+        return Pairs.of(pairs[:, 0], pairs[:, 1], len(self.heard), self.n_songs)
 
     def truth(self, view):
-        truth = metrics.truth_of(pl.DataFrame(self.rows, schema=SCHEMA), self.uid, self.history)
-        return truth if view == "all" else truth.without_heard()
+        met = [row for row in self.rows if row["split"] == "test"]
+        truth = Truth.of(pl.DataFrame(met, schema=SCHEMA), self.uid, self.history, self.songs.n_plays)
+        return truth if view == "all" else truth.discovery()
 
-    def found(self, view):
-        return metrics.user_metrics(np.array(self.lists[view], np.int64), self.truth(view), view)
+    def found(self, view, k=None):
+        matrix = np.array(self.lists[view], np.int64)
+        return metrics.user_metrics(Lists(matrix, self.truth(view), self.songs), k or matrix.shape[1])
 
-    def wanted(self, view):
+    def wanted(self, view, k=None):
         tested = sorted({row["user_id"] for row in self.rows if row["split"] == "test"})
-        return [{"uid": int(self.uid[user]), **self._of_user(user, view)} for user in tested]
+        return [{"uid": int(self.uid[user]), **self._of_user(user, view, k)} for user in tested]
 
-    def _of_user(self, user, view):
-        shown, heard = self.lists[view][user], self.heard[user]
+    def _of_user(self, user, view, k):
+        shown, heard = self.lists[view][user][:k], self.heard[user]
         excluded = heard if view == "discovery" else set()
         rows = {
             row["song_id"]: row
@@ -72,11 +91,18 @@ class World:
             "ndcg_listen_plus": ndcg("listen_plus"),
             "ndcg_like": ndcg("likes"),
             "recall": slow_metrics.recall(shown, relevant),
+            "precision": slow_metrics.precision(shown, relevant),
+            "mrr": slow_metrics.reciprocal_rank(shown, relevant),
+            "hit": slow_metrics.hit(shown, relevant),
             "hit_like": slow_metrics.hit(shown, songs(lambda row: row["likes"])),
             "hit_like_or_listen": slow_metrics.hit(shown, songs(lambda row: row["likes"] + row["listen_plus"])),
             "auc": slow_metrics.auc(shown, relevant, set(range(self.n_songs)) - excluded),
             "dislike_fpr": slow_metrics.recall(shown, songs(lambda row: row["dislikes"])),
             "novelty": slow_metrics.novelty(shown, heard),
+            "replay_share": slow_metrics.share(shown, heard),
+            "popularity_lift": slow_metrics.popularity_lift(shown, heard, self.n_plays),
+            "artist_diversity": slow_metrics.artist_diversity(shown, self.artists),
+            "cold_share": slow_metrics.share(shown, self.cold),
         }
 
 
@@ -92,7 +118,8 @@ def random_world(seed):
             rows += [_row(rng, split, user, song) for song in met]
     lists = {"all": [_list(rng, n_songs, k, set()) for _ in range(n_users)]}
     lists["discovery"] = [_list(rng, n_songs, k, songs) for songs in heard]
-    return World(rows, heard, lists, n_songs)
+    artists = [rng.choice(6, rng.choice([0, 1, 1, 3]), replace=False).tolist() for _ in range(n_songs)]
+    return World(rows, heard, lists, rng.choice([0, 0, 1, 7, 500], n_songs).tolist(), artists)
 
 
 def _row(rng, split, user, song):
@@ -112,17 +139,23 @@ def _list(rng, n_songs, k, excluded):
 @pytest.mark.parametrize("seed", range(15))
 def test_every_metric_equals_a_loop_over_users(seed, view):
     world = random_world(seed)
-    found, wanted = world.found(view).to_dicts(), world.wanted(view)
-    assert len(found) == len(wanted) > 5
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-12)
+    for k in {1, len(world.lists[view][0]) // 2 + 1, len(world.lists[view][0])}:
+        found, wanted = world.found(view, k).to_dicts(), world.wanted(view, k)
+        assert len(found) == len(wanted) > 5
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_the_ground_truth_changes_nothing(seed):
+    world = random_world(seed)
+    found = world.found("all")
+    world.rows = world.rows[::-1]
+    assert world.found("all").equals(found)
 
 
 def test_there_is_a_column_for_each_metric_described():
-    found = random_world(0).found("all")
-    assert found.columns == ["uid", *metrics.METRICS]
-    assert set(metrics.HIGHER_IS_BETTER) == set(metrics.METRICS)
-    assert not metrics.HIGHER_IS_BETTER["dislike_fpr"]
+    assert random_world(0).found("all").columns == ["uid", *metrics.METRICS]
 
 
 def by_hand(**row):
@@ -131,7 +164,7 @@ def by_hand(**row):
     met = [("test", 1), ("test", 3), ("validation", 2)]
     rows = [{"split": split, "user_id": 0, "song_id": song, "n_events": 1, **rest, **row} for split, song in met]
     lists = {"all": [[1, 2], [0, 1]], "discovery": [[2, 3], [0, 1]]}
-    return World(rows, [{1}, set()], lists, 5)
+    return World(rows, [{1}, set()], lists, [2, 4, 0, 1, 1], [[0], [1], [1, 2], [], [3]])
 
 
 def test_by_hand_in_the_view_all():
@@ -143,6 +176,10 @@ def test_by_hand_in_the_view_all():
     # Song 1 beats songs 0, 2, 4; song 3 ties with songs 0 and 4 and loses to song 2.
     assert row["auc"] == (3 + 2 / 2) / 6
     assert row["hit_like"] is row["ndcg_like"] is row["dislike_fpr"] is None
+    assert (row["precision"], row["mrr"], row["hit"]) == (1 / 2, 1, 1)
+    # Song 2, which nobody has played and whose artist song 1 has too, stands beside the only song heard.
+    assert (row["replay_share"], row["cold_share"], row["artist_diversity"]) == (1 / 2, 1 / 2, 1 / 2)
+    assert row["popularity_lift"] == (4 + 0) / 2 / 4 - 1
 
 
 def test_by_hand_in_the_view_discovery():
@@ -161,10 +198,10 @@ def test_dislikes_count_against_the_disliked_songs_alone():
 
 def test_heard_songs_are_no_targets_of_discovery():
     world = by_hand()
-    assert world.truth("all").judgements["base_relevance"].counts.tolist() == [2, 0]
+    assert world.truth("all").targets["base_relevance"].counts.tolist() == [2, 0]
     fresh = world.truth("discovery")
-    assert fresh.judgements["base_relevance"].counts.tolist() == [1, 0]
-    assert fresh.heard.counts.tolist() == [1, 0]
+    assert fresh.targets["base_relevance"].counts.tolist() == [1, 0]
+    assert fresh.n_candidates.tolist() == [4, 5]
     assert fresh.tested.tolist() == [0]
 
 
@@ -182,12 +219,17 @@ def test_without_test_events_there_are_no_rows():
     assert world.found("all").is_empty()
 
 
-def test_lists_come_back_from_rows_in_any_order():
-    rows = pl.DataFrame({"user_id": [2, 0, 2, 0, 2], "rank": [3, 1, 1, 2, 2], "song_id": [7, 4, 0, 9, 5]})
-    assert metrics.recommendation_matrix(rows, 3, 3).tolist() == [[4, 9, -1], [-1, -1, -1], [0, 5, 7]]
-    assert metrics.recommendation_matrix(rows, 3, 1).tolist() == [[4], [-1], [0]]
+def test_a_pair_that_the_ground_truth_has_twice_is_refused():
+    world = by_hand()
+    world.rows += world.rows[:1]
+    with pytest.raises(ValueError, match="given twice"):
+        world.found("all")
 
 
-def test_coverage_counts_each_song_once():
-    assert metrics.coverage(np.array([[3, 1, -1], [1, 0, 3], [-1, -1, -1]]), 6) == 3 / 6
-    assert metrics.coverage(np.full((2, 2), -1), 6) == 0
+def test_a_song_by_several_artists_is_new_when_none_of_them_stands_above():
+    world = by_hand()
+    world.artists = [[0, 1], [1, 2], [3], [2, 3], []]
+    assert world.songs.bring_new_artists(np.array([[0, 1, 2, 3], [4, 3, 2, -1]])).tolist() == [
+        [True, False, True, False],
+        [False, True, False, False],
+    ]

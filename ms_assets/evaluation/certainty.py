@@ -1,0 +1,58 @@
+"""How sure a mean over users is: the bootstrap, the same resamples for everything that is compared."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_assets.ranking import Floats, Integers
+
+N_RESAMPLES = 1_000
+CONFIDENCE = 0.95
+SEED = 0
+AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """How often each user is in each resample (Efron, 1979).
+
+    The first row is the users as they are, once each, so that one product gives the mean and its resamples.
+    """
+
+    times: NDArray[np.uint8]
+    """[1 + N_RESAMPLES, n_users]."""
+
+    @classmethod
+    def of(cls, n_users: int) -> "Resamples":
+        """Draws that depend on the number of users alone, so that differences between methods are paired."""
+        rng, times = np.random.default_rng(SEED), np.ones((1 + N_RESAMPLES, n_users), np.uint8)
+        for row in times[1:]:
+            row[:] = np.bincount(rng.integers(n_users, size=n_users), minlength=n_users)
+        return cls(times)
+
+    def sums(self, values: Floats, first: int = 0) -> Floats:
+        """Sums over the users of every resample, float64 [1 + N_RESAMPLES, n_columns].
+
+        values: float64 [n, n_columns] of the users from `first` on; sums of all users add up.
+        """
+        times = self.times[:, first : first + len(values)]
+        begins = range(0, len(times), AT_ONCE)
+        return np.concatenate([times[begin : begin + AT_ONCE].astype(np.float64) @ values for begin in begins])
+
+
+def ratios(numerators: Floats, denominators: Floats) -> Floats:
+    """Sums over sums, NaN where nobody counts."""
+    counted = denominators > 0
+    return np.where(counted, numerators / np.where(counted, denominators, 1), np.nan)
+
+
+def intervals(samples: Floats, n_users: Integers) -> tuple[Floats, Floats, Floats]:
+    """Mean and the ends of its percentile interval, each [n_columns], of samples [1 + N_RESAMPLES, n_columns].
+
+    NaN where nobody has a value, or only one user has (an interval).
+    """
+    ends = np.full((2, samples.shape[1]), np.nan)
+    several, tail = n_users > 1, (1 - CONFIDENCE) / 2
+    ends[:, several] = np.nanquantile(samples[1:, several], [tail, 1 - tail], axis=0)
+    return samples[0], *ends

@@ -1,0 +1,132 @@
+"""One pass over all users for each table of the room: read some users' rows, measure every method, go on."""
+
+from collections.abc import Iterator
+from itertools import product
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ms_assets.evaluation import exposure as exposures
+from ms_assets.evaluation import metrics, official
+from ms_assets.evaluation import slices as slicing
+from ms_assets.evaluation.metrics import Lists
+from ms_assets.evaluation.tables import songs_of, users_of
+from ms_assets.evaluation.truth import Truth
+from ms_assets.retrieval.recommendations import VIEWS
+
+Relation = duckdb.DuckDBPyRelation
+Methods = dict[str, Relation]
+"""Recommendations by method."""
+
+
+def user_metrics(
+    methods: Methods, users: Relation, songs: Relation, train: Relation, ground_truth: Relation, ks: list[int]
+) -> Iterator[pa.Table]:
+    """All metrics of every tested user: method, view, k, uid and metrics.METRICS."""
+    catalogue = songs_of(songs)
+    for some in users_of(users):
+        truths = _views(some.truth(ground_truth, train, catalogue))
+        for method, recommended in methods.items():
+            for view, matrix in some.lists(recommended, max(ks)).items():
+                lists = Lists(matrix, truths[view], catalogue)
+                for k in ks:
+                    yield _keyed(metrics.user_metrics(lists, k), method, view, k).to_arrow()
+
+
+def official_user_metrics(
+    methods: Methods, users: Relation, songs: Relation, train: Relation, test: Relation, ks: list[int]
+) -> Iterator[pa.Table]:
+    """What Yambda's authors measure, of every user with a target: the columns of official.SCHEMA."""
+    targets = {view: official.target_events(test, train, view) for view in official.VIEWS}
+    n_songs = len(songs)
+    for some in users_of(users):
+        theirs = {view: some.targets(events, n_songs) for view, events in targets.items()}
+        for method, recommended in methods.items():
+            matrix = some.lists(recommended, max(ks))["all"]
+            for view, k in product(theirs, ks):
+                yield _keyed(official.user_metrics(matrix, theirs[view], some.uid, k), method, view, k).to_arrow()
+
+
+def recall_curve(
+    methods: Methods, users: Relation, songs: Relation, train: Relation, ground_truth: Relation, longest: int
+) -> pl.DataFrame:
+    """Mean recall at every length of the list: method, view, k, recall."""
+    catalogue = songs_of(songs)
+    sums = {key: np.zeros(longest) for key in product(methods, VIEWS)}
+    n_users = dict.fromkeys(VIEWS, 0)
+    for some in users_of(users):
+        truths = _views(some.truth(ground_truth, train, catalogue))
+        for view, truth in truths.items():
+            n_users[view] += int(np.count_nonzero(truth.targets["base_relevance"].counts))
+        for method, recommended in methods.items():
+            for view, matrix in some.lists(recommended, longest).items():
+                sums[method, view] += metrics.recall_sums(Lists(matrix, truths[view], catalogue))
+    rows = [
+        (method, view, k, recall)
+        for (method, view), total in sums.items()
+        for k, recall in enumerate((total / max(n_users[view], 1)).tolist(), start=1)
+    ]
+    schema = {"method": pl.String, "view": pl.String, "k": pl.Int32, "recall": pl.Float64}
+    return pl.DataFrame(rows, schema, orient="row")
+
+
+def slices(
+    methods: Methods, users: Relation, songs: Relation, train: Relation, test: Relation, ground_truth: Relation,
+    ks: list[int],
+) -> pl.DataFrame:  # fmt: skip
+    """The main metrics over parts of users, songs and events: the columns of slices.SCHEMA."""
+    catalogue, everybody = songs_of(songs), users_of(users)
+    is_head = slicing.head(catalogue)
+    tested = ground_truth.filter("split = 'test'").project("user_id").distinct().to_arrow_table()
+    tested_id = np.sort(tested["user_id"].to_numpy())
+    n_events = np.concatenate([some.n_train_events(train) for some in everybody])
+    lengths, sums = slicing.HistoryLengths.of(n_events[tested_id]), slicing.Sums(len(tested_id))
+    for some in everybody:
+        truth = some.truth(ground_truth, train, catalogue)
+        theirs = n_events[some.first : some.first + len(some.uid)]
+        parts = slicing.slices(truth, catalogue, is_head, lengths, theirs, *some.driven(test, truth.pairs))
+        targets = {view: slicing.targets_of(judged, parts) for view, judged in _views(truth).items()}
+        first = int(np.searchsorted(tested_id, some.first))
+        for method, recommended in methods.items():
+            for view, matrix in some.lists(recommended, max(ks)).items():
+                lists = Lists(matrix, truth, catalogue)
+                for k in ks:
+                    sums.add((method, view, k), slicing.metrics_of(lists, targets[view], k), first)
+    return sums.table(list(parts))
+
+
+def exposure(
+    methods: Methods, users: Relation, songs: Relation, train: Relation, is_global: bool, ks: list[int]
+) -> pl.DataFrame:
+    """Which songs are shown: method, view, k and exposure.METRICS; in official views, if is_global, coverage alone."""
+    catalogue, everybody = songs_of(songs), users_of(users)
+    is_head, cold = slicing.head(catalogue), catalogue.cold[:-1]
+    trained = [some.n_train_events(train) > 0 for some in everybody]
+    rows = []
+    for method, recommended in methods.items():
+        times = {key: np.zeros(len(catalogue), np.int64) for key in product((*VIEWS, "official"), ks)}
+        for some, has_train in zip(everybody, trained, strict=True):
+            matrices = some.lists(recommended, max(ks))
+            matrices["official"] = matrices["all"][has_train]
+            for view, k in times:
+                times[view, k] += exposures.times_shown(matrices[view][:, :k], len(catalogue))
+        for (view, k), shown in times.items():
+            if view in VIEWS:
+                rows.append({"method": method, "view": view, "k": k, **exposures.exposure(shown, is_head, cold)})
+            elif is_global:
+                coverage = np.count_nonzero(shown) / np.count_nonzero(~cold)
+                rows += [{"method": method, "view": name, "k": k, "coverage": coverage} for name in official.VIEWS]
+    schema = {"method": pl.String, "view": pl.String, "k": pl.Int32, **dict.fromkeys(exposures.METRICS, pl.Float64)}
+    return pl.DataFrame(rows, schema=schema)
+
+
+def _views(truth: Truth) -> dict[str, Truth]:
+    return dict(zip(VIEWS, (truth, truth.discovery()), strict=True))
+
+
+def _keyed(frame: pl.DataFrame, method: str, view: str, k: int) -> pl.DataFrame:
+    return frame.select(
+        pl.lit(method).alias("method"), pl.lit(view).alias("view"), pl.lit(k, pl.Int32).alias("k"), pl.all()
+    )

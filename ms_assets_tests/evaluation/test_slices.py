@@ -1,0 +1,89 @@
+"""Slices and exposure against slow computations, and by hand."""
+
+import numpy as np
+import pytest
+
+from ms_assets.evaluation import exposure, slices
+from ms_assets.evaluation.metrics import Lists, Songs
+from ms_assets.vectors import Ragged
+from ms_assets_tests import slow_metrics
+from ms_assets_tests.evaluation.test_metrics import random_world
+
+
+def songs(*n_plays):
+    nobody = Ragged(np.empty(0, np.int64), np.zeros(len(n_plays) + 1, np.int64))
+    return Songs.of(np.array(n_plays), np.array(n_plays) == 0, nobody)
+
+
+@pytest.mark.parametrize("view", ["all", "discovery"])
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_of_a_slice_are_those_of_its_targets_alone(seed, view):
+    world, rng = random_world(seed), np.random.default_rng(seed)
+    truth, k = world.truth(view), len(world.lists[view][0])
+    flags = {("any", name): rng.random(len(truth.pairs.keys)) < share for name, share in (("few", 0.2), ("many", 0.7))}
+    lists = Lists(np.array(world.lists[view]), truth, world.songs)
+    found = slices.metrics_of(lists, slices.targets_of(truth, flags), k)
+    assert found.shape == (len(truth.tested), 2, len(slices.METRICS))
+    for part, inside in enumerate(flags.values()):
+        kept = {tuple(pair) for pair in np.stack([truth.pairs.user, truth.pairs.song], axis=1)[inside].tolist()}
+        for row, user in enumerate(truth.tested.tolist()):
+            shown, excluded = world.lists[view][user], world.heard[user] if view == "discovery" else set()
+            worth = {
+                met["song_id"]: met["adjusted_relevance"]
+                for met in world.rows
+                if met["split"] == "test" and met["user_id"] == user and met["song_id"] not in excluded
+                if (user, met["song_id"]) in kept
+            }
+            targets = {song for song, value in worth.items() if value > 0}
+            wanted = (
+                slow_metrics.ndcg(shown, worth),
+                slow_metrics.recall(shown, targets),
+                slow_metrics.hit(shown, targets),
+            )
+            np.testing.assert_allclose(found[row, part], np.array(wanted, float), atol=1e-12)
+
+
+def test_the_head_is_the_fewest_songs_with_half_of_the_plays():
+    assert slices.head(songs(1, 6, 3, 0, 2)).tolist() == [False, True, False, False, False]
+    assert slices.head(songs(1, 5, 3, 0, 2)).tolist() == [False, True, True, False, False]
+    assert slices.head(songs(0, 0)).tolist() == [False, False]
+
+
+def test_quarters_of_history_length_share_the_users_and_keep_ties_together():
+    lengths = slices.HistoryLengths.of(np.array([5, 1, 2, 7, 3, 4, 8, 6]))
+    assert lengths.names[0] == "quarter 1: 1 to 2 events"
+    flags = lengths.slices(np.array([1, 2, 3, 8]), np.array([0, 0, 1, 2, 3]))
+    assert [flag.tolist() for flag in flags.values()] == [
+        [True, True, True, False, False],
+        [False, False, False, True, False],
+        [False] * 5,
+        [False, False, False, False, True],
+    ]
+    alike = slices.HistoryLengths.of(np.full(9, 4))
+    assert alike.names == ("quarter 1: 4 to 4 events", *(f"quarter {n}: nobody" for n in (2, 3, 4)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gini_equals_the_mean_difference_of_all_pairs(seed):
+    amounts = np.random.default_rng(seed).integers(0, 9, 30)
+    assert exposure.gini(amounts) == pytest.approx(slow_metrics.gini(amounts.tolist()))
+
+
+def test_gini_is_0_when_all_are_alike_and_nearly_1_when_one_has_everything():
+    assert exposure.gini(np.array([3, 3, 3, 3])) == 0
+    assert exposure.gini(np.array([0, 0, 0, 8])) == 1 - 1 / 4
+
+
+def test_coverage_counts_each_song_once_and_never_exceeds_1():
+    times = exposure.times_shown(np.array([[3, 1, -1], [1, 0, 3], [-1, -1, -1]]), 6)
+    assert times.tolist() == [1, 2, 0, 2, 0, 0]
+    head, cold = np.array([True, False, False, False, False, False]), np.array([False] * 3 + [True] * 3)
+    found = exposure.exposure(times, head, cold)
+    assert found["coverage"] == 3 / 6
+    assert (found["head_share"], found["tail_share"], found["cold_share"]) == (1 / 5, 2 / 5, 2 / 5)
+    assert exposure.exposure(np.ones(6, int), head, cold)["coverage"] == 1
+
+
+def test_lists_without_any_song_cover_nothing_and_have_no_shares():
+    found = exposure.exposure(np.zeros(3, int), np.ones(3, bool), np.zeros(3, bool))
+    assert found == {"coverage": 0, "exposure_gini": None, "head_share": None, "tail_share": None, "cold_share": None}

@@ -1,0 +1,66 @@
+"""One asset over each I/O manager, and the files that it leaves."""
+
+import dagster as dg
+
+from ms_assets.io_managers import (
+    FaissIOManager,
+    FolderIOManager,
+    GraphIOManager,
+    JsonIOManager,
+    TableIOManager,
+    TorchIOManager,
+    columns,
+)
+from ms_assets.resources import DuckDB
+from ms_assets.scales import SCALES
+
+COLUMNS = columns(song_id=("INTEGER", "song"), score=("DOUBLE", "score"))
+
+
+class Shelf:
+    """One asset `room/value` with an I/O manager, and its files."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.duckdb = DuckDB(temp_directory=str(folder / "tmp"))
+        data = str(folder / "data")
+        self.managers = {
+            "io_manager": TableIOManager(base_dir=data, duckdb=self.duckdb),
+            "torch": TorchIOManager(base_dir=data),
+            "graph": GraphIOManager(base_dir=data),
+            "faiss": FaissIOManager(base_dir=data),
+            "folder": FolderIOManager(base_dir=data),
+            "json": JsonIOManager(base_dir=data),
+        }
+
+    @property
+    def con(self):
+        return self.duckdb.connection
+
+    def put(self, value, manager="io_manager", scale="50m"):
+        run = dg.materialize(
+            [self._asset(value, manager)],
+            resources=self.managers,
+            partition_key=scale,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        return run.get_asset_materialization_events()[0]
+
+    def get(self, manager="io_manager", scale="50m"):
+        definitions = dg.Definitions([self._asset(None, manager)], resources=self.managers)
+        return definitions.load_asset_value(dg.AssetKey(["room", "value"]), partition_key=scale)
+
+    def files(self):
+        return {
+            str(path.relative_to(self.folder / "data")): path.read_bytes()
+            for path in (self.folder / "data").rglob("*")
+            if path.is_file()
+        }
+
+    @staticmethod
+    def _asset(value, manager):
+        @dg.asset(key=["room", "value"], partitions_def=SCALES, io_manager_key=manager, metadata=COLUMNS)
+        def produce():
+            return value
+
+        return produce
