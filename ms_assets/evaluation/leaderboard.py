@@ -150,10 +150,20 @@ def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
 
 def to_markdown(board: pl.DataFrame, compared: pl.DataFrame) -> str:
     """Tables of the main metrics, one for each view and k, and which differences in NDCG are real."""
-    return "\n\n".join(
-        f"**{view}, K = {k}**\n\n{pictures.table_to_markdown(summary(board, view, k))}\n\n{verdict(compared, view, k)}"
-        for view, k in board.select("view", "k").unique().sort("view", "k").rows()
+    ndcg = board.filter(pl.col("metric") == "ndcg").with_columns(
+        pl.format("{} to {}", pl.col("ci_low").round(4), pl.col("ci_high").round(4)).alias("95 % of ndcg")
     )
+    return "\n\n".join(
+        f"**{view}, K = {k}**\n\n{pictures.table_to_markdown(_with_interval(summary(board, view, k), rows))}\n\n"
+        f"{verdict(compared, view, k)}"
+        for (view, k), rows in ndcg.sort("view", "k").group_by("view", "k", maintain_order=True)
+    )
+
+
+def _with_interval(table: pl.DataFrame, intervals: pl.DataFrame) -> pl.DataFrame:
+    """The table with the intervals right of NDCG itself."""
+    joined = table.join(intervals.select("method", "95 % of ndcg"), on="method", how="left", maintain_order="left")
+    return joined.select("method", "ndcg", "95 % of ndcg", pl.exclude("method", "ndcg", "95 % of ndcg"))
 
 
 def verdict(compared: pl.DataFrame, view: str, k: int, metric: str = "ndcg") -> str:

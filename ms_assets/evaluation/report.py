@@ -29,7 +29,7 @@ VIEWS = {
     "discovery": "Songs that the user has heard in train are neither recommended nor wanted.",
     "official_listen_plus": "Lists of the view all by the arithmetic of Yambda's authors: targets are listens of at "
     "least half the track.",
-    "official_like": "The same, targets are likes.",
+    "official_like": "Lists of the view all by the arithmetic of Yambda's authors: targets are likes.",
 }
 SOFTWARE = ("ms_assets", "dagster", "duckdb", "numpy", "polars", "torch", "torch-geometric")
 STYLE = """

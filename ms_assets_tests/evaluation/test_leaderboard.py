@@ -197,4 +197,13 @@ def test_markdown_shows_every_view_and_k_with_undefined_numbers_among_them():
     for view in ("all", "discovery"):
         for k in (10, 100):
             assert f"**{view}, K = {k}**" in text
-    assert "| lightgcn | – |" in text
+    assert "| lightgcn | – | – |" in text
+
+
+def test_markdown_shows_the_interval_of_ndcg_beside_it():
+    per_user, shown = frames(n_users=20, views=["all"], ks=[10])
+    measured = panes(per_user)
+    board = leaderboard(measured, shown)
+    row = row_of(board, "ndcg")
+    wanted = f"| lightgcn | {row['mean']:.4f} | {round(row['ci_low'], 4)} to {round(row['ci_high'], 4)} |"
+    assert wanted in to_markdown(board, differences(measured))
