@@ -304,8 +304,9 @@ def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -
 def content_based(users: Relation, songs: Relation, train: Relation, bipartite_graph: Any) -> Recommended:
     """Baseline: songs that sound like the mean of what the user has heard."""
     audience = _audience(users, songs, train)
-    audio = bipartite_graph["song"].x.numpy()
-    return _recommended(audience, lambda: recommenders.content_based(audience.history.songs, audio))
+    graph_songs = bipartite_graph["song"]
+    audio, has_audio = graph_songs.x.numpy(), graph_songs.has_audio.numpy()
+    return _recommended(audience, lambda: recommenders.content_based(audience.history.songs, audio, has_audio))
 
 
 assets = [

@@ -123,14 +123,24 @@ def collaborative_filtering(heard: Ragged, n_graph_songs: int, seed: int) -> Rec
     return nearest((left * singular).astype(np.float32), right.T.astype(np.float32))
 
 
-def content_based(heard: Ragged, audio: NDArray[np.float32]) -> Recommender:
-    """Songs that sound like the mean of what the user has heard: inner product with unit audio [n_songs, 128]."""
+def content_based(heard: Ragged, audio: NDArray[np.float32], has_audio: NDArray[np.bool_]) -> Recommender:
+    """Songs that sound like the mean of what the user has heard: inner product with unit audio [n_songs, 128].
+
+    Songs without audio, whose rows are zeros, are no candidates and say nothing of a user.
+    """
     from scipy.sparse import csr_matrix
 
     lengths = heard.lengths
     share = np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
     mean = csr_matrix((share, heard.values, heard.offsets), shape=(len(lengths), len(audio))) @ audio
-    return nearest(np.ascontiguousarray(mean, np.float32), audio)
+    audible = np.flatnonzero(has_audio)
+    search = nearest(np.ascontiguousarray(mean, np.float32), audio[audible])
+
+    def recommend(user: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        found, scores = search(user, n)
+        return np.append(audible, -1)[found], scores  # −1 stays −1
+
+    return recommend
 
 
 def replay(history: History) -> Recommender:

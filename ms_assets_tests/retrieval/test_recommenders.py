@@ -79,7 +79,7 @@ def test_random_songs_of_a_user_do_not_depend_on_how_many_are_asked_for():
 
 
 def test_content_is_the_inner_product_with_the_mean_of_what_was_heard(audience, heard, audio):
-    found, scores = recommenders.content_based(audience.history.songs, audio)(EVERYBODY, 40)
+    found, scores = recommenders.content_based(audience.history.songs, audio, np.ones(N_SONGS, bool))(EVERYBODY, 40)
     means = [audio[sorted(songs)].mean(axis=0) if songs else np.zeros(128) for songs in heard]
     assert_best(found, scores, np.array(means) @ audio.T, 40)
 
@@ -87,8 +87,19 @@ def test_content_is_the_inner_product_with_the_mean_of_what_was_heard(audience, 
 def test_content_knows_cold_songs():
     audio = np.eye(4, 128, dtype=np.float32)
     audio[3] = audio[0]
-    found, _ = recommenders.content_based(audience_of([{0}], 4).history.songs, audio)(np.array([0]), 2)
+    found, _ = recommenders.content_based(audience_of([{0}], 4).history.songs, audio, np.ones(4, bool))(
+        np.array([0]), 2
+    )
     assert sorted(found[0].tolist()) == [0, 3]
+
+
+def test_content_neither_recommends_songs_without_audio_nor_learns_of_them():
+    audio = np.zeros((5, 128), np.float32)
+    audio[0, 0], audio[2, :2], audio[3, 0] = 1, (-0.6, 0.8), -1
+    heard = audience_of([{0, 1}], 5).history.songs
+    found, scores = recommenders.content_based(heard, audio, audio.any(axis=1))(np.array([0]), 5)
+    assert found.tolist() == [[0, 2, 3, -1, -1]]
+    np.testing.assert_allclose(scores[0, :3], [0.5, -0.3, -0.5])
 
 
 def test_collaborative_filtering_is_the_reconstruction_of_a_truncated_svd(audience, heard):
@@ -130,7 +141,9 @@ RECOMMENDERS = {
     "collaborative_filtering": lambda audience, audio: recommenders.collaborative_filtering(
         audience.history.songs, N_GRAPH_SONGS, 0
     ),
-    "content_based": lambda audience, audio: recommenders.content_based(audience.history.songs, audio),
+    "content_based": lambda audience, audio: recommenders.content_based(
+        audience.history.songs, audio, np.ones(N_SONGS, bool)
+    ),
 }
 
 
