@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from ms_assets.raw.sample import generate
-from ms_assets_tests.benchmarks import data, measure, report
+from ms_assets_tests.benchmarks import data, measure, report, retrieval
 from ms_assets_tests.benchmarks.shapes import SHAPES
 
 
@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     command = commands.add_parser("scaling", help="the same over several sizes")
     command.add_argument("sources", nargs="+", help="FOLDER:SCALE, for example data/5m:50m data/50m:50m data/50m:500m")
     command.set_defaults(run=_scaling)
+    command = commands.add_parser("index", help="the song index of 934,057 songs beside exact search")
+    command.set_defaults(run=lambda _: _publish("Index", retrieval.index_section()))
     chosen = parser.parse_args(arguments)
     chosen.run(chosen)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ms_assets_tests.benchmarks.measure import ROOT, Run, total
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
-LIBRARIES = ("dagster", "duckdb", "pyarrow", "numpy", "polars")
+LIBRARIES = ("dagster", "duckdb", "pyarrow", "numpy", "polars", "torch", "implicit")
 
 
 def machine() -> str:
@@ -43,7 +43,7 @@ def tables_section(run: Run) -> str:
         [
             f"{run.n_events:,} events, partition `50m`, all nine files from a local folder. {machine()}.",
             "",
-            _table(("step", "seconds", "rows", "rows/s", "peak MiB"), rows),
+            table(("step", "seconds", "rows", "rows/s", "peak MiB"), rows),
             "",
             f"**The assets' work takes {run.ratio:.2f} × the floor** "
             f"({total(run.assets) / run.floor:.2f} × with the fixed "
@@ -68,7 +68,7 @@ def scaling_section(runs: list[Run]) -> str:
         f"Without the single-event files. {machine()}. Growth: time over events, each against the row above; "
         "1 is a straight line."
     )
-    return "\n".join([text, "", _table(names, rows)])
+    return "\n".join([text, "", table(names, rows)])
 
 
 def publish(heading: str, text: str) -> None:
@@ -84,6 +84,7 @@ def _rows(n_rows: int, seconds: float) -> tuple[str, str]:
     return f"{n_rows:,}", f"{n_rows / max(seconds, 1e-3):,.0f}"
 
 
-def _table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table of a name and numbers."""
     rule = ["---", *(["---:"] * (len(names) - 1))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (names, rule, *rows))
