@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ms_assets.raw.sample import generate
-from ms_assets_tests.benchmarks import data, epoch, evaluation, kernels, measure, quality, report
+from ms_assets_tests.benchmarks import data, epoch, evaluation, kernels, measure, quality, report, retrieval
 from ms_assets_tests.benchmarks.shapes import SHAPES
 
 
@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("folder", type=Path, help="in the hub's layout, divided by time, for the partition 50m")
     command.add_argument("--seeds", type=int, default=2, help="trainings, by seeds from 0")
     command.set_defaults(run=_quality)
+    command = commands.add_parser("index", help="the song index of 934,057 songs beside exact search")
+    command.set_defaults(run=lambda _: _publish("Index", retrieval.index_section()))
     chosen = parser.parse_args(arguments)
     chosen.run(chosen)
 

@@ -171,6 +171,11 @@ class Memory:
         return max((bytes_ for at, bytes_ in self.samples if start - 0.02 <= at <= end + 0.02), default=0) // MIB
 
 
+def resident_mib() -> int:
+    """What this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // MIB
+
+
 def _family(pid: int) -> Iterator[int]:
     yield pid
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ms_assets_tests.benchmarks.measure import ROOT, Run, total
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
-LIBRARIES = ("dagster", "duckdb", "pyarrow", "numpy", "polars", "torch", "torch-geometric")
+LIBRARIES = ("dagster", "duckdb", "pyarrow", "numpy", "polars", "torch", "torch-geometric", "implicit")
 
 
 def machine() -> str:

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from ms_assets.io_managers import IndexOfOrigin
+from ms_assets.retrieval import assets
 from ms_assets.retrieval import checks as retrieval
 from ms_assets.retrieval.index import build, origin
 from ms_assets.vectors import fixed_size_list
@@ -70,6 +71,24 @@ def test_an_index_of_another_model_split_or_id_map_is_refused_by_name(indexed, c
     result = indexed.result(index, **changed)
     assert not result.passed
     assert f"the index is of other data: {said}" in result.description
+
+
+def test_nothing_is_recommended_from_an_index_of_other_users_or_songs(indexed):
+    def recommended(item_id):
+        columns = [
+            {"user_id": np.arange(30), "uid": np.arange(30)},
+            {"song_id": np.arange(N_SONGS), "item_id": item_id, "in_graph": np.arange(N_SONGS) < N_TRAINED},
+            {"user_id": [0], "song_id": [0], "timestamp": [5]},
+            {"user_id": np.arange(30), "embedding": fixed_size_list(indexed.users)},
+        ]
+        users, songs, train, vectors = (indexed.con.from_arrow(pa.table(table)) for table in columns)
+        index = build(indexed.songs, indexed.item_id, indexed.users, "exact").index
+        stored = IndexOfOrigin(index, origin(MODEL, indexed.item_id, indexed.users, indexed.songs))
+        return assets.lightgcn(users, songs, train, stored, vectors)
+
+    assert recommended(indexed.item_id).metadata["cold_share_of_top_100"] > 0
+    with pytest.raises(ValueError, match="song_index is of other data: id_map: built from"):
+        recommended(indexed.item_id + 1)
 
 
 RECOMMENDED = [

@@ -5,9 +5,11 @@ import polars as pl
 import pytest
 
 from ms_assets.raw.sample import SampleShape, generate
+from ms_assets.retrieval import cold_start
+from ms_assets.retrieval.tuning import Tuner
 from ms_assets.scales import SCALE_DEFAULTS
 from ms_assets.settings import TrainingSettings
-from ms_assets.vectors import vector_column
+from ms_assets.vectors import Ragged, vector_column
 
 SHAPE = SampleShape(seed=11, n_users=1_000, n_songs=20_000, n_listens=300_000, fresh=0.2)
 USERS = {"min_events": 40, "max_events": 5_000}
@@ -32,7 +34,14 @@ class Trained:
         self.targets = np.zeros((len(self.users), len(self.songs)), bool)
         self.targets[positive["user_id"], positive["song_id"]] = True
         self.targets[*self.heard] = False
+        self.artists = Ragged(graph["song"].artist_ids.numpy(), graph["song"].artist_offsets.numpy())
         self.known = self._of_known_artists(graph["song"])
+        self.tuner = self._tuner(truth.filter(pl.col("split") == "validation"))
+
+    def _tuner(self, validation):
+        heard = np.unique(self.heard, axis=1)
+        columns = (validation[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
+        return Tuner.of(*columns, Ragged.from_pairs(*heard, len(self.users)), len(self.songs))
 
     def _of_known_artists(self, songs):
         lists = np.split(songs.artist_ids.numpy(), songs.artist_offsets.numpy()[1:-1])
@@ -113,3 +122,17 @@ def test_cold_songs_of_known_artists_are_found_at_least_as_often_as_by_content(k
     )
     assert cold.sum() > 300
     assert model >= content > K_COLD / cold.sum()
+
+
+def test_placed_by_artist_and_calibrated_cold_songs_are_found_more_often_still(knowing):
+    n, users = knowing.n_warm, knowing.users
+    trained, everything = knowing.songs[:n], np.ones(len(knowing.songs), bool)
+    placed, _ = cold_start.directions(knowing.songs[n:], trained, knowing.artists)
+    fit = cold_start.calibrate(users, trained, placed, knowing.tuner)
+    by_encoding, by_raw_audio, calibrated = (
+        knowing.recall(users @ np.concatenate([trained, cold]).T, ~knowing.warm, everything, K_COLD)
+        for cold in (knowing.songs[n:], knowing.audio[n:], fit.length * placed)
+    )
+    assert calibrated > 1.1 * by_encoding
+    assert calibrated >= 10 * by_raw_audio
+    assert abs(fit.share_after - fit.wanted_share) < 1e-3 < abs(fit.share_before - fit.wanted_share)

@@ -1,0 +1,88 @@
+"""Where cold songs lie: by encoding and artist, at the length that gives them their share of the top 100."""
+
+import numpy as np
+import pytest
+
+from ms_assets.retrieval import cold_start
+from ms_assets.retrieval.recommendations import ranked
+from ms_assets.retrieval.recommenders import nearest
+from ms_assets.retrieval.tuning import Tuner
+from ms_assets.vectors import Ragged
+from ms_assets_tests.retrieval.test_recommendations import history_of
+from ms_assets_tests.training.graphs import unit_rows
+
+N_USERS, N_TRAINED, N_COLD, DIMENSIONS = 200, 1_500, 400, 16
+
+
+def ragged(lists):
+    values, offsets = [value for row in lists for value in row], np.cumsum([0, *map(len, lists)])
+    return Ragged(np.array(values, np.int64), offsets)
+
+
+def test_a_cold_song_lies_between_its_encoding_and_its_artists_trained_songs():
+    trained = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    encodings = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 0], [0, 1, 0]], np.float32)
+    # Artist 0 has songs 0 and 1, artist 1 song 2, artist 2 none that is trained.
+    artists = ragged([[0], [0], [1], [0], [0, 1], [2], []])
+    vectors, known = cold_start.directions(encodings, trained, artists)
+    first = np.array([0.5**0.5, 0.5**0.5, 0])
+    both = np.array([0.5, 0.5, 0.5**0.5])  # half of each artist, of length 1
+    expected = [(encodings[0] + first) / 2**0.5, encodings[1] + both, encodings[2], encodings[3]]
+    expected[1] /= np.linalg.norm(expected[1])
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert known.tolist() == [True, True, False, False]
+
+
+class Planted:
+    """Users and songs of one space; cold songs lean to one side, and some users took to nothing but them."""
+
+    def __init__(self, lean, n_cold_targets):
+        rng = np.random.default_rng(0)
+        self.users, self.trained = unit_rows(rng, N_USERS, DIMENSIONS), unit_rows(rng, N_TRAINED, DIMENSIONS)
+        self.cold = unit_rows(rng, N_COLD, DIMENSIONS)
+        self.cold[:, 0] += lean
+        self.cold /= np.linalg.norm(self.cold, axis=1, keepdims=True)
+        self.heard = history_of([set(rng.permutation(N_TRAINED)[:30].tolist()) for _ in range(N_USERS)])
+        user = np.repeat(np.arange(N_USERS), 20)
+        song = np.concatenate([np.arange(20) + (N_TRAINED if u < n_cold_targets else 0) for u in range(N_USERS)])
+        self.tuner = Tuner.of(user, song, np.ones(len(user)), self.heard.songs, N_TRAINED + N_COLD)
+
+    def share(self, length):
+        """Of cold songs among the top 100 of discovery, by search over all songs."""
+        songs = np.concatenate([self.trained, np.float32(length) * self.cold])
+        everybody = np.arange(N_USERS)
+        found, _ = ranked(everybody, self.heard.songs, len(songs), nearest(self.users, songs), 100)
+        return (found[1] >= N_TRAINED).mean()
+
+
+@pytest.mark.parametrize("lean", [0.0, 1.0])
+@pytest.mark.parametrize("n_cold_targets", [4, 80, 120])
+def test_calibration_gives_cold_songs_the_share_that_they_have_in_validation(lean, n_cold_targets):
+    planted = Planted(lean, n_cold_targets)
+    fit = cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner)
+    targets = planted.tuner.targets["discovery"]
+    wanted = (targets.keys % targets.n_songs >= N_TRAINED).mean()
+    assert fit.wanted_share == pytest.approx(wanted)
+    assert planted.share(1.0) == pytest.approx(fit.share_before, abs=1e-3)
+    assert planted.share(fit.length) == pytest.approx(fit.share_after, abs=1e-3)
+    assert planted.share(fit.length) == pytest.approx(wanted, abs=2e-3)
+    assert abs(planted.share(1.0) - wanted) > 0.02
+
+
+def test_calibration_keeps_the_order_among_cold_songs_and_among_trained_ones():
+    planted = Planted(0.5, 40)
+    fit = cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner)
+    scores, scaled = (planted.users @ (length * planted.cold).T for length in (1.0, fit.length))
+    assert fit.length > 0
+    np.testing.assert_array_equal(np.argsort(scores[:, :50]), np.argsort(scaled[:, :50]))
+
+
+def test_nothing_is_calibrated_where_validation_has_no_new_cold_song():
+    planted = Planted(0.0, 0)
+    assert cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner) is None
+
+
+def test_without_cold_songs_there_is_nothing_to_place():
+    trained = unit_rows(np.random.default_rng(0), 5, 4)
+    vectors, known = cold_start.directions(np.empty((0, 4), np.float32), trained, ragged([[0]] * 5))
+    assert (vectors.shape, known.shape) == ((0, 4), (0,))
