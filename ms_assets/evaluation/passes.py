@@ -90,11 +90,10 @@ def slices(
         targets = {view: slicing.targets_of(judged, parts) for view, judged in _views(truth).items()}
         first = int(np.searchsorted(tested_id, some.first))
         for method, recommended in methods.items():
-            for view, matrix in some.lists(recommended, max(ks)).items():
-                lists = Lists(matrix, truth, catalogue)
-                for k in ks:
-                    sums.add((method, view, k), slicing.metrics_of(lists, targets[view], k), first)
-    return sums.table(list(parts))
+            shown = {view: Lists(m, truth, catalogue) for view, m in some.lists(recommended, max(ks)).items()}
+            values = [slicing.metrics_of(shown[view], targets[view], k) for view, k in product(shown, ks)]
+            sums.add(method, np.concatenate(values, axis=1).reshape(len(truth.tested), -1), first)
+    return sums.table([(view, k, part) for view, k, part in product(VIEWS, ks, parts)])
 
 
 def exposure(
