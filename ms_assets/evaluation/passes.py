@@ -57,7 +57,7 @@ def recall_curve(
     sums = {key: np.zeros(longest) for key in product(methods, VIEWS)}
     n_users = dict.fromkeys(VIEWS, 0)
     for some in users_of(users):
-        truths = _views(some.truth(ground_truth, train, catalogue))
+        truths = _views(some.truth(ground_truth, train, catalogue, ("base_relevance",)))
         for view, truth in truths.items():
             n_users[view] += int(np.count_nonzero(truth.targets["base_relevance"].counts))
         for method, recommended in methods.items():
@@ -84,17 +84,16 @@ def slices(
     n_events = np.concatenate([some.n_train_events(train) for some in everybody])
     lengths, sums = slicing.HistoryLengths.of(n_events[tested_id]), slicing.Sums(len(tested_id))
     for some in everybody:
-        truth = some.truth(ground_truth, train, catalogue)
+        truth = some.truth(ground_truth, train, catalogue, ("adjusted_relevance",))
         theirs = n_events[some.first : some.first + len(some.uid)]
         parts = slicing.slices(truth, catalogue, is_head, lengths, theirs, *some.driven(test, truth.pairs))
         targets = {view: slicing.targets_of(judged, parts) for view, judged in _views(truth).items()}
         first = int(np.searchsorted(tested_id, some.first))
         for method, recommended in methods.items():
-            for view, matrix in some.lists(recommended, max(ks)).items():
-                lists = Lists(matrix, truth, catalogue)
-                for k in ks:
-                    sums.add((method, view, k), slicing.metrics_of(lists, targets[view], k), first)
-    return sums.table(list(parts))
+            shown = {view: Lists(m, truth, catalogue) for view, m in some.lists(recommended, max(ks)).items()}
+            values = [slicing.metrics_of(shown[view], targets[view], k) for view, k in product(shown, ks)]
+            sums.add(method, np.concatenate(values, axis=1).reshape(len(truth.tested), -1), first)
+    return sums.table([(view, k, part) for view, k, part in product(VIEWS, ks, parts)])
 
 
 def exposure(

@@ -116,27 +116,27 @@ class Sums:
     def __init__(self, n_users: int) -> None:
         """n_users: all tested users."""
         self._resamples = Resamples.of(n_users)
-        self._sums: dict[tuple[str, str, int], Floats] = {}
-        self._n_users: dict[tuple[str, str, int], NDArray[np.int64]] = {}
+        self._sums: dict[str, Floats] = {}
+        self._n_users: dict[str, NDArray[np.int64]] = {}
 
-    def add(self, key: tuple[str, str, int], values: Floats, first: int) -> None:
-        """Add users' metrics, of `metrics_of`, of a method, view and k; first: the first one's place among all."""
+    def add(self, method: str, values: Floats, first: int) -> None:
+        """Add a method's metrics of some users, float64 [n_users, n_columns]; first: the place of the first of them."""
         known = ~np.isnan(values)
-        both = np.stack([np.where(known, values, 0.0), known])
-        sums = self._resamples.sums(both.transpose(1, 0, 2, 3).reshape(len(values), -1), first)
-        self._sums[key] = self._sums.get(key, 0) + sums
-        self._n_users[key] = self._n_users.get(key, 0) + known.sum(axis=0).ravel()
+        sums = self._resamples.sums(np.concatenate([np.where(known, values, 0.0), known], axis=1), first)
+        self._sums[method] = self._sums.get(method, 0) + sums
+        self._n_users[method] = self._n_users.get(method, 0) + known.sum(axis=0)
 
-    def table(self, parts: list[Slice]) -> pl.DataFrame:
-        """One row per method, view, k, slice, value and metric: mean, ci_low, ci_high, n_users."""
+    def table(self, columns: list[tuple[str, int, Slice]]) -> pl.DataFrame:
+        """One row per method, view, k, slice, value and metric: mean, ci_low, ci_high, n_users.
+
+        columns: view, k and slice of every len(METRICS) of the columns that were added.
+        """
         frames = [SCHEMA.to_frame()]
-        for (method, view, k), sums in self._sums.items():
-            n_users = self._n_users[method, view, k]
-            mean, low, high = intervals(ratios(*np.split(sums, 2, axis=1)), n_users)
-            names = [(*part, metric) for part in parts for metric in METRICS]
-            rows = pl.DataFrame(names, ["slice", "value", "metric"], orient="row").with_columns(
-                method=pl.lit(method), view=pl.lit(view), k=pl.lit(k),
-                mean=mean, ci_low=low, ci_high=high, n_users=n_users,
-            )  # fmt: skip
+        names = [(view, k, *part, metric) for view, k, part in columns for metric in METRICS]
+        for method, sums in self._sums.items():
+            mean, low, high = intervals(ratios(*np.split(sums, 2, axis=1)), self._n_users[method])
+            rows = pl.DataFrame(names, ["view", "k", "slice", "value", "metric"], orient="row").with_columns(
+                method=pl.lit(method), mean=mean, ci_low=low, ci_high=high, n_users=self._n_users[method]
+            )
             frames.append(rows.fill_nan(None).select(*SCHEMA).cast(SCHEMA))
         return pl.concat(frames).sort("view", "k", "slice", "value", "metric", "method")

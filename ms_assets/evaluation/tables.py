@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ms_assets.evaluation.metrics import Songs
 from ms_assets.evaluation.official import EventTargets
-from ms_assets.evaluation.truth import Flags, Pairs, Truth
+from ms_assets.evaluation.truth import RELEVANCES, Flags, Pairs, Truth
 from ms_assets.retrieval.recommendations import VIEWS
 from ms_assets.splits.protocols import POSITIVE_TYPES
 from ms_assets.vectors import Ragged
@@ -33,12 +33,14 @@ class Users:
             f"* REPLACE (user_id - {self.first} AS user_id)"
         )
 
-    def truth(self, ground_truth: Relation, train: Relation, songs: Songs) -> Truth:
-        """What they did in the test part, in the view `all`."""
+    def truth(
+        self, ground_truth: Relation, train: Relation, songs: Songs, relevances: tuple[str, ...] = RELEVANCES
+    ) -> Truth:
+        """What they did in the test part, in the view `all`; relevances: those that are asked for."""
         heard = self.rows(train).project("user_id, song_id").to_arrow_table()
         history = Pairs.of(heard["user_id"].to_numpy(), heard["song_id"].to_numpy(), len(self.uid), len(songs))
         met = self.rows(ground_truth.filter("split = 'test'")).pl()
-        return Truth.of(met, self.uid, history, songs.n_plays)
+        return Truth.of(met, self.uid, history, songs.n_plays, relevances)
 
     def lists(self, recommended: Relation, k: int) -> dict[str, NDArray[np.int64]]:
         """What was recommended to them by view: song ids int64 [n_users, k] by rank, −1 where there is none."""

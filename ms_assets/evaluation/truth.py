@@ -127,7 +127,14 @@ class Truth:
     """Songs that can be recommended to each user."""
 
     @classmethod
-    def of(cls, met: pl.DataFrame, uid: NDArray[np.int64], history: Pairs, n_plays: Floats) -> Self:
+    def of(
+        cls,
+        met: pl.DataFrame,
+        uid: NDArray[np.int64],
+        history: Pairs,
+        n_plays: Floats,
+        relevances: tuple[str, ...] = RELEVANCES,
+    ) -> Self:
         """The truth of the view `all`.
 
         Args:
@@ -135,12 +142,13 @@ class Truth:
             uid: Yambda's id of each user.
             history: what they have positive train events with.
             n_plays: plays of each song in train.
+            relevances: those that are asked for.
         """
         met = met.with_columns(like_or_listen=pl.col("likes") + pl.col("listen_plus")).sort("user_id", "song_id")
         pairs = Pairs.of(met["user_id"].to_numpy(), met["song_id"].to_numpy(), history.n_users, history.n_songs)
         if len(pairs.keys) != len(met):
             raise ValueError("splits/ground_truth: a user and song are given twice in the test part; make it anew")
-        targets = {name: Targets.of(pairs, met[name].cast(pl.Float64).to_numpy()) for name in RELEVANCES}
+        targets = {name: Targets.of(pairs, met[name].cast(pl.Float64).to_numpy()) for name in relevances}
         plays = np.bincount(history.user, n_plays[history.song], minlength=history.n_users)
         n_candidates = np.full(history.n_users, history.n_songs)
         return cls(
