@@ -14,7 +14,7 @@ from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, REPORT, TABLES
 from ms_assets_tests.workplace import Workplace
 
 EPOCHS, K = 2, 10
-SETTINGS = {"training__lightgcn": {"epochs": EPOCHS}, "evaluation__user_metrics": {"ks": [K]}}
+SETTINGS = {"training__lightgcn": {"epochs": EPOCHS, "neutral_negatives": 16}, "evaluation__user_metrics": {"ks": [K]}}
 PICTURES = {"graph/statistics", CHECKPOINT, "evaluation/leaderboard"}
 
 

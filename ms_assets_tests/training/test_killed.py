@@ -13,7 +13,8 @@ import torch
 
 from ms_assets_tests.workplace import PROGRAMS, Workplace, run_config
 
-SETTINGS = {"training__lightgcn": {"epochs": 6, "patience": 6, "checkpoint_seconds": 0, "refit": True}}
+QUICK = {"epochs": 4, "patience": 4, "neutral_negatives": 16}
+SETTINGS = {"training__lightgcn": {**QUICK, "checkpoint_seconds": 0, "refit": True}}
 TRAINING = 'key:"training/lightgcn" or key:"training/user_embeddings" or key:"training/song_embeddings"'
 
 

@@ -13,7 +13,7 @@ from ms_assets.vectors import Ragged, vector_column
 
 SHAPE = SampleShape(seed=11, n_users=1_000, n_songs=20_000, n_listens=300_000, fresh=0.2)
 USERS = {"min_events": 40, "max_events": 5_000}
-TRAINING = SCALE_DEFAULTS["sample"][TrainingSettings]
+TRAINING = {**SCALE_DEFAULTS["sample"][TrainingSettings], "neutral_negatives": 64}  # a quarter of them, to be quick
 NOTHING_KNOWN = {"audio": False, "metadata": False, "song_residual": True}
 K_WARM, K_COLD = 10, 100
 
