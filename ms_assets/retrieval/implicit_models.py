@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from ms_assets.retrieval.recommendations import History, Recommender
 from ms_assets.retrieval.recommenders import FACTORS, nearest
 
-SONGS_PER_USER = 500
+SONGS_PER_USER = 300
 """Songs of a user that similarities are computed from: their cost grows with the square of that."""
 ITERATIONS = 8
 
