@@ -106,10 +106,8 @@ def song_index(
 ) -> dg.MaterializeResult[IndexOfOrigin]:
     """A Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids."""
     settings = settings_of(context, IndexSettings)
-    vectors, user_vectors = (
-        cold_start.indexed_vectors(song_embeddings, cold_songs),
-        _vectors(user_embeddings, "user_id"),
-    )
+    vectors = cold_start.indexed_vectors(song_embeddings, cold_songs)
+    user_vectors = _vectors(user_embeddings, "user_id")
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
     kind = indexing.choose(len(vectors), vectors.shape[1], len(user_vectors), settings.queries == "single")
     built = indexing.build(vectors, item_id, user_vectors, kind)

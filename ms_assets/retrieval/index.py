@@ -94,7 +94,6 @@ def _filled(
         index = faiss.IndexIDMap2(plain)
         index.add_with_ids(vectors, item_id)
         return index
-    n_lists = round(n**0.5)
     coarse, n_lists = faiss.IndexFlatIP(d), list_count(n)
     lists: faiss.IndexIVF
     if kind == "ivf_flat":

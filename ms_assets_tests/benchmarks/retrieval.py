@@ -10,7 +10,7 @@ from ms_assets.retrieval import exact, index
 from ms_assets_tests.benchmarks import measure, report
 
 N_SONGS, DIMENSIONS, N_QUERIES = 934_057, 128, 10_000
-N_CLUSTERS, SPREAD = 2_000, 1.0
+N_CLUSTERS, SPREAD = 2_000, 0.7
 N_EXACT = 1_000
 
 
