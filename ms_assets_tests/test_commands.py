@@ -1,6 +1,7 @@
 """The command lines, as somebody types them: real processes, over a home of their own."""
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def checkpoint(content: bytes) -> tuple[dict, bytes]:
     return own, rest.getvalue()
 
 
+def index(content: bytes) -> tuple[bytes, dict[str, str]]:
+    """An index in two parts: what Faiss reads, and the origin that follows, without the runs that it names."""
+    end = len(content) - 8
+    start = end - int.from_bytes(content[end:], "little")
+    origin = json.loads(content[start:end])
+    assert origin.pop("training_run") and origin.pop("split")
+    return content[:start], origin
+
+
 def before_provenance(page: bytes) -> bytes:
     """A report without its last section, which names the runs that made it."""
     text, provenance = page.split(b"Provenance", 1)
@@ -91,6 +101,8 @@ def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):
     pages = [f"{REPORT}/sample/report.{kind}" for kind in ("md", "html")]
     found = [[before_provenance(files.pop(page)) for page in pages] for files in (first, second)]
     assert found[0] == found[1]
+    indices = [index(files.pop("retrieval/song_index/sample.faiss")) for files in (first, second)]
+    assert indices[0] == indices[1]
     assert [name for name in first if first[name] != second.get(name)] == []
     assert first.keys() == second.keys()
     assert mine[1] == yours[1]

@@ -50,7 +50,7 @@ def kill_when(workplace, home, stage, n_saved):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    seen, deadline = set(), time.monotonic() + 120
+    seen, deadline = set(), time.monotonic() + 300
     while len(seen) < n_saved and time.monotonic() < deadline and process.poll() is None:
         if file.exists():
             seen.add(file.stat().st_mtime_ns)
