@@ -91,10 +91,8 @@ def ranked(
 def _is_heard(
     heard: Ragged, users: NDArray[np.int64], candidates: NDArray[np.int64], n_songs: int
 ) -> NDArray[np.bool_]:
-    lengths = heard.lengths[users]
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    songs = heard.values[np.repeat(heard.offsets[users], lengths) + place]
-    keys = np.repeat(np.arange(len(users)), lengths) * n_songs + songs
+    songs, row = heard.take(users)
+    keys = row * n_songs + songs
     return np.isin(np.arange(len(users))[:, None] * n_songs + candidates, keys) & (candidates >= 0)
 
 
