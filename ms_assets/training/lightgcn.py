@@ -303,4 +303,3 @@ class LightGCN(nn.Module):
         nodes = self.users.new_ones(self.adjacency.n_nodes, self.users.shape[1], dtype=self.precision)
         self.adjacency = replace(self.adjacency, product=fastest_product(self.adjacency, nodes))
         return self
-

@@ -86,7 +86,7 @@ def share_of_own_block(scores, k=10):
         {"objective": "bpr", "spectral_start": False, "epochs": 20},
         {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 10.0},
         {"edge_weights": "heuristic"},
-        {"song_residual": False, "spectral_start": False, "epochs": 40},
+        {"song_residual": False},
         {"edge_weight_interval": 1},
     ],
     ids=lambda changed: ",".join(f"{k}={v}" for k, v in changed.items()) or "defaults",
