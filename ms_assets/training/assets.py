@@ -152,7 +152,7 @@ def _input_versions(context: dg.AssetExecutionContext) -> dict[str, str]:
     return versions
 
 
-EMBEDDING = ("FLOAT[]", "unit vector; inner products of users and songs are scores")
+EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs are scores")
 
 
 @dg.multi_asset(
