@@ -1,7 +1,7 @@
 """Where songs without a train event lie among the others: by encoding and artist, at a length fitted on validation.
 
-    direction   c = normalise(normalise(encoding) + centroid), the centroid being the direction of the trained songs of each of
-                its artists, averaged and normalised; where no artist has a trained song, c = encoding
+    direction   c = normalise(normalise(encoding) + centroid), the centroid being the direction of the trained songs of
+                each of its artists, averaged and normalised; where no artist has a trained song, c = encoding
     length      γ, one for all cold songs: their scores are γ · (user · c), those of other songs user · s
 
 An encoding has seen no listeners, so its scores are not to be compared with those of trained songs. γ makes them so: it
