@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
                 champion.by_hand(_registry(scale), int(version))
                 _print_champion(_registry(scale))
             case ["rollback", scale] if scale in scales:
-                _registry(scale).rollback()
+                champion.roll_back(_registry(scale))
                 _print_champion(_registry(scale))
             case _:
                 known = f"{{{','.join(scales)}}}"
@@ -77,7 +77,7 @@ def _print_champion(registry: Registry) -> None:
 def _print_table(table: pl.DataFrame) -> None:
     with pl.Config(
         tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, float_precision=4, tbl_rows=-1,
-        tbl_cols=-1, fmt_str_lengths=100, tbl_width_chars=200,
+        tbl_cols=-1, fmt_str_lengths=200, tbl_width_chars=160,
     ):  # fmt: skip
         print(table)
 

@@ -32,6 +32,7 @@ ROLLED_BACK = "rolled_back"
 """Tag: when a person took the alias away from it; no decision gives it back, a person may."""
 DECISION = "decision"
 """Tag: how the version fared against the champion, as JSON."""
+MODEL = "models:/"
 DATA = "artifacts"
 """Folder of a model's data files, by MLflow's layout."""
 
@@ -63,8 +64,8 @@ class Version:
     """A registered model."""
 
     number: int
-    model_id: str | None
-    """None where somebody registered files of their own."""
+    model_id: str
+    """Of MLflow's logged model."""
     run_id: str | None
     registered: datetime
     tags: dict[str, str]
@@ -100,7 +101,8 @@ class Registry:
             (
                 Version(
                     number=int(version.version),
-                    model_id=version.model_id,
+                    # The database keeps the model's id in the source alone.
+                    model_id=str(version.source).removeprefix(MODEL),
                     run_id=version.run_id or None,
                     registered=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
                     tags=dict(version.tags),
@@ -152,9 +154,7 @@ class Registry:
         """
         from mlflow.artifacts import download_artifacts
 
-        if version.model_id is None:
-            raise FileNotFoundError(f"{self.name} version {version.number} is none of this project's models")
-        location = self._client.get_logged_model(version.model_id).artifact_location
+        location = self._client.get_model_version_download_uri(self.name, str(version.number))
         url = urlparse(location)
         if url.scheme in ("", "file"):
             if not Path(url.path).is_dir():
@@ -187,7 +187,7 @@ class Registry:
             client.create_registered_model(self.name)
         made = client.create_model_version(
             self.name,
-            f"models:/{model_id}",
+            f"{MODEL}{model_id}",
             candidate.run_id,
             # In one operation with the version itself, so that none is ever without.
             tags={CONTENT: wanted, "inputs": json.dumps(candidate.inputs)},
@@ -240,19 +240,18 @@ class Registry:
             self._client.delete_model_version_tag(self.name, str(version.number), ROLLED_BACK)
         self._client.set_registered_model_alias(self.name, ALIAS, str(version.number))
 
-    def rollback(self) -> Version:
-        """Give the alias back to the former champion, and keep decisions from taking the present one again.
+    def return_to(self, former: Version, decision: dict[str, Any]) -> None:
+        """Give the alias back to a former champion, and keep decisions from taking the present one again.
 
         Raises:
-            ChampionError: there is no former champion, or its files are gone or damaged.
+            ChampionError: the files of the former champion are gone or damaged.
         """
-        champion, former = self.champion(), self.former()
-        if champion is None or former is None:
-            raise ChampionError(f"{self.name} has no former champion to return to; nothing was changed")
         self._refuse_damaged(former)
-        self._tag(champion, ROLLED_BACK, _now())
+        champion = self.champion()
+        self.note(former, decision)
+        if champion:
+            self._tag(champion, ROLLED_BACK, _now())
         self._client.set_registered_model_alias(self.name, ALIAS, str(former.number))
-        return former
 
     def _refuse_damaged(self, version: Version) -> None:
         if not self.intact(version):

@@ -312,7 +312,7 @@ def champion(
     registry = mlflow.registry(context.partition_key)
     challenger = registry.version(served_model.project("version").fetchall()[0][0])
     registry.log_metrics(challenger, champions.metrics_of(leaderboard.pl()))
-    decision = champions.decide(registry, challenger, Today.of(users, songs, train, ground_truth))
+    decision = champions.decide(registry, challenger.number, Today.of(users, songs, train, ground_truth))
     return dg.MaterializeResult(
         value=pl.DataFrame([decision], champions.SCHEMA),
         metadata={

@@ -36,7 +36,7 @@ TYPES = {"BIGINT": pl.Int64, "BOOLEAN": pl.Boolean, "VARCHAR": pl.String, "DOUBL
 SCHEMA = pl.Schema({name: TYPES[type_] for name, (type_, _) in COLUMNS.items()})
 
 
-def decide(registry: Registry, challenger: Version, today: Today) -> dict[str, Any]:
+def decide(registry: Registry, number: int, today: Today) -> dict[str, Any]:
     """Compare a version with the champion, move the alias if it wins, and give the row of the decision: COLUMNS.
 
     Whatever fails leaves the alias where it is. A version that is champion already keeps the decision that made it so.
@@ -44,7 +44,7 @@ def decide(registry: Registry, challenger: Version, today: Today) -> dict[str, A
     Raises:
         ChampionError: the champion changed while it was compared, or the challenger's files are damaged.
     """
-    champion = registry.champion()
+    challenger, champion = registry.version(number), registry.champion()
     before = champion.number if champion else None
     if before == challenger.number:
         return _row(challenger.number, before, before, "it is the champion already") | (challenger.decision or {})
@@ -62,6 +62,20 @@ def by_hand(registry: Registry, number: int) -> dict[str, Any]:
     version, champion = registry.version(number), registry.champion()
     decision = _row(number, champion.number if champion else None, number, "a person promoted it")
     registry.promote(version, decision)
+    return decision
+
+
+def roll_back(registry: Registry) -> dict[str, Any]:
+    """Give the champion's place back to the one before it because a person says so, and give the row of that decision.
+
+    Raises:
+        ChampionError: there was none before it, or its files are damaged.
+    """
+    champion, former = registry.champion(), registry.former()
+    if champion is None or former is None:
+        raise ChampionError(f"{registry.name} has no former champion to return to; nothing was changed")
+    decision = _row(former.number, champion.number, former.number, f"a person rolled version {champion.number} back")
+    registry.return_to(former, decision)
     return decision
 
 

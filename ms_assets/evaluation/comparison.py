@@ -99,11 +99,11 @@ def compare(challenger: Knowledge, champion: Knowledge, today: Today) -> Compari
     n_users = np.full(3, len(ndcg))
     means, lows, highs = intervals(ratios(sums, n_users), n_users)
     return Comparison(
-        challenger_mean=means[0],
-        champion_mean=means[1],
-        difference=means[2],
-        ci_low=lows[2],
-        ci_high=highs[2],
+        challenger_mean=float(means[0]),
+        champion_mean=float(means[1]),
+        difference=float(means[2]),
+        ci_low=float(lows[2]),
+        ci_high=float(highs[2]),
         n_users=len(ndcg),
         n_users_dropped=len(uid) - len(ndcg),
         n_songs=len(songs),
