@@ -187,8 +187,12 @@ class MLflow(dg.ConfigurableResource):
 
     def registry(self, scale: str) -> Registry:
         """The registered models of a scale."""
+        return self.registered(f"{self.experiment}-{scale}")
+
+    def registered(self, name: str) -> Registry:
+        """The versions of a registered model."""
         self._open()
-        return Registry(f"{self.experiment}-{scale}", self.tracking_uri)
+        return Registry(name, self.tracking_uri)
 
     def known_run(self, run_id: str) -> str | None:
         """The id, if the store has such a run."""

@@ -14,7 +14,8 @@ KNOWN_AT_LEAST = 0.5
 """Share of today's users, and of their targets, that a champion must know; below, its data are of another time."""
 
 COLUMNS = {
-    "challenger": ("BIGINT", "version of the registered model that was compared"),
+    "name": ("VARCHAR", "registered model"),
+    "challenger": ("BIGINT", "its version that was compared"),
     "champion_before": ("BIGINT", "version that was champion then; null if there was none"),
     "champion": ("BIGINT", "version that is champion now; null if there is none"),
     "promoted": ("BOOLEAN", "the challenger became champion"),
@@ -47,12 +48,12 @@ def decide(registry: Registry, number: int, today: Today) -> dict[str, Any]:
     challenger, champion = registry.version(number), registry.champion()
     before = champion.number if champion else None
     if before == challenger.number:
-        return _row(challenger.number, before, before, "it is the champion already") | (challenger.decision or {})
+        return _row(registry, number, before, before, "it is the champion already") | (challenger.decision or {})
     promoted, reason, found = _judged(registry, challenger, champion, today)
     now = registry.champion()
     if (now.number if now else None) != before:
         raise ChampionError(f"the champion of {registry.name} changed meanwhile: materialise evaluation/champion again")
-    decision = _row(challenger.number, before, challenger.number if promoted else before, reason, found)
+    decision = _row(registry, number, before, number if promoted else before, reason, found)
     (registry.promote if promoted else registry.note)(challenger, decision)
     return decision
 
@@ -60,7 +61,7 @@ def decide(registry: Registry, number: int, today: Today) -> dict[str, Any]:
 def by_hand(registry: Registry, number: int) -> dict[str, Any]:
     """Make a version the champion because a person says so, and give the row of that decision."""
     version, champion = registry.version(number), registry.champion()
-    decision = _row(number, champion.number if champion else None, number, "a person promoted it")
+    decision = _row(registry, number, champion.number if champion else None, number, "a person promoted it")
     registry.promote(version, decision)
     return decision
 
@@ -74,17 +75,23 @@ def roll_back(registry: Registry) -> dict[str, Any]:
     champion, former = registry.champion(), registry.former()
     if champion is None or former is None:
         raise ChampionError(f"{registry.name} has no former champion to return to; nothing was changed")
-    decision = _row(former.number, champion.number, former.number, f"a person rolled version {champion.number} back")
+    reason = f"a person rolled version {champion.number} back"
+    decision = _row(registry, former.number, champion.number, former.number, reason)
     registry.return_to(former, decision)
     return decision
 
 
 def _row(
-    challenger: int, before: int | None, after: int | None, reason: str, found: Comparison | None = None
+    registry: Registry,
+    challenger: int,
+    before: int | None,
+    after: int | None,
+    reason: str,
+    found: Comparison | None = None,
 ) -> dict[str, Any]:
     numbers = {name: None if value != value else value for name, value in asdict(found).items()} if found else {}
-    known = {"challenger": challenger, "champion_before": before, "champion": after, "promoted": before != after}
-    return dict.fromkeys(COLUMNS) | known | {"reason": reason} | numbers
+    versions = {"challenger": challenger, "champion_before": before, "champion": after, "promoted": before != after}
+    return dict.fromkeys(COLUMNS) | {"name": registry.name, **versions, "reason": reason} | numbers
 
 
 def _judged(

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ms_assets.evaluation import champion as champions
-from ms_assets.io_managers import PARTITION_TAG, Relation
+from ms_assets.io_managers import Relation
 from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import BASELINES
 
@@ -52,13 +52,13 @@ def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=["evaluation", "champion"], additional_ins={"users": dg.AssetIn(["splits", "users"])})
-def champion_answers(
-    context: dg.AssetCheckExecutionContext, champion: Relation, users: Relation, mlflow: MLflow
-) -> dg.AssetCheckResult:
+@dg.asset_check(
+    asset=["evaluation", "champion"], additional_ins={"users": dg.AssetIn(["splits", "users"])}, blocking=True
+)
+def champion_answers(champion: Relation, users: Relation, mlflow: MLflow) -> dg.AssetCheckResult:
     """The champion loads as a server loads it, and gives songs, best first, to a user of today and to a stranger."""
-    registry = mlflow.registry(context.run.tags[PARTITION_TAG])
-    problem = champions.fault(registry, uid=users.aggregate("min(uid)").fetchall()[0][0])
+    [(name,)] = champion.project("name").fetchall()
+    problem = champions.fault(mlflow.registered(name), uid=users.aggregate("min(uid)").fetchall()[0][0])
     return dg.AssetCheckResult(passed=problem is None, description=problem)
 
 
