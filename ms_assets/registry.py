@@ -165,10 +165,15 @@ class Registry:
             yield Path(download_artifacts(artifact_uri=location, dst_path=copy, tracking_uri=self.tracking_uri))
 
     def intact(self, version: Version) -> bool:
-        """The version's files are there, and are those that were registered."""
+        """The version's files are there, and are those that were registered.
+
+        Raises:
+            OSError: they cannot be read for another reason, which says nothing of them.
+        """
         try:
             with self.files(version) as folder:
-                return _digest([*folder.glob("*.py"), *(folder / DATA).glob("*")]) == version.tags.get(CONTENT)
+                code = (file for file in folder.iterdir() if file.suffix == ".py")
+                return _digest([*code, *(folder / DATA).iterdir()]) == version.tags.get(CONTENT)
         except FileNotFoundError:
             return False
 

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ms_assets import registry as registries
 from ms_assets.__main__ import main
 from ms_assets.evaluation import champion
 from ms_assets.evaluation.champion import by_hand, decide, history, roll_back
@@ -124,6 +125,19 @@ def test_a_comparison_that_fails_loses_no_champion(registry, failing, monkeypatc
     monkeypatch.undo()
     assert compete(registry, GOOD)[0]["promoted"], "the next run heals"
     assert champion_of(registry) == 2
+
+
+def test_a_champion_whose_files_may_not_be_read_is_not_taken_for_gone(registry, monkeypatch):
+    compete(registry, MIDDLING)
+    planted.register(registry, GOOD)
+
+    def forbidden(*_):
+        raise PermissionError("users.parquet")
+
+    monkeypatch.setattr(registries, "_digest", forbidden)
+    with pytest.raises(PermissionError):
+        decide(registry, 2, planted.today())
+    assert champion_of(registry) == 1
 
 
 def test_a_challenger_whose_files_are_damaged_does_not_become_champion(registry):
