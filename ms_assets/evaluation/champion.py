@@ -47,8 +47,9 @@ def decide(registry: Registry, number: int, today: Today) -> dict[str, Any]:
     """
     challenger, champion = registry.version(number), registry.champion()
     before = champion.number if champion else None
-    if before == challenger.number:
-        return _row(registry, number, before, before, "it is the champion already") | (challenger.decision or {})
+    if before == number:
+        made_so = challenger.decision or {}
+        return made_so if made_so.get("champion") == number else _row(registry, number, before, before, "set by hand")
     promoted, reason, found = _judged(registry, challenger, champion, today)
     now = registry.champion()
     if (now.number if now else None) != before:

@@ -108,8 +108,8 @@ def compare(challenger: Knowledge, champion: Knowledge, today: Today) -> Compari
         n_users_dropped=len(uid) - len(ndcg),
         n_songs=len(songs),
         n_songs_dropped=len(challenger.item_id) + len(champion.item_id) - 2 * len(songs),
-        users_known=len(users) / max(len(uid), 1),
-        targets_known=len(known) / max(len(asked), 1),
+        users_known=len(users) / len(uid) if len(uid) else 1.0,
+        targets_known=len(known) / len(asked) if len(asked) else 1.0,
     )
 
 

@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import mlflow
 import numpy as np
 import polars as pl
 import pytest
@@ -12,6 +13,7 @@ from ms_assets import registry as registries
 from ms_assets.__main__ import main
 from ms_assets.evaluation import champion
 from ms_assets.evaluation.champion import by_hand, decide, history, roll_back
+from ms_assets.evaluation.comparison import Today
 from ms_assets.registry import DATA, ChampionError
 from ms_assets_tests import planted
 from ms_assets_tests.planted import model, part
@@ -78,6 +80,22 @@ def test_deciding_again_about_the_champion_gives_the_decision_that_made_it_so(re
     _, first = compete(registry, BAD, GOOD)
     assert decide(registry, 2, planted.today()) == first
     assert champion_of(registry) == 2
+
+
+def test_a_champion_whose_alias_was_set_by_hand_is_said_to_be_so(registry, store):
+    compete(registry, GOOD, BAD)
+    mlflow.MlflowClient(store.tracking_uri).set_registered_model_alias(registry.name, "champion", "2")
+    decision = decide(registry, 2, planted.today())
+    assert (decision["champion"], decision["promoted"], decision["reason"]) == (2, False, "set by hand")
+
+
+def test_where_nobody_found_anything_today_the_champion_stays(registry):
+    compete(registry, BAD)
+    today = planted.today()
+    nobody = Today(today.targets.clear(), today.heard.clear())
+    decision = decide(registry, planted.register(registry, GOOD).number, nobody)
+    assert not decision["promoted"] and decision["n_users"] == 0
+    assert champion_of(registry) == 1
 
 
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
