@@ -26,21 +26,24 @@ WARM_UP, N_REQUESTS, CLIENTS = 300, 3_000, (1, 2, 4)
 
 
 def serving_section() -> str:
-    """Train on the sample, serve, and ask: about three minutes."""
+    """Train on the sample, serve, and ask: some minutes."""
     with tempfile.TemporaryDirectory() as place:
-        registry = _trained(Path(place))
-        with registry.files(registry.version(1)) as folder:
-            known, service = Knowledge.read(folder / DATA), Service.read(folder / DATA)
-        with serving(registry, Path(place) / "log") as server:
-            ask = _asking(known.uid)
-            _time(server.connect(), ask, WARM_UP)
-            alone = _time(server.connect(), ask, N_REQUESTS)
-            floor = _time(server.connect(), lambda _: ("GET", "/ping", None), N_REQUESTS)
-            rates = [(n, _requests_per_second(server.connect, ask, n)) for n in CLIENTS]
+        return _section(_trained(Path(place)), Path(place) / "log")
+
+
+def _section(registry: Registry, log: Path) -> str:
+    with registry.files(registry.version(1)) as folder:
+        known, service = Knowledge.read(folder / DATA), Service.read(folder / DATA)
+    with serving(registry, log) as server:
+        ask = _asking(known.uid)
+        _time(server.connect(), ask, WARM_UP)
+        alone = _time(server.connect(), ask, N_REQUESTS)
+        floor = _time(server.connect(), lambda _: ("GET", "/ping", None), N_REQUESTS)
+        rates = [(n, _requests_per_second(server.connect, ask, n)) for n in CLIENTS]
     by_service = _repeat(lambda uid: service.answer(uid, np.array([K]), np.array([True])), known.uid)
     by_exact = _repeat(lambda uid: _exact(known, uid), known.uid)
     rows = [
-        (name, *(f"{1e3 * ms:.2f}" for ms in (*np.percentile(seconds, [50, 95, 99]),)), f"{1 / seconds.mean():,.0f}")
+        (name, *(f"{1e3 * at:.2f}" for at in np.percentile(seconds, [50, 95, 99])), f"{1 / seconds.mean():,.0f}")
         for name, seconds in (
             ("`mlflow models serve`: a user, ten new songs", alone),
             ("of which HTTP: `/ping` of the same server", floor),

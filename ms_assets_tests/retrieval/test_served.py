@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import faiss
 import numpy as np
 import pytest
 
@@ -108,3 +109,14 @@ def test_many_may_ask_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda uid: ask(service, [uid], 100, True)[0].items.tolist(), np.tile(UID, 20)))
     assert found == wanted * 20
+
+
+@pytest.mark.parametrize("n_users", [1, served.FEW + 1])
+def test_answering_leaves_the_threads_of_the_program_as_they_are(service, known, n_users):
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        ask(service, known.uid[:n_users], 5, True)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
