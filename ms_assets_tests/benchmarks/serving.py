@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import tempfile
 import threading
 import time
@@ -34,6 +35,7 @@ def serving_section() -> str:
 def _section(registry: Registry, log: Path) -> str:
     with registry.files(registry.version(1)) as folder:
         known, service = Knowledge.read(folder / DATA), Service.read(folder / DATA)
+    load = os.getloadavg()[0]
     with serving(registry, log) as server:
         ask = _asking(known.uid)
         _time(server.connect(), ask, WARM_UP)
@@ -56,7 +58,7 @@ def _section(registry: Registry, log: Path) -> str:
     return "\n".join(
         [
             f"{N_REQUESTS:,} single requests after {WARM_UP} to warm up, one after the other over one connection, "
-            f"server and client on the same machine; the sample's model: {len(known.uid):,} users, "
+            f"server and client on the same machine, its load average {load:.1f} before; the sample's model: {len(known.uid):,} users, "
             f"{len(known.item_id):,} songs, {known.songs.shape[1]} dimensions. {report.machine()}.",
             "",
             report.table(("", "median, ms", "p95, ms", "p99, ms", "per second"), rows),
