@@ -17,6 +17,8 @@ import dagster as dg
 import duckdb
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from ms_assets.registry import Registry
+
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
@@ -173,13 +175,7 @@ class MLflow(dg.ConfigurableResource):
         """
         import mlflow
 
-        if self.tracking_uri.startswith("sqlite:///"):
-            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(self.tracking_uri)
-        if mlflow.get_experiment_by_name(self.experiment) is None:
-            local = self.tracking_uri.startswith("sqlite:")
-            mlflow.create_experiment(self.experiment, self.artifact_location if local else None)
-        mlflow.set_experiment(self.experiment)
+        self._open()
         tags = {
             "dagster.run_id": context.run_id,
             "dagster.asset_key": context.asset_key.to_user_string(),
@@ -189,9 +185,42 @@ class MLflow(dg.ConfigurableResource):
         with mlflow.start_run(run_id=_known(run_id), run_name=name, tags=tags) as run:
             yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
 
-    def _url(self, experiment_id: str, run_id: str) -> str:
+    def registry(self, scale: str) -> Registry:
+        """The registered models of a scale."""
+        return self.registered(f"{self.experiment}-{scale}")
+
+    def registered(self, name: str) -> Registry:
+        """The versions of a registered model."""
+        self._open()
+        return Registry(name, self.tracking_uri)
+
+    def known_run(self, run_id: str) -> str | None:
+        """The id, if the store has such a run."""
+        self._open()
+        return _known(run_id)
+
+    def version_url(self, registry: Registry, number: int) -> str:
+        """The page of a registered model's version."""
+        return f"{self._server}/#/models/{registry.name}/versions/{number}"
+
+    def _open(self) -> None:
+        import mlflow
+
+        if self.tracking_uri.startswith("sqlite:///"):
+            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(self.tracking_uri)
+        if mlflow.get_experiment_by_name(self.experiment) is None:
+            local = self.tracking_uri.startswith("sqlite:")
+            mlflow.create_experiment(self.experiment, self.artifact_location if local else None)
+        mlflow.set_experiment(self.experiment)
+
+    @property
+    def _server(self) -> str:
         server = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+        return server.rstrip("/")
+
+    def _url(self, experiment_id: str, run_id: str) -> str:
+        return f"{self._server}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _known(run_id: str | None) -> str | None:

@@ -38,9 +38,9 @@ ASSETS = {
     "graph": "edges bipartite_graph statistics",
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
     "retrieval": "cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay item_knn "
-    "ials collaborative_filtering content_based",
+    "ials collaborative_filtering content_based served_model",
     "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
-    "leaderboard report",
+    "leaderboard report champion",
 }
 KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}
 ON_REQUEST = {f"raw/{name}" for name in ("listens", "likes", "dislikes", "unlikes", "undislikes")}

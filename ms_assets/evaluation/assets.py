@@ -8,13 +8,16 @@ import dagster as dg
 import polars as pl
 
 from ms_assets import pictures
+from ms_assets.evaluation import champion as champions
 from ms_assets.evaluation import charts, metrics, official, passes
 from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
 from ms_assets.evaluation.certainty import CONFIDENCE
+from ms_assets.evaluation.comparison import JUDGED_BY, Today
 from ms_assets.io_managers import Relation, columns
+from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.scales import config_schema, room, settings_of
 from ms_assets.settings import EvaluationSettings
@@ -291,7 +294,37 @@ def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
     return rows
 
 
+@asset(
+    kinds={"numpy", "mlflow"},
+    code_version="1",
+    ins={
+        **_splits("users", "songs", "train", "ground_truth"),
+        "served_model": dg.AssetIn(["retrieval", "served_model"]),
+    },
+    metadata=columns(**champions.COLUMNS),
+)
+def champion(
+    context: dg.AssetExecutionContext,
+    served_model: Relation, leaderboard: Relation, users: Relation, songs: Relation, train: Relation,
+    ground_truth: Relation, mlflow: MLflow,
+) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
+    """Which registered model serves: this one if it beats the champion on the same users for sure, or there is none."""
+    registry = mlflow.registry(context.partition_key)
+    challenger = registry.version(served_model.project("version").fetchall()[0][0])
+    registry.log_metrics(challenger, champions.metrics_of(leaderboard.pl()))
+    decision = champions.decide(registry, challenger.number, Today.of(users, songs, train, ground_truth))
+    return dg.MaterializeResult(
+        value=pl.DataFrame([decision], champions.SCHEMA),
+        metadata={
+            **{name: value for name, value in decision.items() if value is not None},
+            "metric": JUDGED_BY,
+            "registered_model": dg.MetadataValue.url(mlflow.version_url(registry, challenger.number)),
+        },
+    )
+
+
 assets = [
+    champion,
     user_metrics,
     user_metrics_json,
     official_user_metrics,

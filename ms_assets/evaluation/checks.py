@@ -2,7 +2,9 @@
 
 import dagster as dg
 
+from ms_assets.evaluation import champion as champions
 from ms_assets.io_managers import Relation
+from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import BASELINES
 
 RANGES = {"popularity_lift": "-1 AND 1e300"}
@@ -38,4 +40,31 @@ def lightgcn_beats_the_baselines(leaderboard: Relation) -> dg.AssetCheckResult:
     )
 
 
-checks = [metrics_lie_within_their_range, lightgcn_beats_the_baselines]
+@dg.asset_check(asset=["evaluation", "champion"])
+def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
+    """A training that is surely worse than the champion serves nobody, but somebody should ask why it is."""
+    [(reason, low, high)] = champion.project("reason, ci_low, ci_high").fetchall()
+    return dg.AssetCheckResult(
+        passed=high is None or high >= 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=reason,
+        metadata={} if high is None else {"ci_low": low, "ci_high": high},
+    )
+
+
+@dg.asset_check(
+    asset=["evaluation", "champion"], additional_ins={"users": dg.AssetIn(["splits", "users"])}, blocking=True
+)
+def champion_answers(champion: Relation, users: Relation, mlflow: MLflow) -> dg.AssetCheckResult:
+    """The champion loads as a server loads it, and gives songs, best first, to a user of today and to a stranger."""
+    [(name,)] = champion.project("name").fetchall()
+    problem = champions.fault(mlflow.registered(name), uid=users.aggregate("min(uid)").fetchall()[0][0])
+    return dg.AssetCheckResult(passed=problem is None, description=problem)
+
+
+checks = [
+    metrics_lie_within_their_range,
+    lightgcn_beats_the_baselines,
+    challenger_is_not_worse,
+    champion_answers,
+]
