@@ -24,7 +24,7 @@ from upath import UPath
 
 from ms_assets.files import published
 from ms_assets.resources import DuckDB
-from ms_assets.streams import ROW_GROUP, TableStream, TableWriter
+from ms_assets.streams import ROW_GROUP, TableStream, TableWriter, stored_table
 
 if TYPE_CHECKING:
     import faiss
@@ -129,7 +129,7 @@ class TableIOManager(ArtefactIOManager):
 
     def read(self, path: Path) -> Relation:
         """A relation over the file, read when it is used."""
-        return self.duckdb.connection.read_parquet(str(path))
+        return stored_table(self.duckdb.connection, path)
 
     def stored(self, key: dg.AssetKey, scale: str) -> Relation | None:
         """What is on disk for an asset that is not among a step's inputs; None when nothing is."""
@@ -166,12 +166,12 @@ class LinkedTableIOManager(TableIOManager):
             value.finish().rename(path)
         else:
             value.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP)
-        schema = _described(context, self.duckdb.connection.read_parquet(str(path)))
+        schema = _described(context, stored_table(self.duckdb.connection, path))
         return {"dagster/row_count": pq.read_metadata(path).num_rows, SCHEMA: schema}
 
     def read(self, path: Path) -> Relation:
         """A relation with the published columns and `file_row_number`, which settles ties of time."""
-        return self.duckdb.connection.read_parquet(str(path), file_row_number=True)
+        return stored_table(self.duckdb.connection, path, file_row_number=True)
 
 
 class TorchIOManager(ArtefactIOManager):
@@ -305,7 +305,8 @@ class JsonIOManager(ArtefactIOManager):
 
     def write(self, context: dg.OutputContext, value: Relation, path: Path) -> dict[str, Any]:
         """Write the rows."""
-        value.query("rows", f"COPY rows TO '{path}' (FORMAT json, ARRAY true)")
+        literal = str(path).replace("'", "''")  # the statement takes no parameters here
+        value.query("rows", f"COPY rows TO '{literal}' (FORMAT json, ARRAY true)")
         return {"n_rows": len(value)}
 
     def read(self, path: Path) -> list[dict[str, Any]]:
