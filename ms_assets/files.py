@@ -28,6 +28,34 @@ def published(path: Path) -> Iterator[Path]:
         remove(former)
 
 
+class DamagedFileError(RuntimeError):
+    """A file is there but cannot be read."""
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Name the file and what to do, whatever a library says when it cannot read it."""
+    try:
+        yield
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        found = f"{type(error).__name__}: {first_line}"
+        raise DamagedFileError(f"{path} cannot be read ({found}); if it is damaged, {remedy}") from error
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left below a folder of files and folders with this name, whatever their ending.
+
+    Nobody may be writing them. A folder that was about to be replaced gets its place back.
+    """
+    # The second pattern is of files that are hidden themselves, such as checkpoints.
+    for left in [*folder.rglob(f".{name}.*.unfinished"), *folder.rglob(f"..{name}.*.unfinished")]:
+        place = left.with_name(left.name[1:].rsplit(".", 3)[0])
+        if left.name.endswith(".former.unfinished") and not place.exists():
+            left.replace(place)
+        remove(left)
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder with all that is in it, if it is there."""
     if path.is_dir() and not path.is_symlink():

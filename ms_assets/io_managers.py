@@ -22,8 +22,10 @@ import polars as pl
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ms_assets.files import published
+from ms_assets import runs
+from ms_assets.files import published, reading
 from ms_assets.resources import DuckDB
+from ms_assets.scales import PARTITION_TAG
 from ms_assets.streams import ROW_GROUP, TableStream, TableWriter, stored_table
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 Relation = duckdb.DuckDBPyRelation
 SCHEMA = "dagster/column_schema"
-PARTITION_TAG = "dagster/partition"
 OPTIONAL = "optional"
 """Metadata of an input: None is given instead of an error when its partition has not been materialised."""
 
@@ -58,6 +59,11 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     @property
     def _base_path(self) -> UPath:  # type: ignore[override]
         return UPath(self.base_dir)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Every step has a value to read or to write: as long as its process lives, so does its run."""
+        if context.run and context.instance:
+            runs.join(runs.life_of(context.instance, context.run.run_id))
 
     @abstractmethod
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
@@ -97,12 +103,12 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """Read one partition; say which asset to materialise when it is not there."""
         local = Path(str(path))
+        key, scale = context.asset_key.to_user_string(), local.stem
         if not local.exists():
-            key = context.asset_key.to_user_string()
-            scale = local.stem
             gone = f" (its source {local.readlink()} is gone)" if local.is_symlink() else ""
             raise MissingPartitionError(f"materialise {key} for {scale} first: {local} is missing{gone}")
-        return self.read(local)
+        with reading(local, f"materialise {key} for {scale} again"):
+            return self.read(local)
 
 
 class TableIOManager(ArtefactIOManager):
@@ -222,7 +228,8 @@ class CheckpointOnDisk:
         """What was saved last; None when nothing was."""
         import torch
 
-        return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.exists() else None
+        with reading(self.path, "remove it, and the training begins anew"):
+            return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.exists() else None
 
     def save(self, value: dict[str, Any]) -> None:
         """Replace what was saved."""

@@ -29,9 +29,9 @@ ROW_GROUP = 1 << 17
 """Rows of a row group: few enough to skip the users before and after a range, enough to compress."""
 
 
-def stored_table(connection: duckdb.DuckDBPyConnection, path: Path, **options: bool) -> Relation:
+def stored_table(connection: duckdb.DuckDBPyConnection, path: Path, file_row_number: bool = False) -> Relation:
     """The rows of one Parquet file; its path is no pattern, whatever characters a folder's name may have."""
-    return connection.read_parquet(glob.escape(str(path)), **options)
+    return connection.read_parquet(glob.escape(str(path)), file_row_number=file_row_number)
 
 
 @dataclass(frozen=True)
