@@ -28,7 +28,7 @@ _kept_open: list[IO[str]] = []
 
 def life_of(instance: dg.DagsterInstance, run_id: str) -> Path:
     """The file that the processes of a run have locked."""
-    return Path(instance.storage_directory()) / "alive" / run_id
+    return Path(instance.storage_directory()).absolute() / "alive" / run_id
 
 
 def begin(life: Path) -> None:
@@ -104,10 +104,10 @@ def _is_held(path: Path) -> bool:
 
 
 def mark_lost(instance: dg.DagsterInstance) -> None:
-    """Mark runs whose processes have died as failed, and free the places in pools that nobody uses.
+    """Mark runs whose processes have died as failed.
 
-    Under `dg dev` the server that started a run notices when it dies, and the daemon frees its places. Nobody does
-    that for runs from the command line, or when everything was killed at once.
+    Under `dg dev` the server that started a run notices when it dies. Nobody does when a run from the command line
+    was killed, or everything at once.
     """
     for life in life_of(instance, "").glob("*"):
         if not _is_held(life):
@@ -118,11 +118,6 @@ def mark_lost(instance: dg.DagsterInstance) -> None:
     for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY, tags=ours, created_before=long_ago)):
         if not life_of(instance, run.run_id).exists():
             _mark_if_unfinished(instance, run.run_id)
-    pools = instance.event_log_storage
-    for run_id in pools.get_concurrency_run_ids() if pools.supports_global_concurrency_limits else ():
-        run_of_place = instance.get_run_by_id(run_id)
-        if run_of_place is None or run_of_place.is_finished:
-            pools.free_concurrency_slots_for_run(run_id)
 
 
 def _mark_if_unfinished(instance: dg.DagsterInstance, run_id: str) -> None:
