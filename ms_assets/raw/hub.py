@@ -20,7 +20,6 @@ from ms_assets.raw.transfer import (
     MB,
     REQUEST_ATTEMPTS,
     HubError,
-    PassingHubError,
     may_pass,
     one_line,
     receive,
@@ -173,7 +172,6 @@ def _explaining(what: str) -> Iterator[None]:
 def _explained(what: str, error: Exception, resume: str = "") -> HubError:
     if isinstance(error, HubError):
         return HubError(f"{what}: {error}.{resume}")
-    kind = PassingHubError if may_pass(error) else HubError
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status in (401, 403):
         advice = "The dataset is private or gated, or there is none: accept its terms on the hub and set HF_TOKEN."
@@ -183,4 +181,4 @@ def _explained(what: str, error: Exception, resume: str = "") -> HubError:
         return HubError(f"{what}: cannot be kept in {constants.HF_HUB_CACHE} ({one_line(error)}).{resume}")
     else:
         advice = "Offline, point MS_ASSETS_SOURCE at a folder that holds the dataset in the hub's layout."
-    return kind(f"{what}: the hub gave none ({one_line(error)}).{resume} {advice}")
+    return HubError(f"{what}: the hub gave none ({one_line(error)}).{resume} {advice}", may_pass(error))

@@ -65,12 +65,12 @@ class YambdaSource(dg.ConfigurableResource):
 
     def fetch_for(self, context: dg.AssetExecutionContext, table: SourceTable) -> SourceFile:
         """The table's file for a step, which is tried again later if the hub is away; no other error would pass."""
-        from ms_assets.raw.transfer import PassingHubError
+        from ms_assets.raw.transfer import HubError
 
         try:
             return self.fetch(table, context.partition_key)
-        except PassingHubError as error:
-            if context.retry_number == HUB_RETRIES.max_retries:
+        except HubError as error:
+            if not error.may_pass or context.retry_number == HUB_RETRIES.max_retries:
                 raise
             wait = HUB_RETRIES.calculate_delay(context.retry_number + 1)
             raise dg.RetryRequested(HUB_RETRIES.max_retries, wait) from error

@@ -35,11 +35,11 @@ BROKEN_LINE = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtoc
 
 
 class HubError(RuntimeError):
-    """The hub could not give a file."""
+    """The hub could not give a file; it may later where it was only away, or overrun, for longer than requests wait."""
 
-
-class PassingHubError(HubError):
-    """The hub could not be reached, or was overrun, for longer than a request waits: later it may give the file."""
+    def __init__(self, message: str, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 def with_retries(
