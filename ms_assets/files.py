@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ from pathlib import Path
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Give a path to write a file or folder to; rename it to `path` when the body succeeds, remove it when it fails."""
+    """Give a path to write a file or folder to; rename it to `path` when the body succeeds, remove it when it fails.
+
+    Raises:
+        OSError: the disk is full, in whatever words a library says so.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     former = path.with_name(f".{path.name}.{os.getpid()}.former.unfinished")
@@ -23,9 +28,20 @@ def published(path: Path) -> Iterator[Path]:
             path.replace(former)
         unfinished.replace(path)
         flush(path.parent)
+    except Exception as error:
+        if _is_of_a_full_disk(error):
+            raise OSError(errno.ENOSPC, f"{FULL}: make room, then run the same again", str(path)) from error
+        raise
     finally:
         remove(unfinished)
         remove(former)
+
+
+FULL = os.strerror(errno.ENOSPC)
+
+
+def _is_of_a_full_disk(error: BaseException | None) -> bool:
+    return error is not None and (FULL in str(error) or _is_of_a_full_disk(error.__cause__ or error.__context__))
 
 
 class DamagedFileError(RuntimeError):

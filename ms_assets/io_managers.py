@@ -235,8 +235,9 @@ class CheckpointOnDisk:
         """Replace what was saved."""
         import torch
 
-        with published(self.path) as unfinished:
-            torch.save(value, unfinished)
+        # Given a path, torch would not say that the disk is full.
+        with published(self.path) as unfinished, unfinished.open("wb") as file:
+            torch.save(value, file)
 
 
 class GraphIOManager(TorchIOManager):
