@@ -54,11 +54,24 @@ class Environment:
     """MS_ASSETS_LAYOUT: which of the published layouts interactions come from, `flat` or `sequential`."""
     memory: str = "1GiB"
     """MS_ASSETS_MEMORY: what the steps that make tables may hold, beside about half a GiB of the process itself."""
+    retrain_cron: str = "0 3 * * 1"
+    """MS_ASSETS_RETRAIN_CRON: when the retraining schedules tick, in cron's five fields."""
+    retrain_timezone: str = "UTC"
+    """MS_ASSETS_RETRAIN_TIMEZONE: the time zone of that, by its name in the IANA database."""
 
     @classmethod
     def read(cls) -> Self:
-        """Read the process's environment."""
+        """Read the process's environment.
+
+        Raises:
+            ValueError: the home's name cannot be part of a database's address.
+        """
         home = Path(os.environ.get("MS_ASSETS_HOME") or "var").absolute()
+        if {"?", "%"} & set(str(home)):
+            raise ValueError(
+                f"MS_ASSETS_HOME: found {str(home)!r}, expected a path without ? and %, which SQLite's "
+                "addresses read as something else"
+            )
         return cls(
             home=home,
             source=os.environ.get("MS_ASSETS_SOURCE") or "yandex/yambda",
@@ -66,6 +79,8 @@ class Environment:
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow/mlflow.db",
             layout=os.environ.get("MS_ASSETS_LAYOUT") or cls.layout,
             memory=os.environ.get("MS_ASSETS_MEMORY") or cls.memory,
+            retrain_cron=os.environ.get("MS_ASSETS_RETRAIN_CRON") or cls.retrain_cron,
+            retrain_timezone=os.environ.get("MS_ASSETS_RETRAIN_TIMEZONE") or cls.retrain_timezone,
         )
 
     @property

@@ -22,6 +22,8 @@ from ms_assets.settings import (
 )
 
 SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
+PARTITION_TAG = "dagster/partition"
+"""Where a run says its scale."""
 OWNERS = ["team:recommendations"]
 
 SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {

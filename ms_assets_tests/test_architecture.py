@@ -10,7 +10,6 @@ import pytest
 
 import ms_assets
 from ms_assets import scales
-from ms_assets.automation import schedules
 from ms_assets.definitions import defs
 from ms_assets_tests.contract import EXPERIMENTS, OTHERS
 
@@ -138,7 +137,7 @@ def test_there_is_a_retraining_schedule_for_each_scale_and_it_is_off():
         f"weekly_retraining_{scale}" for scale in ("sample", "50m", "500m", "5b")
     }
     repository = defs.get_repository_def()
-    for schedule in schedules:
+    for schedule in defs.schedules:
         assert schedule.job_name == "retrain"
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
         [request] = schedule.evaluate_tick(dg.build_schedule_context(repository_def=repository)).run_requests
