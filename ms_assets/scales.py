@@ -37,7 +37,7 @@ SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
             "song_residual": False,
             "temperature": 0.05,
             "learning_rate": 0.003,
-            "epochs": 3,
+            "epochs": 4,
         },
     },
     "50m": {},

@@ -138,7 +138,7 @@ class TrainingSettings(Settings):
     contrast_temperature: float = Field(0.2, gt=0, description="Temperature of that loss.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
-    learning_rate: float = Field(0.002, gt=0, description="Peak rate; reached after the warm-up, then a cosine to 0.")
+    learning_rate: float = Field(0.001, gt=0, description="Peak rate; reached after the warm-up, then a cosine to 0.")
     warmup_epochs: float = Field(1.0, ge=0, description="Epochs over which the learning rate rises.")
     weight_decay: float = Field(1e-4, ge=0, description="Decay of user, artist and album embeddings and residuals.")
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")

@@ -6,12 +6,17 @@ from torch import Tensor, nn
 from ms_assets.settings import TrainingSettings
 
 PLAYED_RATIO_STEPS = 20
+COUNT, PLAYED_RATIO = 1, 2
+"""Columns of the network's input: log2 of the count, the played ratio."""
 MOST_HALF_OCTAVES = 64
 """Of counts: 2^32 events of one type between one user and one song."""
 
 
 class EdgeWeightMLP(nn.Module):
     """A weight in (0, 1) for each edge: Linear(4 → 8), ReLU, Linear(8 → 1), sigmoid, at least 1e-6.
+
+    It starts near σ(log2(count) / 2 + 1.2 · played ratio − 2.5): what was played again, and to its end, is what a
+    user likes. That is about in proportion to the logarithm of the count, .1 for a first listen and .2 if it was whole.
 
     Edges are put in buckets (event type × half octave of the count × twentieth of the played ratio), so the
     network sees under a thousand rows however many edges there are.
@@ -27,6 +32,16 @@ class EdgeWeightMLP(nn.Module):
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("bucket", bucket, persistent=False)
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        hidden, out = self.layers[0], self.layers[2]
+        for unit, (column, worth) in enumerate(((COUNT, 0.5), (PLAYED_RATIO, 1.2))):
+            hidden.weight[unit] = 0.0
+            hidden.weight[unit, column], hidden.bias[unit], out.weight[0, unit] = 1.0, 0.0, worth
+        out.weight[0, 2:] *= 0.1
+        out.bias.fill_(-2.5)
 
     def forward(self) -> Tensor:
         """The weights of all edges, float32 [n_edges]."""
