@@ -58,7 +58,8 @@ def _section(registry: Registry, log: Path) -> str:
     return "\n".join(
         [
             f"{N_REQUESTS:,} single requests after {WARM_UP} to warm up, one after the other over one connection, "
-            f"server and client on the same machine, its load average {load:.1f} before; the sample's model: {len(known.uid):,} users, "
+            f"server and client on the same machine, its load average {load:.1f} before; "
+            f"the sample's model: {len(known.uid):,} users, "
             f"{len(known.item_id):,} songs, {known.songs.shape[1]} dimensions. {report.machine()}.",
             "",
             report.table(("", "median, ms", "p95, ms", "p99, ms", "per second"), rows),
