@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 
+import mlflow
 import pytest
 
 from ms_assets import runs
@@ -156,6 +157,9 @@ def test_fifty_kills_at_random_moments_of_the_pipeline_are_healed_by_the_next_ru
         assert differing == set(), n
         assert comparable(place.home).keys() == expected.keys(), n
         assert hidden(place.home) == [], n
+        mlflow.set_tracking_uri(f"sqlite:///{place.home}/mlflow/mlflow.db")
+        trainings = mlflow.search_runs(search_all_experiments=True, output_format="list")
+        assert {run.info.status for run in trainings} <= {"FINISHED", "KILLED", "FAILED"}, n
         logger.info("%d: killed after %.1f s with %d files; %d of %d", n, moment, n_made, n_killed, n + 1)
     assert n_killed >= 0.8 * N_KILLS
     time.sleep(runs.SECONDS_TO_START)  # for a run that was killed before it began
