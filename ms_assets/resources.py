@@ -191,6 +191,7 @@ class MLflow(dg.ConfigurableResource):
         import mlflow
 
         self._open()
+        _end_lost(context.instance)
         tags = {
             "dagster.run_id": context.run_id,
             "dagster.asset_key": context.asset_key.to_user_string(),
@@ -236,6 +237,16 @@ class MLflow(dg.ConfigurableResource):
 
     def _url(self, experiment_id: str, run_id: str) -> str:
         return f"{self._server}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def _end_lost(instance: dg.DagsterInstance) -> None:
+    """End what a killed process left open: MLflow runs whose Dagster run is over."""
+    import mlflow
+
+    for run in mlflow.search_runs(filter_string="attributes.status = 'RUNNING'", output_format="list"):
+        made_by = instance.get_run_by_id(run.data.tags.get("dagster.run_id", ""))
+        if made_by is not None and made_by.is_finished:
+            mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
 
 
 def _known(run_id: str | None) -> str | None:

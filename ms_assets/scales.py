@@ -1,6 +1,7 @@
 """The four sizes of the data, every default that differs between them, and how assets learn their settings."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -25,6 +26,8 @@ SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
 PARTITION_TAG = "dagster/partition"
 """Where a run says its scale."""
 OWNERS = ["team:recommendations"]
+FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
+"""What is retrained weekly is old a day after it was missed once, and too old a day after it was missed twice."""
 
 SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
     # The sample has about 300 events a user where Yambda has about 4,800.

@@ -1,6 +1,7 @@
 """The house rules: who imports what, who reads the environment, and what every asset says of itself."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,30 @@ def reads_environment(module):
 def test_resources_alone_read_the_environment():
     readers = {str(module.relative_to(PACKAGE)) for module in MODULES if reads_environment(module)}
     assert readers == {"resources.py"}
+
+
+def calls_and_imports(module):
+    """Every call as (dotted name, names of arguments that are given as true), and every imported module."""
+    nodes = [*ast.walk(ast.parse(module.read_text()))]
+    calls = [(ast.unparse(n.func), {k.arg for k in n.keywords if ast.unparse(k.value) == "True"})
+             for n in nodes if isinstance(n, ast.Call)]  # fmt: skip
+    imports = [name.name for n in nodes if isinstance(n, ast.Import) for name in n.names]
+    return calls, imports + [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
+def test_no_file_that_is_read_can_run_code(module):
+    calls, imports = calls_and_imports(module)
+    assert {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}.isdisjoint(imports)
+    loading = [given for name, given in calls if name == "torch.load"]
+    assert all("weights_only" in given for given in loading)
+    assert [name for name, given in calls if "allow_pickle" in given or name in ("eval", "exec")] == []
+
+
+@pytest.mark.parametrize("server", ["ui", "mlflow"])
+def test_servers_listen_on_loopback(server):
+    planned = subprocess.run(["make", "-n", server], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"--host (\S+)", planned) == ["127.0.0.1"]
 
 
 def test_modules_stay_short():

@@ -227,3 +227,19 @@ def test_the_schedules_keep_to_the_time_of_the_environment_and_are_off(monkeypat
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
     [sensor] = definitions.sensors
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+
+
+def test_embeddings_and_leaderboard_grow_old_a_day_after_a_weekly_retraining_was_missed():
+    definitions = define(Environment.read())
+    policies = {spec.key.to_user_string(): spec.freshness_policy for spec in definitions.resolve_all_asset_specs()}
+    fresh = {"training/user_embeddings", "training/song_embeddings", "evaluation/leaderboard"}
+    assert {key for key, policy in policies.items() if policy} == fresh
+    for key in fresh:
+        assert policies[key].warn_window.to_timedelta() == WEEK + timedelta(days=1)
+        assert policies[key].fail_window.to_timedelta() == 2 * WEEK + timedelta(days=1)
+
+
+def test_whatever_trains_waits_for_the_card():
+    ops = define(Environment.read()).resolve_implicit_global_asset_job_def().nodes
+    training = {"training__lightgcn", "training__hyperparameter_study", "training__ablation"}
+    assert {op.name for op in ops if op.definition.pool == "gpu"} == training

@@ -19,7 +19,7 @@ from ms_assets.evaluation.comparison import JUDGED_BY, Today
 from ms_assets.io_managers import Relation, columns
 from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import METHODS
-from ms_assets.scales import config_schema, room, settings_of
+from ms_assets.scales import FRESHNESS, config_schema, room, settings_of
 from ms_assets.settings import EvaluationSettings
 from ms_assets.streams import TableStream
 
@@ -194,6 +194,7 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
 
 @asset(
     kinds={"polars", "matplotlib"},
+    freshness_policy=FRESHNESS,
     code_version="2",
     ins={
         **_splits("users", "songs", "train", "validation", "test"),

@@ -13,7 +13,7 @@ from ms_assets import pictures
 from ms_assets.graph.statistics import degree_picture
 from ms_assets.io_managers import ModelIOManager, Relation, TableIOManager, columns
 from ms_assets.resources import ComputeDevice, DuckDB, MLflow
-from ms_assets.scales import OWNERS, SCALES, config_schema, room, scale_settings, settings_of
+from ms_assets.scales import FRESHNESS, OWNERS, SCALES, config_schema, room, scale_settings, settings_of
 from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
 from ms_assets.training.resources import StudyStorage
 from ms_assets.vectors import fixed_size_list
@@ -33,6 +33,7 @@ TRAINED_ON = {
 
 @asset(
     kinds={"pytorch", "mlflow"},
+    pool="gpu",
     code_version="4",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
@@ -175,6 +176,7 @@ EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs
             is_required=False,
             kinds={"pytorch"},
             owners=OWNERS,
+            freshness_policy=FRESHNESS,
             code_version="1",
         ),
         "song_embeddings": dg.AssetOut(
@@ -189,6 +191,7 @@ EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs
             is_required=False,
             kinds={"pytorch"},
             owners=OWNERS,
+            freshness_policy=FRESHNESS,
             code_version="1",
         ),
     },
@@ -235,6 +238,7 @@ def embeddings(
 
 @asset(
     kinds={"optuna", "mlflow"},
+    pool="gpu",
     code_version="1",
     config_schema=config_schema(StudySettings),
     ins=TRAINED_ON,
@@ -297,6 +301,7 @@ def hyperparameter_study(
 
 @asset(
     kinds={"pytorch", "mlflow"},
+    pool="gpu",
     code_version="1",
     config_schema=config_schema(AblationSettings),
     ins=TRAINED_ON,

@@ -6,11 +6,13 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+import mlflow
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from ms_assets import runs
-from ms_assets.scales import PARTITION_TAG
+from ms_assets.resources import MLflow
+from ms_assets.scales import PARTITION_TAG, SCALES
 
 RUN = """
 import sys, time
@@ -53,6 +55,35 @@ def start():
 def instance(tmp_path):
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         yield instance
+
+
+def test_the_run_that_a_killed_training_left_open_in_mlflow_is_ended_and_no_other(instance, tmp_path):
+    store = MLflow(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=(tmp_path / "files").as_uri())
+
+    @dg.asset(partitions_def=SCALES)
+    def training(context: dg.AssetExecutionContext, mlflow: MLflow):
+        with mlflow.run(context):
+            pass
+
+    def train():
+        assert dg.materialize([training], resources={"mlflow": store}, partition_key="50m", instance=instance).success
+
+    train()
+    open_runs = {}
+    for status in ("FAILURE", "STARTED"):
+        made_by = create_run_for_test(instance, status=dg.DagsterRunStatus[status])
+        open_runs[mlflow.start_run(tags={"dagster.run_id": made_by.run_id}).info.run_id] = status
+        mlflow.end_run("RUNNING")
+    open_runs[mlflow.start_run().info.run_id] = "somebody's"
+    mlflow.end_run("RUNNING")
+    train()
+    found = mlflow.search_runs(output_format="list")
+    assert {open_runs[run.info.run_id]: run.info.status for run in found if run.info.run_id in open_runs} == {
+        "FAILURE": "KILLED",
+        "STARTED": "RUNNING",
+        "somebody's": "RUNNING",
+    }
+    assert sorted(run.info.status for run in found if run.info.run_id not in open_runs) == ["FINISHED", "FINISHED"]
 
 
 def lives(tmp_path, *names):

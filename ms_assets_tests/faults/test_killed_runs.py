@@ -1,0 +1,168 @@
+"""`kill -9` in the middle of a run, then the same again, in real processes from the command line.
+
+The short way is tried in every run of the tests, on a tiny world; fifty kills at random moments of the whole
+pipeline of the sample have a mark of their own.
+"""
+
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import mlflow
+import pytest
+
+from ms_assets import runs
+from ms_assets_tests.test_commands import CHECKPOINT, REPORT, artefacts, before_provenance, checkpoint, index
+from ms_assets_tests.workplace import PROGRAMS, Workplace, run_config
+from ms_assets_tests.worlds import World, listen, reaction
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = {
+    "splits__users": {"min_events": 500},
+    "training__lightgcn": {"epochs": 2, "neutral_negatives": 8, "checkpoint_seconds": 0},
+    "evaluation__user_metrics": {"ks": [10]},
+}
+N_KILLS = 50
+WORLD = World(
+    [listen(uid, 10 * i, 10 + (uid * i) % 7) for uid in range(1, 9) for i in range(12)]
+    + [reaction("dislike", 9, 5, 11)],
+    [*range(10, 17)],
+)
+EVERYBODY = {"splits__users": {"min_events": 1}}
+SPLITS = ("--assets", '+key:"graph/edges"', "--partition", "50m", "--config-json", run_config(EVERYBODY))
+PIPELINE = ("--job", "pipeline", "--partition", "sample", "--config-json", run_config(SETTINGS))
+
+
+def start(place, home, what, **environment):
+    return subprocess.Popen(
+        [str(PROGRAMS / "dg"), "launch", *what],
+        cwd=place.folder,
+        env={**place.environment, "MS_ASSETS_HOME": str(home), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def hidden(home):
+    """Files that somebody left in the middle of writing, and checkpoints of trainings that are not over."""
+    return [str(path) for folder in ("data", "source") for path in (home / folder).rglob(".*")]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A place in which a run was killed once its first tables were there, and then two were started at once.
+
+    Gives the place, the two's output, and the artefacts of an unbroken run in a home of its own.
+    """
+    place = Workplace(tmp_path_factory.mktemp("broken"))
+    WORLD.write(place.folder / "world")
+    source = {"MS_ASSETS_SOURCE": str(place.folder / "world")}
+    unbroken = start(place, place.folder / "unbroken", SPLITS, **source)
+    killed = start(place, place.home, SPLITS, **source)
+    while not (place.home / "data/splits/users/50m.parquet").exists():
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.005)
+    kill(killed)
+    (place.home / "data/splits/users/.50m.parquet.12345.unfinished").touch()
+    both = [start(place, place.home, SPLITS, **source) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    text = unbroken.communicate()[0]
+    assert unbroken.returncode == 0, text
+    assert [process.returncode for process in both] == [0, 0], said
+    return place, said, artefacts(place.folder / "unbroken")
+
+
+def test_after_a_kill_the_same_command_makes_what_an_unbroken_run_makes_and_leaves_nothing_else(broken):
+    place, _, expected = broken
+    assert artefacts(place.home) == expected
+    assert hidden(place.home) == []
+
+
+def test_of_two_runs_of_a_scale_at_once_one_waits_and_says_for_whom(broken):
+    place, said, _ = broken
+    with place.instance() as instance:
+        later, earlier = instance.get_run_records(limit=2)
+        if later.start_time < earlier.start_time:
+            later, earlier = earlier, later
+        steps = {
+            record.dagster_run.run_id: [
+                entry.timestamp
+                for entry in instance.all_logs(record.dagster_run.run_id)
+                if entry.is_dagster_event and entry.dagster_event.is_step_event
+            ]
+            for record in (later, earlier)
+        }
+    first, second = sorted(steps, key=lambda run_id: steps[run_id][0])
+    assert steps[first][-1] <= steps[second][0]
+    assert sum(f"waiting for 50m: it is the turn of run {first}" in text for text in said) == 1
+
+
+def test_the_killed_run_counts_as_failed_and_no_run_as_under_way(broken):
+    place, _, _ = broken
+    with place.instance() as instance:
+        statuses = sorted(run.status.value for run in instance.get_runs())
+    assert statuses == ["FAILURE", "SUCCESS", "SUCCESS", "SUCCESS"]
+
+
+def comparable(home):
+    """The artefacts, without what names the run that made them, or its times.
+
+    The champion's table is left out: it tells of a decision, which depends on who was champion before.
+    """
+    found = artefacts(home)
+    del found["evaluation/champion/sample.parquet"]
+    for page in (f"{REPORT}/sample/report.md", f"{REPORT}/sample/report.html"):
+        found[page] = before_provenance(found[page])
+    found[f"{CHECKPOINT}/sample.pt"] = checkpoint(found[f"{CHECKPOINT}/sample.pt"])[1]
+    found["retrieval/song_index/sample.faiss"] = index(found["retrieval/song_index/sample.faiss"])
+    return found
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_moments_of_the_pipeline_are_healed_by_the_next_run(tmp_path):
+    place, rng = Workplace(tmp_path), random.Random(0)
+    started = time.monotonic()
+    unbroken = start(place, tmp_path / "unbroken", PIPELINE)
+    said = unbroken.communicate()[0]
+    assert unbroken.returncode == 0, said
+    seconds, expected = time.monotonic() - started, comparable(tmp_path / "unbroken")
+    logger.info("an unbroken run takes %.0f s", seconds)
+    n_killed = 0
+    for n in range(N_KILLS):
+        if n % 2:  # otherwise there are artefacts of the run before, which the killed one replaces
+            shutil.rmtree(place.home, ignore_errors=True)
+        process, moment = start(place, place.home, PIPELINE), rng.uniform(0, seconds)
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            n_killed += 1
+        kill(process)
+        n_made = len(artefacts(place.home))
+        again = start(place, place.home, PIPELINE)
+        said = again.communicate()[0]
+        assert again.returncode == 0, (n, said)
+        differing = {name for name, content in comparable(place.home).items() if content != expected.get(name)}
+        assert differing == set(), n
+        assert comparable(place.home).keys() == expected.keys(), n
+        assert hidden(place.home) == [], n
+        mlflow.set_tracking_uri(f"sqlite:///{place.home}/mlflow/mlflow.db")
+        trainings = mlflow.search_runs(search_all_experiments=True, output_format="list")
+        assert {run.info.status for run in trainings} <= {"FINISHED", "KILLED", "FAILED"}, n
+        logger.info("%d: killed after %.1f s with %d files; %d of %d", n, moment, n_made, n_killed, n + 1)
+    assert n_killed >= 0.8 * N_KILLS
+    time.sleep(runs.SECONDS_TO_START)  # for a run that was killed before it began
+    assert place.materialise("raw/artist_item_mapping").returncode == 0
+    with place.instance() as instance:
+        assert {run.status.value for run in instance.get_runs() if not run.is_finished} == set()
