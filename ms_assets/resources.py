@@ -114,6 +114,8 @@ def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.Du
         "memory_limit": f"{memory}B",
         # Files that are read again are in the system's cache already; a second one would only take memory.
         "enable_external_file_cache": False,
+        # Written by threads of its own, a table whose query fails half way may never come back to say so (DuckDB 2.0).
+        "async_threads": 0,
     }
     if threads is not None:
         config["threads"] = threads

@@ -127,7 +127,7 @@ def replaced(old, *new):
     return [row for row in RECOMMENDED if row != old] + list(new)
 
 
-@pytest.mark.parametrize("method", set(retrieval.METHODS) - {"replay", "item_knn"})
+@pytest.mark.parametrize("method", sorted(set(retrieval.METHODS) - {"replay", "item_knn"}))
 def test_every_methods_recommendations_are_checked(check, method):
     assert check(RECOMMENDED, method).passed
     assert check(RECOMMENDED[::-1], method).passed
