@@ -100,6 +100,15 @@ class Platform:
         }
 
 
+LONGEST = ("test_commands", "test_lastfm", "test_killed", "test_planted_audio", "test_study", "test_ui")
+"""Modules that are begun first, so that no process is left alone with one when the others have finished."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that take longest first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
     return Platform(tmp_path)
