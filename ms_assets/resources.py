@@ -160,6 +160,10 @@ class ComputeDevice(dg.ConfigurableResource):
 CGROUP = Path("/sys/fs/cgroup")
 
 
+DAGSTER_UI = "http://127.0.0.1:3000"
+"""Where `make ui` serves."""
+
+
 class MLflow(dg.ConfigurableResource):
     """The MLflow tracking store; one run there for each training."""
 
@@ -182,13 +186,16 @@ class MLflow(dg.ConfigurableResource):
             local = self.tracking_uri.startswith("sqlite:")
             mlflow.create_experiment(self.experiment, self.artifact_location if local else None)
         mlflow.set_experiment(self.experiment)
+        page = f"{DAGSTER_UI}/runs/{context.run_id}"
         tags = {
             "dagster.run_id": context.run_id,
+            "dagster.run_url": page,
             "dagster.asset_key": context.asset_key.to_user_string(),
             "dagster.partition": context.partition_key,
         }
         name = f"{context.asset_key.path[-1]} {context.partition_key}"
-        with mlflow.start_run(run_id=_known(run_id), run_name=name, tags=tags) as run:
+        said = f"Made by the [Dagster run {context.run_id}]({page})."
+        with mlflow.start_run(run_id=_known(run_id), run_name=name, tags=tags, description=said) as run:
             yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
 
     def _url(self, experiment_id: str, run_id: str) -> str:

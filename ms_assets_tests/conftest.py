@@ -39,7 +39,7 @@ ROWS_OF_A_BLOCK = 500
 
 
 class Platform:
-    """The project's definitions over one home and one source folder, run in this process.
+    """The project's definitions over one home, one source folder and one history of runs, run in this process.
 
     Args:
         folder: where both lie.
@@ -53,6 +53,7 @@ class Platform:
         self.environment = Environment(self.home, str(self.source), "main", tracking_uri, **settings)
         self.definitions = define(self.environment)
         self.duckdb = self.definitions.resources["duckdb"]
+        self.instance = dg.DagsterInstance.ephemeral()
         self._job = self.definitions.resolve_implicit_global_asset_job_def()
 
     def materialise(
@@ -62,16 +63,15 @@ class Platform:
         selection = dg.AssetSelection.keys(*keys)
         if not alone:
             selection = selection.upstream()
-        with dg.DagsterInstance.ephemeral() as instance:
-            return self._job.execute_in_process(
-                instance=instance,
-                partition_key=scale,
-                asset_selection=list(selection.resolve(self.definitions.resolve_asset_graph())),
-                run_config={
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                    "ops": {op: {"config": settings} for op, settings in (config or {}).items()},
-                },
-            )
+        return self._job.execute_in_process(
+            asset_selection=list(selection.resolve(self.definitions.resolve_asset_graph())),
+            instance=self.instance,
+            partition_key=scale,
+            run_config={
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                "ops": {op: {"config": settings} for op, settings in (config or {}).items()},
+            },
+        )
 
     def split(self, world: World, rules: Rules, *keys: str) -> None:
         """Publish a world, and compute these assets of it, or every table that the slow reference knows."""

@@ -55,7 +55,7 @@ def artefacts(home: Path) -> dict[str, bytes]:
 def checkpoint(content: bytes) -> tuple[dict, bytes]:
     """A checkpoint in two parts: what names its run and measures its time, and everything else as bytes."""
     values = torch.load(io.BytesIO(content), weights_only=True)
-    own = {name: values.pop(name) for name in ("inputs", "mlflow_run_id")}
+    own = {"mlflow_run_id": values.pop("mlflow_run_id")}
     own["seconds"] = [epoch.pop("seconds") for epoch in (values["best"], *values["history"])]
     rest = io.BytesIO()
     torch.save(values, rest)
@@ -63,11 +63,11 @@ def checkpoint(content: bytes) -> tuple[dict, bytes]:
 
 
 def index(content: bytes) -> tuple[bytes, dict[str, str]]:
-    """An index in two parts: what Faiss reads, and the origin that follows, without the runs that it names."""
+    """An index in two parts: what Faiss reads, and the origin that follows, without the run that it names."""
     end = len(content) - 8
     start = end - int.from_bytes(content[end:], "little")
     origin = json.loads(content[start:end])
-    assert origin.pop("training_run") and origin.pop("split")
+    assert origin.pop("training_run")
     return content[:start], origin
 
 
@@ -204,6 +204,40 @@ def test_the_event_log_has_the_columns_of_every_table(pipeline, first_run):
         assert found == pl.read_parquet_schema(pipeline.home / "data" / key / "sample.parquet").names(), key
 
 
+COPIED = {"user_id", "song_id", "uid", "item_id", "timestamp", "event_type", "is_organic", "artist_ids", "album_ids",
+          "in_graph", "view", "method", "k"}  # fmt: skip
+"""Columns whose values a table takes from those of the same name before it, where it is said to be made of any."""
+
+
+def test_what_a_column_is_said_to_be_made_of_holds_its_values(pipeline, first_run):
+    _, materialisations = first_run
+
+    def values(key, column):
+        table = pl.read_parquet(pipeline.home / "data" / key / "sample.parquet", columns=[column])
+        return {tuple(value) if isinstance(value, list) else value for value in table[column].unique().to_list()}
+
+    looked_at = set()
+    for key in TABLES - PUBLISHED:
+        traced = materialisations[key].metadata["dagster/column_lineage"].lineage.deps_by_column
+        for column in COPIED & set(traced):
+            tables = [s.asset_key.to_user_string() for s in traced[column] if s.column_name == column]
+            if tables:
+                missing = values(key, column) - set.union(*(values(table, column) for table in tables))
+                assert missing == set(), f"{key}.{column}: {len(missing)} values are in none of {tables}"
+                looked_at.add((key, column))
+    assert len(looked_at) > 60
+
+
+def test_everything_after_the_training_names_its_mlflow_run_and_nothing_else_does(first_run):
+    _, materialisations = first_run
+    trained = {CHECKPOINT, "training/user_embeddings", "training/song_embeddings", "retrieval/cold_songs",
+               "retrieval/song_index", "retrieval/lightgcn", "retrieval/lightgcn_replay"}  # fmt: skip
+    named = {key: found.metadata["mlflow_run"].value for key, found in materialisations.items()
+             if "mlflow_run" in found.metadata}  # fmt: skip
+    assert set(named) == trained | {key for key in materialisations if key.startswith("evaluation/")}
+    assert len(set(named.values())) == 1
+
+
 def test_pictures_are_kept_as_markdown_that_the_ui_renders(first_run):
     _, materialisations = first_run
     pictured = {
@@ -230,8 +264,11 @@ def test_mlflow_has_one_run_of_the_training_tied_to_the_run_of_dagster(pipeline,
     [experiment] = [found for found in client.search_experiments() if found.name == "ms_assets"]
     [training] = client.search_runs([experiment.experiment_id])
     assert training.info.status == "FINISHED"
+    page = f"http://127.0.0.1:3000/runs/{run.run_id}"
+    assert f"({page})" in training.data.tags["mlflow.note.content"]
     assert {name: value for name, value in training.data.tags.items() if name.startswith("dagster.")} == {
         "dagster.run_id": run.run_id,
+        "dagster.run_url": page,
         "dagster.asset_key": CHECKPOINT,
         "dagster.partition": "sample",
     }

@@ -1,22 +1,22 @@
 """Room 6: metrics per user, slices, and the leaderboard with its intervals."""
 
-from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from ms_assets import pictures
+from ms_assets import lineage, pictures
 from ms_assets.evaluation import charts, metrics, official, passes
 from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
 from ms_assets.evaluation.certainty import CONFIDENCE
-from ms_assets.io_managers import Relation, columns
+from ms_assets.io_managers import Relation
 from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.scales import config_schema, room, settings_of
+from ms_assets.schemas import columns, each
 from ms_assets.settings import EvaluationSettings
 from ms_assets.streams import TableStream
 
@@ -30,14 +30,21 @@ def _splits(*names: str) -> dict[str, dg.AssetIn]:
 
 METHOD = ("VARCHAR", "recommender")
 VIEW = ("VARCHAR", "all; discovery: songs heard in train are neither candidates nor targets")
+LISTED = [f"retrieval/{name}.{column}" for name in METHODS for column in ("view", "uid", "rank", "song_id")]
+HEARD = each("splits/train", "user_id", "song_id")
+TESTED = each("splits/ground_truth", "split", "user_id", "song_id")
+EVENTS = each("splits/test", "user_id", "song_id", "event_type", "played_ratio")
 OFFICIAL_VIEW = ("VARCHAR", "official_listen_plus or official_like: which events are targets")
 BOARD_VIEW = ("VARCHAR", f"{VIEW[1]}; {OFFICIAL_VIEW[1]}, by the arithmetic of Yambda's authors")
 K = ("INTEGER", "length of the list")
-UID = ("BIGINT", "Yambda's user id")
-INTERVAL = {
-    "ci_low": ("DOUBLE", f"lower end of the {CONFIDENCE:.0%} bootstrap interval over users"),
-    "ci_high": ("DOUBLE", "upper end of the interval"),
-}
+UID = ("BIGINT", "Yambda's user id", "splits/users.uid")
+
+
+def _interval(*sources: str) -> dict[str, tuple[str, ...]]:
+    return {
+        "ci_low": ("DOUBLE", f"lower end of the {CONFIDENCE:.0%} bootstrap interval over users", *sources),
+        "ci_high": ("DOUBLE", "upper end of the interval", *sources),
+    }
 
 
 @asset(
@@ -50,7 +57,10 @@ INTERVAL = {
         view=VIEW,
         k=K,
         uid=UID,
-        **{name: ("DOUBLE", f"{text}; null where undefined") for name, text in metrics.METRICS.items()},
+        **{
+            name: ("DOUBLE", f"{text}; null where undefined", *LISTED, *HEARD, *metrics.SOURCES[name])
+            for name, text in metrics.METRICS.items()
+        },
     ),
 )
 def user_metrics(
@@ -81,9 +91,9 @@ def _ks(user_metrics: Relation) -> list[int]:
         view=OFFICIAL_VIEW,
         k=K,
         uid=UID,
-        dcg=("DOUBLE", "discounted gain of the list, 1 for a target"),
-        ideal_dcg=("DOUBLE", "that of the best list, a target for each target event"),
-        recall=("DOUBLE", "songs found over target events"),
+        dcg=("DOUBLE", "discounted gain of the list, 1 for a target", *LISTED, *EVENTS),
+        ideal_dcg=("DOUBLE", "that of the best list, a target for each target event", *EVENTS),
+        recall=("DOUBLE", "songs found over target events", *LISTED, *EVENTS),
     ),
 )
 def official_user_metrics(
@@ -97,6 +107,13 @@ def official_user_metrics(
     return TableStream(chain([official.SCHEMA.to_frame().to_arrow()], rows))
 
 
+SLICED = (
+    *(*HEARD, *TESTED, "splits/ground_truth.base_relevance", "splits/ground_truth.adjusted_relevance"),
+    *each("splits/songs", "in_graph", "n_train_plays"),
+    *each("splits/test", "user_id", "song_id", "event_type", "is_organic"),
+)
+
+
 @asset(
     kinds={"numpy", "polars"},
     code_version="1",
@@ -108,9 +125,9 @@ def official_user_metrics(
         slice=("VARCHAR", "what is cut: history length, song, popularity, event"),
         value=("VARCHAR", "the part: a quarter of the users; warm, cold; head, tail; organic, recommended"),
         metric=("VARCHAR", "ndcg, recall or hit, of the targets in the slice alone"),
-        mean=("DOUBLE", "mean over the users with a target in the slice"),
-        **INTERVAL,
-        n_users=("BIGINT", "users with a target in the slice"),
+        mean=("DOUBLE", "mean over the users with a target in the slice", *LISTED, *SLICED),
+        **_interval(*LISTED, *SLICED),
+        n_users=("BIGINT", "users with a target in the slice", *SLICED),
     ),
 )
 def slices(
@@ -129,7 +146,13 @@ def slices(
         method=METHOD,
         view=VIEW,
         k=("INTEGER", "length of the list, every one up to the longest"),
-        recall=("DOUBLE", "mean recall over the users with a relevant song"),
+        recall=(
+            "DOUBLE",
+            "mean recall over the users with a relevant song",
+            *LISTED,
+            *HEARD,
+            *metrics.SOURCES["recall"],
+        ),
     ),
 )
 def recall_curve(
@@ -149,7 +172,10 @@ def recall_curve(
         method=METHOD,
         view=BOARD_VIEW,
         k=K,
-        **{name: ("DOUBLE", text) for name, text in exposures.METRICS.items()},
+        **{
+            name: ("DOUBLE", text, *LISTED, *each("splits/songs", "in_graph", "n_train_plays"))
+            for name, text in exposures.METRICS.items()
+        },
     ),
 )
 def exposure(
@@ -159,6 +185,10 @@ def exposure(
     """One row per method, view and K: which songs are shown at all, and how unevenly."""
     is_global = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
     return passes.exposure(recommendations, users, songs, train, is_global, _ks(user_metrics))
+
+
+MEASURED = (*each("evaluation/user_metrics", *metrics.METRICS),
+            *each("evaluation/official_user_metrics", "dcg", "ideal_dcg", "recall"))  # fmt: skip
 
 
 def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boards.Pane]:
@@ -179,9 +209,9 @@ def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boar
         metric=("VARCHAR", "metric"),
         method=("VARCHAR", "the method that is compared with all others"),
         other=("VARCHAR", "the other method"),
-        difference=("DOUBLE", "the method's mean minus the other's"),
-        **INTERVAL,
-        n_users=("BIGINT", "users for whom the metric is defined of both"),
+        difference=("DOUBLE", "the method's mean minus the other's", *MEASURED),
+        **_interval(*MEASURED),
+        n_users=("BIGINT", "users for whom the metric is defined of both", *MEASURED),
     ),
 )
 def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
@@ -201,9 +231,14 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
         view=BOARD_VIEW,
         k=K,
         metric=("VARCHAR", "metric"),
-        mean=("DOUBLE", "mean over the users for whom the metric is defined"),
-        **INTERVAL,
-        n_users=("BIGINT", "users for whom the metric is defined"),
+        mean=(
+            "DOUBLE",
+            "mean over the users for whom the metric is defined",
+            *MEASURED,
+            *each("evaluation/exposure", *exposures.COMPARED),
+        ),
+        **_interval(*MEASURED),
+        n_users=("BIGINT", "users for whom the metric is defined", *MEASURED),
     ),
 )
 def leaderboard(
@@ -272,22 +307,18 @@ def report(
 
 
 def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
-    """The run that made each table the figures stand on, when, and what it says of its settings and seconds."""
+    """Each table the figures stand on: its version, the run that made it, when, and what that run says of it."""
     rows = []
-    for key in [dg.AssetKey(["retrieval", name]) for name in METHODS] + list(
-        context.assets_def.keys_by_input_name.values()
-    ):
-        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key])
-        for record in context.instance.fetch_materializations(wanted, limit=1).records:
-            assert record.asset_materialization is not None
-            plain = {
-                name: entry.value
-                for name, entry in record.asset_materialization.metadata.items()
-                if isinstance(entry.value, str | int | float) and len(str(entry.value)) < 80 and "/" not in name
-            }
-            said = ", ".join(f"{name} {value}" for name, value in plain.items())
-            at = datetime.fromtimestamp(record.timestamp, UTC)
-            rows.append((key.to_user_string(), f"run {record.run_id} at {at:%Y-%m-%d %H:%M} UTC; {said}"))
+    methods = [dg.AssetKey(["retrieval", name]) for name in METHODS]
+    for key in (*methods, *context.assets_def.keys_by_input_name.values()):
+        for made in lineage.history(context.instance, key, context.partition_key):
+            said = ", ".join(
+                f"{name} {value}"
+                for name, value in made.metadata.items()
+                if isinstance(value, str | int | float) and len(str(value)) < 80 and "/" not in name
+            )
+            origin = f"version {made.data_version[:12]}, run {made.run_id} at {made.at:%Y-%m-%d %H:%M} UTC"
+            rows.append((key.to_user_string(), f"{origin}; {said}"))
     return rows
 
 

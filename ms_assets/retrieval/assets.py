@@ -13,12 +13,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets import pictures
-from ms_assets.io_managers import IndexOfOrigin, Relation, columns
+from ms_assets.io_managers import IndexOfOrigin, Relation
 from ms_assets.retrieval import blend, cold_start, implicit_models, recommenders
 from ms_assets.retrieval import index as indexing
 from ms_assets.retrieval.recommendations import VIEWS, Audience, History, Recommender, recommend
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.scales import config_schema, room, settings_of
+from ms_assets.schemas import columns, each
 from ms_assets.settings import IndexSettings
 from ms_assets.vectors import Ragged, fixed_size_list, vector_column
 
@@ -26,19 +27,14 @@ asset = room("retrieval")
 SEED = 0
 Recommended = dg.MaterializeResult[pa.Table]
 
-RECOMMENDATIONS = columns(
-    view=("VARCHAR", "all, or discovery: songs with the user's positive train events left out"),
-    user_id=("INTEGER", "dense user id"),
-    uid=("BIGINT", "Yambda's user id"),
-    rank=("INTEGER", "1 to 100 within view and user"),
-    song_id=("INTEGER", "dense song id"),
-    item_id=("BIGINT", "Yambda's song id"),
-    score=("FLOAT", "what the method ranks by"),
-)
 SPLITS = {name: dg.AssetIn(["splits", name]) for name in ("users", "songs", "train")}
 TUNED = {**SPLITS, "ground_truth": dg.AssetIn(["splits", "ground_truth"])}
 GRAPH = {"bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"])}
 EMBEDDINGS = {name: dg.AssetIn(["training", name]) for name in ("user_embeddings", "song_embeddings")}
+
+
+HEARD = each("splits/train", "user_id", "song_id")
+VALIDATED = each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance")
 
 
 def _vectors(table: Relation, key: str) -> NDArray[np.float32]:
@@ -50,10 +46,22 @@ def _vectors(table: Relation, key: str) -> NDArray[np.float32]:
     code_version="1",
     ins={**TUNED, **EMBEDDINGS},
     metadata=columns(
-        song_id=("INTEGER", "dense song id"),
-        item_id=("BIGINT", "Yambda's song id"),
-        known_artist=("BOOLEAN", "an artist of the song has a song with train events"),
-        embedding=("FLOAT[]", "direction by encoding and artist; length by calibration, 1 for trained songs"),
+        song_id=("INTEGER", "dense song id", "splits/songs.song_id"),
+        item_id=("BIGINT", "Yambda's song id", "splits/songs.item_id"),
+        known_artist=(
+            "BOOLEAN",
+            "an artist of the song has a song with train events",
+            *each("splits/songs", "artist_ids", "in_graph"),
+        ),
+        embedding=(
+            "FLOAT[]",
+            "direction by encoding and artist; length by calibration, 1 for trained songs",
+            "training/song_embeddings.embedding",
+            "training/user_embeddings.embedding",
+            "splits/songs.artist_ids",
+            *HEARD,
+            *VALIDATED,
+        ),
     ),
 )
 def cold_songs(
@@ -191,7 +199,23 @@ def _tuned(
     )
 
 
-method = {"code_version": "2", "metadata": RECOMMENDATIONS}
+def method(*sources: str) -> dict[str, Any]:
+    """What the assets of all recommenders have in common; sources: the columns that scores are made of."""
+    return {
+        "code_version": "2",
+        "metadata": columns(
+            view=("VARCHAR", "all, or discovery: songs with the user's positive train events left out"),
+            user_id=("INTEGER", "dense user id", "splits/users.user_id"),
+            uid=("BIGINT", "Yambda's user id", "splits/users.uid"),
+            rank=("INTEGER", "1 to 100 within view and user", *sources, *HEARD),
+            song_id=("INTEGER", "dense song id", "splits/songs.song_id", *sources, *HEARD),
+            item_id=("BIGINT", "Yambda's song id", "splits/songs.item_id", *sources, *HEARD),
+            score=("FLOAT", "what the method ranks by", *sources),
+        ),
+    }
+
+
+FOUND = ("training/user_embeddings.embedding", "training/song_embeddings.embedding", "retrieval/cold_songs.embedding")
 
 
 def _from_index(song_index: IndexOfOrigin, audience: Audience, user_vectors: NDArray[np.float32]) -> Recommender:
@@ -204,7 +228,7 @@ def _from_index(song_index: IndexOfOrigin, audience: Audience, user_vectors: NDA
     return recommenders.from_index(song_index.index, user_vectors, audience.item_id)
 
 
-@asset(kinds={"faiss"}, ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]}, **method)
+@asset(kinds={"faiss"}, ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]}, **method(*FOUND))
 def lightgcn(
     users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, user_embeddings: Relation
 ) -> Recommended:
@@ -213,7 +237,7 @@ def lightgcn(
     return _recommended(audience, partial(_from_index, song_index, audience, _vectors(user_embeddings, "user_id")))
 
 
-@asset(kinds={"faiss"}, ins={**TUNED, **EMBEDDINGS}, **method)
+@asset(kinds={"faiss"}, ins={**TUNED, **EMBEDDINGS}, **method(*FOUND, *HEARD, *VALIDATED))
 def lightgcn_replay(
     users: Relation,
     songs: Relation,
@@ -231,7 +255,7 @@ def lightgcn_replay(
     return _tuned(audience, ground_truth, blend.BLEND_GRID, make, views=["all"])
 
 
-@asset(kinds={"numpy"}, ins=SPLITS, **method)
+@asset(kinds={"numpy"}, ins=SPLITS, **method("splits/train.song_id"))
 def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the songs with the most positive train events, the same for everybody."""
     audience = _audience(users, songs, train)
@@ -241,7 +265,7 @@ def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
     return _recommended(audience, lambda: recommenders.popular(n_events))
 
 
-@asset(kinds={"duckdb"}, ins=TUNED, **method)
+@asset(kinds={"duckdb"}, ins=TUNED, **method(*each("splits/train", "song_id", "timestamp"), *VALIDATED))
 def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: popularity of late, each train event counting half as much for every half-life of its age."""
     audience = _audience(users, songs, train)
@@ -251,14 +275,14 @@ def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground
     return _tuned(audience, ground_truth, recommenders.HALF_LIVES, make)
 
 
-@asset(kinds={"numpy"}, ins=SPLITS, **method)
+@asset(kinds={"numpy"}, ins=SPLITS, **method())
 def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: songs drawn at random from the catalogue, which shows what chance alone reaches."""
     audience = _audience(users, songs, train)
     return _recommended(audience, lambda: recommenders.random(len(audience.item_id), SEED))
 
 
-@asset(kinds={"numpy"}, ins=SPLITS, **method)
+@asset(kinds={"numpy"}, ins=SPLITS, **method(*HEARD, "splits/train.timestamp"))
 def replay(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the user's own most played songs, the latest played of equals first; in `discovery` there are none."""
     audience = _audience(users, songs, train)
@@ -272,7 +296,7 @@ def _of_drawn_users(
     return lambda tuner: partial(fit, audience.history.keep(np.isin(audience.history.songs.rows(), tuner.users)))
 
 
-@asset(kinds={"implicit"}, ins=TUNED, **method)
+@asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
 def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: songs that the listeners of the user's songs share, by `implicit`; lists end with the neighbours."""
     audience = _audience(users, songs, train)
@@ -281,7 +305,7 @@ def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Re
     return _tuned(audience, ground_truth, implicit_models.ITEM_KNN_GRID, make, _of_drawn_users(audience, fit))
 
 
-@asset(kinds={"implicit"}, ins=TUNED, **method)
+@asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
 def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: weighted matrix factorisation by alternating least squares, 64 factors, by `implicit`."""
     audience = _audience(users, songs, train)
@@ -290,7 +314,7 @@ def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relati
     return _tuned(audience, ground_truth, implicit_models.IALS_GRID, make, _of_drawn_users(audience, fit))
 
 
-@asset(kinds={"scikitlearn"}, ins=SPLITS, **method)
+@asset(kinds={"scikitlearn"}, ins=SPLITS, **method(*HEARD))
 def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: truncated SVD, 64 factors, of who has heard what."""
     audience = _audience(users, songs, train)
@@ -298,7 +322,7 @@ def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -
     return _recommended(audience, lambda: recommenders.collaborative_filtering(heard, n_graph_songs, SEED))
 
 
-@asset(kinds={"faiss"}, ins={**SPLITS, **GRAPH}, **method)
+@asset(kinds={"faiss"}, ins={**SPLITS, **GRAPH}, **method(*HEARD, "raw/embeddings.normalized_embed"))
 def content_based(users: Relation, songs: Relation, train: Relation, bipartite_graph: Any) -> Recommended:
     """Baseline: songs that sound like the mean of what the user has heard."""
     audience = _audience(users, songs, train)
