@@ -32,6 +32,7 @@ TABLES = {
     "edges": "graph/edges",
 }
 """The tables that the slow reference computes, with their asset keys."""
+COMMON_CHECKS = ("inputs_have_one_origin", "columns_are_the_declared_ones", "rows_are_no_fewer_than_half")
 WORLDS = [{"seed": seed} for seed in range(10)] + [{"seed": seed, "n_users": 1_000} for seed in (10, 11)]
 """Random worlds, the last of them of several blocks of users."""
 ROWS_OF_A_BLOCK = 500
@@ -63,8 +64,11 @@ class Platform:
         selection = dg.AssetSelection.keys(*keys)
         if not alone:
             selection = selection.upstream()
-        return self._job.execute_in_process(
-            asset_selection=list(selection.resolve(self.definitions.resolve_asset_graph())),
+        graph = self.definitions.resolve_asset_graph()
+        chosen = selection.resolve(graph)
+        # What all artefacts have in common is checked with the whole pipeline (`test_commands.py`).
+        checks = {key for key in graph.asset_check_keys if key.asset_key in chosen and key.name not in COMMON_CHECKS}
+        return self._job.get_subset(asset_selection=chosen, asset_check_selection=checks).execute_in_process(
             instance=self.instance,
             partition_key=scale,
             run_config={

@@ -9,7 +9,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from ms_assets import lineage
+from ms_assets import common_checks, lineage
 from ms_assets.definitions import defs
 from ms_assets.io_managers import TableIOManager
 from ms_assets.resources import DuckDB
@@ -150,6 +150,33 @@ def test_an_artefact_names_its_inputs_their_versions_and_the_runs_that_made_them
         assert said == {"data_version": made.data_version, "run_id": run.run_id, "at": made.at.isoformat()}
     assert set(latest(platform.instance, EDGES).metadata["inputs"]) == {"splits/train"}
     assert latest(platform.instance, "raw/multi_event").metadata["inputs"] == {}
+
+
+def test_a_graph_of_two_divisions_is_an_error(platform):
+    def divided(least, *more):
+        parts = [f"splits/{name}" for name in ("songs", "train", "validation", "test", "negatives")]
+        platform.materialise(*parts, *more, config={"splits__users": {"min_events": least}})
+
+    def graph():
+        platform.materialise("graph/bipartite_graph", alone=True)
+        made = latest(platform.instance, "graph/bipartite_graph")
+        return made.metadata["origins"], common_checks.inputs_have_one_origin([made])
+
+    WORLD.write(platform.source)
+    divided(11, EDGES)
+    origins, check = graph()
+    assert set(origins) == {
+        *(f"raw/{name}" for name in ("multi_event", "embeddings", "artist_item_mapping", "album_item_mapping")),
+        *(f"splits/{name}" for name in ("candidate_songs", "users", "songs", "train")),
+        EDGES,
+    }
+    assert check.passed
+    divided(1)
+    origins, check = graph()
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert {key for key, versions in origins.items() if len(versions) > 1} == {USERS}
+    platform.materialise(EDGES, alone=True)
+    assert graph()[1].passed
 
 
 def numbers(*rows):

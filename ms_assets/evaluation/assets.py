@@ -258,6 +258,7 @@ def leaderboard(
             "leaderboard": dg.MetadataValue.md(boards.to_markdown(board, differences.pl())),
             "protocol": protocol.name,
             "comparable_with_published": protocol.comparable,
+            boards.NDCG_OF_LIGHTGCN: dg.MetadataValue.json(boards.ndcg_of_lightgcn(board)),
             "published": dg.MetadataValue.md(protocol.verdict()),
             **{name: dg.MetadataValue.md(pictures.to_markdown(figure, name)) for name, figure in drawn.items()},
         },

@@ -2,7 +2,9 @@
 
 import dagster as dg
 
-from ms_assets.io_managers import Relation
+from ms_assets import lineage
+from ms_assets.evaluation import leaderboard as boards
+from ms_assets.io_managers import PARTITION_TAG, Relation
 from ms_assets.retrieval.recommenders import BASELINES
 
 RANGES = {"popularity_lift": "-1 AND 1e300"}
@@ -38,4 +40,27 @@ def lightgcn_beats_the_baselines(leaderboard: Relation) -> dg.AssetCheckResult:
     )
 
 
-checks = [metrics_lie_within_their_range, lightgcn_beats_the_baselines]
+@dg.asset_check(asset=["evaluation", "leaderboard"])
+def lightgcn_is_as_good_as_before(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """NDCG of LightGCN has not fallen below the interval that it had on the leaderboard before, under one protocol."""
+    key, scale = dg.AssetKey(["evaluation", "leaderboard"]), context.run.tags[PARTITION_TAG]
+    return fallen(*lineage.history(context.instance, key, scale, limit=2))
+
+
+def fallen(now: lineage.Made, before: lineage.Made | None = None) -> dg.AssetCheckResult:
+    """What there is to say of two leaderboards, by their metadata."""
+    ndcg, former = (board.metadata.get(boards.NDCG_OF_LIGHTGCN, {}) if board else {} for board in (now, before))
+    comparable = former and before and before.metadata["protocol"] == now.metadata["protocol"]
+    lower = {
+        name: f"{ndcg[name][0]:.4f}, before {mean:.4f} ({low:.4f} to {high:.4f})"
+        for name, (mean, low, high) in former.items()
+        if comparable and name in ndcg and ndcg[name][0] < low
+    }
+    return dg.AssetCheckResult(
+        passed=not lower,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"compared": f"with run {before.run_id}" if comparable and before else "with none", **lower},
+    )
+
+
+checks = [metrics_lie_within_their_range, lightgcn_beats_the_baselines, lightgcn_is_as_good_as_before]
