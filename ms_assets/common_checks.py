@@ -8,7 +8,8 @@ from inspect import cleandoc
 import dagster as dg
 
 from ms_assets import lineage
-from ms_assets.io_managers import PARTITION_TAG, Relation
+from ms_assets.io_managers import Relation
+from ms_assets.scales import PARTITION_TAG
 from ms_assets.schemas import SCHEMA, declared, described, difference
 
 DIVISION = "splits/"

@@ -1,4 +1,4 @@
-"""The front door: names every asset, check, job, schedule and resource; computes nothing."""
+"""The front door: names every asset, check, job, schedule, sensor and resource; computes nothing."""
 
 import dagster as dg
 
@@ -55,8 +55,9 @@ def define(environment: Environment) -> dg.Definitions:
         assets=ASSETS,
         asset_checks=CHECKS,
         jobs=automation.jobs,
-        schedules=automation.schedules,
-        executor=automation.executor_by_scale,
+        schedules=automation.retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
+        sensors=[automation.hub_revision],
+        executor=automation.executor_by_scale(environment.home),
         resources={
             "duckdb": duckdb,
             "io_manager": TableIOManager(base_dir=data, duckdb=duckdb),

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and what tells their content apart."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -10,7 +11,11 @@ from pathlib import Path
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Give a path to write a file or folder to; rename it to `path` when the body succeeds, remove it when it fails."""
+    """Give a path to write a file or folder to; rename it to `path` when the body succeeds, remove it when it fails.
+
+    Raises:
+        OSError: the disk is full, in whatever words a library says so.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     former = path.with_name(f".{path.name}.{os.getpid()}.former.unfinished")
@@ -24,9 +29,48 @@ def published(path: Path) -> Iterator[Path]:
             path.replace(former)
         unfinished.replace(path)
         flush(path.parent)
+    except Exception as error:
+        if _is_of_a_full_disk(error):
+            raise OSError(errno.ENOSPC, f"{FULL}: make room, then run the same again", str(path)) from error
+        raise
     finally:
         remove(unfinished)
         remove(former)
+
+
+FULL = os.strerror(errno.ENOSPC)
+
+
+def _is_of_a_full_disk(error: BaseException | None) -> bool:
+    return error is not None and (FULL in str(error) or _is_of_a_full_disk(error.__cause__ or error.__context__))
+
+
+class DamagedFileError(RuntimeError):
+    """A file is there but cannot be read."""
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Name the file and what to do, whatever a library says when it cannot read it."""
+    try:
+        yield
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        found = f"{type(error).__name__}: {first_line}"
+        raise DamagedFileError(f"{path} cannot be read ({found}); if it is damaged, {remedy}") from error
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left below a folder of files and folders with this name, whatever their ending.
+
+    Nobody may be writing them. A folder that was about to be replaced gets its place back.
+    """
+    # The second pattern is of files that are hidden themselves, such as checkpoints.
+    for left in [*folder.rglob(f".{name}.*.unfinished"), *folder.rglob(f"..{name}.*.unfinished")]:
+        place = left.with_name(left.name[1:].rsplit(".", 3)[0])
+        if left.name.endswith(".former.unfinished") and not place.exists():
+            left.replace(place)
+        remove(left)
 
 
 def remove(path: Path) -> None:

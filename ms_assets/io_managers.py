@@ -21,18 +21,18 @@ import polars as pl
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ms_assets import lineage
-from ms_assets.files import published, sha256
+from ms_assets import lineage, runs
+from ms_assets.files import published, reading, sha256
 from ms_assets.resources import DuckDB
+from ms_assets.scales import PARTITION_TAG
 from ms_assets.schemas import LINEAGE, SCHEMA, declared, described, difference
-from ms_assets.streams import ROW_GROUP, TableStream, TableWriter
+from ms_assets.streams import ROW_GROUP, TableStream, TableWriter, stored_table
 
 if TYPE_CHECKING:
     import faiss
     from torch_geometric.data import HeteroData
 
 Relation = duckdb.DuckDBPyRelation
-PARTITION_TAG = "dagster/partition"
 OPTIONAL = "optional"
 """Metadata of an input: None is given instead of an error when its partition has not been materialised."""
 
@@ -49,6 +49,11 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     @property
     def _base_path(self) -> UPath:  # type: ignore[override]
         return UPath(self.base_dir)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Every step has a value to read or to write: as long as its process lives, so does its run."""
+        if context.run and context.instance:
+            runs.join(runs.life_of(context.instance, context.run.run_id))
 
     @abstractmethod
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
@@ -92,12 +97,12 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """Read one partition; say which asset to materialise when it is not there."""
         local = Path(str(path))
+        key, scale = context.asset_key.to_user_string(), local.stem
         if not local.exists():
-            key = context.asset_key.to_user_string()
-            scale = local.stem
             gone = f" (its source {local.readlink()} is gone)" if local.is_symlink() else ""
             raise MissingPartitionError(f"materialise {key} for {scale} first: {local} is missing{gone}")
-        return self.read(local)
+        with reading(local, f"materialise {key} for {scale} again"):
+            return self.read(local)
 
 
 class TableIOManager(ArtefactIOManager):
@@ -135,7 +140,7 @@ class TableIOManager(ArtefactIOManager):
 
     def read(self, path: Path) -> Relation:
         """A relation over the file, read when it is used."""
-        return self.duckdb.connection.read_parquet(str(path))
+        return stored_table(self.duckdb.connection, path)
 
     def stored(self, key: dg.AssetKey, scale: str) -> Relation | None:
         """What is on disk for an asset that is not among a step's inputs; None when nothing is."""
@@ -172,12 +177,12 @@ class LinkedTableIOManager(TableIOManager):
             value.finish().rename(path)
         else:
             value.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP)
-        table = self.duckdb.connection.read_parquet(str(path))
+        table = stored_table(self.duckdb.connection, path)
         return self._known(context, path, described(table, declared(context.definition_metadata)))
 
     def read(self, path: Path) -> Relation:
         """A relation with the published columns and `file_row_number`, which settles ties of time."""
-        return self.duckdb.connection.read_parquet(str(path), file_row_number=True)
+        return stored_table(self.duckdb.connection, path, file_row_number=True)
 
 
 class TorchIOManager(ArtefactIOManager):
@@ -228,14 +233,16 @@ class CheckpointOnDisk:
         """What was saved last; None when nothing was."""
         import torch
 
-        return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.exists() else None
+        with reading(self.path, "remove it, and the training begins anew"):
+            return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.exists() else None
 
     def save(self, value: dict[str, Any]) -> None:
         """Replace what was saved."""
         import torch
 
-        with published(self.path) as unfinished:
-            torch.save(value, unfinished)
+        # Given a path, torch would not say that the disk is full.
+        with published(self.path) as unfinished, unfinished.open("wb") as file:
+            torch.save(value, file)
 
 
 class GraphIOManager(TorchIOManager):
@@ -311,7 +318,8 @@ class JsonIOManager(ArtefactIOManager):
 
     def write(self, context: dg.OutputContext, value: Relation, path: Path) -> dict[str, Any]:
         """Write the rows."""
-        value.query("rows", f"COPY rows TO '{path}' (FORMAT json, ARRAY true)")
+        literal = str(path).replace("'", "''")  # the statement takes no parameters here
+        value.query("rows", f"COPY rows TO '{literal}' (FORMAT json, ARRAY true)")
         return {"n_rows": len(value)}
 
     def read(self, path: Path) -> list[dict[str, Any]]:

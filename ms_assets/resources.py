@@ -17,6 +17,8 @@ import dagster as dg
 import duckdb
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from ms_assets.registry import Registry
+
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
@@ -52,11 +54,24 @@ class Environment:
     """MS_ASSETS_LAYOUT: which of the published layouts interactions come from, `flat` or `sequential`."""
     memory: str = "1GiB"
     """MS_ASSETS_MEMORY: what the steps that make tables may hold, beside about half a GiB of the process itself."""
+    retrain_cron: str = "0 3 * * 1"
+    """MS_ASSETS_RETRAIN_CRON: when the retraining schedules tick, in cron's five fields."""
+    retrain_timezone: str = "UTC"
+    """MS_ASSETS_RETRAIN_TIMEZONE: the time zone of that, by its name in the IANA database."""
 
     @classmethod
     def read(cls) -> Self:
-        """Read the process's environment."""
+        """Read the process's environment.
+
+        Raises:
+            ValueError: the home's name cannot be part of a database's address.
+        """
         home = Path(os.environ.get("MS_ASSETS_HOME") or "var").absolute()
+        if {"?", "%"} & set(str(home)):
+            raise ValueError(
+                f"MS_ASSETS_HOME: found {str(home)!r}, expected a path without ? and %, which SQLite's "
+                "addresses read as something else"
+            )
         return cls(
             home=home,
             source=os.environ.get("MS_ASSETS_SOURCE") or "yandex/yambda",
@@ -64,6 +79,8 @@ class Environment:
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow/mlflow.db",
             layout=os.environ.get("MS_ASSETS_LAYOUT") or cls.layout,
             memory=os.environ.get("MS_ASSETS_MEMORY") or cls.memory,
+            retrain_cron=os.environ.get("MS_ASSETS_RETRAIN_CRON") or cls.retrain_cron,
+            retrain_timezone=os.environ.get("MS_ASSETS_RETRAIN_TIMEZONE") or cls.retrain_timezone,
         )
 
     @property
@@ -179,13 +196,7 @@ class MLflow(dg.ConfigurableResource):
         """
         import mlflow
 
-        if self.tracking_uri.startswith("sqlite:///"):
-            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(self.tracking_uri)
-        if mlflow.get_experiment_by_name(self.experiment) is None:
-            local = self.tracking_uri.startswith("sqlite:")
-            mlflow.create_experiment(self.experiment, self.artifact_location if local else None)
-        mlflow.set_experiment(self.experiment)
+        self._open()
         page = f"{DAGSTER_UI}/runs/{context.run_id}"
         tags = {
             "dagster.run_id": context.run_id,
@@ -198,9 +209,42 @@ class MLflow(dg.ConfigurableResource):
         with mlflow.start_run(run_id=_known(run_id), run_name=name, tags=tags, description=said) as run:
             yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
 
-    def _url(self, experiment_id: str, run_id: str) -> str:
+    def registry(self, scale: str) -> Registry:
+        """The registered models of a scale."""
+        return self.registered(f"{self.experiment}-{scale}")
+
+    def registered(self, name: str) -> Registry:
+        """The versions of a registered model."""
+        self._open()
+        return Registry(name, self.tracking_uri)
+
+    def known_run(self, run_id: str) -> str | None:
+        """The id, if the store has such a run."""
+        self._open()
+        return _known(run_id)
+
+    def version_url(self, registry: Registry, number: int) -> str:
+        """The page of a registered model's version."""
+        return f"{self._server}/#/models/{registry.name}/versions/{number}"
+
+    def _open(self) -> None:
+        import mlflow
+
+        if self.tracking_uri.startswith("sqlite:///"):
+            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(self.tracking_uri)
+        if mlflow.get_experiment_by_name(self.experiment) is None:
+            local = self.tracking_uri.startswith("sqlite:")
+            mlflow.create_experiment(self.experiment, self.artifact_location if local else None)
+        mlflow.set_experiment(self.experiment)
+
+    @property
+    def _server(self) -> str:
         server = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+        return server.rstrip("/")
+
+    def _url(self, experiment_id: str, run_id: str) -> str:
+        return f"{self._server}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _known(run_id: str | None) -> str | None:

@@ -22,29 +22,30 @@ from ms_assets.settings import (
 )
 
 SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
+PARTITION_TAG = "dagster/partition"
+"""Where a run says its scale."""
 OWNERS = ["team:recommendations"]
 
 SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
     # The sample has about 300 events a user where Yambda has about 4,800.
     "sample": {
         UserSettings: {"min_events": 40, "max_events": 2_000},
-        # Few events for many songs: a slow rate, stopped early, keeps what the spectral start found; many negatives and
-        # a low temperature tell the songs apart that one user is near to (docs/design.md, "Decisions").
+        # Few events for many songs: of a single song the little that is known is its artist and its audio, and a
+        # vector of its own only remembers who heard it (docs/design.md, "Decisions").
         TrainingSettings: {
             "embedding_dim": 128,
-            "neutral_negatives": 256,
-            "temperature": 0.04,
+            "song_residual": False,
+            "temperature": 0.05,
             "learning_rate": 0.003,
-            "epochs": 6,
-            "patience": 4,
+            "epochs": 3,
         },
     },
     "50m": {},
     # What grows with the data is kept in hand by arithmetic (docs/design.md, "Scales"): large batches, for every step
     # propagates over the whole graph; fewer epochs, for each has more steps; and bf16, which halves what a sparse
     # product reads on a card.
-    "500m": {TrainingSettings: {"batch_size": 1_048_576, "precision": "bf16", "epochs": 20, "patience": 4}},
-    "5b": {TrainingSettings: {"batch_size": 2_097_152, "precision": "bf16", "epochs": 10, "patience": 3}},
+    "500m": {TrainingSettings: {"batch_size": 1_048_576, "precision": "bf16", "epochs": 8}},
+    "5b": {TrainingSettings: {"batch_size": 2_097_152, "precision": "bf16", "epochs": 4}},
 }
 
 CONFIGURED_OPS: dict[str, type[Settings]] = {

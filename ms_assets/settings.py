@@ -80,9 +80,15 @@ class TrainingSettings(Settings):
     """LightGCN: its size, its loss, and how it is optimised."""
 
     embedding_dim: int = Field(64, ge=4, le=1024, description="Dimensions of user and song embeddings.")
-    layers: int = Field(3, ge=0, le=8, description="Hops over which embeddings are averaged.")
+    layers: int = Field(1, ge=0, le=8, description="Hops over which embeddings are averaged.")
+    popularity: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="A song's embedding is as long as this power of its number of edges; 0 makes all equally long.",
+    )
     song_residual: bool = Field(
-        False, description="Learn a vector per graph song on top of what audio, artists and albums say of it."
+        True, description="Learn a vector per graph song on top of what audio, artists and albums say of it."
     )
     audio: bool = Field(True, description="A song is known by its audio.")
     metadata: bool = Field(True, description="A song is known by its artists and albums.")
@@ -104,8 +110,8 @@ class TrainingSettings(Settings):
         description="How a positive meets neutral negatives. bpr: it should outscore each of them. softmax: it should "
         "have the largest share among all songs, estimated from them.",
     )
-    epochs: int = Field(30, ge=1, le=10_000, description="Passes over all positive edges, at most.")
-    patience: int = Field(8, ge=1, description="Epochs without a better validation NDCG before training stops.")
+    epochs: int = Field(10, ge=1, le=10_000, description="Passes over all positive edges, at most.")
+    patience: int = Field(3, ge=1, description="Epochs without a better validation NDCG before training stops.")
     batch_size: int | None = Field(
         None,
         ge=1,
@@ -132,7 +138,7 @@ class TrainingSettings(Settings):
     contrast_temperature: float = Field(0.2, gt=0, description="Temperature of that loss.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
-    learning_rate: float = Field(0.02, gt=0, description="Peak rate; reached after the warm-up, then a cosine to 0.")
+    learning_rate: float = Field(0.002, gt=0, description="Peak rate; reached after the warm-up, then a cosine to 0.")
     warmup_epochs: float = Field(1.0, ge=0, description="Epochs over which the learning rate rises.")
     weight_decay: float = Field(1e-4, ge=0, description="Decay of user, artist and album embeddings and residuals.")
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")

@@ -4,6 +4,7 @@ Everything after the raw tables is local to a user, and every large table is sor
 ever holds more than some users' rows, and what is written does not depend on where the cuts fell.
 """
 
+import glob
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,11 @@ LOG_EVERY_SECONDS = 10.0
 
 ROW_GROUP = 1 << 17
 """Rows of a row group: few enough to skip the users before and after a range, enough to compress."""
+
+
+def stored_table(connection: duckdb.DuckDBPyConnection, path: Path, file_row_number: bool = False) -> Relation:
+    """The rows of one Parquet file; its path is no pattern, whatever characters a folder's name may have."""
+    return connection.read_parquet(glob.escape(str(path)), file_row_number=file_row_number)
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,15 @@ def duckdb_resource(tmp_path_factory: pytest.TempPathFactory) -> resources.DuckD
     return resources.DuckDB(temp_directory=str(tmp_path_factory.mktemp("duckdb")))
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> resources.MLflow:
+    """A real MLflow store, which takes seconds to make: registries in it are told apart by name."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    return resources.MLflow(
+        tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_location=(folder / "artifacts").as_uri()
+    )
+
+
 @pytest.fixture
 def table(duckdb: resources.DuckDB) -> Callable[..., Any]:
     """Rows as a relation: `table("user_id song_id", (0, 1), (0, 2))`."""

@@ -35,6 +35,7 @@ TABLES = {
     "training/song_embeddings",
     "retrieval/cold_songs",
     *(f"retrieval/{method}" for method in METHODS),
+    "retrieval/served_model",
     "evaluation/user_metrics",
     "evaluation/official_user_metrics",
     "evaluation/recall_curve",
@@ -42,6 +43,7 @@ TABLES = {
     "evaluation/exposure",
     "evaluation/differences",
     "evaluation/leaderboard",
+    "evaluation/champion",
 }
 """What the job `pipeline` writes as Parquet."""
 CHECKPOINT = "training/lightgcn"

@@ -10,7 +10,6 @@ import pytest
 
 import ms_assets
 from ms_assets import scales
-from ms_assets.automation import schedules
 from ms_assets.definitions import defs
 from ms_assets_tests.contract import EXPERIMENTS, OTHERS
 
@@ -38,9 +37,9 @@ ASSETS = {
     "graph": "edges bipartite_graph statistics",
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
     "retrieval": "cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay item_knn "
-    "ials collaborative_filtering content_based",
+    "ials collaborative_filtering content_based served_model",
     "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
-    "leaderboard report",
+    "leaderboard report champion",
 }
 KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}
 ON_REQUEST = {f"raw/{name}" for name in ("listens", "likes", "dislikes", "unlikes", "undislikes")}
@@ -138,7 +137,7 @@ def test_there_is_a_retraining_schedule_for_each_scale_and_it_is_off():
         f"weekly_retraining_{scale}" for scale in ("sample", "50m", "500m", "5b")
     }
     repository = defs.get_repository_def()
-    for schedule in schedules:
+    for schedule in defs.schedules:
         assert schedule.job_name == "retrain"
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
         [request] = schedule.evaluate_tick(dg.build_schedule_context(repository_def=repository)).run_requests

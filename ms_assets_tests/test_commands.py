@@ -180,6 +180,22 @@ def test_the_leaderboard_on_the_command_line_shows_every_method_in_both_views(pi
         assert sorted(shown) == sorted(["method", *METHODS])
 
 
+def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached_in_the_test_part(pipeline, first_run):
+    _, materialisations = first_run
+    assert materialisations["evaluation/champion"].metadata["reason"].value == "there was no champion"
+    client = mlflow.MlflowClient(f"sqlite:///{pipeline.home}/mlflow/mlflow.db")
+    version = client.get_model_version_by_alias("ms_assets-sample", "champion")
+    assert version.run_id in materialisations[CHECKPOINT].metadata["mlflow_run"].value
+    assert set(json.loads(version.tags["inputs"])) >= {"graph/bipartite_graph", "splits/train"}
+    logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    found = {metric.key: metric.value for metric in logged.metrics}
+    board = pl.read_parquet(pipeline.home / "data/evaluation/leaderboard/sample.parquet")
+    [ndcg] = board.filter(method="lightgcn", view="discovery", k=K, metric="ndcg")["mean"]
+    assert found[f"test discovery ndcg at {K}"] == pytest.approx(ndcg)
+    shown = pipeline.run("python", "-m", "ms_assets", "champion", "sample")
+    assert re.search(r"│ 1 +┆ champion ┆ .* there was no champion", shown.stdout), shown.stdout
+
+
 def test_a_scale_without_a_leaderboard_says_what_to_materialise(pipeline):
     run = pipeline.run("python", "-m", "ms_assets", "50m")
     assert run.returncode == 1

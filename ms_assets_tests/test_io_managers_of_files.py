@@ -84,3 +84,17 @@ def test_a_table_becomes_a_json_list_of_rows(shelf):
     shelf.put(rows, "json")
     assert shelf.get("json") == [{"song_id": 1, "score": 0.25}, {"song_id": 2, "score": None}]
     assert list(shelf.files()) == ["room/value/50m.json"]
+
+
+AWKWARD = 'it\'s "100%" [ab]*? {c,d} #1; é'
+"""A folder's name with what quotes, patterns and addresses are made of."""
+
+
+@pytest.mark.parametrize("kind", ["io_manager", "json"])
+def test_a_folder_may_have_any_name_and_a_name_is_no_pattern(tmp_path, kind):
+    for name, score in ((AWKWARD, 0.25), (AWKWARD.replace("[ab]*?", "a"), 0.75)):
+        shelf = Shelf(tmp_path / name)
+        shelf.put(shelf.con.sql(f"SELECT 1::INTEGER AS song_id, {score}::DOUBLE AS score"), kind)
+        found = shelf.get(kind)
+        assert (found if kind == "json" else found.to_dicts()) == [{"song_id": 1, "score": score}]
+        assert list(shelf.files()) == [f"room/value/50m.{'json' if kind == 'json' else 'parquet'}"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ms_assets.resources import DuckDB
+from ms_assets.resources import DuckDB, Environment
 from ms_assets_tests.conftest import Platform
 from ms_assets_tests.worlds import World, listen
 
@@ -58,3 +58,10 @@ def test_threads_are_those_that_were_asked_for(tmp_path):
     connection = DuckDB(temp_directory=str(tmp_path), threads=3).connection
     assert connection.sql("SELECT current_setting('threads')").fetchall() == [(3,)]
     assert DuckDB(temp_directory=str(tmp_path), threads=3).connection is connection, "there is one for a process"
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b"])
+def test_a_home_that_the_address_of_a_database_cannot_name_is_refused(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("MS_ASSETS_HOME", str(tmp_path / name))
+    with pytest.raises(ValueError, match=r"MS_ASSETS_HOME: found .* expected a path without \? and %"):
+        Environment.read()

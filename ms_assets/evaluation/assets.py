@@ -7,16 +7,16 @@ import dagster as dg
 import polars as pl
 
 from ms_assets import lineage, pictures
-from ms_assets.evaluation import charts, metrics, official, passes
-from ms_assets.evaluation import exposure as exposures
+from ms_assets.evaluation import champion as champions
+from ms_assets.evaluation import charts, declarations, official, passes
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
-from ms_assets.evaluation.certainty import CONFIDENCE
+from ms_assets.evaluation.comparison import JUDGED_BY, Today
 from ms_assets.io_managers import Relation
+from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.scales import config_schema, room, settings_of
-from ms_assets.schemas import columns, each
 from ms_assets.settings import EvaluationSettings
 from ms_assets.streams import TableStream
 
@@ -28,40 +28,12 @@ def _splits(*names: str) -> dict[str, dg.AssetIn]:
     return {name: dg.AssetIn(["splits", name]) for name in names}
 
 
-METHOD = ("VARCHAR", "recommender")
-VIEW = ("VARCHAR", "all; discovery: songs heard in train are neither candidates nor targets")
-LISTED = [f"retrieval/{name}.{column}" for name in METHODS for column in ("view", "uid", "rank", "song_id")]
-HEARD = each("splits/train", "user_id", "song_id")
-TESTED = each("splits/ground_truth", "split", "user_id", "song_id")
-EVENTS = each("splits/test", "user_id", "song_id", "event_type", "played_ratio")
-OFFICIAL_VIEW = ("VARCHAR", "official_listen_plus or official_like: which events are targets")
-BOARD_VIEW = ("VARCHAR", f"{VIEW[1]}; {OFFICIAL_VIEW[1]}, by the arithmetic of Yambda's authors")
-K = ("INTEGER", "length of the list")
-UID = ("BIGINT", "Yambda's user id", "splits/users.uid")
-
-
-def _interval(*sources: str) -> dict[str, tuple[str, ...]]:
-    return {
-        "ci_low": ("DOUBLE", f"lower end of the {CONFIDENCE:.0%} bootstrap interval over users", *sources),
-        "ci_high": ("DOUBLE", "upper end of the interval", *sources),
-    }
-
-
 @asset(
     kinds={"numpy", "polars"},
     code_version="2",
     config_schema=config_schema(EvaluationSettings),
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=columns(
-        method=METHOD,
-        view=VIEW,
-        k=K,
-        uid=UID,
-        **{
-            name: ("DOUBLE", f"{text}; null where undefined", *LISTED, *HEARD, *metrics.SOURCES[name])
-            for name, text in metrics.METRICS.items()
-        },
-    ),
+    metadata=declarations.USER_METRICS,
 )
 def user_metrics(
     context: dg.AssetExecutionContext,
@@ -86,15 +58,7 @@ def _ks(user_metrics: Relation) -> list[int]:
     kinds={"numpy", "duckdb"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=columns(
-        method=METHOD,
-        view=OFFICIAL_VIEW,
-        k=K,
-        uid=UID,
-        dcg=("DOUBLE", "discounted gain of the list, 1 for a target", *LISTED, *EVENTS),
-        ideal_dcg=("DOUBLE", "that of the best list, a target for each target event", *EVENTS),
-        recall=("DOUBLE", "songs found over target events", *LISTED, *EVENTS),
-    ),
+    metadata=declarations.OFFICIAL_USER_METRICS,
 )
 def official_user_metrics(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -107,28 +71,11 @@ def official_user_metrics(
     return TableStream(chain([official.SCHEMA.to_frame().to_arrow()], rows))
 
 
-SLICED = (
-    *(*HEARD, *TESTED, "splits/ground_truth.base_relevance", "splits/ground_truth.adjusted_relevance"),
-    *each("splits/songs", "in_graph", "n_train_plays"),
-    *each("splits/test", "user_id", "song_id", "event_type", "is_organic"),
-)
-
-
 @asset(
     kinds={"numpy", "polars"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "test", "ground_truth")},
-    metadata=columns(
-        method=METHOD,
-        view=VIEW,
-        k=K,
-        slice=("VARCHAR", "what is cut: history length, song, popularity, event"),
-        value=("VARCHAR", "the part: a quarter of the users; warm, cold; head, tail; organic, recommended"),
-        metric=("VARCHAR", "ndcg, recall or hit, of the targets in the slice alone"),
-        mean=("DOUBLE", "mean over the users with a target in the slice", *LISTED, *SLICED),
-        **_interval(*LISTED, *SLICED),
-        n_users=("BIGINT", "users with a target in the slice", *SLICED),
-    ),
+    metadata=declarations.SLICES,
 )
 def slices(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, test: Relation, ground_truth: Relation,
@@ -142,18 +89,7 @@ def slices(
     kinds={"numpy"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=columns(
-        method=METHOD,
-        view=VIEW,
-        k=("INTEGER", "length of the list, every one up to the longest"),
-        recall=(
-            "DOUBLE",
-            "mean recall over the users with a relevant song",
-            *LISTED,
-            *HEARD,
-            *metrics.SOURCES["recall"],
-        ),
-    ),
+    metadata=declarations.RECALL_CURVE,
 )
 def recall_curve(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
@@ -168,15 +104,7 @@ def recall_curve(
     kinds={"numpy"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=columns(
-        method=METHOD,
-        view=BOARD_VIEW,
-        k=K,
-        **{
-            name: ("DOUBLE", text, *LISTED, *each("splits/songs", "in_graph", "n_train_plays"))
-            for name, text in exposures.METRICS.items()
-        },
-    ),
+    metadata=declarations.EXPOSURE,
 )
 def exposure(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -185,10 +113,6 @@ def exposure(
     """One row per method, view and K: which songs are shown at all, and how unevenly."""
     is_global = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
     return passes.exposure(recommendations, users, songs, train, is_global, _ks(user_metrics))
-
-
-MEASURED = (*each("evaluation/user_metrics", *metrics.METRICS),
-            *each("evaluation/official_user_metrics", "dcg", "ideal_dcg", "recall"))  # fmt: skip
 
 
 def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boards.Pane]:
@@ -203,16 +127,7 @@ def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boar
 @asset(
     kinds={"numpy", "polars"},
     code_version="1",
-    metadata=columns(
-        view=BOARD_VIEW,
-        k=K,
-        metric=("VARCHAR", "metric"),
-        method=("VARCHAR", "the method that is compared with all others"),
-        other=("VARCHAR", "the other method"),
-        difference=("DOUBLE", "the method's mean minus the other's", *MEASURED),
-        **_interval(*MEASURED),
-        n_users=("BIGINT", "users for whom the metric is defined of both", *MEASURED),
-    ),
+    metadata=declarations.DIFFERENCES,
 )
 def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
     """LightGCN minus every other method, with paired intervals: a difference whose interval holds 0 may be chance."""
@@ -226,20 +141,7 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
         **_splits("users", "songs", "train", "validation", "test"),
         "multi_event": dg.AssetIn(["raw", "multi_event"]),
     },
-    metadata=columns(
-        method=METHOD,
-        view=BOARD_VIEW,
-        k=K,
-        metric=("VARCHAR", "metric"),
-        mean=(
-            "DOUBLE",
-            "mean over the users for whom the metric is defined",
-            *MEASURED,
-            *each("evaluation/exposure", *exposures.COMPARED),
-        ),
-        **_interval(*MEASURED),
-        n_users=("BIGINT", "users for whom the metric is defined", *MEASURED),
-    ),
+    metadata=declarations.LEADERBOARD,
 )
 def leaderboard(
     context: dg.AssetExecutionContext,
@@ -323,7 +225,37 @@ def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
     return rows
 
 
+@asset(
+    kinds={"numpy", "mlflow"},
+    code_version="1",
+    ins={
+        **_splits("users", "songs", "train", "ground_truth"),
+        "served_model": dg.AssetIn(["retrieval", "served_model"]),
+    },
+    metadata=declarations.CHAMPION,
+)
+def champion(
+    context: dg.AssetExecutionContext,
+    served_model: Relation, leaderboard: Relation, users: Relation, songs: Relation, train: Relation,
+    ground_truth: Relation, mlflow: MLflow,
+) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
+    """Which registered model serves: this one if it beats the champion on the same users for sure, or there is none."""
+    registry = mlflow.registry(context.partition_key)
+    challenger = registry.version(served_model.project("version").fetchall()[0][0])
+    registry.log_metrics(challenger, champions.metrics_of(leaderboard.pl()))
+    decision = champions.decide(registry, challenger.number, Today.of(users, songs, train, ground_truth))
+    return dg.MaterializeResult(
+        value=pl.DataFrame([decision], champions.SCHEMA),
+        metadata={
+            **{name: value for name, value in decision.items() if value is not None},
+            "metric": JUDGED_BY,
+            "registered_model": dg.MetadataValue.url(mlflow.version_url(registry, challenger.number)),
+        },
+    )
+
+
 assets = [
+    champion,
     user_metrics,
     user_metrics_json,
     official_user_metrics,

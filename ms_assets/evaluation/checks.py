@@ -3,9 +3,12 @@
 import dagster as dg
 
 from ms_assets import lineage
+from ms_assets.evaluation import champion as champions
 from ms_assets.evaluation import leaderboard as boards
-from ms_assets.io_managers import PARTITION_TAG, Relation
+from ms_assets.io_managers import Relation
+from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import BASELINES
+from ms_assets.scales import PARTITION_TAG
 
 RANGES = {"popularity_lift": "-1 AND 1e300"}
 """Of metrics that are no share, chance or normalised gain."""
@@ -63,4 +66,32 @@ def fallen(now: lineage.Made, before: lineage.Made | None = None) -> dg.AssetChe
     )
 
 
-checks = [metrics_lie_within_their_range, lightgcn_beats_the_baselines, lightgcn_is_as_good_as_before]
+@dg.asset_check(asset=["evaluation", "champion"])
+def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
+    """A training that is surely worse than the champion serves nobody, but somebody should ask why it is."""
+    [(reason, low, high)] = champion.project("reason, ci_low, ci_high").fetchall()
+    return dg.AssetCheckResult(
+        passed=high is None or high >= 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=reason,
+        metadata={} if high is None else {"ci_low": low, "ci_high": high},
+    )
+
+
+@dg.asset_check(
+    asset=["evaluation", "champion"], additional_ins={"users": dg.AssetIn(["splits", "users"])}, blocking=True
+)
+def champion_answers(champion: Relation, users: Relation, mlflow: MLflow) -> dg.AssetCheckResult:
+    """The champion loads as a server loads it, and gives songs, best first, to a user of today and to a stranger."""
+    [(name,)] = champion.project("name").fetchall()
+    problem = champions.fault(mlflow.registered(name), uid=users.aggregate("min(uid)").fetchall()[0][0])
+    return dg.AssetCheckResult(passed=problem is None, description=problem)
+
+
+checks = [
+    metrics_lie_within_their_range,
+    lightgcn_beats_the_baselines,
+    lightgcn_is_as_good_as_before,
+    challenger_is_not_worse,
+    champion_answers,
+]

@@ -44,7 +44,7 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
         duckdb: DuckDB,
         linked_tables: dg.ResourceParam[LinkedTableIOManager],
     ) -> Iterator[dg.MaterializeResult]:
-        file = yambda.fetch(table, context.partition_key)
+        file = yambda.fetch_for(context, table)
         with linked_tables.drafts({table.name: context.asset_key}, context.partition_key) as drafts:
             path = file.path
             value: Path | TableWriter | Relation = path

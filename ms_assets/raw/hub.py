@@ -15,7 +15,16 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock
 
 from ms_assets.files import flush, published, sha256
-from ms_assets.raw.transfer import MB, HubError, one_line, receive, size_of, with_retries
+from ms_assets.raw.transfer import (
+    MB,
+    REQUEST_ATTEMPTS,
+    HubError,
+    may_pass,
+    one_line,
+    receive,
+    size_of,
+    with_retries,
+)
 
 logger = logging.getLogger(__name__)
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -23,7 +32,7 @@ GB = 1e9
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def resolve_revision(dataset: str, revision: str) -> str:
+def resolve_revision(dataset: str, revision: str, attempts: int = REQUEST_ATTEMPTS) -> str:
     """The commit that a branch or tag of the dataset names today; a commit, whole, is taken at its word.
 
     Raises:
@@ -34,8 +43,10 @@ def resolve_revision(dataset: str, revision: str) -> str:
     what = f"{dataset} at revision {revision}"
     timeout = constants.HF_HUB_ETAG_TIMEOUT
     with _explaining(what):
-        info = with_retries(what, lambda: HfApi().dataset_info(dataset, revision=revision, timeout=timeout))
-        return info.sha or revision
+        info = with_retries(what, lambda: HfApi().dataset_info(dataset, revision=revision, timeout=timeout), attempts)
+        if not COMMIT.fullmatch(info.sha or ""):
+            raise HubError(f"{what}: the hub answered {info.sha!r}; expected a commit of 40 hexadecimal digits")
+        return str(info.sha)
 
 
 def download(dataset: str, commit: str, file: str, verified: Path) -> Path:
@@ -164,4 +175,4 @@ def _explained(what: str, error: Exception, resume: str = "") -> HubError:
         return HubError(f"{what}: cannot be kept in {constants.HF_HUB_CACHE} ({one_line(error)}).{resume}")
     else:
         advice = "Offline, point MS_ASSETS_SOURCE at a folder that holds the dataset in the hub's layout."
-    return HubError(f"{what}: the hub gave none ({one_line(error)}).{resume} {advice}")
+    return HubError(f"{what}: the hub gave none ({one_line(error)}).{resume} {advice}", may_pass(error))

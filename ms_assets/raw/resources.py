@@ -27,6 +27,8 @@ class SourceFile:
 
 
 LAYOUTS = ("flat", "sequential")
+HUB_RETRIES = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""About one, three and seven minutes: a download has waited for minutes itself before it gives up."""
 
 
 class YambdaSource(dg.ConfigurableResource):
@@ -53,24 +55,62 @@ class YambdaSource(dg.ConfigurableResource):
             raise SourceError(f"MS_ASSETS_LAYOUT: found {self.layout!r}, expected {' or '.join(LAYOUTS)}")
         layout = self.layout if table.of_interactions else "flat"
         file = table.file(scale, layout)
-        folder = Path(self.location).expanduser()
-        if folder.is_dir():
-            if not (folder / file).is_file():
-                raise SourceError(f"{folder / file}: no such file; expected {table.name} in the hub's layout")
-            path, status = (folder / file).absolute(), (folder / file).stat()
+        if here := self._folder():
+            if not (here / file).is_file():
+                raise SourceError(f"{here / file}: no such file; expected {table.name} in the hub's layout")
+            path, status = (here / file).absolute(), (here / file).stat()
             content = f"{status.st_size} bytes of {status.st_mtime_ns} ns"
-            return SourceFile(path, str(folder.absolute()), "local folder", content, layout)
-        if self.location.count("/") != 1 or self.location.startswith((".", "~", "/")):
-            raise SourceError(
-                f"MS_ASSETS_SOURCE: found {self.location!r}, which is no folder here; "
-                "expected a folder in the hub's layout or a dataset id such as yandex/yambda"
-            )
+            return SourceFile(path, str(here.absolute()), "local folder", content, layout)
         from ms_assets.raw import hub
 
         commit = self._pinned_commit()
         path = hub.download(self.location, commit, file, Path(self.source_home) / "verified")
         # The cache names what it holds by its sha256.
         return SourceFile(path, self.location, commit, path.resolve().name, layout)
+
+    def fetch_for(self, context: dg.AssetExecutionContext, table: SourceTable) -> SourceFile:
+        """The table's file for a step, which is tried again later if the hub is away; no other error would pass."""
+        from ms_assets.raw.transfer import HubError
+
+        try:
+            return self.fetch(table, context.partition_key)
+        except HubError as error:
+            if not error.may_pass or context.retry_number == HUB_RETRIES.max_retries:
+                raise
+            wait = HUB_RETRIES.calculate_delay(context.retry_number + 1)
+            raise dg.RetryRequested(HUB_RETRIES.max_retries, wait) from error
+
+    def newest_commit(self) -> str:
+        """The commit that the revision names today, which need not be the pinned one; asks once.
+
+        Raises:
+            SourceError: there are no newer commits: of a folder, or of a revision that is a commit itself.
+            HubError: the hub does not tell.
+        """
+        if self._folder():
+            raise SourceError(f"MS_ASSETS_SOURCE: {self.location} is a folder, which has no revisions")
+        from ms_assets.raw import hub
+
+        commit = hub.resolve_revision(self.location, self.revision, attempts=1)
+        if commit == self.revision:
+            raise SourceError(f"MS_ASSETS_REVISION: {commit} is a commit, which never changes")
+        return commit
+
+    def pin(self, commit: str) -> None:
+        """Have later runs read this commit."""
+        with published(self._pin()) as unfinished:
+            unfinished.write_text(commit)
+
+    def _folder(self) -> Path | None:
+        folder = Path(self.location).expanduser()
+        if folder.is_dir():
+            return folder
+        if self.location.count("/") != 1 or self.location.startswith((".", "~", "/")):
+            raise SourceError(
+                f"MS_ASSETS_SOURCE: found {self.location!r}, which is no folder here; "
+                "expected a folder in the hub's layout or a dataset id such as yandex/yambda"
+            )
+        return None
 
     def _sample(self) -> tuple[Path, str]:
         # The generator's own source is its version: a changed generator never meets files of the former one.
@@ -85,9 +125,12 @@ class YambdaSource(dg.ConfigurableResource):
         """The commit that the revision named when it was first used here: later runs read the same files."""
         from ms_assets.raw import hub
 
-        pin = Path(self.source_home) / "revisions" / quote(f"{self.location}@{self.revision}", safe="@")
-        if not pin.exists():
-            commit = hub.resolve_revision(self.location, self.revision)
-            with published(pin) as unfinished:
-                unfinished.write_text(commit)
-        return pin.read_text()
+        if not self._pin().exists():
+            self.pin(hub.resolve_revision(self.location, self.revision))
+        commit = self._pin().read_text()
+        if not hub.COMMIT.fullmatch(commit):
+            raise SourceError(f"{self._pin()}: found {commit!r}, expected 40 hexadecimal digits; remove it to pin anew")
+        return commit
+
+    def _pin(self) -> Path:
+        return Path(self.source_home) / "revisions" / quote(f"{self.location}@{self.revision}", safe="@")

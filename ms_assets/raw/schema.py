@@ -7,6 +7,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ms_assets.streams import stored_table
+
 EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
 AUDIO_DIMENSIONS = 128
 
@@ -178,7 +180,7 @@ def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable
     source = source or path
     try:
         pq.read_metadata(path)
-        relation = connection.read_parquet(str(path))
+        relation = stored_table(connection, path)
         _verify_types(relation, source, table)
         return _verify_values(relation, source, table)
     except (pa.ArrowException, duckdb.Error, OSError) as error:

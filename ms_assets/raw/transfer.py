@@ -35,7 +35,11 @@ BROKEN_LINE = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtoc
 
 
 class HubError(RuntimeError):
-    """The hub could not give a file."""
+    """The hub could not give a file; it may later where it was only away, or overrun, for longer than requests wait."""
+
+    def __init__(self, message: str, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 def with_retries(
@@ -53,7 +57,7 @@ def with_retries(
         try:
             return request()
         except (*BROKEN_LINE, HfHubHTTPError) as error:
-            if isinstance(error, HfHubHTTPError) and not _may_pass(error.response.status_code):
+            if not may_pass(error):
                 raise
             fruitless = 0 if arrived() > furthest else fruitless + 1
             furthest = max(furthest, arrived())
@@ -66,8 +70,10 @@ def with_retries(
             time.sleep(wait)
 
 
-def _may_pass(status: int) -> bool:
-    return status in (408, 429) or status >= 500
+def may_pass(error: Exception) -> bool:
+    """Whether another attempt may do better: after a broken line, or where the server had too much to do."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    return isinstance(error, BROKEN_LINE) or status in (408, 429) or status >= 500
 
 
 def _wait_seconds(error: Exception, fruitless: int) -> float:

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -14,14 +16,17 @@ from numpy.typing import NDArray
 
 from ms_assets import pictures
 from ms_assets.io_managers import IndexOfOrigin, Relation
-from ms_assets.retrieval import blend, cold_start, implicit_models, recommenders
+from ms_assets.registry import CONTENT
+from ms_assets.resources import MLflow
+from ms_assets.retrieval import blend, cold_start, declarations, implicit_models, inputs, recommenders, served
 from ms_assets.retrieval import index as indexing
-from ms_assets.retrieval.recommendations import VIEWS, Audience, History, Recommender, recommend
+from ms_assets.retrieval.declarations import HEARD, PLACED, VALIDATED
+from ms_assets.retrieval.recommendations import VIEWS, Audience, Recommender, recommend
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.scales import config_schema, room, settings_of
-from ms_assets.schemas import columns, each
+from ms_assets.schemas import each
 from ms_assets.settings import IndexSettings
-from ms_assets.vectors import Ragged, fixed_size_list, vector_column
+from ms_assets.vectors import Ragged, fixed_size_list
 
 asset = room("retrieval")
 SEED = 0
@@ -33,36 +38,11 @@ GRAPH = {"bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"])}
 EMBEDDINGS = {name: dg.AssetIn(["training", name]) for name in ("user_embeddings", "song_embeddings")}
 
 
-HEARD = each("splits/train", "user_id", "song_id")
-VALIDATED = each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance")
-
-
-def _vectors(table: Relation, key: str) -> NDArray[np.float32]:
-    return vector_column(table.order(key).to_arrow_table(), "embedding")
-
-
 @asset(
     kinds={"numpy"},
     code_version="1",
     ins={**TUNED, **EMBEDDINGS},
-    metadata=columns(
-        song_id=("INTEGER", "dense song id", "splits/songs.song_id"),
-        item_id=("BIGINT", "Yambda's song id", "splits/songs.item_id"),
-        known_artist=(
-            "BOOLEAN",
-            "an artist of the song has a song with train events",
-            *each("splits/songs", "artist_ids", "in_graph"),
-        ),
-        embedding=(
-            "FLOAT[]",
-            "direction by encoding and artist; length by calibration, 1 for trained songs",
-            "training/song_embeddings.embedding",
-            "training/user_embeddings.embedding",
-            "splits/songs.artist_ids",
-            *HEARD,
-            *VALIDATED,
-        ),
-    ),
+    metadata=declarations.COLD_SONGS,
 )
 def cold_songs(
     users: Relation,
@@ -73,11 +53,11 @@ def cold_songs(
     song_embeddings: Relation,
 ) -> dg.MaterializeResult[pa.Table]:
     """One row per song without a train event: where it lies among the trained ones, neither buried nor flooding."""
-    audience, user_vectors = _audience(users, songs, train), _vectors(user_embeddings, "user_id")
-    n_trained, encoded = audience.n_graph_songs, _vectors(song_embeddings, "song_id")
+    audience, user_vectors = inputs.audience(users, songs, train), inputs.vectors(user_embeddings, "user_id")
+    n_trained, encoded = audience.n_graph_songs, inputs.vectors(song_embeddings, "song_id")
     artists = Ragged.from_column(songs.order("song_id").to_arrow_table(), "artist_ids")
     unit, known = cold_start.directions(encoded[n_trained:], encoded[:n_trained], artists)
-    fit = cold_start.calibrate(user_vectors, encoded[:n_trained], unit, _tuner(ground_truth, audience))
+    fit = cold_start.calibrate(user_vectors, encoded[:n_trained], unit, inputs.tuner(ground_truth, audience))
     table = {
         "song_id": pa.array(range(n_trained, len(encoded)), pa.int32()),
         "item_id": audience.item_id[n_trained:],
@@ -115,7 +95,7 @@ def song_index(
     """A Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids."""
     settings = settings_of(context, IndexSettings)
     vectors = cold_start.indexed_vectors(song_embeddings, cold_songs)
-    user_vectors = _vectors(user_embeddings, "user_id")
+    user_vectors = inputs.vectors(user_embeddings, "user_id")
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
     kind = indexing.choose(len(vectors), vectors.shape[1], len(user_vectors), settings.queries == "single")
     built = indexing.build(vectors, item_id, user_vectors, kind)
@@ -132,31 +112,6 @@ def song_index(
             "times_exact_search": round(built.queries_per_second / built.exact_queries_per_second, 1),
         },
     )
-
-
-def _history(train: Relation, n_users: int) -> History:
-    pairs = train.aggregate(
-        "user_id, song_id, count(*) AS n_events, coalesce(max(timestamp), -1) AS last", "user_id, song_id"
-    )
-    return History.of(pairs.order("user_id, song_id").to_arrow_table(), n_users)
-
-
-def _audience(users: Relation, songs: Relation, train: Relation) -> Audience:
-    user_table, song_table = (
-        table.order(key).to_arrow_table() for table, key in ((users, "user_id"), (songs, "song_id"))
-    )
-    return Audience(
-        uid=user_table["uid"].to_numpy(),
-        item_id=song_table["item_id"].to_numpy(),
-        n_graph_songs=int(song_table["in_graph"].to_numpy().sum()),
-        history=_history(train, user_table.num_rows),
-    )
-
-
-def _tuner(ground_truth: Relation, audience: Audience) -> Tuner:
-    rows = ground_truth.filter("split = 'validation'").to_arrow_table()
-    user, song, relevance = (rows[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
-    return Tuner.of(user, song, relevance, audience.history.songs, len(audience.item_id))
 
 
 def _recommended(audience: Audience, make: Callable[[], Recommender], **metadata: Any) -> Recommended:
@@ -182,7 +137,7 @@ def _tuned(
 ) -> Recommended:
     """Choose a setting on validation, by recommenders made for the tuner's users where these are made apart."""
     started = time.monotonic()
-    tuner = _tuner(ground_truth, audience)
+    tuner = inputs.tuner(ground_truth, audience)
     tuned = tuner.choose(grid, trial(tuner) if trial else make, views)
     trials = pl.DataFrame(
         [{**setting, **{f"ndcg_{view}": n for view, n in ndcg.items()}} for setting, ndcg in tuned.trials]
@@ -201,21 +156,14 @@ def _tuned(
 
 def method(*sources: str) -> dict[str, Any]:
     """What the assets of all recommenders have in common; sources: the columns that scores are made of."""
-    return {
-        "code_version": "2",
-        "metadata": columns(
-            view=("VARCHAR", "all, or discovery: songs with the user's positive train events left out"),
-            user_id=("INTEGER", "dense user id", "splits/users.user_id"),
-            uid=("BIGINT", "Yambda's user id", "splits/users.uid"),
-            rank=("INTEGER", "1 to 100 within view and user", *sources, *HEARD),
-            song_id=("INTEGER", "dense song id", "splits/songs.song_id", *sources, *HEARD),
-            item_id=("BIGINT", "Yambda's song id", "splits/songs.item_id", *sources, *HEARD),
-            score=("FLOAT", "what the method ranks by", *sources),
-        ),
-    }
+    return {"code_version": "2", "metadata": declarations.recommendations(*sources)}
 
 
-FOUND = ("training/user_embeddings.embedding", "training/song_embeddings.embedding", "retrieval/cold_songs.embedding")
+def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
+    """The Faiss index, unless it was built from something else than expected."""
+    if stale := indexing.differences(song_index.origin, expected):
+        raise ValueError(f"retrieval/song_index is of other data: {'; '.join(stale)}. Materialise it anew")
+    return song_index.index
 
 
 def _from_index(song_index: IndexOfOrigin, audience: Audience, user_vectors: NDArray[np.float32]) -> Recommender:
@@ -223,21 +171,20 @@ def _from_index(song_index: IndexOfOrigin, audience: Audience, user_vectors: NDA
         "id_map": indexing.fingerprint(audience.item_id),
         "user_embeddings": indexing.fingerprint(user_vectors),
     }
-    if stale := indexing.differences(song_index.origin, expected):
-        raise ValueError(f"retrieval/song_index is of other data: {'; '.join(stale)}. Materialise it anew")
-    return recommenders.from_index(song_index.index, user_vectors, audience.item_id)
+    index = _unless_stale(song_index, expected)
+    return recommenders.from_index(index, user_vectors, audience.item_id, indexing.on_gpu(index))
 
 
-@asset(kinds={"faiss"}, ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]}, **method(*FOUND))
+@asset(kinds={"faiss"}, ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]}, **method(*PLACED))
 def lightgcn(
     users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, user_embeddings: Relation
 ) -> Recommended:
     """LightGCN: the songs whose embeddings lie nearest to the user's, found in the index."""
-    audience = _audience(users, songs, train)
-    return _recommended(audience, partial(_from_index, song_index, audience, _vectors(user_embeddings, "user_id")))
+    audience, vectors = inputs.audience(users, songs, train), inputs.vectors(user_embeddings, "user_id")
+    return _recommended(audience, partial(_from_index, song_index, audience, vectors))
 
 
-@asset(kinds={"faiss"}, ins={**TUNED, **EMBEDDINGS}, **method(*FOUND, *HEARD, *VALIDATED))
+@asset(kinds={"faiss"}, ins={**TUNED, **EMBEDDINGS}, **method(*PLACED, *HEARD, *VALIDATED))
 def lightgcn_replay(
     users: Relation,
     songs: Relation,
@@ -248,8 +195,8 @@ def lightgcn_replay(
     song_embeddings: Relation,
 ) -> Recommended:
     """LightGCN with the user's own songs raised by how often they were played, as much as serves view `all` best."""
-    audience, user_vectors = _audience(users, songs, train), _vectors(user_embeddings, "user_id")
-    trained = _vectors(song_embeddings.filter("NOT cold"), "song_id")
+    audience, user_vectors = inputs.audience(users, songs, train), inputs.vectors(user_embeddings, "user_id")
+    trained = inputs.vectors(song_embeddings.filter("NOT cold"), "song_id")
     found = _from_index(song_index, audience, user_vectors)
     make = partial(blend.lightgcn_replay, found, user_vectors, trained, audience.history)
     return _tuned(audience, ground_truth, blend.BLEND_GRID, make, views=["all"])
@@ -258,7 +205,7 @@ def lightgcn_replay(
 @asset(kinds={"numpy"}, ins=SPLITS, **method("splits/train.song_id"))
 def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the songs with the most positive train events, the same for everybody."""
-    audience = _audience(users, songs, train)
+    audience = inputs.audience(users, songs, train)
     n_events = np.bincount(
         train.project("song_id").to_arrow_table()["song_id"].to_numpy(), minlength=len(audience.item_id)
     )
@@ -268,7 +215,7 @@ def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
 @asset(kinds={"duckdb"}, ins=TUNED, **method(*each("splits/train", "song_id", "timestamp"), *VALIDATED))
 def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: popularity of late, each train event counting half as much for every half-life of its age."""
-    audience = _audience(users, songs, train)
+    audience = inputs.audience(users, songs, train)
     days = [setting["half_life_days"] for setting in recommenders.HALF_LIVES]
     decayed = dict(zip(days, recommenders.decayed_events(train, days, len(audience.item_id)), strict=True))
     make = lambda half_life_days: recommenders.popular(decayed[half_life_days])  # noqa: E731
@@ -278,14 +225,14 @@ def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground
 @asset(kinds={"numpy"}, ins=SPLITS, **method())
 def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: songs drawn at random from the catalogue, which shows what chance alone reaches."""
-    audience = _audience(users, songs, train)
+    audience = inputs.audience(users, songs, train)
     return _recommended(audience, lambda: recommenders.random(len(audience.item_id), SEED))
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method(*HEARD, "splits/train.timestamp"))
 def replay(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the user's own most played songs, the latest played of equals first; in `discovery` there are none."""
-    audience = _audience(users, songs, train)
+    audience = inputs.audience(users, songs, train)
     return _recommended(audience, lambda: recommenders.replay(audience.history))
 
 
@@ -299,7 +246,7 @@ def _of_drawn_users(
 @asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
 def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: songs that the listeners of the user's songs share, by `implicit`; lists end with the neighbours."""
-    audience = _audience(users, songs, train)
+    audience = inputs.audience(users, songs, train)
     fit = partial(implicit_models.item_knn, n_graph_songs=audience.n_graph_songs)
     make = partial(fit, audience.history)
     return _tuned(audience, ground_truth, implicit_models.ITEM_KNN_GRID, make, _of_drawn_users(audience, fit))
@@ -308,7 +255,7 @@ def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Re
 @asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
 def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: weighted matrix factorisation by alternating least squares, 64 factors, by `implicit`."""
-    audience = _audience(users, songs, train)
+    audience = inputs.audience(users, songs, train)
     fit = partial(implicit_models.ials, n_graph_songs=audience.n_graph_songs, seed=SEED)
     make = partial(fit, audience.history)
     return _tuned(audience, ground_truth, implicit_models.IALS_GRID, make, _of_drawn_users(audience, fit))
@@ -317,7 +264,7 @@ def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relati
 @asset(kinds={"scikitlearn"}, ins=SPLITS, **method(*HEARD))
 def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: truncated SVD, 64 factors, of who has heard what."""
-    audience = _audience(users, songs, train)
+    audience = inputs.audience(users, songs, train)
     heard, n_graph_songs = audience.history.songs, audience.n_graph_songs
     return _recommended(audience, lambda: recommenders.collaborative_filtering(heard, n_graph_songs, SEED))
 
@@ -325,10 +272,50 @@ def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -
 @asset(kinds={"faiss"}, ins={**SPLITS, **GRAPH}, **method(*HEARD, "raw/embeddings.normalized_embed"))
 def content_based(users: Relation, songs: Relation, train: Relation, bipartite_graph: Any) -> Recommended:
     """Baseline: songs that sound like the mean of what the user has heard."""
-    audience = _audience(users, songs, train)
+    audience = inputs.audience(users, songs, train)
     graph_songs = bipartite_graph["song"]
     audio, has_audio = graph_songs.x.numpy(), graph_songs.has_audio.numpy()
     return _recommended(audience, lambda: recommenders.content_based(audience.history.songs, audio, has_audio))
+
+
+@asset(
+    kinds={"mlflow", "faiss"},
+    code_version="1",
+    ins={**SPLITS, "lightgcn": dg.AssetIn(["training", "lightgcn"]), **EMBEDDINGS},
+    metadata=declarations.SERVED_MODEL,
+)
+def served_model(
+    context: dg.AssetExecutionContext,
+    users: Relation, songs: Relation, train: Relation, lightgcn: Any, user_embeddings: Relation,
+    song_embeddings: Relation, cold_songs: Relation, song_index: IndexOfOrigin, decayed_popularity: Relation,
+    mlflow: MLflow,
+) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
+    """The training as a registered MLflow model that answers who asks for songs; whether it serves is decided later."""
+    from ms_assets.retrieval import pyfunc_model
+
+    registry, audience = mlflow.registry(context.partition_key), inputs.audience(users, songs, train)
+    known = served.Knowledge(
+        uid=audience.uid,
+        item_id=audience.item_id,
+        users=inputs.vectors(user_embeddings, "user_id"),
+        songs=cold_start.indexed_vectors(song_embeddings, cold_songs),
+        heard=audience.history.songs,
+    )
+    index = _unless_stale(song_index, indexing.origin(lightgcn, known.item_id, known.users, known.songs))
+    popular = decayed_popularity.filter("view = 'all' AND user_id = 0").order("rank").project("item_id, score")
+    with TemporaryDirectory() as folder:
+        served.write(Path(folder), known, popular.to_arrow_table(), index)
+        run_id = mlflow.known_run(lightgcn["mlflow_run_id"])
+        candidate = pyfunc_model.candidate(Path(folder), int(known.uid[0]), lightgcn, run_id)
+        version, is_new = registry.register(candidate)
+    return dg.MaterializeResult(
+        value=pa.table({"name": [registry.name], "version": [version.number], "content": [version.tags[CONTENT]]}),
+        metadata={
+            "registered": "now" if is_new else f"{version.registered:%Y-%m-%d %H:%M} UTC, with equal files",
+            "registered_model": dg.MetadataValue.url(mlflow.version_url(registry, version.number)),
+            "training_run": version.run_id or "not in this MLflow store",
+        },
+    )
 
 
 assets = [
@@ -344,4 +331,5 @@ assets = [
     ials,
     collaborative_filtering,
     content_based,
+    served_model,
 ]

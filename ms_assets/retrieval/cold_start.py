@@ -1,7 +1,7 @@
 """Where songs without a train event lie among the others: by encoding and artist, at a length fitted on validation.
 
-    direction   c = normalise(encoding + centroid), the centroid being the mean direction of the trained songs of each
-                of its artists, averaged and normalised; where no artist has a trained song, c = encoding
+    direction   c = normalise(normalise(encoding) + centroid), the centroid being the direction of the trained songs of
+                each of its artists, averaged and normalised; where no artist has a trained song, c = encoding
     length      γ, one for all cold songs: their scores are γ · (user · c), those of other songs user · s
 
 An encoding has seen no listeners, so its scores are not to be compared with those of trained songs. γ makes them so: it
@@ -54,7 +54,7 @@ def directions(
     of_songs = csr_matrix((ones, artists.values, artists.offsets), shape=(len(artists.offsets) - 1, n_artists))
     centroids = _unit(of_songs[:n_trained].T @ trained)
     own = _unit(of_songs[n_trained:] @ centroids)
-    return _unit(encodings + own), np.asarray(own.any(axis=1))
+    return _unit(_unit(encodings) + own), np.asarray(own.any(axis=1))
 
 
 def calibrate(

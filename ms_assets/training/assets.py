@@ -149,7 +149,7 @@ LEARNED = (
     *each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance"),
 )
 """What a model is made of; the last says when to stop."""
-EMBEDDING = ("FLOAT[]", "unit vector; inner products of users and songs are scores", *LEARNED)
+EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs are scores", *LEARNED)
 
 
 @dg.multi_asset(

@@ -4,9 +4,14 @@
     song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b), the parts that are switched on, and
            a learned vector for audio that is unknown;
            with a residual normalise(s_0 + r), graph songs only
-    z      = normalise(P [u_0; s_0]),  P as in `propagation.py`
+    x      = P [u_0; s_0],  P as in `propagation.py`
+    user   u = normalise(x_u − mean of users)
+    song   s = normalise(x_s − mean of songs) · ((1 + n_s) / g)^γ,  n_s its edges, g the geometric mean of 1 + n_s
 
-A cold song has no edges, so its embedding is s_0: it lies in the same space as the rest.
+Propagation draws all nodes towards one direction, which says nothing of taste; less their mean, vectors differ by
+taste alone (as word vectors do: Mu and Viswanath, 2018, arXiv 1702.01417). How often a song is heard is its length, so
+that popularity counts in proportion to how near the song is to the user. A cold song has no edges, so x_s = s_0: it
+lies in the same space as the rest.
 """
 
 import warnings
@@ -104,12 +109,46 @@ class _Unit(torch.autograd.Function):
         return torch.addcmul(gradient, y, along, value=-1).div_(lengths)
 
 
+class _Centred(torch.autograd.Function):
+    """Users, and songs, less their centre and scaled to the given lengths, in one output; see `centred`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, n_users: int, lengths: Tensor) -> Tensor:
+        y = torch.empty_like(x)
+        for part, kind in zip(y.tensor_split([n_users]), x.tensor_split([n_users]), strict=True):
+            torch.sub(kind, centre(kind), out=part)
+        scales = lengths / y.norm(dim=1, keepdim=True).clamp_(min=SHORTEST)
+        y.mul_(scales)
+        ctx.save_for_backward(y, scales, lengths)
+        ctx.n_users = n_users
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        y, scales, lengths = ctx.saved_tensors
+        along = (gradient * y).sum(dim=1, keepdim=True) / lengths.square()
+        of_x = torch.addcmul(gradient, y, along, value=-1).mul_(scales)
+        for part in of_x.tensor_split([ctx.n_users]):
+            part.sub_(centre(part))
+        return of_x, None, None
+
+
 SHORTEST = 1e-12
 
 
 def unit(x: Tensor) -> Tensor:
     """Rows scaled to length 1; [n, d]."""
     return _Unit.apply(x)
+
+
+def centre(x: Tensor) -> Tensor:
+    """The mean of the rows of x [n, d] and of one more at the origin, without which a lone row would vanish; [d]."""
+    return x.sum(dim=0) / (len(x) + 1)
+
+
+def centred(x: Tensor, n_users: int, lengths: Tensor) -> Tensor:
+    """Users x[:n_users] and songs x[n_users:], each less their centre, scaled to `lengths` [n, 1]; [n, d]."""
+    return _Centred.apply(x, n_users, lengths)
 
 
 class SongEncoder(nn.Module):
@@ -181,6 +220,9 @@ class SongEncoder(nn.Module):
 class LightGCN(nn.Module):
     """The whole model over one graph: users first, then graph songs, then whichever cold songs are asked for."""
 
+    lengths: Tensor
+    cold_length: Tensor
+
     def __init__(self, graph: "HeteroData", settings: TrainingSettings) -> None:
         super().__init__()
         edges, features = graph[INTERACTS], SongFeatures.of(graph)
@@ -195,6 +237,11 @@ class LightGCN(nn.Module):
         user, song = edges.edge_index
         self.adjacency = Adjacency.of(user, song, self.n_users, self.n_graph_songs)
         self.features = features
+        n_edges = torch.bincount(song, minlength=self.n_graph_songs)
+        popularity = settings.popularity * torch.log1p(n_edges.float())[:, None]
+        of_songs = (popularity - popularity.mean()).exp()
+        self.register_buffer("lengths", torch.cat([torch.ones(self.n_users, 1), of_songs]), persistent=False)
+        self.register_buffer("cold_length", (-popularity.mean()).exp(), persistent=False)
 
     def _first_residual(self, settings: TrainingSettings) -> Tensor:
         # Songs of which nothing else is known must differ from the start.
@@ -215,7 +262,7 @@ class LightGCN(nn.Module):
             return Propagation(self.adjacency, self.edge_weights(), self.n_layers, self.precision)
 
     def forward(self, features: SongFeatures, propagation: Propagation | None = None) -> Tensor:
-        """Unit embeddings of users and the features' songs, [n_users + n_songs, d].
+        """Embeddings of users, of length 1, and of the features' songs, [n_users + n_songs, d].
 
         features: graph songs first. With a frozen propagation the edge weights get no gradient.
         """
@@ -224,17 +271,24 @@ class LightGCN(nn.Module):
             warm = propagate_learning(self.adjacency, self.edge_weights(), start[:n_nodes], self.n_layers)
         else:
             warm = propagation(start[:n_nodes])
-        return _followed_by(unit(warm), start[n_nodes:])
+        return self._finished(warm, start[n_nodes:])
+
+    def _finished(self, warm: Tensor, cold: Tensor) -> Tensor:
+        finished = centred(warm, self.n_users, self.lengths)
+        if not len(cold):
+            return finished
+        # Of a handful of cold songs no gradient goes into the centre of all the others.
+        return torch.cat([finished, unit(cold - centre(warm[self.n_users :]).detach()) * self.cold_length])
 
     def noisy(self, features: SongFeatures, propagation: Propagation | None, noise: Noise) -> tuple[Tensor, Tensor]:
-        """As `forward`, with noise on every layer; and the first noisy layer, unit [n_users + n_graph_songs, d]."""
+        """As `forward`, with noise on every layer; and of the first noisy layer, [n_users + n_graph_songs, d]."""
         start, n_nodes = self.start(features), self.n_users + self.n_graph_songs
         if propagation is None:
             weights = self.edge_weights()
             warm, first = propagate_learning_noisy(self.adjacency, weights, start[:n_nodes], self.n_layers, noise)
         else:
             warm, first = propagation.noisy(start[:n_nodes], noise)
-        return _followed_by(unit(warm), start[n_nodes:]), unit(first)
+        return self._finished(warm, start[n_nodes:]), centred(first, self.n_users, self.lengths)
 
     @torch.no_grad()
     def embed(self) -> tuple[Tensor, Tensor]:
@@ -249,7 +303,3 @@ class LightGCN(nn.Module):
         nodes = self.users.new_ones(self.adjacency.n_nodes, self.users.shape[1], dtype=self.precision)
         self.adjacency = replace(self.adjacency, product=fastest_product(self.adjacency, nodes))
         return self
-
-
-def _followed_by(warm: Tensor, cold: Tensor) -> Tensor:
-    return torch.cat([warm, cold]) if len(cold) else warm

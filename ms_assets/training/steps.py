@@ -15,7 +15,7 @@ from torch.nn import functional
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
-from ms_assets.training.lightgcn import LightGCN, SongFeatures
+from ms_assets.training.lightgcn import LightGCN, SongFeatures, unit
 from ms_assets.training.negatives import NegativeSampler
 from ms_assets.training.objectives import info_nce, margin_bpr, positive_weights, sampled_softmax
 from ms_assets.training.optimisers import optimiser, warm_cosine
@@ -268,7 +268,7 @@ class Steps:
                     _rows(views[0].detach(), gradients[0], block) as one,
                     _rows(views[1].detach(), gradients[1], block) as other,
                 ):
-                    losses = info_nce(one, other, self.settings.contrast_temperature)
+                    losses = info_nce(unit(one), unit(other), self.settings.contrast_temperature)
                     loss = self.settings.contrast_weight * losses.sum() / len(nodes)
                     loss.backward()
                 total += loss.detach()

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEARCH_SPACE: dict[str, BaseDistribution] = {
-    "learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+    "learning_rate": FloatDistribution(3e-4, 1e-1, log=True),
+    "popularity": FloatDistribution(0.0, 0.8),
     "layers": IntDistribution(1, 5),
     "neutral_negatives": CategoricalDistribution((16, 32, 64, 128, 256)),
     "neutral_weight": FloatDistribution(0.05, 2.0, log=True),
     "hard_weight": FloatDistribution(0.0, 2.0),
-    "temperature": FloatDistribution(0.05, 1.0, log=True),
+    "temperature": FloatDistribution(0.03, 1.0, log=True),
     "margin": FloatDistribution(0.0, 0.5),
     "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
 }

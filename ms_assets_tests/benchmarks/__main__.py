@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ms_assets.raw.sample import generate
-from ms_assets_tests.benchmarks import data, epoch, evaluation, kernels, measure, quality, report, retrieval
+from ms_assets_tests.benchmarks import data, epoch, evaluation, kernels, measure, quality, report, retrieval, serving
 from ms_assets_tests.benchmarks.shapes import SHAPES
 
 
@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     command.set_defaults(run=_quality)
     command = commands.add_parser("index", help="the song index of 934,057 songs beside exact search")
     command.set_defaults(run=lambda _: _publish("Index", retrieval.index_section()))
+    command = commands.add_parser("serving", help="single requests to MLflow's server over the sample's model")
+    command.set_defaults(run=lambda _: _publish("Serving", serving.serving_section()))
     chosen = parser.parse_args(arguments)
     chosen.run(chosen)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ms_assets.retrieval import exact
-from ms_assets.retrieval.index import RECALL_AT, TARGET_RECALL, build, choose, fingerprint, recall_at
+from ms_assets.retrieval.index import RECALL_AT, TARGET_RECALL, build, choose, fingerprint, on_gpu, recall_at
 from ms_assets.retrieval.recommenders import from_index
 from ms_assets_tests.training.graphs import unit_rows
 
@@ -104,7 +104,7 @@ def test_an_index_built_on_a_gpu_is_one_of_the_cpu(world, kind):
     assert faiss.get_num_gpus() > 0
     built = build(*world, kind)
     assert built.recall >= TARGET_RECALL
-    found, _ = from_index(built.index, world[2], world[1])(np.arange(300), 100)
+    found, _ = from_index(built.index, world[2], world[1], on_gpu(built.index))(np.arange(300), 100)
     assert recall_at(built.index, world[2], world[1][found]) >= TARGET_RECALL
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.edge_weights import EdgeWeightMLP
 from ms_assets.training.lightgcn import LightGCN, SongFeatures
@@ -32,11 +33,19 @@ def owner_lists(features, owner):
 
 @pytest.mark.parametrize("weights", ["learned", "heuristic", "uniform"])
 @pytest.mark.parametrize("residual", [True, False])
-def test_every_embedding_has_length_1(weights, residual):
+def test_users_have_length_1_and_songs_that_of_their_popularity(weights, residual):
     graph = random_graph(0)
-    model = model_of(graph, edge_weights=weights, song_residual=residual)
-    for vectors, node in zip(model.embed(), ("user", "song"), strict=True):
-        assert vectors.shape == (graph[node].num_nodes, 8)
+    users, songs = model_of(graph, edge_weights=weights, song_residual=residual, popularity=0.5).embed()
+    assert (users.shape, songs.shape) == ((graph["user"].num_nodes, 8), (graph["song"].num_nodes, 8))
+    torch.testing.assert_close(users.norm(dim=1), torch.ones(len(users)))
+    n_edges = torch.bincount(graph[INTERACTS].edge_index[1], minlength=len(songs)) + 1.0
+    n_graph_songs = int(graph["song"].in_graph.sum())
+    lengths = (n_edges / n_edges[:n_graph_songs].log().mean().exp()).sqrt()
+    torch.testing.assert_close(songs.norm(dim=1), lengths)
+
+
+def test_without_popularity_every_embedding_has_length_1():
+    for vectors in model_of(random_graph(0), popularity=0).embed():
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
 
 
@@ -89,12 +98,24 @@ def test_selecting_no_song_gives_no_features(graph):
     assert [len(ids) for ids, _ in chosen.owners.values()] == [0, 0]
 
 
-def test_a_cold_song_is_what_the_encoder_says_of_it(graph):
-    model = model_of(graph)
-    _, songs = model.embed()
+def propagated(model, start):
+    """One hop of propagation over `graph` by dense matrices, heuristic weights."""
+    weights = torch.zeros(2, 4)
+    weights[[0, 0, 1, 1], [0, 1, 2, 3]] = torch.tensor([0.7, 1.0, 0.7, 0.3])
+    matrix = torch.eye(6)
+    matrix[:2, 2:], matrix[2:, :2] = weights, weights.T
+    roots = matrix.sum(dim=1).rsqrt()
+    return (start + (roots[:, None] * matrix * roots) @ start) / 2
+
+
+def test_a_cold_song_is_what_the_encoder_says_of_it_less_the_centre_of_songs(graph):
+    model = model_of(graph, layers=1, edge_weights="heuristic", popularity=0.5)
     with torch.no_grad():
-        torch.testing.assert_close(songs[4], model.encoder(model.features)[4])
-        assert not torch.allclose(songs[3], model.encoder(model.features)[3])
+        start = model.start(model.features)
+        centre = propagated(model, start[:6])[2:].sum(dim=0) / 5
+        direction = functional.normalize(start[6] - centre, dim=0)
+    # Every graph song has one edge, so 1 + n is 2 throughout, and 1 for the cold song.
+    torch.testing.assert_close(model.embed()[1][4], direction * 0.5**0.5)
 
 
 def test_embeddings_are_the_formula_of_the_docstring(graph):
@@ -103,12 +124,9 @@ def test_embeddings_are_the_formula_of_the_docstring(graph):
         model.residual.normal_(generator=torch.Generator().manual_seed(1))
         song = functional.normalize(model.encoder(model.features)[:4] + model.residual, dim=1)
         start = torch.cat([functional.normalize(model.users, dim=1), song])
-    weights = torch.zeros(2, 4)
-    weights[[0, 0, 1, 1], [0, 1, 2, 3]] = torch.tensor([0.7, 1.0, 0.7, 0.3])
-    matrix = torch.eye(6)
-    matrix[:2, 2:], matrix[2:, :2] = weights, weights.T
-    roots = matrix.sum(dim=1).rsqrt()
-    wanted = functional.normalize(start + (roots[:, None] * matrix * roots) @ start, dim=1)
+    x = propagated(model, start)
+    users_less, songs_less = x[:2] - x[:2].sum(dim=0) / 3, x[2:] - x[2:].sum(dim=0) / 5
+    wanted = functional.normalize(torch.cat([users_less, songs_less]), dim=1)
     users, songs = model.embed()
     torch.testing.assert_close(users, wanted[:2])
     torch.testing.assert_close(songs[:4], wanted[2:])

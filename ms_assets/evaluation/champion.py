@@ -1,0 +1,166 @@
+"""Which registered model is the champion: a challenger takes the place only when it is surely better, or it is free."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ms_assets.evaluation.comparison import JUDGED_BY, Comparison, K, Today, compare
+from ms_assets.registry import ALIAS, DATA, ROLLED_BACK, SINCE, ChampionError, Registry, Version
+from ms_assets.retrieval.served import Knowledge
+from ms_assets.schemas import each
+
+KNOWN_AT_LEAST = 0.5
+"""Share of today's users, and of their targets, that a champion must know; below, its data are of another time."""
+
+COMPARED = (
+    *each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance"),
+    *each("splits/train", "user_id", "song_id"),
+    "retrieval/served_model.content",
+)
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "name": ("VARCHAR", "registered model"),
+    "challenger": ("BIGINT", "its version that was compared"),
+    "champion_before": ("BIGINT", "version that was champion then; null if there was none"),
+    "champion": ("BIGINT", "version that is champion now; null if there is none"),
+    "promoted": ("BOOLEAN", "the challenger became champion"),
+    "reason": ("VARCHAR", "why, in words"),
+    "challenger_mean": ("DOUBLE", f"the challenger's mean {JUDGED_BY}", *COMPARED),
+    "champion_mean": ("DOUBLE", "the former champion's", *COMPARED),
+    "difference": ("DOUBLE", "challenger minus champion", *COMPARED),
+    "ci_low": ("DOUBLE", "lower end of the paired 95% bootstrap interval over users", *COMPARED),
+    "ci_high": ("DOUBLE", "upper end of the interval", *COMPARED),
+    "n_users": ("BIGINT", "users compared"),
+    "n_users_dropped": ("BIGINT", "users with a target whom one model does not know, or with no target left"),
+    "n_songs": ("BIGINT", "songs that both models know"),
+    "n_songs_dropped": ("BIGINT", "songs that one model alone knows"),
+    "users_known": ("DOUBLE", "share of the users with a target whom both models know"),
+    "targets_known": ("DOUBLE", "share of their targets that both models know"),
+}
+"""Of the table of the decision, with null where nothing was compared."""
+TYPES = {"BIGINT": pl.Int64, "BOOLEAN": pl.Boolean, "VARCHAR": pl.String, "DOUBLE": pl.Float64}
+SCHEMA = pl.Schema({name: TYPES[type_] for name, (type_, *_) in COLUMNS.items()})
+
+
+def decide(registry: Registry, number: int, today: Today) -> dict[str, Any]:
+    """Compare a version with the champion, move the alias if it wins, and give the row of the decision: COLUMNS.
+
+    Whatever fails leaves the alias where it is. A version that is champion already keeps the decision that made it so.
+
+    Raises:
+        ChampionError: the champion changed while it was compared, or the challenger's files are damaged.
+    """
+    challenger, champion = registry.version(number), registry.champion()
+    before = champion.number if champion else None
+    if before == number:
+        made_so = challenger.decision or {}
+        return made_so if made_so.get("champion") == number else _row(registry, number, before, before, "set by hand")
+    promoted, reason, found = _judged(registry, challenger, champion, today)
+    now = registry.champion()
+    if (now.number if now else None) != before:
+        raise ChampionError(f"the champion of {registry.name} changed meanwhile: materialise evaluation/champion again")
+    decision = _row(registry, number, before, number if promoted else before, reason, found)
+    (registry.promote if promoted else registry.note)(challenger, decision)
+    return decision
+
+
+def by_hand(registry: Registry, number: int) -> dict[str, Any]:
+    """Make a version the champion because a person says so, and give the row of that decision."""
+    version, champion = registry.version(number), registry.champion()
+    decision = _row(registry, number, champion.number if champion else None, number, "a person promoted it")
+    registry.promote(version, decision)
+    return decision
+
+
+def roll_back(registry: Registry) -> dict[str, Any]:
+    """Give the champion's place back to the one before it because a person says so, and give the row of that decision.
+
+    Raises:
+        ChampionError: there was none before it, or its files are damaged.
+    """
+    champion, former = registry.champion(), registry.former()
+    if champion is None or former is None:
+        raise ChampionError(f"{registry.name} has no former champion to return to; nothing was changed")
+    reason = f"a person rolled version {champion.number} back"
+    decision = _row(registry, former.number, champion.number, former.number, reason)
+    registry.return_to(former, decision)
+    return decision
+
+
+def _row(
+    registry: Registry,
+    challenger: int,
+    before: int | None,
+    after: int | None,
+    reason: str,
+    found: Comparison | None = None,
+) -> dict[str, Any]:
+    numbers = {name: None if value != value else value for name, value in asdict(found).items()} if found else {}
+    versions = {"challenger": challenger, "champion_before": before, "champion": after, "promoted": before != after}
+    return dict.fromkeys(COLUMNS) | {"name": registry.name, **versions, "reason": reason} | numbers
+
+
+def _judged(
+    registry: Registry, challenger: Version, champion: Version | None, today: Today
+) -> tuple[bool, str, Comparison | None]:
+    """Whether the challenger takes over, and why."""
+    if ROLLED_BACK in challenger.tags:
+        return False, "a person rolled it back, so only a person can promote it again", None
+    if champion is None:
+        return True, "there was no champion", None
+    if not registry.intact(champion):
+        return True, "the champion's files are gone or damaged", None
+    found = compare(_knowledge(registry, challenger), _knowledge(registry, champion), today)
+    if found.users_known < KNOWN_AT_LEAST or found.targets_known < KNOWN_AT_LEAST:
+        shares = f"{found.users_known:.0%} of today's users and {found.targets_known:.0%} of their targets"
+        return True, f"the champion is of other data: it knows {shares}", found
+    interval = f"{found.difference:+.4f} ({found.ci_low:+.4f} to {found.ci_high:+.4f})"
+    if found.ci_low > 0:
+        return True, f"better than the champion: {interval}", found
+    word = "worse than the champion" if found.ci_high < 0 else "not surely better than the champion"
+    return False, f"{word}: {interval}", found
+
+
+def _knowledge(registry: Registry, version: Version) -> Knowledge:
+    with registry.files(version) as folder:
+        return Knowledge.read(folder / DATA)
+
+
+def metrics_of(leaderboard: pl.DataFrame) -> dict[str, float]:
+    """LightGCN's means in the test part by a name that MLflow takes."""
+    rows = leaderboard.filter(pl.col("method") == "lightgcn").drop_nulls("mean")
+    names = rows.select(pl.format("test {} {} at {}", "view", "metric", "k"))
+    return dict(zip(names.to_series(), rows["mean"], strict=True))
+
+
+def history(registry: Registry) -> pl.DataFrame:
+    """One row per version for people to read, the latest first: where it stands, since when, and why."""
+    champion = registry.champion()
+    rows = []
+    for version in reversed(registry.versions()):
+        is_champion = champion is not None and version.number == champion.number
+        status = "champion" if is_champion else "rolled back" if ROLLED_BACK in version.tags else ""
+        reason = (version.decision or {}).get("reason", "not compared yet")
+        registered = f"{version.registered:%Y-%m-%d %H:%M}"
+        rows.append((version.number, status, registered, version.tags.get(SINCE, ""), reason))
+    columns = ("version", "status", "registered", "champion since", "decision")
+    return pl.DataFrame(rows, dict.fromkeys(columns, pl.String) | {"version": pl.Int64}, orient="row")
+
+
+def fault(registry: Registry, uid: int) -> str | None:
+    """What is wrong with the champion's answers to a user and to a stranger, asked as a server is; None if nothing."""
+    import mlflow
+    import pandas as pd
+
+    if registry.champion() is None:
+        return f"{registry.name} has no champion"
+    questions = pd.DataFrame({"uid": [uid, -1], "k": [K, K], "exclude_heard": [True, True]})
+    try:
+        answers = mlflow.pyfunc.load_model(f"models:/{registry.name}@{ALIAS}").predict(questions)
+    except Exception as error:
+        return f"the champion does not answer: {error}"
+    for kind, items, scores in answers[["answer", "item_ids", "scores"]].itertuples(index=False):
+        if not 0 < len(items) == len(set(items)) == len(scores) <= K or (np.diff(scores) > 0).any():
+            return f"a {kind} answer has songs {items} with scores {scores}, expected up to {K} distinct, best first"
+    return None

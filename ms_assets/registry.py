@@ -1,0 +1,282 @@
+"""The MLflow registry of one scale: the models that were trained, and which of them is the champion.
+
+The alias `champion` is all that serving looks at, and moves in one operation of the store. What explains it stands in
+tags of the versions, written before the alias moves: a process killed in between leaves the former champion, and the
+next decision does it again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+ALIAS = "champion"
+CONTENT = "content"
+"""Tag: sha256 over the model's files."""
+ORDER = "champion_order"
+"""Tag: the how manieth champion the version is or was; counted, for clocks are set."""
+SINCE = "champion_since"
+"""Tag: when it became that, for people."""
+ROLLED_BACK = "rolled_back"
+"""Tag: when a person took the alias away from it; no decision gives it back, a person may."""
+DECISION = "decision"
+"""Tag: how the version fared against the champion, as JSON."""
+MODEL = "models:/"
+DATA = "artifacts"
+"""Folder of a model's data files, by MLflow's layout."""
+
+
+class ChampionError(LookupError):
+    """There is no such version, or it cannot become champion."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is to be registered."""
+
+    data: list[Path]
+    """The files that it reads."""
+    code: Path
+    """The module that MLflow runs to load the model: code that can be read, where a pickle could not."""
+    signature: "ModelSignature"
+    example: "pd.DataFrame"
+    requirements: list[str]
+    run_id: str | None
+    """The MLflow run of its training, if the store has it."""
+    metrics: dict[str, float]
+    inputs: dict[str, str]
+    """Which version of each asset it was trained on, by asset key."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model."""
+
+    number: int
+    model_id: str
+    """Of MLflow's logged model."""
+    run_id: str | None
+    registered: datetime
+    tags: dict[str, str]
+
+    @property
+    def order(self) -> int:
+        """The how manieth champion it is or was; 0 if it never was."""
+        return int(self.tags.get(ORDER, 0))
+
+    @property
+    def decision(self) -> dict[str, Any] | None:
+        """How it fared against the champion when it was last compared."""
+        return json.loads(self.tags[DECISION]) if DECISION in self.tags else None
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All versions of one registered model."""
+
+    name: str
+    tracking_uri: str
+
+    @property
+    def _client(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.tracking_uri, self.tracking_uri)
+
+    def versions(self) -> list[Version]:
+        """All versions, the oldest first."""
+        found = self._client.search_model_versions(f"name = '{self.name}'")
+        return sorted(
+            (
+                Version(
+                    number=int(version.version),
+                    # The database keeps the model's id in the source alone.
+                    model_id=str(version.source).removeprefix(MODEL),
+                    run_id=version.run_id or None,
+                    registered=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+                    tags=dict(version.tags),
+                )
+                for version in found
+            ),
+            key=lambda version: version.number,
+        )
+
+    def version(self, number: int) -> Version:
+        """One version.
+
+        Raises:
+            ChampionError: there is none of this number.
+        """
+        versions = {version.number: version for version in self.versions()}
+        if number not in versions:
+            there = ", ".join(map(str, versions)) or "none yet: materialise retrieval/served_model"
+            raise ChampionError(f"{self.name} has no version {number}; there are: {there}")
+        return versions[number]
+
+    def champion(self) -> Version | None:
+        """The version that the alias names; None when there is none."""
+        models = self._client.search_registered_models(f"name = '{self.name}'")
+        number = models[0].aliases.get(ALIAS) if models else None
+        return self.version(int(number)) if number else None
+
+    def former(self) -> Version | None:
+        """The champion before the present one, to which a rollback returns; rolled back ones are passed over."""
+        champion = self.champion()
+        if champion is None:
+            return None
+        before = [
+            version
+            for version in self.versions()
+            # A champion whose alias was set by hand has no order, and comes after all others.
+            if version.number != champion.number
+            and 0 < version.order < (champion.order or version.order + 1)
+            and ROLLED_BACK not in version.tags
+        ]
+        return max(before, key=lambda version: version.order, default=None)
+
+    @contextmanager
+    def files(self, version: Version) -> Iterator[Path]:
+        """The version's files as a local folder: where they lie, or a copy for as long as the context lasts.
+
+        Raises:
+            FileNotFoundError: the store has them no more.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        location = self._client.get_model_version_download_uri(self.name, str(version.number))
+        url = urlparse(location)
+        if url.scheme in ("", "file"):
+            if not Path(url.path).is_dir():
+                raise FileNotFoundError(f"the files of {self.name} version {version.number} are gone: {url.path}")
+            yield Path(url.path)
+            return
+        with TemporaryDirectory() as copy:
+            yield Path(download_artifacts(artifact_uri=location, dst_path=copy, tracking_uri=self.tracking_uri))
+
+    def intact(self, version: Version) -> bool:
+        """The version's files are there, and are those that were registered.
+
+        Raises:
+            OSError: they cannot be read for another reason, which says nothing of them.
+        """
+        try:
+            with self.files(version) as folder:
+                code = (file for file in folder.iterdir() if file.suffix == ".py")
+                return _digest([*code, *(folder / DATA).iterdir()]) == version.tags.get(CONTENT)
+        except FileNotFoundError:
+            return False
+
+    def register(self, candidate: Candidate) -> tuple[Version, bool]:
+        """The version with the candidate's content, and whether it is new: equal content is registered once.
+
+        A version counts only when its files are whole: what a killed process began is never seen, and what was damaged
+        is registered anew.
+        """
+        wanted = _digest([candidate.code, *candidate.data])
+        for version in reversed(self.versions()):
+            if version.tags.get(CONTENT) == wanted and self.intact(version):
+                return version, False
+        client, model_id = self._client, self._log(candidate)
+        if not client.search_registered_models(f"name = '{self.name}'"):
+            client.create_registered_model(self.name)
+        made = client.create_model_version(
+            self.name,
+            f"{MODEL}{model_id}",
+            candidate.run_id,
+            # In one operation with the version itself, so that none is ever without.
+            tags={CONTENT: wanted, "inputs": json.dumps(candidate.inputs)},
+            model_id=model_id,
+        )
+        return self.version(int(made.version)), True
+
+    def _log(self, candidate: Candidate) -> str:
+        import mlflow
+        from mlflow.entities import LoggedModelOutput
+
+        model = mlflow.initialize_logged_model(self.name, candidate.run_id)
+        mlflow.pyfunc.log_model(
+            name=self.name,
+            model_id=model.model_id,
+            python_model=str(candidate.code),
+            artifacts={file.stem: str(file) for file in candidate.data},
+            signature=candidate.signature,
+            input_example=candidate.example,
+            pip_requirements=candidate.requirements,
+            metadata={"inputs": candidate.inputs, "metrics": candidate.metrics},
+        )
+        if candidate.run_id:
+            self._client.log_outputs(candidate.run_id, [LoggedModelOutput(model.model_id, step=0)])
+            mlflow.log_metrics(candidate.metrics, run_id=candidate.run_id, model_id=model.model_id)
+        return model.model_id
+
+    def log_metrics(self, version: Version, metrics: dict[str, float]) -> None:
+        """Add numbers to the version, where the store has the run of its training."""
+        import mlflow
+
+        if version.run_id:
+            mlflow.log_metrics(metrics, run_id=version.run_id, model_id=version.model_id)
+
+    def note(self, version: Version, decision: dict[str, Any]) -> None:
+        """Keep with the version how it fared against the champion."""
+        self._tag(version, DECISION, json.dumps(decision))
+
+    def promote(self, version: Version, decision: dict[str, Any]) -> None:
+        """Make a version the champion, and keep with it why.
+
+        Raises:
+            ChampionError: its files are gone or damaged.
+        """
+        self._refuse_damaged(version)
+        self.note(version, decision)
+        self._tag(version, ORDER, str(1 + max(other.order for other in self.versions())))
+        self._tag(version, SINCE, _now())
+        if ROLLED_BACK in version.tags:
+            self._client.delete_model_version_tag(self.name, str(version.number), ROLLED_BACK)
+        self._client.set_registered_model_alias(self.name, ALIAS, str(version.number))
+
+    def return_to(self, former: Version, decision: dict[str, Any]) -> None:
+        """Give the alias back to a former champion, and keep decisions from taking the present one again.
+
+        Raises:
+            ChampionError: the files of the former champion are gone or damaged.
+        """
+        self._refuse_damaged(former)
+        champion = self.champion()
+        self.note(former, decision)
+        if champion:
+            self._tag(champion, ROLLED_BACK, _now())
+        self._client.set_registered_model_alias(self.name, ALIAS, str(former.number))
+
+    def _refuse_damaged(self, version: Version) -> None:
+        if not self.intact(version):
+            raise ChampionError(
+                f"the files of {self.name} version {version.number} are gone or not those that were registered, so it "
+                "cannot be served; nothing was changed. Promote another version"
+            )
+
+    def _tag(self, version: Version, name: str, value: str) -> None:
+        self._client.set_model_version_tag(self.name, str(version.number), name, value)
+
+
+def _digest(files: list[Path]) -> str:
+    """sha256 over names and bytes."""
+    total = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.name):
+        with file.open("rb") as opened:
+            total.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

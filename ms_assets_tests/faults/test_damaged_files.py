@@ -1,0 +1,110 @@
+"""Files that are cut short, or full of something else: never read as if whole, and the error says what to do."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+
+from ms_assets.files import DamagedFileError, sweep
+from ms_assets.io_managers import CheckpointOnDisk, IndexOfOrigin
+from ms_assets.scales import SCALES
+
+
+def graph(_):
+    graph = HeteroData()
+    graph["user"].uid = torch.arange(100)
+    return graph
+
+
+def index(_):
+    faiss = pytest.importorskip("faiss")
+    index = faiss.IndexFlatIP(4)
+    index.add(np.eye(4, dtype=np.float32))
+    return IndexOfOrigin(index, {"training_run": "0123"})
+
+
+def table(shelf):
+    return shelf.con.sql("SELECT i::INTEGER AS song_id, i / 2::DOUBLE AS score FROM range(1000) t(i)")
+
+
+VALUES = {
+    "io_manager": (table, ".parquet"),
+    "torch": (lambda _: {"weight": torch.arange(1000)}, ".pt"),
+    "graph": (graph, ".pt"),
+    "faiss": (index, ".faiss"),
+    "json": (table, ".json"),
+}
+
+
+def load(shelf, kind):
+    key = dg.AssetKey(["room", "value"])
+    with dg.build_input_context(asset_key=key, partition_key="50m", asset_partitions_def=SCALES) as context:
+        return shelf.managers[kind].load_input(context)
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("left", ["nothing", "a byte", "half", "all but two bytes"])
+def test_a_file_cut_short_is_refused_by_its_name_with_what_to_materialise(shelf, kind, left):
+    value, extension = VALUES[kind]
+    shelf.put(value(shelf), kind)
+    file = shelf.folder / f"data/room/value/50m{extension}"
+    content = file.read_bytes()
+    end = {"nothing": 0, "a byte": 1, "half": len(content) // 2, "all but two bytes": len(content) - 2}[left]
+    file.write_bytes(content[:end])
+    with pytest.raises(DamagedFileError) as refused:
+        load(shelf, kind)
+    assert str(refused.value).startswith(f"{file} cannot be read (")
+    assert str(refused.value).endswith("); if it is damaged, materialise room/value for 50m again")
+    assert "weights_only=False" not in str(refused.value)
+    shelf.put(value(shelf), kind)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["io_manager", "torch", "graph", "faiss", "json"])
+def test_a_file_of_another_kind_is_refused_by_its_name(shelf, kind):
+    value, extension = VALUES[kind]
+    shelf.put(value(shelf), kind)
+    file = shelf.folder / f"data/room/value/50m{extension}"
+    pl.DataFrame({"a": [1]}).write_csv(file)
+    with pytest.raises(DamagedFileError, match="materialise room/value for 50m again"):
+        load(shelf, kind)
+
+
+def test_a_checkpoint_cut_short_is_refused_by_its_name_with_the_way_out(tmp_path):
+    checkpoint = CheckpointOnDisk(tmp_path / ".sample.fit.checkpoint")
+    checkpoint.save({"state": torch.arange(100)})
+    content = checkpoint.path.read_bytes()
+    checkpoint.path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        DamagedFileError, match=r"\.sample\.fit\.checkpoint cannot .* remove it, and the training begins"
+    ):
+        checkpoint.load()
+
+
+def test_what_killed_processes_left_of_one_scale_is_swept_and_nothing_else(tmp_path):
+    room = tmp_path / "room/value"
+    room.mkdir(parents=True)
+    left = [
+        ".50m.parquet.12.unfinished", ".50m.draft.12.unfinished", "..50m.fit.checkpoint.12.unfinished"
+    ]  # fmt: skip
+    kept = ["50m.parquet", ".50m.fit.checkpoint", ".500m.parquet.12.unfinished", ".5b.draft.12.unfinished"]
+    for name in (*left, *kept):
+        (room / name).write_text(name)
+    (room / ".50m.12.unfinished").mkdir()
+    (room / ".50m.12.unfinished/half").touch()
+    sweep(tmp_path, "50m")
+    assert sorted(path.name for path in room.rglob("*")) == sorted(kept)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_whose_replacement_was_killed_half_way_gets_its_place_back(tmp_path, replaced):
+    (tmp_path / ".50m.12.former.unfinished").mkdir()
+    (tmp_path / ".50m.12.former.unfinished/page").write_text("former")
+    if replaced:
+        (tmp_path / "50m").mkdir()
+        (tmp_path / "50m/page").write_text("new")
+    sweep(tmp_path, "50m")
+    assert [path.name for path in tmp_path.iterdir()] == ["50m"]
+    assert (tmp_path / "50m/page").read_text() == ("new" if replaced else "former")

@@ -1,0 +1,84 @@
+"""Folders that may not be written and files that may not be read, as somebody who is not root meets them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ms_assets_tests.workplace import ROOT
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import dagster as dg
+import torch
+from ms_assets.scales import SCALES
+from ms_assets_tests.shelf import Shelf
+
+shelf = Shelf(Path(sys.argv[1]))
+
+def attempt(act):
+    try:
+        return act() and None
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+def load(kind):
+    key = dg.AssetKey(["room", "value"])
+    with dg.build_input_context(asset_key=key, partition_key="50m", asset_partitions_def=SCALES) as context:
+        return shelf.managers[kind].load_input(context)
+
+def table(n):
+    return shelf.con.sql(f"SELECT i::INTEGER AS song_id, 0.5::DOUBLE AS score FROM range({n}) t(i)")
+
+VALUES = {
+    "io_manager": (table, "parquet"),
+    "torch": (lambda n: {"weight": torch.arange(n)}, "pt"),
+    "json": (table, "json"),
+}
+found = {}
+for kind, (value, ending) in VALUES.items():
+    shelf.put(value(10), kind)
+    folder, file = shelf.folder / "data/room/value", shelf.folder / f"data/room/value/50m.{ending}"
+    former = shelf.files()
+    folder.chmod(0o555)
+    written = attempt(lambda: shelf.put(value(20), kind))
+    same = shelf.files() == former
+    folder.chmod(0o755)
+    file.chmod(0)
+    read = attempt(lambda: load(kind))
+    healed = attempt(lambda: shelf.put(value(20), kind)) or attempt(lambda: load(kind))
+    found[kind] = [str(file), written, same, read, healed]
+print(json.dumps(found))
+"""
+
+
+WITHOUT_PRIVILEGES = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+"""Root, too, is then told what it may not."""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """By kind: the file, the error of writing, whether the former file is as it was, of reading, of a new attempt."""
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("shelf"))]
+    if os.getuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may do everything, and there is no setpriv to take that away")
+        command = [*WITHOUT_PRIVILEGES, *command]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", ["io_manager", "torch", "json"])
+def test_without_permission_the_error_names_the_file_and_nothing_changes(found, kind):
+    file, written, same, read, healed = found[kind]
+    assert "Permission denied" in written
+    assert file.rsplit("/", 1)[0] in written
+    assert same
+    assert read.startswith(f"DamagedFileError: {file} cannot be read (")
+    assert "Permission denied" in read
+    assert healed is None

@@ -1,0 +1,78 @@
+"""Two trainings never share a card, and one that is killed keeps it from nobody."""
+
+import subprocess
+import time
+
+import pytest
+
+from ms_assets_tests.workplace import PROGRAMS, Workplace
+
+TRAININGS = """
+import time
+from pathlib import Path
+import dagster as dg
+from ms_assets.automation import executor_by_scale
+from ms_assets.scales import SCALES
+
+@dg.asset(partitions_def=SCALES, pool="gpu", io_manager_key="nothing")
+def training(context):
+    log = Path("log")
+    with log.open("a") as file:
+        file.write(f"{context.partition_key} begins\\n")
+    until = time.monotonic() + (60 if Path("hangs").exists() else 2)
+    while time.monotonic() < until:
+        time.sleep(0.1)
+    with log.open("a") as file:
+        file.write(f"{context.partition_key} ends\\n")
+
+class Nothing(dg.IOManager):
+    def handle_output(self, context, obj): pass
+    def load_input(self, context): pass
+
+defs = dg.Definitions([training], executor=executor_by_scale(Path("home")), resources={"nothing": Nothing()})
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Workplace(tmp_path)
+    (tmp_path / "trainings.py").write_text(TRAININGS)
+    return place
+
+
+def start(place, scale):
+    target = ["-m", "trainings", "--select", "training", "--partition", scale]
+    return subprocess.Popen(
+        [str(PROGRAMS / "dagster"), "asset", "materialize", *target],
+        cwd=place.folder,
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def log(place):
+    file = place.folder / "log"
+    return file.read_text().split("\n")[:-1] if file.exists() else []
+
+
+def test_a_second_training_waits_for_the_first_and_goes_on_when_that_is_killed(place):
+    (place.folder / "hangs").touch()
+    first = start(place, "sample")
+    while not log(place):
+        assert first.poll() is None
+        time.sleep(0.1)
+    (place.folder / "hangs").unlink()
+    others = {scale: start(place, scale) for scale in ("500m", "sample")}
+    for scale, what in (("500m", "gpu"), ("sample", "sample")):
+        assert any(f"waiting for {what}: it is the turn of run" in line for line in others[scale].stderr)
+    assert log(place) == ["sample begins"]
+    first.kill()
+    for other in others.values():
+        assert other.communicate(timeout=90) and other.returncode == 0
+    begun, *rest = log(place)
+    assert begun == "sample begins"
+    assert sorted([rest[:2], rest[2:]]) == [["500m begins", "500m ends"], ["sample begins", "sample ends"]]
+    with place.instance() as instance:
+        assert sorted(run.status.value for run in instance.get_runs()) == ["FAILURE", "SUCCESS", "SUCCESS"]

@@ -1,0 +1,123 @@
+"""Whose turn a scale is, and which runs live: with processes of their own, which are killed."""
+
+import contextlib
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from ms_assets import runs
+from ms_assets.scales import PARTITION_TAG
+
+RUN = """
+import sys, time
+from pathlib import Path
+from ms_assets import runs
+life = Path(sys.argv[1])
+runs.begin(life)
+with runs.turn(Path(sys.argv[2]), life) as those_before:
+    for other in those_before:
+        print("waits for", other, flush=True)
+    print("has the turn", flush=True)
+    sys.stdin.readline()
+"""
+STEP = """
+import sys
+from pathlib import Path
+from ms_assets import runs
+runs.join(Path(sys.argv[1]))
+print("lives", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def start():
+    """Processes that speak up and wait for a line; killed in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def process(program, *arguments):
+            command = [sys.executable, "-c", program, *map(str, arguments)]
+            started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stack.enter_context(started)
+            stack.callback(started.kill)
+            return started
+
+        yield process
+
+
+@pytest.fixture
+def instance(tmp_path):
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+def lives(tmp_path, *names):
+    return [tmp_path / "lives" / name for name in names]
+
+
+def test_one_run_has_the_turn_and_the_other_says_for_whom_it_waits_until_that_is_over(start, tmp_path):
+    one, other = lives(tmp_path, "one", "other")
+    first = start(RUN, one, tmp_path / "lock")
+    assert first.stdout.readline() == "has the turn\n"
+    second = start(RUN, other, tmp_path / "lock")
+    assert [second.stdout.readline() for _ in range(2)] == ["waits for one\n"] * 2
+    first.communicate("over\n")
+    assert "has the turn\n" in second.stdout
+
+
+def test_a_killed_run_keeps_the_turn_until_the_last_of_its_steps_is_gone_and_no_longer(start, tmp_path):
+    one, other = lives(tmp_path, "one", "other")
+    first = start(RUN, one, tmp_path / "lock")
+    first.stdout.readline()
+    step = start(STEP, one)
+    assert step.stdout.readline() == "lives\n"
+    first.kill()
+    first.wait()
+    second = start(RUN, other, tmp_path / "lock")
+    assert [second.stdout.readline() for _ in range(3)] == ["waits for one\n"] * 3
+    step.kill()
+    assert "has the turn\n" in second.stdout
+
+
+def test_a_killed_run_is_marked_as_failed_and_no_other_is(start, instance, tmp_path):
+    killed, living, finished = (
+        create_run_for_test(instance, status=status, tags={PARTITION_TAG: "sample"})
+        for status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS)
+    )
+    processes = [
+        start(RUN, runs.life_of(instance, run.run_id), tmp_path / run.run_id) for run in (killed, living, finished)
+    ]
+    assert [process.stdout.readline() for process in processes] == ["has the turn\n"] * 3
+    runs.mark_lost(instance)
+    assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.STARTED
+
+    for process in (processes[0], processes[2]):
+        process.kill()
+        process.wait()
+    runs.mark_lost(instance)
+    statuses = [instance.get_run_by_id(run.run_id).status.value for run in (killed, living, finished)]
+    assert statuses == ["FAILURE", "STARTED", "SUCCESS"]
+    assert "has died: it was killed" in instance.all_logs(killed.run_id)[-1].message
+    assert list(runs.life_of(instance, "").glob("*")) == [runs.life_of(instance, living.run_id)]
+
+
+@pytest.mark.parametrize("status", ["NOT_STARTED", "STARTING", "STARTED"])
+def test_a_run_that_was_killed_before_its_first_step_is_marked_once_it_should_have_begun(instance, monkeypatch, status):
+    run = create_run_for_test(instance, status=dg.DagsterRunStatus[status], tags={PARTITION_TAG: "50m"})
+    of_others = create_run_for_test(instance, status=dg.DagsterRunStatus[status])
+    runs.mark_lost(instance)
+    assert instance.get_run_by_id(run.run_id).status.value == status
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(UTC) + timedelta(seconds=runs.SECONDS_TO_START + 1)
+
+    monkeypatch.setattr(runs, "datetime", Later)
+    runs.mark_lost(instance)
+    assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+    assert instance.get_run_by_id(of_others.run_id).status.value == status

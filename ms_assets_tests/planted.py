@@ -1,0 +1,85 @@
+"""Models of planted quality, and what users were looking for: whoever knows their tastes finds it."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import faiss
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ms_assets.evaluation.comparison import Today
+from ms_assets.registry import Registry, Version
+from ms_assets.resources import MLflow
+from ms_assets.retrieval import pyfunc_model, served
+from ms_assets.retrieval.served import Knowledge
+from ms_assets.vectors import Ragged
+
+N_USERS, N_SONGS, N_HEARD, N_TARGETS, DIMENSIONS = 60, 200, 6, 8, 16
+UID, ITEM_ID = 7 * np.arange(N_USERS) + 1_000, 2**32 - 1 - 3 * np.arange(N_SONGS)
+POPULAR = pa.table({"item_id": ITEM_ID[::2], "score": np.linspace(9, 1, N_SONGS // 2).astype(np.float32)})
+TRAINING = {"best": {"validation_ndcg": 0.25}, "inputs": {"splits/train": "run@1.000"}}
+_numbers = itertools.count()
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+_rng = np.random.default_rng(7)
+SONGS = unit(_rng.standard_normal((N_SONGS, DIMENSIONS)))
+TASTES = unit(_rng.standard_normal((N_USERS, DIMENSIONS)))
+BEST_FIRST = np.argsort(-TASTES @ SONGS.T, axis=1)
+HEARD, WANTED = BEST_FIRST[:, :N_HEARD], BEST_FIRST[:, N_HEARD : N_HEARD + N_TARGETS]
+
+
+def model(noise: float, seed: int = 0) -> Knowledge:
+    """A model that knows users' tastes but for so much noise: 0 finds everything, 3 hardly anything."""
+    blurred = TASTES + noise * unit(np.random.default_rng(seed).standard_normal(TASTES.shape))
+    offsets = np.arange(N_USERS + 1) * N_HEARD
+    return Knowledge(UID, ITEM_ID, unit(blurred), SONGS, Ragged(np.sort(HEARD, axis=1).ravel(), offsets))
+
+
+def part(known: Knowledge, users=slice(None), songs=slice(None)) -> Knowledge:
+    """A model of some of the users and songs, in the order given."""
+    users, songs = np.arange(len(known.uid))[users], np.arange(len(known.item_id))[songs]
+    place = np.full(len(known.item_id), -1)
+    place[songs] = np.arange(len(songs))
+    values, row = known.heard.take(users)
+    kept = place[values] >= 0
+    heard = Ragged.from_pairs(row[kept], place[values[kept]], len(users))
+    return replace(
+        known, uid=known.uid[users], item_id=known.item_id[songs], users=known.users[users], songs=known.songs[songs],
+        heard=heard,
+    )  # fmt: skip
+
+
+def pairs(songs) -> pl.DataFrame:
+    """uid and item_id of an array of songs for each user."""
+    return pl.DataFrame({"uid": np.repeat(UID, songs.shape[1]), "item_id": ITEM_ID[songs.ravel()]})
+
+
+def today() -> Today:
+    """Users found eight songs that they had not heard, the better they fit the better."""
+    relevance = np.tile(np.linspace(1, 0.3, N_TARGETS), N_USERS)
+    return Today(pairs(WANTED).with_columns(relevance=pl.Series(relevance)), pairs(HEARD))
+
+
+def index(known: Knowledge) -> faiss.Index:
+    flat = faiss.IndexIDMap2(faiss.IndexFlatIP(known.songs.shape[1]))
+    flat.add_with_ids(known.songs, known.item_id)
+    return flat
+
+
+def register(registry: Registry, known: Knowledge) -> Version:
+    with TemporaryDirectory() as folder:
+        served.write(Path(folder), known, POPULAR, index(known))
+        candidate = pyfunc_model.candidate(Path(folder), int(known.uid[0]), TRAINING, run_id=None)
+        return registry.register(candidate)[0]
+
+
+def new_registry(store: MLflow) -> Registry:
+    """A registered model of its own in a shared store."""
+    return store.registry(f"planted-{next(_numbers)}")

@@ -1,0 +1,229 @@
+"""Runs that nobody starts by hand: the weekly retraining, and the refresh when the hub has something new."""
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.test_utils import create_run_for_test, create_test_daemon_workspace_context, freeze_time
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._scheduler.scheduler import launch_scheduled_runs
+
+from ms_assets.automation import hub_revision, retraining_schedules
+from ms_assets.definitions import define
+from ms_assets.raw.resources import YambdaSource
+from ms_assets.raw.schema import ALWAYS
+from ms_assets.resources import Environment
+from ms_assets.scales import PARTITION_TAG
+from ms_assets_tests.loopback_hub import COMMIT, NEXT_COMMIT, serve
+from ms_assets_tests.raw.downloads import DATASET
+
+SCALES = ("sample", "50m", "500m", "5b")
+QUEUE = {"module": "dagster._core.run_coordinator", "class": "QueuedRunCoordinator"}
+SUNDAY = datetime(2026, 11, 22, 12, tzinfo=UTC)
+HOUR, WEEK = timedelta(hours=1), timedelta(weeks=1)
+
+
+class Daemon:
+    """Dagster's daemon over the project's own code server, one iteration at a time; runs stay in the queue."""
+
+    def __init__(self, instance, workspace, home):
+        self.instance, self.workspace, self.home = instance, workspace, home
+        [location] = workspace.create_request_context().code_locations
+        [self.repository] = location.get_repositories().values()
+
+    def schedules_tick(self, time):
+        with freeze_time(time):
+            [*launch_scheduled_runs(self.workspace, logging.getLogger(), time, {})]
+
+    def sensor_ticks(self, time):
+        """The sensor's tick, and the runs that it asked for by scale."""
+        before = {run.run_id for run in self.instance.get_runs()}
+        with freeze_time(time):
+            [*execute_sensor_iteration(self.workspace, logging.getLogger(), None, None)]
+        sensor = self.repository.get_sensor("hub_revision")
+        [tick, *_] = self.instance.get_ticks(sensor.get_remote_origin_id(), sensor.selector_id, limit=1)
+        new = {run.tags[PARTITION_TAG]: run for run in self.instance.get_runs() if run.run_id not in before}
+        return tick, new
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("hub"), DATASET) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def daemon(hub, tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MS_ASSETS_HOME", str(home))
+        patch.setenv("MS_ASSETS_SOURCE", DATASET)
+        patch.setenv("MS_ASSETS_RETRAIN_TIMEZONE", "Europe/Berlin")
+        patch.setenv("HF_ENDPOINT", hub.endpoint)
+        target = ModuleTarget("ms_assets.definitions", None, None, None)
+        with (
+            dg.instance_for_test(overrides={"run_coordinator": QUEUE}) as instance,
+            create_test_daemon_workspace_context(target, instance) as workspace,
+        ):
+            patch.undo()  # the server has read it
+            yield Daemon(instance, workspace, home)
+
+
+def test_the_weekly_schedule_launches_one_run_for_its_scale_each_week_and_only_when_switched_on(daemon):
+    daemon.schedules_tick(SUNDAY)
+    daemon.schedules_tick(SUNDAY + WEEK)
+    assert daemon.instance.get_runs() == []
+    with freeze_time(SUNDAY + WEEK):
+        daemon.instance.start_schedule(daemon.repository.get_schedule("weekly_retraining_50m"))
+    monday = datetime(2026, 11, 30, 2, tzinfo=UTC)  # three o'clock in Berlin
+    runs = []
+    # Once the clock is put back by an hour.
+    times = (SUNDAY + WEEK, monday - timedelta(seconds=1), monday, monday - HOUR, monday, monday + WEEK - HOUR)
+    for time in times:
+        daemon.schedules_tick(time)
+        runs.append(len(daemon.instance.get_runs()))
+    assert runs == [0, 0, 1, 1, 1, 1]
+    daemon.schedules_tick(monday + WEEK)
+    second, first = daemon.instance.get_runs()
+    for run in (first, second):
+        assert (run.job_name, run.tags[PARTITION_TAG], run.status.value) == ("retrain", "50m", "QUEUED")
+        assert run.run_config == {"ops": {"training__lightgcn": {"config": {"replace_checkpoint": True}}}}
+
+
+def made(instance, scale, source=DATASET, revision=COMMIT):
+    """Raw tables of a scale, as their assets tell of them."""
+    for name in ALWAYS:
+        metadata = {"source": source, "revision": revision}
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(["raw", name], partition=scale, metadata=metadata),
+        )
+
+
+def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_and_not_again(daemon, hub):
+    daemon.instance.start_sensor(daemon.repository.get_sensor("hub_revision"))
+    pin = daemon.home / "source/revisions" / "somebody%2Fyambda@main"
+    pin.parent.mkdir(parents=True)
+    pin.write_text(COMMIT)
+    made(daemon.instance, "sample", "generated", "0123456789ab")
+    made(daemon.instance, "50m")
+    made(daemon.instance, "5b")
+    start = datetime.now(UTC)
+
+    def next_tick(n):
+        tick, new = daemon.sensor_ticks(start + n * 2 * HOUR)
+        return tick.status, tick.tick_data.skip_reason, {scale: run.job_name for scale, run in new.items()}
+
+    status, reason, new = next_tick(0)
+    assert (status, new) == (TickStatus.SKIPPED, {})
+    assert reason == f"{COMMIT} is known: no table is of another commit, or its run has been asked for"
+
+    hub.revisions["main"], hub.statuses["API"] = NEXT_COMMIT, [503]
+    status, reason, new = next_tick(1)
+    assert (status, new) == (TickStatus.SKIPPED, {})
+    assert f"{DATASET} at revision main: the hub gave none" in reason
+    assert pin.read_text() == COMMIT
+
+    status, _, new = next_tick(2)
+    assert (status, new) == (TickStatus.SUCCESS, {"50m": "pipeline", "5b": "pipeline"})
+    assert pin.read_text() == NEXT_COMMIT
+
+    for n in (3, 4):
+        status, reason, new = next_tick(n)
+        assert (status, new) == (TickStatus.SKIPPED, {})
+        assert reason.startswith(f"{NEXT_COMMIT} is known")
+
+
+def tick(instance, yambda, cursor=None):
+    with dg.build_sensor_context(instance, cursor, sensor_name="hub_revision") as context:
+        return hub_revision(context, yambda=yambda)
+
+
+@pytest.fixture
+def newer(tmp_path, monkeypatch):
+    """A dataset whose revision names the next commit."""
+    monkeypatch.setattr(YambdaSource, "newest_commit", lambda self: NEXT_COMMIT)
+    return YambdaSource(location=DATASET, revision="main", source_home=str(tmp_path))
+
+
+def asked_for(result):
+    return [(request.partition_key, request.run_key) for request in result.run_requests]
+
+
+def test_what_came_from_elsewhere_or_is_of_the_newest_commit_already_is_left_alone(newer):
+    with dg.DagsterInstance.ephemeral() as instance:
+        made(instance, "50m", source="/a/folder", revision="local folder")
+        made(instance, "500m", revision=NEXT_COMMIT)
+        assert isinstance(tick(instance, newer), dg.SkipReason)
+        made(instance, "5b")
+        assert asked_for(tick(instance, newer)) == [("5b", f"5b@{NEXT_COMMIT}")]
+
+
+def test_the_cursor_remembers_what_was_asked_for(newer):
+    with dg.DagsterInstance.ephemeral() as instance:
+        made(instance, "50m")
+        cursor = tick(instance, newer).cursor
+        assert isinstance(tick(instance, newer, cursor), dg.SkipReason)
+        made(instance, "5b")
+        later = tick(instance, newer, cursor)
+        assert asked_for(later) == [("5b", f"5b@{NEXT_COMMIT}")]
+        assert isinstance(tick(instance, newer, later.cursor), dg.SkipReason)
+
+
+def test_the_pin_does_not_move_under_a_run_that_reads_the_hub(newer, tmp_path):
+    with dg.instance_for_test() as instance:
+        made(instance, "50m")
+        tags = {PARTITION_TAG: "5b"}
+        run = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED, tags=tags)
+        assert run.run_id in tick(instance, newer).skip_message
+        assert not (tmp_path / "revisions").exists()
+        instance.report_run_canceled(run)
+        assert asked_for(tick(instance, newer)) == [("50m", f"50m@{NEXT_COMMIT}")]
+
+
+@pytest.mark.parametrize(
+    ("location", "revision", "reason"),
+    [
+        (".", "main", "MS_ASSETS_SOURCE: . is a folder, which has no revisions"),
+        ("nowhere", "main", "MS_ASSETS_SOURCE: found 'nowhere', which is no folder here"),
+        (DATASET, COMMIT, f"MS_ASSETS_REVISION: {COMMIT} is a commit, which never changes"),
+    ],
+)
+def test_the_sensor_says_why_there_is_nothing_to_look_for(tmp_path, location, revision, reason):
+    source = YambdaSource(location=location, revision=revision, source_home=str(tmp_path))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert tick(instance, source).skip_message.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("variable", "cron", "timezone"),
+    [
+        ("MS_ASSETS_RETRAIN_CRON: found '0 3 * *', expected five fields", "0 3 * *", "UTC"),
+        ("MS_ASSETS_RETRAIN_CRON: found '0 25 * * 1', expected five fields", "0 25 * * 1", "UTC"),
+        ("MS_ASSETS_RETRAIN_CRON: found 'weekly', expected five fields", "weekly", "UTC"),
+        ("MS_ASSETS_RETRAIN_TIMEZONE: found 'Mars/Base', expected a name", "0 3 * * 1", "Mars/Base"),
+        ("MS_ASSETS_RETRAIN_TIMEZONE: found '../etc', expected a name", "0 3 * * 1", "../etc"),
+    ],
+)
+def test_a_time_or_a_time_zone_that_is_none_is_refused_by_its_variable(variable, cron, timezone):
+    with pytest.raises(ValueError) as refused:
+        retraining_schedules(cron, timezone)
+    assert str(refused.value).startswith(variable)
+
+
+def test_the_schedules_keep_to_the_time_of_the_environment_and_are_off(monkeypatch, tmp_path):
+    monkeypatch.setenv("MS_ASSETS_HOME", str(tmp_path))
+    assert {(s.cron_schedule, s.execution_timezone) for s in define(Environment.read()).schedules} == {
+        ("0 3 * * 1", "UTC")
+    }
+    monkeypatch.setenv("MS_ASSETS_RETRAIN_CRON", "30 4 * * 6,0")
+    monkeypatch.setenv("MS_ASSETS_RETRAIN_TIMEZONE", "Asia/Kolkata")
+    definitions = define(Environment.read())
+    assert [schedule.name for schedule in definitions.schedules] == [f"weekly_retraining_{scale}" for scale in SCALES]
+    for schedule in definitions.schedules:
+        assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 4 * * 6,0", "Asia/Kolkata")
+        assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+    [sensor] = definitions.sensors
+    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
