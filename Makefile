@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## Run the whole pipeline on the built-in sample and print th
 	@python -m ms_assets sample
 
 test: $(INSTALLED) lint ## Run every test that needs no GPU
-	python -m pytest -m 'not gpu and not slow'
+	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu and not slow' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## Check style and types
 	ruff check .

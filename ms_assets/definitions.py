@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ms_assets import automation
+from ms_assets import automation, common_checks
 from ms_assets.evaluation import assets as evaluation_assets
 from ms_assets.evaluation import checks as evaluation_checks
 from ms_assets.graph import assets as graph_assets
@@ -28,28 +28,32 @@ from ms_assets.training import assets as training_assets
 from ms_assets.training import checks as training_checks
 from ms_assets.training.resources import StudyStorage
 
+ASSETS = [
+    *raw_assets.assets,
+    *splits_assets.assets,
+    *graph_assets.assets,
+    *training_assets.assets,
+    *retrieval_assets.assets,
+    *evaluation_assets.assets,
+]
+CHECKS = [
+    *(common_checks.checks_of(spec) for asset in ASSETS for spec in asset.specs),
+    *raw_checks.checks,
+    *splits_checks.checks,
+    *graph_checks.checks,
+    *training_checks.checks,
+    *retrieval_checks.checks,
+    *evaluation_checks.checks,
+]
+
 
 def define(environment: Environment) -> dg.Definitions:
     """Everything Dagster knows of, with resources for one environment."""
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"), memory=environment.memory)
     data = str(environment.data)
     return dg.Definitions(
-        assets=[
-            *raw_assets.assets,
-            *splits_assets.assets,
-            *graph_assets.assets,
-            *training_assets.assets,
-            *retrieval_assets.assets,
-            *evaluation_assets.assets,
-        ],
-        asset_checks=[
-            *raw_checks.checks,
-            *splits_checks.checks,
-            *graph_checks.checks,
-            *training_checks.checks,
-            *retrieval_checks.checks,
-            *evaluation_checks.checks,
-        ],
+        assets=ASSETS,
+        asset_checks=CHECKS,
         jobs=automation.jobs,
         schedules=automation.retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
         sensors=[automation.hub_revision],

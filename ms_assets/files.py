@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what tells their content apart."""
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -87,3 +88,12 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's content; of a folder's, that of its files' names and sha256."""
+    if path.is_dir():
+        content = "".join(f"{file.name} {sha256(file)}\n" for file in sorted(path.iterdir()))
+        return hashlib.sha256(content.encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

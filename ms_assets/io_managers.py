@@ -6,7 +6,6 @@ beside its target, flushed to disk and renamed, so that a reader sees the earlie
 
 import json
 import os
-import re
 import resource
 import time
 from abc import abstractmethod
@@ -22,10 +21,11 @@ import polars as pl
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ms_assets import runs
-from ms_assets.files import published, reading
+from ms_assets import lineage, runs
+from ms_assets.files import published, reading, sha256
 from ms_assets.resources import DuckDB
 from ms_assets.scales import PARTITION_TAG
+from ms_assets.schemas import LINEAGE, SCHEMA, declared, described, difference
 from ms_assets.streams import ROW_GROUP, TableStream, TableWriter, stored_table
 
 if TYPE_CHECKING:
@@ -33,22 +33,12 @@ if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 Relation = duckdb.DuckDBPyRelation
-SCHEMA = "dagster/column_schema"
 OPTIONAL = "optional"
 """Metadata of an input: None is given instead of an error when its partition has not been materialised."""
 
 
 class MissingPartitionError(FileNotFoundError):
     """An asset's input has not been materialised for this scale."""
-
-
-def columns(**described: tuple[str, str]) -> dict[str, dg.TableSchema]:
-    """Declare a table's columns, in order, as `name=(type, description)`: shown in the UI and checked on writing."""
-    return {
-        SCHEMA: dg.TableSchema(
-            columns=[dg.TableColumn(name, type_, description=text) for name, (type_, text) in described.items()]
-        )
-    }
 
 
 class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
@@ -78,8 +68,12 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
         started, local = time.monotonic(), Path(str(path))
         with published(local) as unfinished:
             known = self.write(context, obj, unfinished)
+            if not unfinished.is_symlink():
+                # What was made again with the same content makes nothing after it stale.
+                context.step_context.set_data_version(context.asset_key, dg.DataVersion(sha256(unfinished)))
         context.add_output_metadata(
             {
+                **lineage.described(lineage.inputs_of(context), context.output_metadata),
                 **known,
                 "dagster/uri": local.as_uri(),
                 "size_bytes": sum(path.stat().st_size for path in (local, *local.rglob("*")) if path.is_file()),
@@ -130,8 +124,19 @@ class TableIOManager(ArtefactIOManager):
             # Arrow's writer keeps fixed-size lists, which Parquet itself does not know.
             table = value.to_arrow() if isinstance(value, pl.DataFrame) else value
             pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
-        schema = _checked_schema(context, self.read(path))
-        return {"dagster/row_count": pq.read_metadata(path).num_rows, SCHEMA: schema}
+        wanted = declared(context.definition_metadata)
+        schema = described(self.read(path), wanted)
+        if wrong := difference(schema.columns, wanted):
+            raise TypeError(f"{context.asset_key.to_user_string()}: {wrong}")
+        return self._known(context, path, schema)
+
+    def _known(self, context: dg.OutputContext, path: Path, schema: dg.TableSchema) -> dict[str, Any]:
+        lineage = (context.definition_metadata or {}).get(LINEAGE)
+        return {
+            "dagster/row_count": pq.read_metadata(path).num_rows,
+            SCHEMA: schema,
+            **({LINEAGE: lineage} if lineage else {}),
+        }
 
     def read(self, path: Path) -> Relation:
         """A relation over the file, read when it is used."""
@@ -172,8 +177,8 @@ class LinkedTableIOManager(TableIOManager):
             value.finish().rename(path)
         else:
             value.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP)
-        schema = _described(context, stored_table(self.duckdb.connection, path))
-        return {"dagster/row_count": pq.read_metadata(path).num_rows, SCHEMA: schema}
+        table = stored_table(self.duckdb.connection, path)
+        return self._known(context, path, described(table, declared(context.definition_metadata)))
 
     def read(self, path: Path) -> Relation:
         """A relation with the published columns and `file_row_number`, which settles ties of time."""
@@ -320,25 +325,3 @@ class JsonIOManager(ArtefactIOManager):
     def read(self, path: Path) -> list[dict[str, Any]]:
         """The rows."""
         return json.loads(path.read_text())
-
-
-def _declared(context: dg.OutputContext) -> list[dg.TableColumn]:
-    schema: Any = (context.definition_metadata or {})[SCHEMA]
-    return getattr(schema, "schema", schema).columns
-
-
-def _described(context: dg.OutputContext, table: Relation) -> dg.TableSchema:
-    """The table's columns and types, with the descriptions that were declared for them."""
-    texts = {column.name: column.description for column in _declared(context)}
-    types = zip(table.columns, table.types, strict=True)
-    return dg.TableSchema([dg.TableColumn(name, str(type_), texts.get(name)) for name, type_ in types])
-
-
-def _checked_schema(context: dg.OutputContext, table: Relation) -> dg.TableSchema:
-    schema = _described(context, table)
-    expected = [(column.name, column.type) for column in _declared(context)]
-    # A list of fixed size is declared as a list.
-    found = [(column.name, re.sub(r"\[\d+\]", "[]", column.type)) for column in schema.columns]
-    if expected != found:
-        raise TypeError(f"{context.asset_key.to_user_string()}: expected columns {expected}, found {found}")
-    return schema

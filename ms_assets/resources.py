@@ -131,6 +131,8 @@ def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.Du
         "memory_limit": f"{memory}B",
         # Files that are read again are in the system's cache already; a second one would only take memory.
         "enable_external_file_cache": False,
+        # Written by threads of its own, a table whose query fails half way may never come back to say so (DuckDB 2.0).
+        "async_threads": 0,
     }
     if threads is not None:
         config["threads"] = threads
@@ -175,6 +177,10 @@ class ComputeDevice(dg.ConfigurableResource):
 CGROUP = Path("/sys/fs/cgroup")
 
 
+DAGSTER_UI = "http://127.0.0.1:3000"
+"""Where `make ui` serves."""
+
+
 class MLflow(dg.ConfigurableResource):
     """The MLflow tracking store; one run there for each training."""
 
@@ -192,13 +198,16 @@ class MLflow(dg.ConfigurableResource):
 
         self._open()
         _end_lost(context.instance)
+        page = f"{DAGSTER_UI}/runs/{context.run_id}"
         tags = {
             "dagster.run_id": context.run_id,
+            "dagster.run_url": page,
             "dagster.asset_key": context.asset_key.to_user_string(),
             "dagster.partition": context.partition_key,
         }
         name = f"{context.asset_key.path[-1]} {context.partition_key}"
-        with mlflow.start_run(run_id=_known(run_id), run_name=name, tags=tags) as run:
+        said = f"Made by the [Dagster run {context.run_id}]({page})."
+        with mlflow.start_run(run_id=_known(run_id), run_name=name, tags=tags, description=said) as run:
             yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
 
     def registry(self, scale: str) -> Registry:

@@ -69,3 +69,13 @@ class Ragged:
     def rows(self) -> NDArray[np.int64]:
         """The row of each value, int64 [values]."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
+
+
+def effective_rank(vectors: NDArray[np.float32]) -> float:
+    """In how many dimensions vectors [n, d] lie: e to the entropy of the shares that the principal axes have.
+
+    Roy and Vetterli, The effective rank, 2007, with the eigenvalues of the second moments in place of singular values.
+    """
+    values = np.linalg.eigvalsh((vectors.T @ vectors).astype(np.float64))
+    shares = values[values > 0] / values[values > 0].sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -9,10 +9,10 @@ from ms_assets.io_managers import (
     JsonIOManager,
     TableIOManager,
     TorchIOManager,
-    columns,
 )
 from ms_assets.resources import DuckDB
 from ms_assets.scales import SCALES
+from ms_assets.schemas import columns
 
 COLUMNS = columns(song_id=("INTEGER", "song"), score=("DOUBLE", "score"))
 

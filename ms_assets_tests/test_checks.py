@@ -1,5 +1,6 @@
 """Every asset check passes on good data, and fails on data broken in the way that it names."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -7,8 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ms_assets import common_checks
 from ms_assets.definitions import defs
 from ms_assets.evaluation import checks as evaluation
+from ms_assets.lineage import Made
+from ms_assets.scales import SCALES
+from ms_assets.schemas import columns, declared
 from ms_assets.training import checks as training
 from ms_assets.vectors import fixed_size_list
 from ms_assets_tests.conftest import metadata
@@ -24,11 +29,60 @@ def test_every_check_is_tested_here():
 def test_checks_that_guard_what_follows_stop_it():
     warning = {"events_have_a_time_and_a_type", "every_event_type_occurs", "statistics_are_the_published_ones",
                "audio_vectors_are_finite", "training_learned", "lightgcn_beats_the_baselines",
+               "lightgcn_is_as_good_as_before", "rows_are_no_fewer_than_half",
                "challenger_is_not_worse"}  # fmt: skip
     graph = defs.resolve_asset_graph()
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
     assert {spec.name for spec in specs if not spec.blocking} == warning
     assert all(spec.description for spec in specs)
+
+
+# of every artefact
+
+
+def made(run="run", **known):
+    return Made("v", run, datetime.now(UTC), known)
+
+
+def test_inputs_that_stand_on_two_divisions_are_an_error_and_on_two_sources_a_warning():
+    def found(**origins):
+        named = {f"{room}/x": versions for room, versions in origins.items()}
+        return common_checks.inputs_have_one_origin([made(origins=named)])
+
+    assert common_checks.inputs_have_one_origin([]).passed, "nothing is known of it"
+    assert found(splits=["a"], raw=["b"]).passed
+    two = found(splits=["a", "b"], raw=["c"])
+    assert (two.passed, two.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "splits/x in versions a and b; materialise what follows splits/x again" in two.description
+    source = found(splits=["a"], raw=["b", "c"])
+    assert (source.passed, source.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def test_a_file_of_other_columns_than_declared_is_found(table):
+    wanted = declared(columns(user_id=("BIGINT", "user"), event_type=("VARCHAR", "type")))
+
+    def result(names, row):
+        return common_checks.columns_are_the_declared_ones(table(names, row), wanted)
+
+    assert result("user_id event_type", (1, "like")).passed
+    for names, row in (("user_id", (1,)), ("event_type user_id", ("like", 1)), ("user_id event_type", (1, 2)),
+                       ("user_id event_type score", (1, "like", 0.5))):  # fmt: skip
+        found = result(names, row)
+        assert not found.passed
+        assert found.description.startswith(
+            "expected columns [('user_id', 'BIGINT'), ('event_type', 'VARCHAR')], found"
+        )
+
+
+def test_a_table_that_lost_more_than_half_of_its_rows_is_worth_a_warning():
+    def result(*counts):
+        return common_checks.rows_are_no_fewer_than_half([made(**{"dagster/row_count": n}) for n in counts])
+
+    for fine in (), (5,), (5, 10), (10, 5), (0, 0), (5, 10, 100):
+        assert result(*fine).passed, fine
+    for lost in (4, 10), (0, 1):
+        assert (result(*lost).passed, result(*lost).severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert metadata(result(4, 10)) == {"n_rows": 4, "n_rows_before": 10}
 
 
 # training
@@ -60,6 +114,19 @@ def test_embeddings_are_vectors_that_differ_of_length_1_if_of_users(check, key, 
     nearly_same = vectors[:1] + 0.1 * vectors
     nearly_same /= np.linalg.norm(nearly_same, axis=1, keepdims=True)
     assert not check(embedding_table(duckdb, key, nearly_same)).passed
+
+
+@pytest.mark.parametrize(("check", "key"), HEALTH, ids=["users", "songs"])
+def test_embeddings_in_few_dimensions_are_worth_a_warning_and_broken_ones_an_error(check, key, duckdb):
+    angles = np.linspace(0, 2 * np.pi, 50, endpoint=False)
+    flat = np.zeros((50, 50), np.float32)
+    flat[:, :2] = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    found = check(embedding_table(duckdb, key, flat))
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert (metadata(found)["effective_rank"], metadata(found)["dimensions"]) == (2.0, 50)
+    assert metadata(check(embedding_table(duckdb, key, np.eye(50, dtype=np.float32))))["effective_rank"] == 50
+    flat[0, 0] = np.nan
+    assert check(embedding_table(duckdb, key, flat)).severity == dg.AssetCheckSeverity.ERROR
 
 
 def test_a_training_learned_when_its_loss_fell_and_it_finds_something():
@@ -113,6 +180,48 @@ def test_lightgcn_has_to_beat_every_baseline_at_every_k(table):
         assert result(**broken).severity == dg.AssetCheckSeverity.WARN
     assert metadata(result(popular=0.6))["not_beaten_at_10"] == "popular"
     assert metadata(result(popular=0.6))["not_beaten_at_100"] == "none"
+
+
+def board(run, protocol="per_user", **ndcg):
+    shown = {f"discovery at {name[1:]}": list(values) for name, values in ndcg.items()}
+    return made(run, protocol=protocol, ndcg_of_lightgcn=shown)
+
+
+def test_lightgcn_falls_when_its_ndcg_lies_below_the_interval_that_it_had():
+    before = board("r0", _10=(0.5, 0.45, 0.55), _100=(0.6, 0.58, 0.62))
+    assert evaluation.fallen(board("r1", _10=(0.45, 0.4, 0.5), _100=(0.7, 0.6, 0.8)), before).passed
+    found = evaluation.fallen(board("r1", _10=(0.449, 0.4, 0.5), _100=(0.7, 0.6, 0.8)), before)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert metadata(found) == {
+        "compared": "with run r0", "discovery at 10": "0.4490, before 0.5000 (0.4500 to 0.5500)",
+    }  # fmt: skip
+
+
+def test_leaderboards_of_two_protocols_or_of_other_lengths_are_not_compared():
+    low, high = board("r1", _10=(0.1, 0.1, 0.1)), (0.5, 0.4, 0.6)
+    for before in (None, board("r0", "global_temporal", _10=high), made("r0")):
+        found = evaluation.fallen(low, before)
+        assert found.passed
+        assert metadata(found) == {"compared": "with none"}
+    assert evaluation.fallen(low, board("r0", _20=high)).passed
+
+
+def test_a_leaderboard_is_compared_with_the_one_before_it_of_its_scale():
+    key, shown = dg.AssetKey(["evaluation", "leaderboard"]), {}
+
+    @dg.asset(key=key, partitions_def=SCALES)
+    def leaderboard():
+        return dg.MaterializeResult(metadata={"protocol": "per_user", "ndcg_of_lightgcn": {"all at 10": shown["ndcg"]}})
+
+    checks = [evaluation.lightgcn_is_as_good_as_before]
+    job = dg.Definitions([leaderboard], asset_checks=checks).resolve_implicit_global_asset_job_def()
+    passed = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        for scale, ndcg in (("50m", 0.5), ("sample", 0.1), ("50m", 0.4), ("50m", 0.2)):
+            shown["ndcg"] = [ndcg, ndcg - 0.1, ndcg + 0.1]
+            [check] = job.execute_in_process(instance=instance, partition_key=scale).get_asset_check_evaluations()
+            passed.append(check.passed)
+    assert passed == [True, True, True, False]
 
 
 def test_a_leaderboard_without_ndcg_shows_no_victory(table):

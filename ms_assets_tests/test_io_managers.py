@@ -9,11 +9,11 @@ import pytest
 from ms_assets.io_managers import (
     MissingPartitionError,
     TableIOManager,
-    columns,
     published,
 )
 from ms_assets.resources import DuckDB
 from ms_assets.scales import SCALES
+from ms_assets.schemas import columns
 from ms_assets.streams import ROW_GROUP, TableStream
 from ms_assets_tests.worlds import Rules, World, listen
 

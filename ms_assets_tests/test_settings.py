@@ -138,8 +138,8 @@ def test_a_run_with_a_setting_out_of_range_is_refused_before_its_first_step(envi
 
 def test_the_command_runs_a_large_scale_with_a_process_per_step(environment, tmp_path):
     program = [str(Path(sys.executable).with_name("dagster")), "asset", "materialize"]
-    options = ["-m", "ms_assets.definitions", "--select", "raw/multi_event", "--partition", "500m"]
+    options = ["-m", "ms_assets.definitions", "--select", "raw/artist_item_mapping", "--partition", "500m"]
     run = subprocess.run([*program, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "Launching subprocess" in run.stdout + run.stderr
-    assert (environment / "data/raw/multi_event/500m.parquet").is_symlink()
+    assert (environment / "data/raw/artist_item_mapping/500m.parquet").is_symlink()

@@ -1,22 +1,19 @@
 """Room 6: metrics per user, slices, and the leaderboard with its intervals."""
 
-from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from ms_assets import pictures
+from ms_assets import lineage, pictures
 from ms_assets.evaluation import champion as champions
-from ms_assets.evaluation import charts, metrics, official, passes
-from ms_assets.evaluation import exposure as exposures
+from ms_assets.evaluation import charts, declarations, official, passes
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
-from ms_assets.evaluation.certainty import CONFIDENCE
 from ms_assets.evaluation.comparison import JUDGED_BY, Today
-from ms_assets.io_managers import Relation, columns
+from ms_assets.io_managers import Relation
 from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import METHODS
 from ms_assets.scales import FRESHNESS, config_schema, room, settings_of
@@ -31,30 +28,12 @@ def _splits(*names: str) -> dict[str, dg.AssetIn]:
     return {name: dg.AssetIn(["splits", name]) for name in names}
 
 
-METHOD = ("VARCHAR", "recommender")
-VIEW = ("VARCHAR", "all; discovery: songs heard in train are neither candidates nor targets")
-OFFICIAL_VIEW = ("VARCHAR", "official_listen_plus or official_like: which events are targets")
-BOARD_VIEW = ("VARCHAR", f"{VIEW[1]}; {OFFICIAL_VIEW[1]}, by the arithmetic of Yambda's authors")
-K = ("INTEGER", "length of the list")
-UID = ("BIGINT", "Yambda's user id")
-INTERVAL = {
-    "ci_low": ("DOUBLE", f"lower end of the {CONFIDENCE:.0%} bootstrap interval over users"),
-    "ci_high": ("DOUBLE", "upper end of the interval"),
-}
-
-
 @asset(
     kinds={"numpy", "polars"},
     code_version="2",
     config_schema=config_schema(EvaluationSettings),
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=columns(
-        method=METHOD,
-        view=VIEW,
-        k=K,
-        uid=UID,
-        **{name: ("DOUBLE", f"{text}; null where undefined") for name, text in metrics.METRICS.items()},
-    ),
+    metadata=declarations.USER_METRICS,
 )
 def user_metrics(
     context: dg.AssetExecutionContext,
@@ -79,15 +58,7 @@ def _ks(user_metrics: Relation) -> list[int]:
     kinds={"numpy", "duckdb"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=columns(
-        method=METHOD,
-        view=OFFICIAL_VIEW,
-        k=K,
-        uid=UID,
-        dcg=("DOUBLE", "discounted gain of the list, 1 for a target"),
-        ideal_dcg=("DOUBLE", "that of the best list, a target for each target event"),
-        recall=("DOUBLE", "songs found over target events"),
-    ),
+    metadata=declarations.OFFICIAL_USER_METRICS,
 )
 def official_user_metrics(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -104,17 +75,7 @@ def official_user_metrics(
     kinds={"numpy", "polars"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "test", "ground_truth")},
-    metadata=columns(
-        method=METHOD,
-        view=VIEW,
-        k=K,
-        slice=("VARCHAR", "what is cut: history length, song, popularity, event"),
-        value=("VARCHAR", "the part: a quarter of the users; warm, cold; head, tail; organic, recommended"),
-        metric=("VARCHAR", "ndcg, recall or hit, of the targets in the slice alone"),
-        mean=("DOUBLE", "mean over the users with a target in the slice"),
-        **INTERVAL,
-        n_users=("BIGINT", "users with a target in the slice"),
-    ),
+    metadata=declarations.SLICES,
 )
 def slices(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, test: Relation, ground_truth: Relation,
@@ -128,12 +89,7 @@ def slices(
     kinds={"numpy"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=columns(
-        method=METHOD,
-        view=VIEW,
-        k=("INTEGER", "length of the list, every one up to the longest"),
-        recall=("DOUBLE", "mean recall over the users with a relevant song"),
-    ),
+    metadata=declarations.RECALL_CURVE,
 )
 def recall_curve(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
@@ -148,12 +104,7 @@ def recall_curve(
     kinds={"numpy"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=columns(
-        method=METHOD,
-        view=BOARD_VIEW,
-        k=K,
-        **{name: ("DOUBLE", text) for name, text in exposures.METRICS.items()},
-    ),
+    metadata=declarations.EXPOSURE,
 )
 def exposure(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -176,16 +127,7 @@ def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boar
 @asset(
     kinds={"numpy", "polars"},
     code_version="1",
-    metadata=columns(
-        view=BOARD_VIEW,
-        k=K,
-        metric=("VARCHAR", "metric"),
-        method=("VARCHAR", "the method that is compared with all others"),
-        other=("VARCHAR", "the other method"),
-        difference=("DOUBLE", "the method's mean minus the other's"),
-        **INTERVAL,
-        n_users=("BIGINT", "users for whom the metric is defined of both"),
-    ),
+    metadata=declarations.DIFFERENCES,
 )
 def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
     """LightGCN minus every other method, with paired intervals: a difference whose interval holds 0 may be chance."""
@@ -200,15 +142,7 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
         **_splits("users", "songs", "train", "validation", "test"),
         "multi_event": dg.AssetIn(["raw", "multi_event"]),
     },
-    metadata=columns(
-        method=METHOD,
-        view=BOARD_VIEW,
-        k=K,
-        metric=("VARCHAR", "metric"),
-        mean=("DOUBLE", "mean over the users for whom the metric is defined"),
-        **INTERVAL,
-        n_users=("BIGINT", "users for whom the metric is defined"),
-    ),
+    metadata=declarations.LEADERBOARD,
 )
 def leaderboard(
     context: dg.AssetExecutionContext,
@@ -227,6 +161,7 @@ def leaderboard(
             "leaderboard": dg.MetadataValue.md(boards.to_markdown(board, differences.pl())),
             "protocol": protocol.name,
             "comparable_with_published": protocol.comparable,
+            boards.NDCG_OF_LIGHTGCN: dg.MetadataValue.json(boards.ndcg_of_lightgcn(board)),
             "published": dg.MetadataValue.md(protocol.verdict()),
             **{name: dg.MetadataValue.md(pictures.to_markdown(figure, name)) for name, figure in drawn.items()},
         },
@@ -276,22 +211,18 @@ def report(
 
 
 def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
-    """The run that made each table the figures stand on, when, and what it says of its settings and seconds."""
+    """Each table the figures stand on: its version, the run that made it, when, and what that run says of it."""
     rows = []
-    for key in [dg.AssetKey(["retrieval", name]) for name in METHODS] + list(
-        context.assets_def.keys_by_input_name.values()
-    ):
-        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key])
-        for record in context.instance.fetch_materializations(wanted, limit=1).records:
-            assert record.asset_materialization is not None
-            plain = {
-                name: entry.value
-                for name, entry in record.asset_materialization.metadata.items()
-                if isinstance(entry.value, str | int | float) and len(str(entry.value)) < 80 and "/" not in name
-            }
-            said = ", ".join(f"{name} {value}" for name, value in plain.items())
-            at = datetime.fromtimestamp(record.timestamp, UTC)
-            rows.append((key.to_user_string(), f"run {record.run_id} at {at:%Y-%m-%d %H:%M} UTC; {said}"))
+    methods = [dg.AssetKey(["retrieval", name]) for name in METHODS]
+    for key in (*methods, *context.assets_def.keys_by_input_name.values()):
+        for made in lineage.history(context.instance, key, context.partition_key):
+            said = ", ".join(
+                f"{name} {value}"
+                for name, value in made.metadata.items()
+                if isinstance(value, str | int | float) and len(str(value)) < 80 and "/" not in name
+            )
+            origin = f"version {made.data_version[:12]}, run {made.run_id} at {made.at:%Y-%m-%d %H:%M} UTC"
+            rows.append((key.to_user_string(), f"{origin}; {said}"))
     return rows
 
 
@@ -302,7 +233,7 @@ def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
         **_splits("users", "songs", "train", "ground_truth"),
         "served_model": dg.AssetIn(["retrieval", "served_model"]),
     },
-    metadata=columns(**champions.COLUMNS),
+    metadata=declarations.CHAMPION,
 )
 def champion(
     context: dg.AssetExecutionContext,

@@ -2,10 +2,13 @@
 
 import dagster as dg
 
+from ms_assets import lineage
 from ms_assets.evaluation import champion as champions
+from ms_assets.evaluation import leaderboard as boards
 from ms_assets.io_managers import Relation
 from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import BASELINES
+from ms_assets.scales import PARTITION_TAG
 
 RANGES = {"popularity_lift": "-1 AND 1e300"}
 """Of metrics that are no share, chance or normalised gain."""
@@ -40,6 +43,29 @@ def lightgcn_beats_the_baselines(leaderboard: Relation) -> dg.AssetCheckResult:
     )
 
 
+@dg.asset_check(asset=["evaluation", "leaderboard"])
+def lightgcn_is_as_good_as_before(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """NDCG of LightGCN has not fallen below the interval that it had on the leaderboard before, under one protocol."""
+    key, scale = dg.AssetKey(["evaluation", "leaderboard"]), context.run.tags[PARTITION_TAG]
+    return fallen(*lineage.history(context.instance, key, scale, limit=2))
+
+
+def fallen(now: lineage.Made, before: lineage.Made | None = None) -> dg.AssetCheckResult:
+    """What there is to say of two leaderboards, by their metadata."""
+    ndcg, former = (board.metadata.get(boards.NDCG_OF_LIGHTGCN, {}) if board else {} for board in (now, before))
+    comparable = former and before and before.metadata["protocol"] == now.metadata["protocol"]
+    lower = {
+        name: f"{ndcg[name][0]:.4f}, before {mean:.4f} ({low:.4f} to {high:.4f})"
+        for name, (mean, low, high) in former.items()
+        if comparable and name in ndcg and ndcg[name][0] < low
+    }
+    return dg.AssetCheckResult(
+        passed=not lower,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"compared": f"with run {before.run_id}" if comparable and before else "with none", **lower},
+    )
+
+
 @dg.asset_check(asset=["evaluation", "champion"])
 def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
     """A training that is surely worse than the champion serves nobody, but somebody should ask why it is."""
@@ -65,6 +91,7 @@ def champion_answers(champion: Relation, users: Relation, mlflow: MLflow) -> dg.
 checks = [
     metrics_lie_within_their_range,
     lightgcn_beats_the_baselines,
+    lightgcn_is_as_good_as_before,
     challenger_is_not_worse,
     champion_answers,
 ]

@@ -92,6 +92,16 @@ def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(boards).sort("view", "k", "metric", "method")
 
 
+NDCG_OF_LIGHTGCN = "ndcg_of_lightgcn"
+"""Metadata of the leaderboard, with which the next one is compared."""
+
+
+def ndcg_of_lightgcn(board: pl.DataFrame) -> dict[str, list[float]]:
+    """Mean and interval by view and k, as "discovery at 10"."""
+    rows = board.filter(method="lightgcn", metric="ndcg").drop_nulls(["mean", "ci_low", "ci_high"])
+    return {f"{row['view']} at {row['k']}": [row["mean"], row["ci_low"], row["ci_high"]] for row in rows.to_dicts()}
+
+
 def _rows(pane: Pane) -> pl.DataFrame:
     n_users = pane.known.sum(axis=0)
     return _estimates(

@@ -8,9 +8,10 @@ import dagster as dg
 from ms_assets import pictures
 from ms_assets.graph import bipartite, statistics
 from ms_assets.graph import edges as weighting
-from ms_assets.io_managers import Relation, columns
+from ms_assets.io_managers import Relation
 from ms_assets.resources import DuckDB
 from ms_assets.scales import room
+from ms_assets.schemas import columns, each
 from ms_assets.streams import TableStream, in_user_ranges
 
 asset = room("graph")
@@ -21,15 +22,16 @@ asset = room("graph")
     code_version="1",
     ins={"train": dg.AssetIn(["splits", "train"])},
     metadata=columns(
-        user_id=("INTEGER", "dense user id"),
-        song_id=("INTEGER", "dense song id"),
-        event_type=("VARCHAR", "listen, like or undislike"),
-        n_events=("BIGINT", "events of this type"),
+        user_id=("INTEGER", "dense user id", "splits/train.user_id"),
+        song_id=("INTEGER", "dense song id", "splits/train.song_id"),
+        event_type=("VARCHAR", "listen, like or undislike", "splits/train.event_type"),
+        n_events=("BIGINT", "events of this type", *each("splits/train", "user_id", "song_id", "event_type")),
         played_ratio=(
             "DOUBLE",
             "mean known played ratio of listens (0.5 if none is known); like 1; undislike 0.5",
+            *each("splits/train", "event_type", "played_ratio"),
         ),
-        weight=("DOUBLE", "listen 0.7, like 1.0, undislike 0.3"),
+        weight=("DOUBLE", "listen 0.7, like 1.0, undislike 0.3", "splits/train.event_type"),
     ),
 )
 def edges(duckdb: DuckDB, train: Relation) -> TableStream:
@@ -61,7 +63,17 @@ def bipartite_graph(
     kinds={"polars"},
     code_version="1",
     name="statistics",
-    metadata=columns(name=("VARCHAR", "what is counted"), value=("DOUBLE", "its value")),
+    metadata=columns(
+        name=("VARCHAR", "what is counted"),
+        value=(
+            "DOUBLE",
+            "its value",
+            *each("graph/edges", "user_id", "song_id", "event_type", "played_ratio"),
+            *each("splits/songs", "song_id", "artist_ids", "album_ids", "in_graph"),
+            "splits/users.user_id",
+            "raw/embeddings.item_id",
+        ),
+    ),
 )
 def graph_statistics(bipartite_graph: Any) -> dg.MaterializeResult:
     """The graph in numbers: nodes, edges, types, degrees; and a picture of its degrees."""

@@ -6,6 +6,8 @@ import dagster as dg
 
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.io_managers import Relation
+from ms_assets.resources import DuckDB
+from ms_assets.streams import user_ranges
 
 
 @dg.asset_check(
@@ -39,6 +41,25 @@ def edges_are_distinct_and_weighted(edges: Relation, train: Relation) -> dg.Asse
     )
 
 
+@dg.asset_check(
+    asset=["graph", "edges"],
+    additional_ins={"train": dg.AssetIn(["splits", "train"])},
+    blocking=True,
+)
+def edges_are_of_train_alone(duckdb: DuckDB, edges: Relation, train: Relation) -> dg.AssetCheckResult:
+    """No edge tells of an event that is not in train: what is held out would be known to the model."""
+    n_leaked, example = 0, list[tuple]()
+    for first, last in user_ranges(edges, train, rows=duckdb.rows):
+        of_range = (table.filter(f"user_id BETWEEN {first} AND {last}") for table in (edges, train))
+        here, there = (table.project("user_id, song_id, event_type") for table in of_range)
+        leaked = here.except_(there).order("1, 2, 3")
+        n_leaked += len(leaked)
+        example = example or leaked.limit(1).fetchall()
+    said = [f"user_id {user} has song_id {song} by a {kind} that is not in train" for user, song, kind in example]
+    found = {"n_leaked": n_leaked}
+    return dg.AssetCheckResult(passed=not n_leaked, description=", ".join(said) or None, metadata=found)
+
+
 @dg.asset_check(asset=["graph", "bipartite_graph"], blocking=True)
 def graph_songs_have_edges_and_cold_ones_none(bipartite_graph: Any) -> dg.AssetCheckResult:
     """What the graph calls a graph song has an edge; what it calls cold has none."""
@@ -49,4 +70,4 @@ def graph_songs_have_edges_and_cold_ones_none(bipartite_graph: Any) -> dg.AssetC
     return dg.AssetCheckResult(passed=n_wrong == 0, metadata={"n_songs": songs.num_nodes, "n_wrong": n_wrong})
 
 
-checks = [edges_are_distinct_and_weighted, graph_songs_have_edges_and_cold_ones_none]
+checks = [edges_are_distinct_and_weighted, edges_are_of_train_alone, graph_songs_have_edges_and_cold_ones_none]

@@ -7,12 +7,13 @@ import dagster as dg
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.io_managers import OPTIONAL, LinkedTableIOManager, Relation, columns
+from ms_assets.io_managers import OPTIONAL, LinkedTableIOManager, Relation
 from ms_assets.raw import checks, layouts, reports
 from ms_assets.raw.resources import YambdaSource
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable, verify
 from ms_assets.resources import DuckDB
 from ms_assets.scales import room
+from ms_assets.schemas import columns, each
 from ms_assets.streams import TableWriter
 
 asset = room("raw")
@@ -63,6 +64,8 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
                 value = rows.filter(f"{table.usable}").project("* EXCLUDE file_row_number")
             yield dg.MaterializeResult(
                 value=value,
+                # What is written anew gets the version of what it then holds.
+                data_version=dg.DataVersion(file.content) if value is file.path else None,
                 check_results=[checks.audio_vectors_are_finite(len(rows), n_unusable)] if table.usable else [],
                 metadata={
                     "source": file.origin,
@@ -86,6 +89,9 @@ def _table_inputs(names: tuple[str, ...]) -> dict[str, dg.AssetIn]:
     }
 
 
+EVERY_COLUMN = [source for t in TABLES.values() for source in each(f"raw/{t.name}", *(c.name for c in t.columns))]
+
+
 @asset(
     ins=_table_inputs((*ALWAYS, *ON_REQUEST)),
     kinds={"duckdb", "polars"},
@@ -95,7 +101,7 @@ def _table_inputs(names: tuple[str, ...]) -> dict[str, dg.AssetIn]:
         n_rows=("BIGINT", "rows of the file"),
         column=("VARCHAR", "column"),
         type=("VARCHAR", "type as DuckDB reads it"),
-        first_row=("VARCHAR", "the first row's value, as text"),
+        first_row=("VARCHAR", "the first row's value, as text", *EVERY_COLUMN),
     ),
 )
 def column_report(**tables: Relation | None) -> dg.MaterializeResult:
@@ -107,6 +113,10 @@ def column_report(**tables: Relation | None) -> dg.MaterializeResult:
 INTERACTIONS = ("multi_event", *ON_REQUEST)
 
 
+def _of_interactions(column: str) -> list[str]:
+    return [f"raw/{table}.{column}" for table in INTERACTIONS]
+
+
 @asset(
     ins=_table_inputs(INTERACTIONS),
     kinds={"duckdb", "polars"},
@@ -114,11 +124,11 @@ INTERACTIONS = ("multi_event", *ON_REQUEST)
     metadata=columns(
         file=("VARCHAR", "interaction table"),
         n_events=("BIGINT", "rows"),
-        n_users=("BIGINT", "distinct users"),
-        n_songs=("BIGINT", "distinct songs"),
+        n_users=("BIGINT", "distinct users", *_of_interactions("uid")),
+        n_songs=("BIGINT", "distinct songs", *_of_interactions("item_id")),
         **{
-            f"per_{label}_{statistic}": ("DOUBLE", f"{statistic} of events per {label}")
-            for label in ("user", "song")
+            f"per_{label}_{statistic}": ("DOUBLE", f"{statistic} of events per {label}", *_of_interactions(column))
+            for label, column in (("user", "uid"), ("song", "item_id"))
             for statistic in reports.SPREAD
         },
     ),

@@ -1,6 +1,5 @@
 """Files of a dataset on the Hugging Face Hub, in the hub client's own cache: fetched once, verified, found again."""
 
-import hashlib
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock
 
-from ms_assets.files import flush, published
+from ms_assets.files import flush, published, sha256
 from ms_assets.raw.transfer import (
     MB,
     REQUEST_ATTEMPTS,
@@ -68,10 +67,10 @@ def download(dataset: str, commit: str, file: str, verified: Path) -> Path:
         if cached and _is_whole(cached, verified):
             return link
         url = hf_hub_url(dataset, file, repo_type="dataset", revision=commit)
-        sha256, size = _published(what, url)
-        blob = storage / "blobs" / sha256
+        stated, size = _published(what, url)
+        blob = storage / "blobs" / stated
         # The client's own lock: neither another run nor another tool fetches the same content meanwhile.
-        lock = storage.parent / ".locks" / storage.name / f"{sha256}.lock"
+        lock = storage.parent / ".locks" / storage.name / f"{stated}.lock"
         for folder in (blob.parent, link.parent, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
@@ -103,7 +102,7 @@ def _is_whole(blob: Path, verified: Path) -> bool:
     if note.is_file() and note.read_text() == _fingerprint(blob):
         return True
     logger.info("verifying %s, which is in the cache", blob)
-    found = _sha256(blob)
+    found = sha256(blob)
     if found == blob.name:
         _note(blob, verified)
         return True
@@ -119,11 +118,6 @@ def _note(blob: Path, verified: Path) -> None:
 def _fingerprint(blob: Path) -> str:
     status = blob.stat()
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(what: str, url: str, size: int, blob: Path) -> None:
@@ -142,7 +136,7 @@ def _fetch(what: str, url: str, size: int, blob: Path) -> None:
         raise _explained(what, error, f" The next run goes on from {size_of(partial)} of {size} bytes.") from error
     seconds = max(time.monotonic() - started, 1e-3)
     logger.info("received %s at %.1f MB/s; verifying it", what, (size - here) / MB / seconds)
-    found = _sha256(partial)
+    found = sha256(partial)
     if found != blob.name:
         partial.unlink()
         raise HubError(f"{what}: arrived with sha256 {found}; expected {blob.name}. The next run begins anew.")

@@ -15,14 +15,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets import pictures
-from ms_assets.io_managers import IndexOfOrigin, Relation, columns
+from ms_assets.io_managers import IndexOfOrigin, Relation
 from ms_assets.registry import CONTENT
 from ms_assets.resources import MLflow
-from ms_assets.retrieval import blend, cold_start, implicit_models, inputs, recommenders, served
+from ms_assets.retrieval import blend, cold_start, declarations, implicit_models, inputs, recommenders, served
 from ms_assets.retrieval import index as indexing
+from ms_assets.retrieval.declarations import HEARD, PLACED, VALIDATED
 from ms_assets.retrieval.recommendations import VIEWS, Audience, Recommender, recommend
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.scales import config_schema, room, settings_of
+from ms_assets.schemas import each
 from ms_assets.settings import IndexSettings
 from ms_assets.vectors import Ragged, fixed_size_list
 
@@ -30,15 +32,6 @@ asset = room("retrieval")
 SEED = 0
 Recommended = dg.MaterializeResult[pa.Table]
 
-RECOMMENDATIONS = columns(
-    view=("VARCHAR", "all, or discovery: songs with the user's positive train events left out"),
-    user_id=("INTEGER", "dense user id"),
-    uid=("BIGINT", "Yambda's user id"),
-    rank=("INTEGER", "1 to 100 within view and user"),
-    song_id=("INTEGER", "dense song id"),
-    item_id=("BIGINT", "Yambda's song id"),
-    score=("FLOAT", "what the method ranks by"),
-)
 SPLITS = {name: dg.AssetIn(["splits", name]) for name in ("users", "songs", "train")}
 TUNED = {**SPLITS, "ground_truth": dg.AssetIn(["splits", "ground_truth"])}
 GRAPH = {"bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"])}
@@ -49,12 +42,7 @@ EMBEDDINGS = {name: dg.AssetIn(["training", name]) for name in ("user_embeddings
     kinds={"numpy"},
     code_version="1",
     ins={**TUNED, **EMBEDDINGS},
-    metadata=columns(
-        song_id=("INTEGER", "dense song id"),
-        item_id=("BIGINT", "Yambda's song id"),
-        known_artist=("BOOLEAN", "an artist of the song has a song with train events"),
-        embedding=("FLOAT[]", "direction by encoding and artist; length by calibration, 1 for trained songs"),
-    ),
+    metadata=declarations.COLD_SONGS,
 )
 def cold_songs(
     users: Relation,
@@ -166,7 +154,9 @@ def _tuned(
     )
 
 
-method = {"code_version": "2", "metadata": RECOMMENDATIONS}
+def method(*sources: str) -> dict[str, Any]:
+    """What the assets of all recommenders have in common; sources: the columns that scores are made of."""
+    return {"code_version": "2", "metadata": declarations.recommendations(*sources)}
 
 
 def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
@@ -185,7 +175,7 @@ def _from_index(song_index: IndexOfOrigin, audience: Audience, user_vectors: NDA
     return recommenders.from_index(index, user_vectors, audience.item_id, indexing.on_gpu(index))
 
 
-@asset(kinds={"faiss"}, ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]}, **method)
+@asset(kinds={"faiss"}, ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]}, **method(*PLACED))
 def lightgcn(
     users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, user_embeddings: Relation
 ) -> Recommended:
@@ -194,7 +184,7 @@ def lightgcn(
     return _recommended(audience, partial(_from_index, song_index, audience, vectors))
 
 
-@asset(kinds={"faiss"}, ins={**TUNED, **EMBEDDINGS}, **method)
+@asset(kinds={"faiss"}, ins={**TUNED, **EMBEDDINGS}, **method(*PLACED, *HEARD, *VALIDATED))
 def lightgcn_replay(
     users: Relation,
     songs: Relation,
@@ -212,7 +202,7 @@ def lightgcn_replay(
     return _tuned(audience, ground_truth, blend.BLEND_GRID, make, views=["all"])
 
 
-@asset(kinds={"numpy"}, ins=SPLITS, **method)
+@asset(kinds={"numpy"}, ins=SPLITS, **method("splits/train.song_id"))
 def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the songs with the most positive train events, the same for everybody."""
     audience = inputs.audience(users, songs, train)
@@ -222,7 +212,7 @@ def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
     return _recommended(audience, lambda: recommenders.popular(n_events))
 
 
-@asset(kinds={"duckdb"}, ins=TUNED, **method)
+@asset(kinds={"duckdb"}, ins=TUNED, **method(*each("splits/train", "song_id", "timestamp"), *VALIDATED))
 def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: popularity of late, each train event counting half as much for every half-life of its age."""
     audience = inputs.audience(users, songs, train)
@@ -232,14 +222,14 @@ def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground
     return _tuned(audience, ground_truth, recommenders.HALF_LIVES, make)
 
 
-@asset(kinds={"numpy"}, ins=SPLITS, **method)
+@asset(kinds={"numpy"}, ins=SPLITS, **method())
 def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: songs drawn at random from the catalogue, which shows what chance alone reaches."""
     audience = inputs.audience(users, songs, train)
     return _recommended(audience, lambda: recommenders.random(len(audience.item_id), SEED))
 
 
-@asset(kinds={"numpy"}, ins=SPLITS, **method)
+@asset(kinds={"numpy"}, ins=SPLITS, **method(*HEARD, "splits/train.timestamp"))
 def replay(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the user's own most played songs, the latest played of equals first; in `discovery` there are none."""
     audience = inputs.audience(users, songs, train)
@@ -253,7 +243,7 @@ def _of_drawn_users(
     return lambda tuner: partial(fit, audience.history.keep(np.isin(audience.history.songs.rows(), tuner.users)))
 
 
-@asset(kinds={"implicit"}, ins=TUNED, **method)
+@asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
 def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: songs that the listeners of the user's songs share, by `implicit`; lists end with the neighbours."""
     audience = inputs.audience(users, songs, train)
@@ -262,7 +252,7 @@ def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Re
     return _tuned(audience, ground_truth, implicit_models.ITEM_KNN_GRID, make, _of_drawn_users(audience, fit))
 
 
-@asset(kinds={"implicit"}, ins=TUNED, **method)
+@asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
 def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: weighted matrix factorisation by alternating least squares, 64 factors, by `implicit`."""
     audience = inputs.audience(users, songs, train)
@@ -271,7 +261,7 @@ def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relati
     return _tuned(audience, ground_truth, implicit_models.IALS_GRID, make, _of_drawn_users(audience, fit))
 
 
-@asset(kinds={"scikitlearn"}, ins=SPLITS, **method)
+@asset(kinds={"scikitlearn"}, ins=SPLITS, **method(*HEARD))
 def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: truncated SVD, 64 factors, of who has heard what."""
     audience = inputs.audience(users, songs, train)
@@ -279,7 +269,7 @@ def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -
     return _recommended(audience, lambda: recommenders.collaborative_filtering(heard, n_graph_songs, SEED))
 
 
-@asset(kinds={"faiss"}, ins={**SPLITS, **GRAPH}, **method)
+@asset(kinds={"faiss"}, ins={**SPLITS, **GRAPH}, **method(*HEARD, "raw/embeddings.normalized_embed"))
 def content_based(users: Relation, songs: Relation, train: Relation, bipartite_graph: Any) -> Recommended:
     """Baseline: songs that sound like the mean of what the user has heard."""
     audience = inputs.audience(users, songs, train)
@@ -292,11 +282,7 @@ def content_based(users: Relation, songs: Relation, train: Relation, bipartite_g
     kinds={"mlflow", "faiss"},
     code_version="1",
     ins={**SPLITS, "lightgcn": dg.AssetIn(["training", "lightgcn"]), **EMBEDDINGS},
-    metadata=columns(
-        name=("VARCHAR", "registered model"),
-        version=("BIGINT", "its version; that of an earlier run if the files are the same"),
-        content=("VARCHAR", "sha256 over its files"),
-    ),
+    metadata=declarations.SERVED_MODEL,
 )
 def served_model(
     context: dg.AssetExecutionContext,

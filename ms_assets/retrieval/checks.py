@@ -3,6 +3,7 @@
 from typing import Any
 
 import dagster as dg
+import numpy as np
 
 from ms_assets.io_managers import IndexOfOrigin, Relation
 from ms_assets.resources import DuckDB
@@ -47,6 +48,27 @@ def index_finds_the_nearest_songs(
         passed=bool(not other and index.ntotal == len(item_id) and recall >= TARGET_RECALL - 0.02),
         description=f"the index is of other data: {'; '.join(other)}" if other else None,
         metadata={"n_indexed": index.ntotal, "n_songs": len(item_id), "recall_at_100": recall, **song_index.origin},
+    )
+
+
+@dg.asset_check(
+    asset=["retrieval", "cold_songs"],
+    additional_ins={"songs": dg.AssetIn(["splits", "songs"])},
+    blocking=True,
+)
+def cold_songs_are_all_placed(cold_songs: Relation, songs: Relation) -> dg.AssetCheckResult:
+    """Every song without a train event has a place among the trained ones: finite numbers, one length for all."""
+    expected = songs.filter("NOT in_graph").project("song_id").order("song_id").fetchall()
+    found = cold_songs.project("song_id").fetchall()
+    lengths = np.linalg.norm(vector_column(cold_songs.to_arrow_table(), "embedding"), axis=1)
+    is_one_length = bool(np.isfinite(lengths).all() and (not len(lengths) or np.ptp(lengths) <= 1e-3 * lengths.max()))
+    return dg.AssetCheckResult(
+        passed=found == expected and is_one_length,
+        metadata={
+            "n_cold_songs": len(expected),
+            "n_placed": len(found),
+            "n_not_finite": int((~np.isfinite(lengths)).sum()),
+        },
     )
 
 
@@ -125,4 +147,8 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
     return recommendations_are_complete
 
 
-checks = [index_finds_the_nearest_songs, *(_recommendations_check(method) for method in METHODS)]
+checks = [
+    index_finds_the_nearest_songs,
+    cold_songs_are_all_placed,
+    *(_recommendations_check(method) for method in METHODS),
+]

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ms_assets.io_managers import Relation, TableIOManager, columns
+from ms_assets.io_managers import Relation, TableIOManager
 from ms_assets.resources import DuckDB
 from ms_assets.scales import OWNERS, SCALES, config_schema, room, settings_of
+from ms_assets.schemas import columns, each
 from ms_assets.settings import SongSettings, SplitSettings, UserSettings
 from ms_assets.splits import catalogue, parts, protocols, relevance
 from ms_assets.splits.id_map import IdMap
@@ -24,13 +25,18 @@ SONG_ID = ("INTEGER", "dense song id, 0-based: graph songs first, then cold ones
 ARTIST_IDS = ("INTEGER[]", "dense indices of its artists, ascending; empty when unknown")
 ALBUM_IDS = ("INTEGER[]", "dense indices of its albums, ascending; empty when unknown")
 ITEM_ID = ("BIGINT", "Yambda's song id")
+DIVIDED = each("raw/multi_event", "uid", "timestamp", "event_type")
+"""What tells the part of an event, and whether it is positive."""
+USER_OF_EVENT = (*USER_ID, "splits/users.user_id", "raw/multi_event.uid")
+EVENT_OF_SONG = ("splits/users.uid", "raw/multi_event.item_id", *DIVIDED)
+SONG_OF_EVENT = (*SONG_ID, "splits/candidate_songs.item_id", *EVENT_OF_SONG)
 EVENT_COLUMNS = columns(
-    user_id=USER_ID,
-    song_id=SONG_ID,
-    timestamp=("BIGINT", "seconds since the first event"),
-    event_type=("VARCHAR", "listen, like, dislike, unlike or undislike"),
-    played_ratio=("DOUBLE", "share of the track played, 0–1; null where unknown"),
-    is_organic=("UTINYINT", "1: the user's own choice; 0: driven by a recommendation"),
+    user_id=USER_OF_EVENT,
+    song_id=SONG_OF_EVENT,
+    timestamp=("BIGINT", "seconds since the first event", "raw/multi_event.timestamp"),
+    event_type=("VARCHAR", "listen, like, dislike, unlike or undislike", "raw/multi_event.event_type"),
+    played_ratio=("DOUBLE", "share of the track played, 0–1; null where unknown", "raw/multi_event.played_ratio_pct"),
+    is_organic=("UTINYINT", "1: the user's own choice; 0: driven by a recommendation", "raw/multi_event.is_organic"),
 )
 
 
@@ -51,10 +57,10 @@ EVENT_COLUMNS = columns(
             description="One row per song that may be recommended: named by any event of the scale, and with audio "
             "unless that is not required.",
             metadata=columns(
-                item_id=ITEM_ID,
-                artist_ids=ARTIST_IDS,
-                album_ids=ALBUM_IDS,
-                n_events=("BIGINT", "events of the scale that name it, whoever's"),
+                item_id=(*ITEM_ID, "raw/multi_event.item_id", "raw/embeddings.item_id"),
+                artist_ids=(*ARTIST_IDS, *each("raw/artist_item_mapping", "artist_id", "item_id")),
+                album_ids=(*ALBUM_IDS, *each("raw/album_item_mapping", "album_id", "item_id")),
+                n_events=("BIGINT", "events of the scale that name it, whoever's", "raw/multi_event.item_id"),
             ),
             kinds={"duckdb"},
             owners=OWNERS,
@@ -78,15 +84,18 @@ def candidate_songs(
     return dg.Output(songs, metadata=settings.model_dump())
 
 
+ACTIVE = (*each("raw/multi_event", "uid", "item_id"), "splits/candidate_songs.item_id")
+
+
 @asset(
     kinds={"duckdb"},
     code_version="1",
     config_schema=config_schema(UserSettings),
     ins={"multi_event": dg.AssetIn(["raw", "multi_event"])},
     metadata=columns(
-        user_id=USER_ID,
-        uid=("BIGINT", "Yambda's user id"),
-        n_events=("BIGINT", "kept events: those that name a candidate song"),
+        user_id=(*USER_ID, *ACTIVE),
+        uid=("BIGINT", "Yambda's user id", *ACTIVE),
+        n_events=("BIGINT", "kept events: those that name a candidate song", *ACTIVE),
     ),
 )
 def users(
@@ -135,15 +144,16 @@ OUTPUTS = ("songs", "train", "validation", "test", "negatives")
                 "songs",
                 "One row per song that may be recommended, with its dense id: graph songs first, cold ones after.",
                 columns(
-                    song_id=SONG_ID,
-                    item_id=ITEM_ID,
-                    artist_ids=ARTIST_IDS,
-                    album_ids=ALBUM_IDS,
+                    song_id=SONG_OF_EVENT,
+                    item_id=(*ITEM_ID, "splits/candidate_songs.item_id"),
+                    artist_ids=(*ARTIST_IDS, "splits/candidate_songs.artist_ids"),
+                    album_ids=(*ALBUM_IDS, "splits/candidate_songs.album_ids"),
                     in_graph=(
                         "BOOLEAN",
                         "has a positive event in the train part; otherwise the song is cold",
+                        *EVENT_OF_SONG,
                     ),
-                    n_train_plays=("BIGINT", "listens in the train part"),
+                    n_train_plays=("BIGINT", "listens in the train part", *EVENT_OF_SONG),
                 ),
             ),
             ("train", "Positive events (listen, like, undislike) of the train part.", EVENT_COLUMNS),
@@ -153,10 +163,10 @@ OUTPUTS = ("songs", "train", "validation", "test", "negatives")
                 "negatives",
                 "Distinct explicit negatives of the train part: what a user disliked or unliked.",
                 columns(
-                    user_id=USER_ID,
-                    song_id=SONG_ID,
-                    event_type=("VARCHAR", "dislike or unlike"),
-                    in_graph=("BOOLEAN", "false: a cold song, known by its audio and metadata alone"),
+                    user_id=USER_OF_EVENT,
+                    song_id=SONG_OF_EVENT,
+                    event_type=("VARCHAR", "dislike or unlike", "raw/multi_event.event_type"),
+                    in_graph=("BOOLEAN", "false: a cold song, known by its audio and metadata alone", *EVENT_OF_SONG),
                 ),
             ),
         )
@@ -205,20 +215,33 @@ def _refuse_another_division(draft: Path, key: dg.AssetKey, scale: str, io_manag
         )
 
 
+def _held_out(*names: str) -> list[str]:
+    return [*each("splits/validation", *names), *each("splits/test", *names)]
+
+
+PLAYED = _held_out("event_type", "played_ratio")
+PLAYS_BEFORE = each("splits/train", "user_id", "song_id", "event_type")
+
+
 @asset(
     kinds={"duckdb"},
     code_version="1",
     metadata=columns(
         split=("VARCHAR", "validation or test"),
-        user_id=USER_ID,
-        song_id=SONG_ID,
-        base_relevance=("DOUBLE", "sum of 0.7 × played ratio per listen, 1 per like, 0.3 per undislike"),
-        adjusted_relevance=("DOUBLE", "base, up to 5 % more for songs replayed in train, at most 1"),
-        listen_plus=("BIGINT", "listens of more than half the track"),
-        likes=("BIGINT", "likes"),
-        dislikes=("BIGINT", "dislikes"),
-        n_events=("BIGINT", "events of any type"),
-        n_train_plays=("BIGINT", "the user's listens of the song in train"),
+        user_id=(*USER_ID, *_held_out("user_id")),
+        song_id=(*SONG_ID, *_held_out("song_id")),
+        base_relevance=("DOUBLE", "sum of 0.7 × played ratio per listen, 1 per like, 0.3 per undislike", *PLAYED),
+        adjusted_relevance=(
+            "DOUBLE",
+            "base, up to 5 % more for songs replayed in train, at most 1",
+            *PLAYED,
+            *PLAYS_BEFORE,
+        ),
+        listen_plus=("BIGINT", "listens of more than half the track", *PLAYED),
+        likes=("BIGINT", "likes", *_held_out("event_type")),
+        dislikes=("BIGINT", "dislikes", *_held_out("event_type")),
+        n_events=("BIGINT", "events of any type", *_held_out("user_id", "song_id")),
+        n_train_plays=("BIGINT", "the user's listens of the song in train", *PLAYS_BEFORE),
     ),
 )
 def ground_truth(duckdb: DuckDB, train: Relation, validation: Relation, test: Relation) -> TableStream:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 
-from ms_assets import pictures
+from ms_assets import lineage, pictures
 from ms_assets.graph.statistics import degree_picture
-from ms_assets.io_managers import ModelIOManager, Relation, TableIOManager, columns
+from ms_assets.io_managers import ModelIOManager, Relation, TableIOManager
 from ms_assets.resources import ComputeDevice, DuckDB, MLflow
 from ms_assets.scales import FRESHNESS, OWNERS, SCALES, config_schema, room, scale_settings, settings_of
+from ms_assets.schemas import columns, each
 from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
 from ms_assets.training.resources import StudyStorage
 from ms_assets.vectors import fixed_size_list
@@ -58,7 +59,7 @@ def lightgcn(
 
     graph, explicit, wanted = inputs.of(bipartite_graph, negatives, ground_truth)
     settings, processor = inputs.fitted(_training_settings(context, io_manager), graph, device)
-    versions = _input_versions(context)
+    versions = {key: made.data_version for key, made in lineage.inputs_of(context).items()}
     file = partial(model_files.checkpoint, context.asset_key, context.partition_key)
     checkpoint = Checkpoint.open(file("fit"), graph, explicit, wanted, settings)
     with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:
@@ -141,19 +142,15 @@ def _shown(picture: "Figure", title: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(pictures.to_markdown(picture, title))
 
 
-def _input_versions(context: dg.AssetExecutionContext) -> dict[str, str]:
-    """The run and time that made each input, by asset key."""
-    versions = {}
-    for key in context.assets_def.keys_by_input_name.values():
-        records = context.instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key]), limit=1
-        ).records
-        if records:
-            versions[key.to_user_string()] = f"{records[0].run_id}@{records[0].timestamp:.3f}"
-    return versions
-
-
-EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs are scores")
+LEARNED = (
+    *each("graph/edges", "user_id", "song_id", "event_type", "n_events", "played_ratio", "weight"),
+    *each("splits/songs", "artist_ids", "album_ids"),
+    "raw/embeddings.normalized_embed",
+    *each("splits/negatives", "user_id", "song_id"),
+    *each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance"),
+)
+"""What a model is made of; the last says when to stop."""
+EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs are scores", *LEARNED)
 
 
 @dg.multi_asset(
@@ -171,7 +168,9 @@ EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs
             key=["training", "user_embeddings"],
             description="One row per user: what LightGCN learned of their taste.",
             metadata=columns(
-                user_id=("INTEGER", "dense user id"), uid=("BIGINT", "Yambda's user id"), embedding=EMBEDDING
+                user_id=("INTEGER", "dense user id", "splits/users.user_id"),
+                uid=("BIGINT", "Yambda's user id", "splits/users.uid"),
+                embedding=EMBEDDING,
             ),
             is_required=False,
             kinds={"pytorch"},
@@ -183,9 +182,9 @@ EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs
             key=["training", "song_embeddings"],
             description="One row per song, cold ones by the song encoder, in the space of the users.",
             metadata=columns(
-                song_id=("INTEGER", "dense song id"),
-                item_id=("BIGINT", "Yambda's song id"),
-                cold=("BOOLEAN", "has no edge; encoded from audio, artists and albums"),
+                song_id=("INTEGER", "dense song id", "splits/songs.song_id"),
+                item_id=("BIGINT", "Yambda's song id", "splits/songs.item_id"),
+                cold=("BOOLEAN", "has no edge; encoded from audio, artists and albums", "splits/songs.in_graph"),
                 embedding=EMBEDDING,
             ),
             is_required=False,
@@ -245,7 +244,7 @@ def embeddings(
     metadata=columns(
         number=("BIGINT", "trial, from 0"),
         state=("VARCHAR", "complete, pruned (given up early) or fail"),
-        validation_ndcg=("DOUBLE", "of the trial's best epoch; null if it had none"),
+        validation_ndcg=("DOUBLE", "of the trial's best epoch; null if it had none", *LEARNED),
         is_best=("BOOLEAN", "the best complete trial"),
         n_epochs=("BIGINT", "epochs trained"),
         seconds=("DOUBLE", "of the trial"),
@@ -308,7 +307,7 @@ def hyperparameter_study(
     metadata=columns(
         variant=("VARCHAR", "what was changed"),
         seed=("BIGINT", "seed of the training"),
-        validation_ndcg=("DOUBLE", "of its best epoch"),
+        validation_ndcg=("DOUBLE", "of its best epoch", *LEARNED),
         best_epoch=("BIGINT", "the best epoch's number"),
         seconds=("DOUBLE", "of training"),
         mlflow_run_id=("VARCHAR", "its MLflow run, within that of the ablation"),

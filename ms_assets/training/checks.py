@@ -6,9 +6,11 @@ import dagster as dg
 import numpy as np
 
 from ms_assets.io_managers import Relation
-from ms_assets.vectors import vector_column
+from ms_assets.vectors import effective_rank, vector_column
 
 COLLAPSED = 0.95
+FEWEST_DIMENSIONS = 0.05
+"""Share of the dimensions that embeddings have to use; the sample's use 30 to 40 % of 128."""
 
 
 def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
@@ -17,22 +19,32 @@ def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
     is_long = abs(norms - 1) < 1e-3 if length_1 else norms > 0
     n_broken = int((~np.isfinite(vectors).all(axis=1) | ~is_long).sum())
     # The mean of unit vectors has length 1 when all are the same, and about 0 when they spread.
-    sameness = float(np.linalg.norm((vectors / norms.clip(min=1e-12)[:, None]).mean(axis=0)))
+    directions = vectors / norms.clip(min=1e-12)[:, None]
+    sameness = float(np.linalg.norm(directions.mean(axis=0)))
+    whole = len(vectors) > 0 and n_broken == 0 and (len(vectors) == 1 or sameness < COLLAPSED)
+    rank = effective_rank(directions) if whole else 0.0
     return dg.AssetCheckResult(
-        passed=len(vectors) > 0 and n_broken == 0 and (len(vectors) == 1 or sameness < COLLAPSED),
-        metadata={"n_rows": len(vectors), "n_broken_vectors": n_broken, "length_of_mean_direction": sameness},
+        passed=whole and rank >= FEWEST_DIMENSIONS * min(vectors.shape),
+        severity=dg.AssetCheckSeverity.WARN if whole else dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "n_rows": len(vectors),
+            "n_broken_vectors": n_broken,
+            "length_of_mean_direction": sameness,
+            "effective_rank": round(rank, 1),
+            "dimensions": vectors.shape[1],
+        },
     )
 
 
 @dg.asset_check(asset=["training", "user_embeddings"], blocking=True)
 def user_embeddings_are_healthy(user_embeddings: Relation) -> dg.AssetCheckResult:
-    """User embeddings are finite, of length 1, and not all the same."""
+    """User embeddings are finite, of length 1, and not all the same; a warning where they lie in few dimensions."""
     return _health(user_embeddings, "user_id", length_1=True)
 
 
 @dg.asset_check(asset=["training", "song_embeddings"], blocking=True)
 def song_embeddings_are_healthy(song_embeddings: Relation) -> dg.AssetCheckResult:
-    """Song embeddings are finite, longer than 0, and not all in one direction."""
+    """Song embeddings are finite, have a length and differ in direction; a warning where they lie in few dimensions."""
     return _health(song_embeddings, "song_id", length_1=False)
 
 

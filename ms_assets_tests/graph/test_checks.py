@@ -58,6 +58,23 @@ def test_edges_stand_for_every_event_of_train(found, n_train):
     assert (metadata(result)["n_events"], metadata(result)["n_train_events"]) == (4, n_train)
 
 
+def test_an_edge_of_an_event_that_is_held_out_is_found(table, duckdb):
+    names = "user_id song_id event_type"
+    train = [(0, 0, "like"), (0, 0, "listen"), (0, 0, "listen"), (1, 0, "listen")]
+    check = graph_checks.edges_are_of_train_alone
+
+    def result(*edges):
+        return check(duckdb, table(names, *edges), table(names, *train))
+
+    assert result(*sorted(set(train))).passed
+    assert result(train[0]).passed, "that an edge lacks is for another check to say"
+    for leaked in (0, 1, "listen"), (0, 0, "undislike"), (2, 0, "listen"):
+        found = result(*sorted({*train, leaked}))
+        assert not found.passed
+        assert metadata(found) == {"n_leaked": 1}
+        assert "user_id {} has song_id {} by a {}".format(*leaked) in found.description
+
+
 def test_what_is_called_a_graph_song_has_an_edge_and_a_cold_one_has_none():
     check = graph_checks.graph_songs_have_edges_and_cold_ones_none
     graph = random_graph(0)

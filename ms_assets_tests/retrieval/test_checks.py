@@ -73,6 +73,24 @@ def test_an_index_of_another_model_split_or_id_map_is_refused_by_name(indexed, c
     assert f"the index is of other data: {said}" in result.description
 
 
+def test_every_cold_song_is_placed_with_finite_numbers_of_one_length(table, duckdb):
+    songs = table("song_id in_graph", (0, True), (1, False), (2, False))
+
+    def passed(ids, vectors):
+        columns = {"song_id": np.array(ids), "embedding": fixed_size_list(np.array(vectors, np.float32).reshape(-1, 2))}
+        cold = duckdb.connection.from_arrow(pa.table(columns))
+        return retrieval.cold_songs_are_all_placed(cold, songs).passed
+
+    good = [[0.3, 0.4], [0.5, 0.0]]
+    assert passed([1, 2], good)
+    for ids, vectors in (([1], good[:1]), ([0, 1], good), ([2, 1], good), ([1, 2], [[0.3, 0.4], [0.4, 0.0]]),
+                         ([1, 2], [[0.3, np.nan], [0.5, 0.0]])):  # fmt: skip
+        assert not passed(ids, vectors), (ids, vectors)
+    none = table("song_id in_graph", (0, True))
+    empty = pa.table({"song_id": np.array([], int), "embedding": fixed_size_list(np.empty((0, 2), np.float32))})
+    assert retrieval.cold_songs_are_all_placed(duckdb.connection.from_arrow(empty), none).passed
+
+
 def test_nothing_is_recommended_from_an_index_of_other_users_or_songs(indexed):
     def recommended(item_id):
         columns = [
@@ -127,7 +145,7 @@ def replaced(old, *new):
     return [row for row in RECOMMENDED if row != old] + list(new)
 
 
-@pytest.mark.parametrize("method", set(retrieval.METHODS) - {"replay", "item_knn"})
+@pytest.mark.parametrize("method", sorted(set(retrieval.METHODS) - {"replay", "item_knn"}))
 def test_every_methods_recommendations_are_checked(check, method):
     assert check(RECOMMENDED, method).passed
     assert check(RECOMMENDED[::-1], method).passed

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 import torch
 
-from ms_assets_tests.workplace import PROGRAMS, Workplace, run_config
+from ms_assets_tests.workplace import FEW, PROGRAMS, Workplace, run_config
 
-QUICK = {"epochs": 4, "patience": 4, "neutral_negatives": 16}
+QUICK = {"epochs": 4, "patience": 4, "neutral_negatives": 16, "embedding_dim": 32}
 SETTINGS = {"training__lightgcn": {**QUICK, "checkpoint_seconds": 0, "refit": True}}
 TRAINING = 'key:"training/lightgcn" or key:"training/user_embeddings" or key:"training/song_embeddings"'
 
@@ -23,19 +23,22 @@ def workplace(tmp_path_factory):
     """A home with everything that training stands on, of the sample."""
     place = Workplace(tmp_path_factory.mktemp("killed"))
     needed = '+key:"graph/bipartite_graph" or +key:"splits/ground_truth" or +key:"splits/negatives"'
-    run = place.launch("--assets", needed)
+    run = place.launch("--assets", needed, config=FEW)
     assert run.returncode == 0, run.stdout
     return place
 
 
-@pytest.fixture(scope="module")
-def unbroken(workplace):
-    """What training makes of it when nothing happens."""
-    home = workplace.home.with_name("unbroken")
+def copied(workplace, name):
+    home = workplace.home.with_name(name)
     shutil.copytree(workplace.home, home, symlinks=True)
+    return home
+
+
+def trained(workplace, home):
+    """Train to the end; gives what the command printed."""
     run = workplace.launch("--assets", TRAINING, config=SETTINGS, home=home)
     assert run.returncode == 0, run.stdout
-    return home
+    return run.stdout
 
 
 def kill_when(workplace, home, stage, n_saved):
@@ -67,15 +70,13 @@ def tables(home):
     }
 
 
-@pytest.mark.parametrize(("stage", "n_saved"), [("fit", 3), ("refit", 2)])
-def test_a_killed_training_ends_with_the_embeddings_of_an_unbroken_one(workplace, unbroken, stage, n_saved):
-    home = workplace.home.with_name(f"killed_in_{stage}")
-    shutil.copytree(workplace.home, home, symlinks=True)
-    kill_when(workplace, home, stage, n_saved)
-    assert not (home / "data/training/lightgcn/sample.pt").exists()
-    run = workplace.launch("--assets", TRAINING, config=SETTINGS, home=home)
-    assert run.returncode == 0, run.stdout
-    assert "going on from a checkpoint" in run.stdout
+def test_a_training_killed_in_both_its_stages_ends_with_the_embeddings_of_an_unbroken_one(workplace):
+    unbroken, home = copied(workplace, "unbroken"), copied(workplace, "killed")
+    trained(workplace, unbroken)
+    for stage, n_saved in (("fit", 3), ("refit", 2)):
+        kill_when(workplace, home, stage, n_saved)
+        assert not (home / "data/training/lightgcn/sample.pt").exists()
+    assert "going on from a checkpoint" in trained(workplace, home)
     for name, table in tables(unbroken).items():
         assert table.equals(tables(home)[name])
     assert [path.name for path in (home / "data/training/lightgcn").iterdir()] == ["sample.pt"]

@@ -105,9 +105,9 @@ def step(graph, settings):
     steps = Steps(LightGCN(graph, settings), graph, (np.empty(0, int), np.empty(0, int)), settings, torch.device("cpu"))
     list(steps.epoch())
 
-settings = TrainingSettings(embedding_dim=128, batch_size=400_000, epochs=1)
+settings = TrainingSettings(embedding_dim=128, batch_size=200_000, epochs=1)
 step(random_graph(0), settings)
-n_users, n_songs, n_edges = 2_000, 120_000, 400_000
+n_users, n_songs, n_edges = 2_000, 60_000, 200_000
 graph, rng = random_graph(0, 12, 15), np.random.default_rng(0)
 graph["user"].num_nodes, songs = n_users, graph["song"]
 songs.x, songs.has_audio = torch.randn(n_songs, 128), torch.ones(n_songs, dtype=torch.bool)
