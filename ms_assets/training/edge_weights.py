@@ -31,17 +31,14 @@ class EdgeWeightMLP(nn.Module):
         rows, bucket = _buckets(edge_attributes)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("bucket", bucket, persistent=False)
-        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
-        self._start()
-
-    @torch.no_grad()
-    def _start(self) -> None:
-        hidden, out = self.layers[0], self.layers[2]
-        for unit, (column, worth) in enumerate(((COUNT, 0.5), (PLAYED_RATIO, 1.2))):
-            hidden.weight[unit] = 0.0
-            hidden.weight[unit, column], hidden.bias[unit], out.weight[0, unit] = 1.0, 0.0, worth
-        out.weight[0, 2:] *= 0.1
-        out.bias.fill_(-2.5)
+        hidden, out = nn.Linear(4, 8), nn.Linear(8, 1)
+        with torch.no_grad():
+            for unit, (column, worth) in enumerate(((COUNT, 0.5), (PLAYED_RATIO, 1.2))):
+                hidden.weight[unit] = 0.0
+                hidden.weight[unit, column], hidden.bias[unit], out.weight[0, unit] = 1.0, 0.0, worth
+            out.weight[0, 2:] *= 0.1
+            out.bias.fill_(-2.5)
+        self.layers = nn.Sequential(hidden, nn.ReLU(), out)
 
     def forward(self) -> Tensor:
         """The weights of all edges, float32 [n_edges]."""
