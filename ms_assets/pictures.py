@@ -41,9 +41,9 @@ def data_uri(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
-def to_markdown(picture: "Figure", title: str) -> str:
-    """Embed a figure as PNG in one line of Markdown."""
-    return f"![{title}]({data_uri(png(picture))})"
+def to_markdown(image: bytes, title: str) -> str:
+    """Embed a PNG in one line of Markdown."""
+    return f"![{title}]({data_uri(image)})"
 
 
 def table_to_markdown(frame: pl.DataFrame) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
@@ -21,7 +22,6 @@ from ms_assets.registry import Registry
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.figure import Figure
 
 
 def _silence_teardown() -> None:
@@ -301,8 +301,10 @@ class MLflowRun:
 
         mlflow.log_metrics(numbers)
 
-    def log_picture(self, picture: "Figure", name: str) -> None:
-        """Keep a figure among the run's artifacts."""
+    def log_picture(self, image: bytes, name: str) -> None:
+        """Keep a PNG among the run's artifacts."""
         import mlflow
 
-        mlflow.log_figure(picture, name)
+        with TemporaryDirectory() as folder:
+            (Path(folder) / name).write_bytes(image)
+            mlflow.log_artifact(str(Path(folder) / name))

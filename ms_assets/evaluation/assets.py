@@ -163,7 +163,10 @@ def leaderboard(
             "comparable_with_published": protocol.comparable,
             boards.NDCG_OF_LIGHTGCN: dg.MetadataValue.json(boards.ndcg_of_lightgcn(board)),
             "published": dg.MetadataValue.md(protocol.verdict()),
-            **{name: dg.MetadataValue.md(pictures.to_markdown(figure, name)) for name, figure in drawn.items()},
+            **{
+                name: dg.MetadataValue.md(pictures.to_markdown(pictures.png(figure), name))
+                for name, figure in drawn.items()
+            },
         },
     )
 

@@ -78,7 +78,7 @@ def bipartite_graph(
 def graph_statistics(bipartite_graph: Any) -> dg.MaterializeResult:
     """The graph in numbers: nodes, edges, types, degrees; and a picture of its degrees."""
     numbers = statistics.graph_statistics(bipartite_graph)
-    picture = pictures.to_markdown(statistics.degree_picture(bipartite_graph), "degrees")
+    picture = pictures.to_markdown(pictures.png(statistics.degree_picture(bipartite_graph)), "degrees")
     return dg.MaterializeResult(value=numbers, metadata={"degrees": dg.MetadataValue.md(picture)})
 
 

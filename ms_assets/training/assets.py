@@ -20,8 +20,6 @@ from ms_assets.training.resources import StudyStorage
 from ms_assets.vectors import fixed_size_list
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ms_assets.training.trainer import Trained
 
 asset = room("training")
@@ -77,8 +75,8 @@ def lightgcn(
             trained = trainer.refit(graph, explicit, trained, settings, processor, again)
         numbers, shown = _diagnosed(trained, graph, settings)
         run.log_summary(numbers)
-        for name, picture in shown.items():
-            run.log_picture(picture, f"{name.replace(' ', '_')}.png")
+        for name, image in shown.items():
+            run.log_picture(image, f"{name.replace(' ', '_')}.png")
     return dg.MaterializeResult(
         value={
             "settings": settings.model_dump(),
@@ -98,7 +96,7 @@ def lightgcn(
             "estimated_memory": memory.described(memory.estimate(memory.Sizes.of(bipartite_graph), settings)),
             "mlflow_run": dg.MetadataValue.url(run.url),
             **{name: round(number, 4) for name, number in numbers.items()},
-            **{name: _shown(picture, name) for name, picture in shown.items()},
+            **{name: _shown(image, name) for name, image in shown.items()},
         },
     )
 
@@ -118,10 +116,8 @@ def _training_settings(context: dg.AssetExecutionContext, tables: TableIOManager
     return settings_of(context, TrainingSettings, found=json.loads(best[0][0]))
 
 
-def _diagnosed(
-    trained: "Trained", graph: Any, settings: TrainingSettings
-) -> tuple[dict[str, float], dict[str, "Figure"]]:
-    """What there is to say and to show of a training."""
+def _diagnosed(trained: "Trained", graph: Any, settings: TrainingSettings) -> tuple[dict[str, float], dict[str, bytes]]:
+    """What there is to say of a training, and to show, as PNG: drawn once for Dagster and MLflow."""
     from ms_assets.training import curves, diagnostics
     from ms_assets.training.lightgcn import LightGCN
 
@@ -135,11 +131,11 @@ def _diagnosed(
     }
     if diagnosis.weights:
         shown["edge weights"] = diagnostics.weights_picture(diagnosis)
-    return diagnosis.numbers(), shown
+    return diagnosis.numbers(), {name: pictures.png(picture) for name, picture in shown.items()}
 
 
-def _shown(picture: "Figure", title: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(pictures.to_markdown(picture, title))
+def _shown(image: bytes, title: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(pictures.to_markdown(image, title))
 
 
 LEARNED = (
@@ -278,11 +274,11 @@ def hyperparameter_study(
         studies.search(study, settings, base, experiments.within(run, device, given))
         table = studies.trials(study)
         shown = {
-            "history": studies.history_picture(table),
-            "importance": studies.importance_picture(studies.importances(study)),
+            "history": pictures.png(studies.history_picture(table)),
+            "importance": pictures.png(studies.importance_picture(studies.importances(study))),
         }
-        for title, picture in shown.items():
-            run.log_picture(picture, f"{title}.png")
+        for title, image in shown.items():
+            run.log_picture(image, f"{title}.png")
     [best] = table.filter("is_best").to_dicts() or [{"validation_ndcg": None, "parameters": "{}"}]
     return dg.MaterializeResult(
         value=table,
@@ -293,7 +289,7 @@ def hyperparameter_study(
             "storage": study_storage.url(scale),
             "study": name,
             "mlflow_run": dg.MetadataValue.url(run.url),
-            **{title: _shown(picture, title) for title, picture in shown.items()},
+            **{title: _shown(image, title) for title, image in shown.items()},
         },
     )
 
@@ -332,14 +328,14 @@ def ablation(
     with mlflow.run(context) as run:
         table = ablations.table(base, seeds, experiments.within(run, device, given))
         summary = ablations.summary(table)
-        picture = ablations.picture(summary)
-        run.log_picture(picture, "ablation.png")
+        image = pictures.png(ablations.picture(summary))
+        run.log_picture(image, "ablation.png")
         run.log_summary({f"ndcg {name}": ndcg for name, ndcg in summary["variant", "validation_ndcg"].iter_rows()})
     return dg.MaterializeResult(
         value=table,
         metadata={
             "ablation": dg.MetadataValue.md(pictures.table_to_markdown(summary)),
-            "picture": _shown(picture, "ablation"),
+            "picture": _shown(image, "ablation"),
             "mlflow_run": dg.MetadataValue.url(run.url),
         },
     )
