@@ -19,7 +19,7 @@ from ms_assets.scales import PARTITION_TAG, SCALES
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_START = 180
-"""What a run may take from its entry in the history to its first step; Dagster's run monitoring grants as much."""
+"""What a run may take from leaving the queue to its first step; Dagster's run monitoring grants as much."""
 UNDER_WAY = [getattr(dg.DagsterRunStatus, name) for name in ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
 
 _kept_open: list[IO[str]] = []
@@ -115,7 +115,7 @@ def mark_lost(instance: dg.DagsterInstance) -> None:
             life.unlink(missing_ok=True)
     long_ago = datetime.now(UTC) - timedelta(seconds=SECONDS_TO_START)
     ours = {PARTITION_TAG: list(SCALES.get_partition_keys())}
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY, tags=ours, created_before=long_ago)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY, tags=ours, updated_before=long_ago)):
         if not life_of(instance, run.run_id).exists():
             _mark_if_unfinished(instance, run.run_id)
 

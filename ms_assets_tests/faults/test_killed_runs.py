@@ -17,14 +17,14 @@ import pytest
 
 from ms_assets import runs
 from ms_assets_tests.test_commands import CHECKPOINT, REPORT, artefacts, before_provenance, checkpoint, index
-from ms_assets_tests.workplace import PROGRAMS, Workplace, run_config
+from ms_assets_tests.workplace import FEW, PROGRAMS, Workplace, run_config
 from ms_assets_tests.worlds import World, listen, reaction
 
 logger = logging.getLogger(__name__)
 
 SETTINGS = {
-    "splits__users": {"min_events": 500},
-    "training__lightgcn": {"epochs": 2, "neutral_negatives": 8, "checkpoint_seconds": 0},
+    **FEW,
+    "training__lightgcn": {"epochs": 2, "neutral_negatives": 8, "embedding_dim": 32, "checkpoint_seconds": 0},
     "evaluation__user_metrics": {"ks": [10]},
 }
 N_KILLS = 50

@@ -140,15 +140,20 @@ def test_a_killed_run_is_marked_as_failed_and_no_other_is(start, instance, tmp_p
 def test_a_run_that_was_killed_before_its_first_step_is_marked_once_it_should_have_begun(instance, monkeypatch, status):
     run = create_run_for_test(instance, status=dg.DagsterRunStatus[status], tags={PARTITION_TAG: "50m"})
     of_others = create_run_for_test(instance, status=dg.DagsterRunStatus[status])
+    queued = create_run_for_test(instance, status=dg.DagsterRunStatus.NOT_STARTED, tags={PARTITION_TAG: "50m"})
     runs.mark_lost(instance)
     assert instance.get_run_by_id(run.run_id).status.value == status
+    later = datetime.now(UTC) + timedelta(seconds=runs.SECONDS_TO_START + 1)
 
     class Later(datetime):
         @classmethod
         def now(cls, tz=None):
-            return datetime.now(UTC) + timedelta(seconds=runs.SECONDS_TO_START + 1)
+            return later
 
+    left_the_queue = dg.DagsterEvent(dg.DagsterEventType.PIPELINE_STARTING.value, queued.job_name)
+    instance.run_storage.handle_run_event(queued.run_id, left_the_queue, later)
     monkeypatch.setattr(runs, "datetime", Later)
     runs.mark_lost(instance)
     assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
     assert instance.get_run_by_id(of_others.run_id).status.value == status
+    assert instance.get_run_by_id(queued.run_id).status == dg.DagsterRunStatus.STARTING
