@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,9 +46,9 @@ def serving(*command: str, folder: Path, environment: Mapping[str, str], log: Pa
         server.send_signal(signal.SIGINT)
         try:
             server.wait(timeout=20)
-        finally:
-            if server.returncode is None:
-                os.killpg(server.pid, signal.SIGKILL)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def eventually(condition: Callable[[], bool], log: Path) -> None:
