@@ -35,7 +35,7 @@ def take_pictures(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as logs:
         log = Path(logs) / "log"
         with serving(*dagster, folder=here, environment={"DAGSTER_HOME": str(here), **environment}, log=log) as address:
-            with looking(width=2000, height=1100) as page:
+            with looking(width=3600, height=1500, sharpness=0.6) as page:
                 _lineage(page, address)
                 page.screenshot(path=folder / "lineage.png")
             with looking(width=1520, height=1170) as page:
@@ -54,7 +54,7 @@ def _lineage(page: Page, address: str) -> None:
     page.goto(f"{address}/asset-groups")
     page.get_by_text("evaluation", exact=True).last.wait_for()
     for item in ("Change graph to vertical orientation", "Expand all groups"):
-        page.mouse.click(1000, 200, button="right")
+        page.mouse.click(1200, 200, button="right")
         page.get_by_role("menuitem", name=item).click()
         page.wait_for_timeout(SETTLED)
     page.get_by_text("Hide navigation").click()
