@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ms_assets.definitions import define
 from ms_assets.resources import Environment
-from ms_assets.scales import check_run_config
+from ms_assets.scales import CONFIGURED_OPS, check_run_config, config_schema
 from ms_assets.settings import SplitSettings, UserSettings
 from ms_assets_tests.worlds import World, listen
 
@@ -143,3 +143,12 @@ def test_the_command_runs_a_large_scale_with_a_process_per_step(environment, tmp
     assert run.returncode == 0, run.stderr
     assert "Launching subprocess" in run.stdout + run.stderr
     assert (environment / "data/raw/artist_item_mapping/500m.parquet").is_symlink()
+
+
+@pytest.mark.parametrize("op", CONFIGURED_OPS)
+def test_the_launchpad_tells_of_every_setting_what_it_does_and_its_default(op):
+    for name, field in config_schema(CONFIGURED_OPS[op]).items():
+        what, default = field.description.rsplit(" (default ", 1)
+        assert what.endswith((".", ")")), name
+        assert default.startswith(str(CONFIGURED_OPS[op].model_fields[name].default)), name
+        assert not field.is_required

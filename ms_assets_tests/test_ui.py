@@ -1,26 +1,23 @@
-"""The UI, as `dagster dev` serves it and as its pages ask it."""
+"""The UI, as `make ui` serves it: as its pages ask it, and as a browser shows it."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import time
 import urllib.request
 from collections.abc import Callable
 
+import dagster as dg
 import pytest
+from playwright.sync_api import expect
 
-from ms_assets_tests.contract import EXPERIMENTS, GROUPS, ON_REQUEST, OTHERS, SCALES, TABLES
+from ms_assets_tests.browser import CHROMIUM, PATIENCE, eventually, looking, select_assets, serving
+from ms_assets_tests.contract import EXPERIMENTS, GROUPS, ON_REQUEST, OTHERS, PUBLISHED, SCALES, TABLES
 from ms_assets_tests.workplace import PROGRAMS, Workplace
 
-PATIENCE = 90
-"""Seconds that a server may take to start, or a run to finish, on a busy machine."""
 CHEAP = ["raw", "artist_item_mapping"]
 
 ASSETS = """
 { assetNodes { assetKey { path } groupName partitionKeys kinds description owners { ... on TeamAssetOwner { team } } } }
 """
+WHERE = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 LAUNCH = """
 mutation ($params: ExecutionParams!) {
   launchPipelineExecution(executionParams: $params) {
@@ -51,13 +48,21 @@ def workplace(tmp_path_factory) -> Workplace:
     return Workplace(tmp_path_factory.mktemp("ui"))
 
 
+def log(workplace):
+    return workplace.folder / "ui.log"
+
+
 @pytest.fixture(scope="module")
-def ask(workplace):
+def address(workplace):
+    """A running UI with its daemon, as `make ui` starts them."""
+    command = (str(PROGRAMS / "dg"), "dev")
+    with serving(*command, folder=workplace.folder, environment=workplace.environment, log=log(workplace)) as address:
+        yield address
+
+
+@pytest.fixture
+def ask(address):
     """Ask the running UI's GraphQL a question; gives the data of the answer."""
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
 
     def post(query: str, **variables) -> dict:
         body = json.dumps({"query": query, "variables": variables}).encode()
@@ -67,41 +72,7 @@ def ask(workplace):
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
-    log = workplace.folder / "ui.log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [str(PROGRAMS / "dagster"), "dev", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=workplace.folder,
-            env=workplace.environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        eventually(lambda: urllib.request.urlopen(f"{address}/server_info", timeout=5).status == 200)
-        yield post
-    except TimeoutError:
-        pytest.fail(log.read_text())
-    finally:
-        server.send_signal(signal.SIGINT)
-        try:
-            server.wait(timeout=20)
-        finally:
-            if server.returncode is None:
-                os.killpg(server.pid, signal.SIGKILL)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds; a refused connection counts as not yet."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass
-        time.sleep(0.2)
-    raise TimeoutError
+    return post
 
 
 def test_the_ui_shows_every_asset_in_the_six_groups_with_four_partitions_each(ask):
@@ -119,9 +90,10 @@ def test_every_asset_says_what_it_is_what_it_is_made_with_and_who_owns_it(ask):
 
 
 def test_a_partition_that_is_launched_from_its_page_becomes_materialised(ask, workplace):
+    [repository] = ask(WHERE)["repositoriesOrError"]["nodes"]
     selector = {
-        "repositoryLocationName": "ms_assets.definitions",
-        "repositoryName": "__repository__",
+        "repositoryLocationName": repository["location"]["name"],
+        "repositoryName": repository["name"],
         "pipelineName": "__ASSET_JOB",
         "assetSelection": [{"path": CHEAP}],
         "assetCheckSelection": [],
@@ -141,10 +113,48 @@ def test_a_partition_that_is_launched_from_its_page_becomes_materialised(ask, wo
         answer.update(ask(STATUS, run=launched["run"]["runId"], asset={"path": CHEAP}))
         return answer["runOrError"]["status"] in ("SUCCESS", "FAILURE")
 
-    eventually(finished)
+    eventually(finished, log(workplace))
     assert answer["runOrError"]["status"] == "SUCCESS"
     statuses = answer["assetNodeOrError"]["assetPartitionStatuses"]
     assert statuses["materializedPartitions"] == ["sample"]
     assert statuses["failedPartitions"] == []
     assert sorted(statuses["unmaterializedPartitions"]) == ["500m", "50m", "5b"]
     assert (workplace.home / "data" / "raw" / "artist_item_mapping" / "sample.parquet").is_symlink()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+def test_a_partition_that_a_person_materialises_by_clicks_turns_green(address, workplace):
+    with looking() as page:
+        select_assets(page, address, '+key:"splits/users"')
+        page.get_by_role("button", name="Materialize all").click()
+        page.get_by_text("Select a partition").click()
+        page.get_by_role("menuitem", name="sample").click()
+        page.get_by_placeholder("Filter partitions").press("Escape")
+        dialog = page.get_by_role("dialog").filter(has_text="Launch runs to materialize 6 assets")
+        dialog.get_by_role("button", name="Launch 1 run").click()
+        expect(dialog).to_be_hidden(timeout=1e3 * PATIENCE)
+
+        page.goto(f"{address}/assets/splits/users?view=partitions")
+        expect(page.get_by_text("Materialized (1)")).to_be_visible(timeout=1e3 * PATIENCE)
+        dots = {scale: page.locator(f"[data-tooltip='{scale}'] + div") for scale in SCALES}
+        colours = {scale: dot.evaluate("dot => dot.style.background") for scale, dot in dots.items()}
+        assert {scale for scale, colour in colours.items() if "green" in colour} == {"sample"}
+        red, green, blue = dots["sample"].evaluate(
+            "dot => getComputedStyle(dot).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+        )
+        assert green > max(red, blue)
+
+        page.goto(f"{address}/runs")
+        page.locator("a[href^='/runs/']").first.click()
+        expect(page.get_by_label("run_success").first).to_be_visible(timeout=1e3 * PATIENCE)
+        run = page.url.rsplit("/", 1)[1]
+
+    with workplace.instance() as instance:
+        record = instance.get_run_by_id(run)
+        assert record.status == dg.DagsterRunStatus.SUCCESS
+        assert record.tags["dagster/partition"] == "sample"
+        assert {key.to_user_string() for key in record.asset_selection} == PUBLISHED | {
+            "splits/candidate_songs",
+            "splits/users",
+        }
+    assert (workplace.home / "data" / "splits" / "users" / "sample.parquet").is_file()
