@@ -11,7 +11,7 @@
 Propagation draws all nodes towards one direction, which says nothing of taste; less their mean, vectors differ by
 taste alone (as word vectors do: Mu and Viswanath, 2018, arXiv 1702.01417). How often a song is heard is its length, so
 that popularity counts in proportion to how near the song is to the user. A cold song has no edges, so x_s = s_0: it
-lies in the same space as the rest.
+lies in the same space as the rest. Nobody knows how popular it will be: its length is 1, the geometric mean.
 """
 
 import warnings
@@ -221,7 +221,6 @@ class LightGCN(nn.Module):
     """The whole model over one graph: users first, then graph songs, then whichever cold songs are asked for."""
 
     lengths: Tensor
-    cold_length: Tensor
 
     def __init__(self, graph: "HeteroData", settings: TrainingSettings) -> None:
         super().__init__()
@@ -241,7 +240,6 @@ class LightGCN(nn.Module):
         popularity = settings.popularity * torch.log1p(n_edges.float())[:, None]
         of_songs = (popularity - popularity.mean()).exp()
         self.register_buffer("lengths", torch.cat([torch.ones(self.n_users, 1), of_songs]), persistent=False)
-        self.register_buffer("cold_length", (-popularity.mean()).exp(), persistent=False)
 
     def _first_residual(self, settings: TrainingSettings) -> Tensor:
         # Songs of which nothing else is known must differ from the start.
@@ -278,7 +276,7 @@ class LightGCN(nn.Module):
         if not len(cold):
             return finished
         # Of a handful of cold songs no gradient goes into the centre of all the others.
-        return torch.cat([finished, unit(cold - centre(warm[self.n_users :]).detach()) * self.cold_length])
+        return torch.cat([finished, unit(cold - centre(warm[self.n_users :]).detach())])
 
     def noisy(self, features: SongFeatures, propagation: Propagation | None, noise: Noise) -> tuple[Tensor, Tensor]:
         """As `forward`, with noise on every layer; and of the first noisy layer, [n_users + n_graph_songs, d]."""
