@@ -122,7 +122,7 @@ def other_graph():
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"learning_rate": 0.5}, ["learning_rate: the checkpoint's 0.02, this training's 0.5"]),
+        ({"learning_rate": 0.5}, ["learning_rate: the checkpoint's 0.001, this training's 0.5"]),
         ({"seed": 7, "layers": 1}, ["seed: the checkpoint's 0", "layers: the checkpoint's 2, this training's 1"]),
         (
             {"graph": other_graph()},
