@@ -8,41 +8,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FULL = os.strerror(errno.ENOSPC)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the path and what to do when the disk is full, in whatever words a library says so."""
+    try:
+        yield
+    except Exception as error:
+        if _is_of_a_full_disk(error):
+            raise OSError(errno.ENOSPC, f"{FULL}: make room, then run the same again", str(path)) from error
+        raise
+
+
+def _is_of_a_full_disk(error: BaseException | None) -> bool:
+    return error is not None and (FULL in str(error) or _is_of_a_full_disk(error.__cause__ or error.__context__))
+
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Give a path to write a file or folder to; rename it to `path` when the body succeeds, remove it when it fails.
-
-    Raises:
-        OSError: the disk is full, in whatever words a library says so.
-    """
+    """Give a path to write a file or folder to; rename it to `path` when the body succeeds, remove it when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     former = path.with_name(f".{path.name}.{os.getpid()}.former.unfinished")
     remove(unfinished)
     try:
-        yield unfinished
-        if not unfinished.is_symlink():
-            for written in (*unfinished.rglob("*"), unfinished):
-                flush(written)
-        if path.is_dir():  # A folder takes another's place only when that is empty or gone.
-            path.replace(former)
-        unfinished.replace(path)
-        flush(path.parent)
-    except Exception as error:
-        if _is_of_a_full_disk(error):
-            raise OSError(errno.ENOSPC, f"{FULL}: make room, then run the same again", str(path)) from error
-        raise
+        with writing(path):
+            yield unfinished
+            if not unfinished.is_symlink():
+                for written in (*unfinished.rglob("*"), unfinished):
+                    flush(written)
+            if path.is_dir():  # A folder takes another's place only when that is empty or gone.
+                path.replace(former)
+            unfinished.replace(path)
+            flush(path.parent)
     finally:
         remove(unfinished)
-        remove(former)
-
-
-FULL = os.strerror(errno.ENOSPC)
-
-
-def _is_of_a_full_disk(error: BaseException | None) -> bool:
-    return error is not None and (FULL in str(error) or _is_of_a_full_disk(error.__cause__ or error.__context__))
+        _put_back(former, path)
 
 
 class DamagedFileError(RuntimeError):
@@ -67,10 +70,16 @@ def sweep(folder: Path, name: str = "*") -> None:
     """
     # The second pattern is of files that are hidden themselves, such as checkpoints.
     for left in [*folder.rglob(f".{name}.*.unfinished"), *folder.rglob(f"..{name}.*.unfinished")]:
-        place = left.with_name(left.name[1:].rsplit(".", 3)[0])
-        if left.name.endswith(".former.unfinished") and not place.exists():
-            left.replace(place)
+        if left.name.endswith(".former.unfinished"):
+            _put_back(left, left.with_name(left.name[1:].rsplit(".", 3)[0]))
         remove(left)
+
+
+def _put_back(former: Path, place: Path) -> None:
+    """Give a folder its place back, unless another has it; then it goes."""
+    if former.is_dir() and not place.exists():
+        former.replace(place)
+    remove(former)
 
 
 def remove(path: Path) -> None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ms_assets import lineage, runs
-from ms_assets.files import published, reading, sha256
+from ms_assets.files import published, reading, sha256, writing
 from ms_assets.resources import DuckDB
 from ms_assets.scales import PARTITION_TAG
 from ms_assets.schemas import LINEAGE, SCHEMA, declared, described, difference
@@ -153,7 +153,7 @@ class TableIOManager(ArtefactIOManager):
 
         Inside this context, give each back as an output's value to publish it; the others are removed.
         """
-        with ExitStack() as stack:
+        with writing(Path(self.base_dir)), ExitStack() as stack:
             writers = {}
             for name, key in keys.items():
                 path = self._path(key, scale).with_name(f".{scale}.draft.{os.getpid()}.unfinished")

@@ -1,5 +1,7 @@
 """Files that are cut short, or full of something else: never read as if whole, and the error says what to do."""
 
+from pathlib import Path
+
 import dagster as dg
 import numpy as np
 import polars as pl
@@ -7,7 +9,7 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from ms_assets.files import DamagedFileError, sweep
+from ms_assets.files import DamagedFileError, published, sweep
 from ms_assets.io_managers import CheckpointOnDisk, IndexOfOrigin
 from ms_assets.scales import SCALES
 
@@ -108,3 +110,21 @@ def test_a_folder_whose_replacement_was_killed_half_way_gets_its_place_back(tmp_
     sweep(tmp_path, "50m")
     assert [path.name for path in tmp_path.iterdir()] == ["50m"]
     assert (tmp_path / "50m/page").read_text() == ("new" if replaced else "former")
+
+
+def test_a_folder_whose_replacement_was_interrupted_half_way_keeps_its_place(tmp_path, monkeypatch):
+    place = tmp_path / "50m"
+    place.mkdir()
+    (place / "page").write_text("former")
+    replace = Path.replace
+
+    def interrupted(self, target):
+        if target == place and not self.name.endswith(".former.unfinished"):
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), published(place) as unfinished:
+        unfinished.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["50m"]
+    assert (place / "page").read_text() == "former"
