@@ -247,7 +247,7 @@ def test_what_a_column_is_said_to_be_made_of_holds_its_values(pipeline, first_ru
 def test_everything_after_the_training_names_its_mlflow_run_and_nothing_else_does(first_run):
     _, materialisations = first_run
     trained = {CHECKPOINT, "training/user_embeddings", "training/song_embeddings", "retrieval/cold_songs",
-               "retrieval/song_index", "retrieval/lightgcn", "retrieval/lightgcn_replay"}  # fmt: skip
+               "retrieval/song_index", "retrieval/lightgcn", "retrieval/lightgcn_replay", "retrieval/served_model"}  # fmt: skip
     named = {key: found.metadata["mlflow_run"].value for key, found in materialisations.items()
              if "mlflow_run" in found.metadata}  # fmt: skip
     assert set(named) == trained | {key for key in materialisations if key.startswith("evaluation/")}
