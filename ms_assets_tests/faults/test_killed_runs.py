@@ -69,6 +69,9 @@ def broken(tmp_path_factory):
     place = Workplace(tmp_path_factory.mktemp("broken"))
     WORLD.write(place.folder / "world")
     source = {"MS_ASSETS_SOURCE": str(place.folder / "world")}
+    # Dagster's SQLite stores, made by two processes at the same moment, would have two versions for ever after.
+    with place.instance():
+        pass
     unbroken = start(place, place.folder / "unbroken", SPLITS, **source)
     killed = start(place, place.home, SPLITS, **source)
     while not (place.home / "data/splits/users/50m.parquet").exists():
