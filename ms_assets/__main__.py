@@ -31,11 +31,13 @@ def main(arguments: list[str]) -> int:
             case ["champion", scale] if scale in scales:
                 _print_champion(_registry(scale))
             case ["promote", scale, version] if scale in scales and version.isdecimal():
-                champion.by_hand(_registry(scale), int(version))
-                _print_champion(_registry(scale))
+                registry = _registry(scale)
+                champion.by_hand(registry, int(version))
+                _print_champion(registry)
             case ["rollback", scale] if scale in scales:
-                champion.roll_back(_registry(scale))
-                _print_champion(_registry(scale))
+                registry = _registry(scale)
+                champion.roll_back(registry)
+                _print_champion(registry)
             case _:
                 known = f"{{{','.join(scales)}}}"
                 orders = ("", "champion ", "promote ", "rollback ")

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from ms_assets import runs
+from ms_assets import lineage, runs
 from ms_assets.files import sweep
 from ms_assets.raw.resources import YambdaSource
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, SourceError
@@ -190,11 +190,8 @@ def _made_from_another(instance: dg.DagsterInstance, dataset: str, commit: str) 
     """The scales that have a raw table of the dataset at another commit."""
 
     def is_another(scale: str, table: str) -> bool:
-        of_table = dg.AssetRecordsFilter(asset_key=dg.AssetKey(["raw", table]), asset_partitions=[scale])
-        found = instance.fetch_materializations(of_table, limit=1).records
-        if not found or (made := found[0].asset_materialization) is None:
-            return False
-        return made.metadata["source"].value == dataset and made.metadata["revision"].value != commit
+        latest = lineage.history(instance, dg.AssetKey(["raw", table]), scale)
+        return any(made.metadata["source"] == dataset and made.metadata["revision"] != commit for made in latest)
 
     return [scale for scale in SCALES.get_partition_keys() if any(is_another(scale, table) for table in ALWAYS)]
 

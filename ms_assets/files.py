@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,9 +100,14 @@ def flush(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file's content; of a folder's, that of its files' names and sha256."""
+    """The sha256 of a file's content; of a folder's, that of all its files."""
     if path.is_dir():
-        content = "".join(f"{file.name} {sha256(file)}\n" for file in sorted(path.iterdir()))
-        return hashlib.sha256(content.encode()).hexdigest()
+        return sha256_of_all(path.iterdir())
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_all(files: Iterable[Path]) -> str:
+    """The sha256 of the names and contents of some files, in whichever order they are given."""
+    content = "".join(f"{file.name} {sha256(file)}\n" for file in sorted(files, key=lambda file: file.name))
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -5,7 +5,6 @@ tags of the versions, written before the alias moves: a process killed in betwee
 next decision does it again.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
+
+from ms_assets.files import sha256_of_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +174,7 @@ class Registry:
         try:
             with self.files(version) as folder:
                 code = (file for file in folder.iterdir() if file.suffix == ".py")
-                return _digest([*code, *(folder / DATA).iterdir()]) == version.tags.get(CONTENT)
+                return sha256_of_all([*code, *(folder / DATA).iterdir()]) == version.tags.get(CONTENT)
         except FileNotFoundError:
             return False
 
@@ -183,7 +184,7 @@ class Registry:
         A version counts only when its files are whole: what a killed process began is never seen, and what was damaged
         is registered anew.
         """
-        wanted = _digest([candidate.code, *candidate.data])
+        wanted = sha256_of_all([candidate.code, *candidate.data])
         for version in reversed(self.versions()):
             if version.tags.get(CONTENT) == wanted and self.intact(version):
                 return version, False
@@ -267,15 +268,6 @@ class Registry:
 
     def _tag(self, version: Version, name: str, value: str) -> None:
         self._client.set_model_version_tag(self.name, str(version.number), name, value)
-
-
-def _digest(files: list[Path]) -> str:
-    """sha256 over names and bytes."""
-    total = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.name):
-        with file.open("rb") as opened:
-            total.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def _now() -> str:

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Self
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
+
+Relation = duckdb.DuckDBPyRelation
 
 
 def vector_column(table: pa.Table, name: str) -> NDArray[np.float32]:
@@ -24,6 +27,11 @@ def vector_column(table: pa.Table, name: str) -> NDArray[np.float32]:
     if rest or column.null_count or not pa.compute.all(pa.compute.equal(lengths, width)).as_py():
         raise ValueError(f"column {name}: expected lists of one length in every row")
     return np.array(values.reshape(len(column), width), np.float32)
+
+
+def embeddings(table: Relation, key: str) -> NDArray[np.float32]:
+    """The column `embedding` of a table in the order of its key, float32 [rows, dimensions]."""
+    return vector_column(table.order(key).to_arrow_table(), "embedding")
 
 
 def fixed_size_list(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:

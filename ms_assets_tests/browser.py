@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
+
+from ms_assets_tests.workplace import free_port
 
 PATIENCE = 90
 """Seconds that a server may take to start, a page to show something, or a run to finish, on a busy machine."""
@@ -26,9 +27,7 @@ def serving(*command: str, folder: Path, environment: Mapping[str, str], log: Pa
     Raises:
         TimeoutError: with what the server printed, if it does not answer.
     """
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
         server = subprocess.Popen(

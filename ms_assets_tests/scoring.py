@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_assets.registry import Registry
-from ms_assets_tests.workplace import PROGRAMS, ROOT
+from ms_assets_tests.workplace import PROGRAMS, ROOT, free_port
 
 JSON = {"Content-Type": "application/json"}
 STARTS_WITHIN = 120
@@ -50,9 +49,7 @@ class Server:
 @contextmanager
 def serving(registry: Registry, log: Path) -> Iterator[Server]:
     """`mlflow models serve` for the champion, ended with all its processes when the body ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     model = ["-m", f"models:/{registry.name}@champion", "--env-manager", "local"]
     inherited = os.environ | {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     with log.open("wb") as output:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,13 @@ class Workplace:
         """Every artefact's inode and time of change: a file that was replaced differs."""
         entries = {str(path): path.lstat() for path in (self.home / "data").rglob("*")}
         return {path: (entry.st_ino, entry.st_mtime_ns) for path, entry in entries.items()}
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        return chosen.getsockname()[1]
 
 
 def run_config(settings: dict) -> str:

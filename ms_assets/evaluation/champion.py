@@ -9,28 +9,22 @@ import polars as pl
 from ms_assets.evaluation.comparison import JUDGED_BY, Comparison, K, Today, compare
 from ms_assets.registry import ALIAS, DATA, ROLLED_BACK, SINCE, ChampionError, Registry, Version
 from ms_assets.retrieval.served import Knowledge
-from ms_assets.schemas import each
 
 KNOWN_AT_LEAST = 0.5
 """Share of today's users, and of their targets, that a champion must know; below, its data are of another time."""
 
-COMPARED = (
-    *each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance"),
-    *each("splits/train", "user_id", "song_id"),
-    "retrieval/served_model.content",
-)
-COLUMNS: dict[str, tuple[str, ...]] = {
+COLUMNS: dict[str, tuple[str, str]] = {
     "name": ("VARCHAR", "registered model"),
     "challenger": ("BIGINT", "its version that was compared"),
     "champion_before": ("BIGINT", "version that was champion then; null if there was none"),
     "champion": ("BIGINT", "version that is champion now; null if there is none"),
     "promoted": ("BOOLEAN", "the challenger became champion"),
     "reason": ("VARCHAR", "why, in words"),
-    "challenger_mean": ("DOUBLE", f"the challenger's mean {JUDGED_BY}", *COMPARED),
-    "champion_mean": ("DOUBLE", "the former champion's", *COMPARED),
-    "difference": ("DOUBLE", "challenger minus champion", *COMPARED),
-    "ci_low": ("DOUBLE", "lower end of the paired 95% bootstrap interval over users", *COMPARED),
-    "ci_high": ("DOUBLE", "upper end of the interval", *COMPARED),
+    "challenger_mean": ("DOUBLE", f"the challenger's mean {JUDGED_BY}"),
+    "champion_mean": ("DOUBLE", "the former champion's"),
+    "difference": ("DOUBLE", "challenger minus champion"),
+    "ci_low": ("DOUBLE", "lower end of the paired 95% bootstrap interval over users"),
+    "ci_high": ("DOUBLE", "upper end of the interval"),
     "n_users": ("BIGINT", "users compared"),
     "n_users_dropped": ("BIGINT", "users with a target whom one model does not know, or with no target left"),
     "n_songs": ("BIGINT", "songs that both models know"),
@@ -40,7 +34,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """Of the table of the decision, with null where nothing was compared."""
 TYPES = {"BIGINT": pl.Int64, "BOOLEAN": pl.Boolean, "VARCHAR": pl.String, "DOUBLE": pl.Float64}
-SCHEMA = pl.Schema({name: TYPES[type_] for name, (type_, *_) in COLUMNS.items()})
+SCHEMA = pl.Schema({name: TYPES[type_] for name, (type_, _) in COLUMNS.items()})
 
 
 def decide(registry: Registry, number: int, today: Today) -> dict[str, Any]:

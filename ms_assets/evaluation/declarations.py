@@ -118,4 +118,11 @@ LEADERBOARD = columns(
     n_users=("BIGINT", "users for whom the metric is defined", *MEASURED),
 )
 
-CHAMPION = columns(**champion.COLUMNS)
+COMPARED = (
+    *each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance"),
+    *HEARD,
+    "retrieval/served_model.content",
+)
+JUDGED = ("challenger_mean", "champion_mean", "difference", "ci_low", "ci_high")
+
+CHAMPION = columns(**{name: (*told, *COMPARED) if name in JUDGED else told for name, told in champion.COLUMNS.items()})

@@ -26,7 +26,7 @@ from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.scales import config_schema, room, settings_of
 from ms_assets.schemas import each
 from ms_assets.settings import IndexSettings
-from ms_assets.vectors import Ragged, fixed_size_list
+from ms_assets.vectors import Ragged, embeddings, fixed_size_list
 
 asset = room("retrieval")
 SEED = 0
@@ -53,8 +53,8 @@ def cold_songs(
     song_embeddings: Relation,
 ) -> dg.MaterializeResult[pa.Table]:
     """One row per song without a train event: where it lies among the trained ones, neither buried nor flooding."""
-    audience, user_vectors = inputs.audience(users, songs, train), inputs.vectors(user_embeddings, "user_id")
-    n_trained, encoded = audience.n_graph_songs, inputs.vectors(song_embeddings, "song_id")
+    audience, user_vectors = inputs.audience(users, songs, train), embeddings(user_embeddings, "user_id")
+    n_trained, encoded = audience.n_graph_songs, embeddings(song_embeddings, "song_id")
     artists = Ragged.from_column(songs.order("song_id").to_arrow_table(), "artist_ids")
     unit, known = cold_start.directions(encoded[n_trained:], encoded[:n_trained], artists)
     fit = cold_start.calibrate(user_vectors, encoded[:n_trained], unit, inputs.tuner(ground_truth, audience))
@@ -95,7 +95,7 @@ def song_index(
     """A Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids."""
     settings = settings_of(context, IndexSettings)
     vectors = cold_start.indexed_vectors(song_embeddings, cold_songs)
-    user_vectors = inputs.vectors(user_embeddings, "user_id")
+    user_vectors = embeddings(user_embeddings, "user_id")
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
     kind = indexing.choose(len(vectors), vectors.shape[1], len(user_vectors), settings.queries == "single")
     built = indexing.build(vectors, item_id, user_vectors, kind)
@@ -180,7 +180,7 @@ def lightgcn(
     users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, user_embeddings: Relation
 ) -> Recommended:
     """LightGCN: the songs whose embeddings lie nearest to the user's, found in the index."""
-    audience, vectors = inputs.audience(users, songs, train), inputs.vectors(user_embeddings, "user_id")
+    audience, vectors = inputs.audience(users, songs, train), embeddings(user_embeddings, "user_id")
     return _recommended(audience, partial(_from_index, song_index, audience, vectors))
 
 
@@ -195,8 +195,8 @@ def lightgcn_replay(
     song_embeddings: Relation,
 ) -> Recommended:
     """LightGCN with the user's own songs raised by how often they were played, as much as serves view `all` best."""
-    audience, user_vectors = inputs.audience(users, songs, train), inputs.vectors(user_embeddings, "user_id")
-    trained = inputs.vectors(song_embeddings.filter("NOT cold"), "song_id")
+    audience, user_vectors = inputs.audience(users, songs, train), embeddings(user_embeddings, "user_id")
+    trained = embeddings(song_embeddings.filter("NOT cold"), "song_id")
     found = _from_index(song_index, audience, user_vectors)
     make = partial(blend.lightgcn_replay, found, user_vectors, trained, audience.history)
     return _tuned(audience, ground_truth, blend.BLEND_GRID, make, views=["all"])
@@ -297,7 +297,7 @@ def served_model(
     known = served.Knowledge(
         uid=audience.uid,
         item_id=audience.item_id,
-        users=inputs.vectors(user_embeddings, "user_id"),
+        users=embeddings(user_embeddings, "user_id"),
         songs=cold_start.indexed_vectors(song_embeddings, cold_songs),
         heard=audience.history.songs,
     )

@@ -12,7 +12,7 @@ from ms_assets.retrieval.cold_start import indexed_vectors
 from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, differences, origin, recall_at
 from ms_assets.retrieval.recommendations import TOP_K
 from ms_assets.retrieval.recommenders import METHODS
-from ms_assets.vectors import vector_column
+from ms_assets.vectors import embeddings, vector_column
 
 
 @dg.asset_check(
@@ -35,7 +35,7 @@ def index_finds_the_nearest_songs(
 ) -> dg.AssetCheckResult:
     """The stored index is of this training, split and id map, holds every song, and finds what exact search finds."""
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
-    users = vector_column(user_embeddings.order("user_id").to_arrow_table(), "embedding")
+    users = embeddings(user_embeddings, "user_id")
     vectors = indexed_vectors(song_embeddings, cold_songs)
     index, expected = song_index.index, origin(lightgcn, item_id, users, vectors)
     if len(vectors) != len(item_id):

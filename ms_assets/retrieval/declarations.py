@@ -19,7 +19,7 @@ COLD_SONGS = columns(
     ),
     embedding=(
         "FLOAT[]",
-        "direction by encoding and artist; length by calibration, 1 for trained songs",
+        "direction by encoding and artist; length by calibration",
         "training/song_embeddings.embedding",
         "training/user_embeddings.embedding",
         "splits/songs.artist_ids",

@@ -1,19 +1,11 @@
 """From the tables of earlier rooms to the arrays that recommenders are made of."""
 
 import duckdb
-import numpy as np
-from numpy.typing import NDArray
 
 from ms_assets.retrieval.recommendations import Audience, History
 from ms_assets.retrieval.tuning import Tuner
-from ms_assets.vectors import vector_column
 
 Relation = duckdb.DuckDBPyRelation
-
-
-def vectors(table: Relation, key: str) -> NDArray[np.float32]:
-    """The column `embedding` in the order of the key, float32 [rows, d]."""
-    return vector_column(table.order(key).to_arrow_table(), "embedding")
 
 
 def audience(users: Relation, songs: Relation, train: Relation) -> Audience:

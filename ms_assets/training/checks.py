@@ -6,7 +6,7 @@ import dagster as dg
 import numpy as np
 
 from ms_assets.io_managers import Relation
-from ms_assets.vectors import effective_rank, vector_column
+from ms_assets.vectors import effective_rank, embeddings
 
 COLLAPSED = 0.95
 FEWEST_DIMENSIONS = 0.05
@@ -14,7 +14,7 @@ FEWEST_DIMENSIONS = 0.05
 
 
 def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
-    vectors = vector_column(table.order(key).to_arrow_table(), "embedding")
+    vectors = embeddings(table, key)
     norms = np.linalg.norm(vectors, axis=1)
     is_long = abs(norms - 1) < 1e-3 if length_1 else norms > 0
     n_broken = int((~np.isfinite(vectors).all(axis=1) | ~is_long).sum())

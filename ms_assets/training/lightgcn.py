@@ -236,7 +236,7 @@ class LightGCN(nn.Module):
         user, song = edges.edge_index
         self.adjacency = Adjacency.of(user, song, self.n_users, self.n_graph_songs)
         self.features = features
-        n_edges = torch.bincount(song, minlength=self.n_graph_songs)
+        n_edges = self.adjacency.offsets[self.n_users :].diff()
         popularity = settings.popularity * torch.log1p(n_edges.float())[:, None]
         of_songs = (popularity - popularity.mean()).exp()
         self.register_buffer("lengths", torch.cat([torch.ones(self.n_users, 1), of_songs]), persistent=False)

@@ -152,7 +152,7 @@ def test_a_champion_whose_files_may_not_be_read_is_not_taken_for_gone(registry, 
     def forbidden(*_):
         raise PermissionError("users.parquet")
 
-    monkeypatch.setattr(registries, "_digest", forbidden)
+    monkeypatch.setattr(registries, "sha256_of_all", forbidden)
     with pytest.raises(PermissionError):
         decide(registry, 2, planted.today())
     assert champion_of(registry) == 1

@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional
 
 from ms_assets.ranking import Judgements
-from ms_assets.settings import TrainingSettings
 from ms_assets.training import propagation as propagations
 from ms_assets.training.lightgcn import LightGCN, centred, unit
 from ms_assets.training.objectives import info_nce
@@ -14,18 +13,11 @@ from ms_assets.training.propagation import Adjacency, Noise, Propagation, propag
 from ms_assets.training.steps import Steps, n_pieces
 from ms_assets.training.trainer import train
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, random_graph, two_blocks
+from ms_assets_tests.training.test_trainer import settings_of
 
 CPU = torch.device("cpu")
 GRAPH, HELD_OUT = two_blocks()
 EXPLICIT = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
-SMALL = {
-    "embedding_dim": 16,
-    "layers": 2,
-    "epochs": 6,
-    "batch_size": 128,
-    "neutral_negatives": 16,
-    "learning_rate": 0.02,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +26,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n_threads)
-
-
-def settings_of(**changed):
-    return TrainingSettings(**{**SMALL, **changed})
 
 
 def gradients(device=CPU, **changed):
