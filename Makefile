@@ -2,14 +2,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# `make demo EXTRAS=gpu,dev` installs the CUDA build of Faiss instead.
-EXTRAS ?= cpu,dev
+TESTABLE := $(VENV)/.testable
+PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+# `make FAISS=gpu demo` installs the CUDA build of Faiss instead.
+FAISS ?= cpu
 
 # As if the environment were activated, for dg looks for it.
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help demo test lint format ui mlflow clean
+.PHONY: help install demo test lint format ui mlflow pictures clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,22 +19,28 @@ help: ## Show this list
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(PIP) '.[$(FAISS)]'
 	touch $@
+
+$(TESTABLE): $(INSTALLED)
+	$(PIP) '.[dev]'
+	touch $@
+
+install: $(INSTALLED) ## Create .venv with all that runs need
 
 demo: $(INSTALLED) ## Run the whole pipeline on the built-in sample and print the leaderboard
 	dg launch --job pipeline --partition sample --config-json '{"loggers": {"console": {"config": {"log_level": "INFO"}}}}'
 	@python -m ms_assets sample
 
-test: $(INSTALLED) lint ## Run every test that needs no GPU
+test: $(TESTABLE) lint ## Run every test that needs no GPU
 	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu and not slow' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-lint: $(INSTALLED) ## Check style and types
+lint: $(TESTABLE) ## Check style and types
 	ruff check .
 	ruff format --check .
 	mypy
 
-format: $(INSTALLED) ## Format the code
+format: $(TESTABLE) ## Format the code
 	ruff check --fix .
 	ruff format .
 
@@ -42,6 +50,9 @@ ui: $(INSTALLED) ## Open the Dagster UI (http://127.0.0.1:3000) with its daemon
 mlflow: $(INSTALLED) ## Open the MLflow UI (http://127.0.0.1:5000)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --workers 1 \
 		--backend-store-uri sqlite:///$${MS_ASSETS_HOME:-var}/mlflow/mlflow.db
+
+pictures: $(TESTABLE) ## Take the README's pictures anew, after `make demo`
+	python -m ms_assets_tests.pictures docs/images
 
 clean: ## Remove everything generated, the virtual environment excepted
 	rm -rf var

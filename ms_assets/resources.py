@@ -36,6 +36,8 @@ atexit.register(_silence_teardown)
 # Tensors of hundreds of megabytes come and go with every step of training; in pages of 2 MiB the system hands them
 # out so much sooner that a step takes 3.4 s instead of 5.8. Linux only; torch looks for it when it first allocates.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# MLflow draws a bar for every small file of its store that a run reads.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 @dataclass(frozen=True)

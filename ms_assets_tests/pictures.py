@@ -1,4 +1,4 @@
-"""The README's pictures, taken of the real user interfaces: `python -m ms_assets_tests.pictures docs/images`.
+"""The README's pictures, taken of the real user interfaces: `make pictures`.
 
 Run it at the repository's top after `make demo`; it looks at what Dagster and MLflow remember of the sample.
 """

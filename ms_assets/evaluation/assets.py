@@ -43,7 +43,10 @@ def user_metrics(
     ground_truth: Relation,
     **recommendations: Relation,
 ) -> dg.MaterializeResult[TableStream]:
-    """One row per method, view, K and user with events in the test part: how good the list was for them."""
+    """One row per method, view, K and user with events in the test part: how good the list was for them.
+
+    The means are the leaderboard; look here for single users.
+    """
     settings = settings_of(context, EvaluationSettings)
     rows = passes.user_metrics(recommendations, users, songs, train, ground_truth, settings.ks)
     n_tested = ground_truth.filter("split = 'test'").aggregate("count(DISTINCT user_id)").fetchall()[0][0]
@@ -64,7 +67,10 @@ def official_user_metrics(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
     **recommendations: Relation,
 ) -> TableStream:  # fmt: skip
-    """One row per method, official view, K and user with a target; none unless the division is global_temporal."""
+    """One row per method, official view, K and user with a target; none unless the division is global_temporal.
+
+    By the arithmetic of Yambda's authors, to compare with their table.
+    """
     wanted = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
     given = (recommendations, users, songs, train, test, _ks(user_metrics))
     rows = passes.official_user_metrics(*given) if wanted else ()
@@ -110,7 +116,10 @@ def exposure(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
     **recommendations: Relation,
 ) -> pl.DataFrame:  # fmt: skip
-    """One row per method, view and K: which songs are shown at all, and how unevenly."""
+    """One row per method, view and K: which songs are shown at all, and how unevenly.
+
+    A recommender may be good on average and show the same few songs to everybody.
+    """
     is_global = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
     return passes.exposure(recommendations, users, songs, train, is_global, _ks(user_metrics))
 
@@ -150,7 +159,10 @@ def leaderboard(
     recall_curve: Relation, slices: Relation, users: Relation, songs: Relation, train: Relation,
     validation: Relation, test: Relation, multi_event: Relation,
 ) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
-    """Every method's mean of every metric, with intervals: which recommender is best, and at what."""
+    """Every method's mean of every metric, with intervals: which recommender is best, and at what.
+
+    The asset to open first. View `all` counts every song of the test part, `discovery` only those new to the user.
+    """
     board = boards.leaderboard(_panes(user_metrics, official_user_metrics), exposure.pl())
     spans = protocols.spans_of(train=train, validation=validation, test=test)
     protocol = protocols.Protocol.of(context.partition_key, spans, users, songs, multi_event)
@@ -243,7 +255,10 @@ def champion(
     served_model: Relation, leaderboard: Relation, users: Relation, songs: Relation, train: Relation,
     ground_truth: Relation, mlflow: MLflow,
 ) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
-    """Which registered model serves: this one if it beats the champion on the same users for sure, or there is none."""
+    """Which registered model serves: this one if it beats the champion on the same users for sure, or there is none.
+
+    The alias `champion` names it in MLflow. `docs/operations.md` says how to take another, or the former one.
+    """
     registry = mlflow.registry(context.partition_key)
     challenger = registry.version(served_model.project("version").fetchall()[0][0])
     registry.log_metrics(challenger, champions.metrics_of(leaderboard.pl()))

@@ -35,7 +35,11 @@ asset = room("graph")
     ),
 )
 def edges(duckdb: DuckDB, train: Relation) -> TableStream:
-    """One weighted edge per user, song and event type of the train part."""
+    """One weighted edge per user, song and event type of the train part.
+
+    What LightGCN sends taste along; how much an edge carries is learned from its number of events, its played ratio and
+    its type.
+    """
     return in_user_ranges(partial(weighting.edges, duckdb.connection), train, rows=duckdb.rows)
 
 
@@ -49,7 +53,10 @@ def edges(duckdb: DuckDB, train: Relation) -> TableStream:
 def bipartite_graph(
     duckdb: DuckDB, users: Relation, songs: Relation, embeddings: Relation, edges: Relation
 ) -> dg.MaterializeResult:
-    """The PyG graph: users, songs with their audio, artists and albums, and the weighted edges between them."""
+    """The PyG graph: users, songs with their audio, artists and albums, and the weighted edges between them.
+
+    All that training knows, in one file of PyTorch Geometric; songs that nobody has heard are in it, without edges.
+    """
     graph = bipartite.bipartite_graph(
         users.order("user_id").to_arrow_table(),
         songs.order("song_id").to_arrow_table(),
@@ -76,7 +83,10 @@ def bipartite_graph(
     ),
 )
 def graph_statistics(bipartite_graph: Any) -> dg.MaterializeResult:
-    """The graph in numbers: nodes, edges, types, degrees; and a picture of its degrees."""
+    """The graph in numbers: nodes, edges, types, degrees; and a picture of its degrees.
+
+    To look at before a training: users with few songs and songs with few users are hard to learn.
+    """
     numbers = statistics.graph_statistics(bipartite_graph)
     picture = pictures.to_markdown(pictures.png(statistics.degree_picture(bipartite_graph)), "degrees")
     return dg.MaterializeResult(value=numbers, metadata={"degrees": dg.MetadataValue.md(picture)})

@@ -105,7 +105,10 @@ EVERY_COLUMN = [source for t in TABLES.values() for source in each(f"raw/{t.name
     ),
 )
 def column_report(**tables: Relation | None) -> dg.MaterializeResult:
-    """Every column of every raw file that is here: its type, the file's rows, and a first value."""
+    """Every column of every raw file that is here: its type, the file's rows, and a first value.
+
+    To see what there is before any of it is used.
+    """
     report = reports.column_report(_present(tables))
     return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
 
@@ -134,7 +137,10 @@ def _of_interactions(column: str) -> list[str]:
     ),
 )
 def statistics_report(**tables: Relation | None) -> dg.MaterializeResult:
-    """Events, users and songs of every interaction file that is here, and how events spread over them."""
+    """Events, users and songs of every interaction file that is here, and how events spread over them.
+
+    To compare with the figures that Yambda's authors published.
+    """
     report = reports.interaction_statistics(_present(tables))
     return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
 

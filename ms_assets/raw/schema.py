@@ -114,7 +114,7 @@ TABLES = {
             "multi_event",
             "{layout}/{scale}/multi_event.parquet",
             (*INTERACTION, *LISTEN, EVENT_TYPE),
-            "Every interaction of every type, a row each, sorted by uid, then timestamp.",
+            "Every interaction of every type, a row each, sorted by uid, then timestamp: what all else stands on.",
         ),
         SourceTable(
             "embeddings",
@@ -124,7 +124,7 @@ TABLES = {
                 _vector("embed", "audio embedding, 128 numbers"),
                 _vector("normalized_embed", "audio embedding, 128 numbers of length 1"),
             ),
-            "Audio embeddings, one row per song that has one; the same file at every scale.",
+            "Audio embeddings, one row per song that has one: how songs sound; the same file at every scale.",
             unique="item_id",
             usable="isfinite(list_sum(embed)) AND isfinite(list_sum(normalized_embed))",
         ),
@@ -144,14 +144,14 @@ TABLES = {
             "listens",
             "{layout}/{scale}/listens.parquet",
             (*INTERACTION, *LISTEN),
-            "The listens of multi_event as a file of their own; on request.",
+            "The listens of multi_event as a file of their own; on request, for nothing here needs it.",
         ),
         *(
             SourceTable(
                 f"{kind}s",
                 f"{{layout}}/{{scale}}/{kind}s.parquet",
                 INTERACTION,
-                f"The {kind}s of multi_event as a file of their own; on request.",
+                f"The {kind}s of multi_event as a file of their own; on request, for nothing here needs it.",
             )
             for kind in EVENT_TYPES[1:]
         ),

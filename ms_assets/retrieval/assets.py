@@ -52,7 +52,10 @@ def cold_songs(
     user_embeddings: Relation,
     song_embeddings: Relation,
 ) -> dg.MaterializeResult[pa.Table]:
-    """One row per song without a train event: where it lies among the trained ones, neither buried nor flooding."""
+    """One row per song without a train event: where it lies among the trained ones, neither buried nor flooding.
+
+    New songs have no listeners to learn from: their audio, artists and albums say where they belong.
+    """
     audience, user_vectors = inputs.audience(users, songs, train), embeddings(user_embeddings, "user_id")
     n_trained, encoded = audience.n_graph_songs, embeddings(song_embeddings, "song_id")
     artists = Ragged.from_column(songs.order("song_id").to_arrow_table(), "artist_ids")
@@ -92,7 +95,10 @@ def song_index(
     song_embeddings: Relation,
     cold_songs: Relation,
 ) -> dg.MaterializeResult[IndexOfOrigin]:
-    """A Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids."""
+    """A Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids.
+
+    What finds the nearest of millions of songs in milliseconds; how many it misses against an exact search is checked.
+    """
     settings = settings_of(context, IndexSettings)
     vectors = cold_start.indexed_vectors(song_embeddings, cold_songs)
     user_vectors = embeddings(user_embeddings, "user_id")
@@ -179,7 +185,10 @@ def _from_index(song_index: IndexOfOrigin, audience: Audience, user_vectors: NDA
 def lightgcn(
     users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, user_embeddings: Relation
 ) -> Recommended:
-    """LightGCN: the songs whose embeddings lie nearest to the user's, found in the index."""
+    """LightGCN: the songs whose embeddings lie nearest to the user's, found in the index.
+
+    A hundred songs for every user; the lists that the baselines are compared with.
+    """
     audience, vectors = inputs.audience(users, songs, train), embeddings(user_embeddings, "user_id")
     return _recommended(audience, partial(_from_index, song_index, audience, vectors))
 
@@ -194,7 +203,10 @@ def lightgcn_replay(
     user_embeddings: Relation,
     song_embeddings: Relation,
 ) -> Recommended:
-    """LightGCN with the user's own songs raised by how often they were played, as much as serves view `all` best."""
+    """LightGCN with the user's own songs raised by how often they were played, as much as serves view `all` best.
+
+    For who also wants to hear what they know already, which is most of listening.
+    """
     audience, user_vectors = inputs.audience(users, songs, train), embeddings(user_embeddings, "user_id")
     trained = embeddings(song_embeddings.filter("NOT cold"), "song_id")
     found = _from_index(song_index, audience, user_vectors)
@@ -290,7 +302,10 @@ def served_model(
     song_embeddings: Relation, cold_songs: Relation, song_index: IndexOfOrigin, decayed_popularity: Relation,
     mlflow: MLflow,
 ) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
-    """The training as a registered MLflow model that answers who asks for songs; whether it serves is decided later."""
+    """The training as a registered MLflow model that answers who asks for songs; whether it serves is decided later.
+
+    What a service loads; `docs/operations.md` says how.
+    """
     from ms_assets.retrieval import pyfunc_model
 
     registry, audience = mlflow.registry(context.partition_key), inputs.audience(users, songs, train)

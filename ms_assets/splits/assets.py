@@ -101,7 +101,10 @@ ACTIVE = (*each("raw/multi_event", "uid", "item_id"), "splits/candidate_songs.it
 def users(
     context: dg.AssetExecutionContext, duckdb: DuckDB, multi_event: Relation, candidate_songs: Relation
 ) -> dg.MaterializeResult[pa.Table]:
-    """One row per active user: neither too few events to learn from nor too many to be one person."""
+    """One row per active user: neither too few events to learn from nor too many to be one person.
+
+    Users have ids from 0 here, `user_id`, by which every later table knows them.
+    """
     settings = settings_of(context, UserSettings)
     active = catalogue.active_users(
         multi_event, IdMap(_item_ids(candidate_songs)), settings.min_events, settings.max_events, duckdb.rows
@@ -156,12 +159,20 @@ OUTPUTS = ("songs", "train", "validation", "test", "negatives")
                     n_train_plays=("BIGINT", "listens in the train part", *EVENT_OF_SONG),
                 ),
             ),
-            ("train", "Positive events (listen, like, undislike) of the train part.", EVENT_COLUMNS),
-            ("validation", "Events of every type in the validation part.", EVENT_COLUMNS),
-            ("test", "Events of every type in the test part.", EVENT_COLUMNS),
+            (
+                "train",
+                "Positive events (listen, like, undislike) of the train part: what recommenders learn from.",
+                EVENT_COLUMNS,
+            ),
+            (
+                "validation",
+                "Events of every type in the validation part: for choosing settings, and when training stops.",
+                EVENT_COLUMNS,
+            ),
+            ("test", "Events of every type in the test part: what came last, for judging alone.", EVENT_COLUMNS),
             (
                 "negatives",
-                "Distinct explicit negatives of the train part: what a user disliked or unliked.",
+                "Explicit negatives of the train part: disliked or unliked; LightGCN ranks them lower.",
                 columns(
                     user_id=USER_OF_EVENT,
                     song_id=SONG_OF_EVENT,
@@ -245,7 +256,10 @@ PLAYS_BEFORE = each("splits/train", "user_id", "song_id", "event_type")
     ),
 )
 def ground_truth(duckdb: DuckDB, train: Relation, validation: Relation, test: Relation) -> TableStream:
-    """One row per split, user and song that they met there: how relevant the song proved to be."""
+    """One row per split, user and song that they met there: how relevant the song proved to be.
+
+    What lists are measured by: validation to choose settings, test to judge.
+    """
     query = partial(relevance.ground_truth, duckdb.connection)
     return in_user_ranges(query, train, validation, test, rows=duckdb.rows)
 

@@ -51,7 +51,11 @@ def lightgcn(
     model_files: dg.ResourceParam[ModelIOManager],
     io_manager: dg.ResourceParam[TableIOManager],
 ) -> dg.MaterializeResult:
-    """The best checkpoint of a LightGCN training, by validation NDCG, with its settings and its MLflow run."""
+    """The best checkpoint of a LightGCN training, by validation NDCG, with its settings and its MLflow run.
+
+    LightGCN learns a vector for every user and song, such that users lie near what they listen to. Curves and pictures
+    are in the metadata and in MLflow; what was cut off goes on from its last checkpoint.
+    """
     from ms_assets.training import inputs, memory, refit, trainer
     from ms_assets.training.checkpoints import Checkpoint
 
@@ -162,7 +166,7 @@ EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs
     outs={
         "user_embeddings": dg.AssetOut(
             key=["training", "user_embeddings"],
-            description="One row per user: what LightGCN learned of their taste.",
+            description="One row per user: what LightGCN learned of their taste; songs to recommend lie near.",
             metadata=columns(
                 user_id=("INTEGER", "dense user id", "splits/users.user_id"),
                 uid=("BIGINT", "Yambda's user id", "splits/users.uid"),
@@ -176,7 +180,7 @@ EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs
         ),
         "song_embeddings": dg.AssetOut(
             key=["training", "song_embeddings"],
-            description="One row per song, cold ones by the song encoder, in the space of the users.",
+            description="One row per song, in the space of the users; new ones by how they sound and who plays.",
             metadata=columns(
                 song_id=("INTEGER", "dense song id", "splits/songs.song_id"),
                 item_id=("BIGINT", "Yambda's song id", "splits/songs.item_id"),
@@ -258,7 +262,10 @@ def hyperparameter_study(
     mlflow: MLflow,
     study_storage: StudyStorage,
 ) -> dg.MaterializeResult:
-    """One row per trial of an Optuna study of the training's settings; it goes on where earlier runs left it."""
+    """One row per trial of an Optuna study of the training's settings; it goes on where earlier runs left it.
+
+    Only on request, for whoever brings data of their own: `use_study` trains with what it found.
+    """
     from ms_assets.training import experiments, inputs
     from ms_assets.training import study as studies
     from ms_assets.training.checkpoints import identity
@@ -318,7 +325,10 @@ def ablation(
     device: ComputeDevice,
     mlflow: MLflow,
 ) -> dg.MaterializeResult:
-    """One row per variant and seed: the training of `training/lightgcn` again with one part of the model changed."""
+    """One row per variant and seed: the training of `training/lightgcn` again with one part of the model changed.
+
+    Only on request: it says what audio, metadata, edge weights and the like are worth here.
+    """
     from ms_assets.training import ablation as ablations
     from ms_assets.training import experiments, inputs
 
