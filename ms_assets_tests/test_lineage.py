@@ -81,13 +81,13 @@ def instance():
         yield instance
 
 
-def statuses(instance, *keys):
+def statuses(instance, *keys, scale="50m"):
     resolver = CachingStaleStatusResolver(instance, GRAPH, LoadingContextForTest(instance))
-    return [resolver.get_status(dg.AssetKey.from_user_string(key), "50m") for key in keys]
+    return [resolver.get_status(dg.AssetKey.from_user_string(key), scale) for key in keys]
 
 
-def latest(instance, key):
-    [made] = lineage.history(instance, dg.AssetKey.from_user_string(key), "50m")
+def latest(instance, key, scale="50m"):
+    [made] = lineage.history(instance, dg.AssetKey.from_user_string(key), scale)
     return made
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from ms_assets import runs
 from ms_assets_tests.test_commands import CHECKPOINT, REPORT, artefacts, before_provenance, checkpoint, index
+from ms_assets_tests.test_lineage import FRESH, latest, sha256, statuses
 from ms_assets_tests.workplace import FEW, PROGRAMS, Workplace, run_config
 from ms_assets_tests.worlds import World, listen, reaction
 
@@ -60,6 +61,21 @@ def hidden(home):
     return [str(path) for folder in ("data", "source") for path in (home / folder).rglob(".*")]
 
 
+def mistaken(place, scale):
+    """Assets of which Dagster says something else than what lies there: another version, or that they are stale."""
+    tables = {
+        "/".join(path.relative_to(place.home / "data").parent.parts): path
+        for path in (place.home / "data").rglob(f"{scale}.parquet")
+        if not path.is_symlink()
+    }
+    with place.instance() as instance:
+        said = {key: latest(instance, key, scale).data_version for key in tables}
+        stale = [
+            key for key, status in zip(tables, statuses(instance, *tables, scale=scale), strict=True) if status != FRESH
+        ]
+    return stale, {key for key, path in tables.items() if said[key] != sha256(path)}
+
+
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
     """A place in which a run was killed once its first tables were there, and then two were started at once.
@@ -91,6 +107,11 @@ def test_after_a_kill_the_same_command_makes_what_an_unbroken_run_makes_and_leav
     place, _, expected = broken
     assert artefacts(place.home) == expected
     assert hidden(place.home) == []
+
+
+def test_after_a_kill_and_another_run_dagster_knows_every_artefact_as_it_is(broken):
+    place, _, _ = broken
+    assert mistaken(place, "50m") == ([], set())
 
 
 def test_of_two_runs_of_a_scale_at_once_one_waits_and_says_for_whom(broken):
@@ -163,6 +184,7 @@ def test_fifty_kills_at_random_moments_of_the_pipeline_are_healed_by_the_next_ru
         mlflow.set_tracking_uri(f"sqlite:///{place.home}/mlflow/mlflow.db")
         trainings = mlflow.search_runs(search_all_experiments=True, output_format="list")
         assert {run.info.status for run in trainings} <= {"FINISHED", "KILLED", "FAILED"}, n
+        assert mistaken(place, "sample") == ([], set()), n
         logger.info("%d: killed after %.1f s with %d files; %d of %d", n, moment, n_made, n_killed, n + 1)
     assert n_killed >= 0.8 * N_KILLS
     time.sleep(runs.SECONDS_TO_START)  # for a run that was killed before it began
