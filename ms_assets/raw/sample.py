@@ -179,7 +179,7 @@ def _blocks(
         underway.append(pool.submit(_block, default_rng(seed), shape, songs, uid[users], n_listens[users]))
         if len(underway) > ahead:
             yield underway.popleft().result()
-            logger.info("%d of %d users", start - (ahead - 1) * USERS_PER_BLOCK, shape.n_users)
+            logger.info("generated %d of %d users", start - (ahead - 1) * USERS_PER_BLOCK, shape.n_users)
     yield from (block.result() for block in underway)
 
 

@@ -87,6 +87,12 @@ class Tuner:
         trials = []
         for setting in grid:
             trials.append((setting, self.ndcg(make(**setting))))
-            logger.info("%s: NDCG@%d %s", setting, TUNING_K, trials[-1][1])
+            logger.info("%s: NDCG@%d %s", _in_words(setting), TUNING_K, _in_words(trials[-1][1]))
         reached = [sum(math.log(max(ndcg[view], LOWEST)) for view in views) for _, ndcg in trials]
         return Tuned(grid[int(np.argmax(reached))], trials)
+
+
+def _in_words(numbers: Setting) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in numbers.items()
+    )
