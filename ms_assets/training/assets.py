@@ -4,13 +4,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
 from ms_assets import lineage, pictures
-from ms_assets.graph.statistics import degree_picture
 from ms_assets.io_managers import ModelIOManager, Relation, TableIOManager
 from ms_assets.resources import ComputeDevice, DuckDB, MLflow
 from ms_assets.scales import FRESHNESS, OWNERS, SCALES, config_schema, room, scale_settings, settings_of
@@ -18,9 +17,6 @@ from ms_assets.schemas import columns, each
 from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
 from ms_assets.training.resources import StudyStorage
 from ms_assets.vectors import fixed_size_list
-
-if TYPE_CHECKING:
-    from ms_assets.training.trainer import Trained
 
 asset = room("training")
 STUDY = dg.AssetKey(["training", "hyperparameter_study"])
@@ -56,7 +52,7 @@ def lightgcn(
     LightGCN learns a vector for every user and song, such that users lie near what they listen to. Curves and pictures
     are in the metadata and in MLflow; what was cut off goes on from its last checkpoint.
     """
-    from ms_assets.training import inputs, memory, refit, trainer
+    from ms_assets.training import diagnostics, inputs, memory, refit, trainer
     from ms_assets.training.checkpoints import Checkpoint
 
     graph, explicit, wanted = inputs.of(bipartite_graph, negatives, ground_truth)
@@ -77,7 +73,7 @@ def lightgcn(
             explicit = inputs.pairs(refit.explicit_negatives(negatives, validation))
             again = Checkpoint.open(file("refit"), graph, explicit, trainer.nothing_to_find(graph), settings)
             trained = trainer.refit(graph, explicit, trained, settings, processor, again)
-        numbers, shown = _diagnosed(trained, graph, settings)
+        numbers, shown = diagnostics.of_training(trained, graph, settings)
         run.log_summary(numbers)
         for name, image in shown.items():
             run.log_picture(image, f"{name.replace(' ', '_')}.png")
@@ -118,24 +114,6 @@ def _training_settings(context: dg.AssetExecutionContext, tables: TableIOManager
             "first, or with more trials"
         )
     return settings_of(context, TrainingSettings, found=json.loads(best[0][0]))
-
-
-def _diagnosed(trained: "Trained", graph: Any, settings: TrainingSettings) -> tuple[dict[str, float], dict[str, bytes]]:
-    """What there is to say of a training, and to show, as PNG: drawn once for Dagster and MLflow."""
-    from ms_assets.training import curves, diagnostics
-    from ms_assets.training.lightgcn import LightGCN
-
-    model = LightGCN(graph, settings)
-    model.load_state_dict(trained.state)
-    diagnosis = diagnostics.diagnose(model.eval())
-    shown = {
-        "training curves": curves.training_curves(trained.history, trained.best),
-        "embedding norms": diagnostics.norms_picture(diagnosis),
-        "degrees": degree_picture(graph),
-    }
-    if diagnosis.weights:
-        shown["edge weights"] = diagnostics.weights_picture(diagnosis)
-    return diagnosis.numbers(), {name: pictures.png(picture) for name, picture in shown.items()}
 
 
 def _shown(image: bytes, title: str) -> dg.MarkdownMetadataValue:

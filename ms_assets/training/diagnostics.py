@@ -1,7 +1,7 @@
 """A look into a trained model: how long its vectors are, and what it learned that edges weigh."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,8 +10,12 @@ from torch import Tensor
 
 from ms_assets import pictures
 from ms_assets.graph.edges import TYPE_CODES, TYPE_WEIGHTS
+from ms_assets.graph.statistics import degree_picture
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.curves import training_curves
 from ms_assets.training.edge_weights import EdgeWeightMLP
 from ms_assets.training.lightgcn import LightGCN
+from ms_assets.training.trainer import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +41,21 @@ class Diagnosis:
         """Scales and mean lengths, by name."""
         means = {f"mean norm of {name}": float(lengths.mean()) for name, lengths in self.norms.items() if len(lengths)}
         return {**{f"{name} scale": scale for name, scale in self.scales.items()}, **means}
+
+
+def of_training(trained: Trained, graph: Any, settings: TrainingSettings) -> tuple[dict[str, float], dict[str, bytes]]:
+    """What there is to say of a training, and to show, as PNG: drawn once for Dagster and MLflow."""
+    model = LightGCN(graph, settings)
+    model.load_state_dict(trained.state)
+    diagnosis = diagnose(model.eval())
+    shown = {
+        "training curves": training_curves(trained.history, trained.best),
+        "embedding norms": norms_picture(diagnosis),
+        "degrees": degree_picture(graph),
+    }
+    if diagnosis.weights:
+        shown["edge weights"] = weights_picture(diagnosis)
+    return diagnosis.numbers(), {name: pictures.png(picture) for name, picture in shown.items()}
 
 
 @torch.no_grad()
