@@ -16,11 +16,11 @@ FEWEST_DIMENSIONS = 0.05
 def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
     vectors = embeddings(table, key)
     norms = np.linalg.norm(vectors, axis=1)
-    is_long = abs(norms - 1) < 1e-3 if length_1 else norms > 0
-    n_broken = int((~np.isfinite(vectors).all(axis=1) | ~is_long).sum())
+    usable = np.isfinite(vectors).all(axis=1) & (abs(norms - 1) < 1e-3 if length_1 else norms > 0)
+    n_broken = int((~usable).sum())
+    directions = vectors[usable] / norms[usable, None]
     # The mean of unit vectors has length 1 when all are the same, and about 0 when they spread.
-    directions = vectors / norms.clip(min=1e-12)[:, None]
-    sameness = float(np.linalg.norm(directions.mean(axis=0)))
+    sameness = float(np.linalg.norm(directions.sum(axis=0))) / max(len(directions), 1)
     whole = len(vectors) > 0 and n_broken == 0 and (len(vectors) == 1 or sameness < COLLAPSED)
     rank = effective_rank(directions) if whole else 0.0
     return dg.AssetCheckResult(
