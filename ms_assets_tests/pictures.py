@@ -14,14 +14,23 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Page
 
 from ms_assets.resources import Environment
-from ms_assets_tests.browser import looking, serving
+from ms_assets_tests.browser import looking, select_assets, serving
 from ms_assets_tests.workplace import PROGRAMS
 
 SETTLED = 2_000
 """Milliseconds after which what has appeared no longer moves."""
 CURVES = "^(loss|validation_ndcg|learning_rate)$"
 
-GRAPH = FloatRect(x=375, y=200, width=3180, height=1130)
+MAIN_PATH = (
+    "raw/multi_event",
+    "splits/train",
+    *(f"graph/{name}" for name in ("edges", "bipartite_graph")),
+    *(f"training/{name}" for name in ("lightgcn", "user_embeddings", "song_embeddings")),
+    *(f"retrieval/{name}" for name in ("song_index", "lightgcn", "served_model")),
+    *(f"evaluation/{name}" for name in ("user_metrics", "leaderboard", "champion")),
+)
+"""What the picture of the lineage shows: with all assets nobody could read their names."""
+GRAPH = FloatRect(x=500, y=225, width=1600, height=2770)
 """Where the lineage lies on its page."""
 
 
@@ -40,7 +49,7 @@ def take_pictures(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as logs:
         log = Path(logs) / "log"
         with serving(*dagster, folder=here, environment={"DAGSTER_HOME": str(here), **environment}, log=log) as address:
-            with looking(width=3600, height=1500, sharpness=0.8) as page:
+            with looking(width=2300, height=3200, sharpness=0.6) as page:
                 _lineage(page, address)
                 _save(page, folder / "lineage.png", clip=GRAPH)
             with looking(width=1520, height=1170) as page:
@@ -60,16 +69,18 @@ def _save(page: Page, file: Path, clip: FloatRect | None = None) -> None:
 
 
 def _lineage(page: Page, address: str) -> None:
-    """All assets, from top to bottom, the groups opened; loaded again, the graph fits the page."""
-    page.goto(f"{address}/asset-groups")
+    """The main path, from top to bottom, the groups opened; loaded again, the graph fits the page."""
+    select_assets(page, address, " or ".join(f'key:"{key}"' for key in MAIN_PATH))
     page.get_by_text("evaluation", exact=True).last.wait_for()
+    page.wait_for_timeout(SETTLED)
     for item in ("Change graph to vertical orientation", "Expand all groups"):
-        page.mouse.click(1200, 200, button="right")
+        page.mouse.click(2100, 300, button="right")
         page.get_by_role("menuitem", name=item).click()
         page.wait_for_timeout(SETTLED)
     page.get_by_text("Hide navigation").click()
     page.reload()
     page.get_by_text("champion", exact=True).last.wait_for()
+    page.get_by_text("Loading…").first.wait_for(state="detached")
     page.wait_for_timeout(SETTLED)
 
 
