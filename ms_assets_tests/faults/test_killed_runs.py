@@ -179,9 +179,10 @@ def test_fifty_kills_at_random_moments_of_the_pipeline_are_healed_by_the_next_ru
         again = start(place, place.home, PIPELINE)
         said = again.communicate()[0]
         assert again.returncode == 0, (n, said)
-        differing = {name for name, content in comparable(place.home).items() if content != expected.get(name)}
+        found = comparable(place.home)
+        differing = {name for name, content in found.items() if content != expected.get(name)}
         assert differing == set(), n
-        assert comparable(place.home).keys() == expected.keys(), n
+        assert found.keys() == expected.keys(), n
         assert hidden(place.home) == [], n
         mlflow.set_tracking_uri(f"sqlite:///{place.home}/mlflow/mlflow.db")
         trainings = mlflow.search_runs(search_all_experiments=True, output_format="list")
