@@ -1,0 +1,138 @@
+"""Pairs of user and song: the one sparse matrix that every room computes with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Integers = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """A sparse matrix [n_users, n_songs]: distinct pairs, sorted by user, then song, with any number of values each.
+
+    Pairs are stored as keys, so that a look-up is a binary search and a set operation a merge.
+    """
+
+    keys: NDArray[np.int64]
+    """user · n_songs + song, ascending, each once."""
+    n_users: int
+    n_songs: int
+    values: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Arrays [n_pairs] by name, such as the number of events or the relevance of each pair."""
+    _ideal: dict[tuple[str, int], Floats] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, user: Integers, song: Integers, n_users: int, n_songs: int, **values: NDArray[Any]) -> Self:
+        """Build from pairs in any order; one that is given twice counts once, unless it has values.
+
+        Raises:
+            ValueError: an id is out of range, or a pair with values is given twice.
+        """
+        if len(user) and not (0 <= user.min() <= user.max() < n_users and 0 <= song.min() <= song.max() < n_songs):
+            raise ValueError(
+                f"interactions: found users {user.min()} to {user.max()} and songs {song.min()} to {song.max()}, "
+                f"expected users below {n_users} and songs below {n_songs}"
+            )
+        keys = np.asarray(user, np.int64) * n_songs + np.asarray(song, np.int64)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        first = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+        if values and not first.all():
+            user_twice, song_twice = divmod(int(keys[~first][0]), n_songs)
+            raise ValueError(f"interactions: user {user_twice} and song {song_twice} are given twice, expected once")
+        return cls(keys[first], n_users, n_songs, {name: array[order] for name, array in values.items()})
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.keys)
+
+    @cached_property
+    def user(self) -> NDArray[np.int64]:
+        """User of each pair, int64 [n_pairs]."""
+        return self.keys // self.n_songs
+
+    @cached_property
+    def song(self) -> NDArray[np.int64]:
+        """Song of each pair, int64 [n_pairs]."""
+        return self.keys % self.n_songs
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each user's pairs begin, and the number of pairs at the end, int64 [n_users + 1]."""
+        return np.searchsorted(self.keys, np.arange(self.n_users + 1) * self.n_songs)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of pairs of each user, int64 [n_users]."""
+        return np.diff(self.offsets)
+
+    def csr(self, values: NDArray[np.float32]) -> "csr_matrix":
+        """SciPy's sparse matrix with a value for each pair."""
+        from scipy.sparse import csr_matrix
+
+        return csr_matrix((values, self.song, self.offsets), shape=(self.n_users, self.n_songs))
+
+    def take(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Songs of some users, one user after the other, and the place in `users` of each; int64 [n] both."""
+        counts = self.counts[users]
+        first = np.cumsum(counts) - counts
+        place = np.repeat(np.arange(len(users)), counts)
+        return self.keys[np.arange(len(place)) + (self.offsets[users] - first)[place]] % self.n_songs, place
+
+    def keep(self, kept: Flags) -> Self:
+        """The pairs for which `kept` [n_pairs] is true, of the same users and songs."""
+        values = {name: array[kept] for name, array in self.values.items()}
+        return type(self)(self.keys[kept], self.n_users, self.n_songs, values)
+
+    def of_users(self, users: NDArray[np.int64]) -> Self:
+        """The pairs of some users, ascending, who are numbered anew from 0."""
+        rows = self.keep(np.isin(self.user, users))
+        keys = np.searchsorted(users, rows.user) * self.n_songs + rows.song
+        return type(self)(keys, len(users), self.n_songs, rows.values)
+
+    def without(self, others: "Interactions") -> Self:
+        """The pairs that the others do not hold."""
+        return self.keep(~self.among(others))
+
+    def among(self, others: "Interactions") -> Flags:
+        """Which of these pairs the others hold too, bool [n_pairs]."""
+        return others._find(self.keys) < len(others)
+
+    def places(self, songs: Integers) -> NDArray[np.int64]:
+        """Positions of the pairs of every user with some songs, int64 [n_users, k]; n_pairs where there is none.
+
+        songs: int [n_users, k], −1 where a list has ended.
+        """
+        wanted = np.arange(self.n_users)[:, None] * self.n_songs + songs
+        return np.where(songs >= 0, self._find(wanted), len(self))
+
+    def gains(self, name: str, songs: Integers) -> Floats:
+        """Values of the pairs of every user with some songs, 0 where there is no pair, float64 [n_users, k]."""
+        return np.append(self.values[name], 0.0)[self.places(songs)]
+
+    def ideal_dcg(self, name: str, k: int) -> Floats:
+        """DCG of the best possible list of k songs, by a value that is at least 0, float64 [n_users]."""
+        if (name, k) not in self._ideal:
+            worth = self.values[name]
+            order = np.lexsort((-worth, self.user))
+            rank = np.arange(len(self)) - self.offsets[self.user] + 1
+            gain = np.where(rank <= k, worth[order] / np.log2(rank + 1), 0.0)
+            self._ideal[name, k] = np.bincount(self.user, gain, minlength=self.n_users).astype(np.float64)
+        return self._ideal[name, k]
+
+    def _find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not len(self):
+            return np.zeros(keys.shape, np.int64)
+        found = np.searchsorted(self.keys, keys)
+        known = self.keys[found.clip(max=len(self) - 1)] == keys
+        return np.where(known, found, len(self))
