@@ -12,11 +12,11 @@ from typing import cast
 import polars as pl
 
 from ms_assets.definitions import define
+from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.defs.platform.resources import Environment, MLflow
+from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard
-from ms_assets.io_managers import Relation
 from ms_assets.registry import ChampionError, Registry
-from ms_assets.resources import Environment, MLflow
-from ms_assets.scales import SCALES
 
 LEADERBOARD = ("evaluation", "leaderboard")
 

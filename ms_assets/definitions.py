@@ -1,72 +1,44 @@
-"""The front door: names every asset, check, job, schedule, sensor and resource; computes nothing."""
+"""The front door for Dagster: everything in `ms_assets/defs`, bound to the environment of this process."""
+
+from functools import cache
+from pathlib import Path
 
 import dagster as dg
 
-from ms_assets import automation, common_checks
-from ms_assets.evaluation import assets as evaluation_assets
-from ms_assets.evaluation import checks as evaluation_checks
-from ms_assets.graph import assets as graph_assets
-from ms_assets.graph import checks as graph_checks
-from ms_assets.io_managers import (
-    FaissIOManager,
-    FolderIOManager,
-    GraphIOManager,
-    JsonIOManager,
-    LinkedTableIOManager,
-    ModelIOManager,
-    TableIOManager,
-)
-from ms_assets.raw import assets as raw_assets
-from ms_assets.raw import checks as raw_checks
-from ms_assets.raw.resources import YambdaSource
-from ms_assets.resources import ComputeDevice, DuckDB, Environment, MLflow
-from ms_assets.retrieval import assets as retrieval_assets
-from ms_assets.retrieval import checks as retrieval_checks
-from ms_assets.splits import assets as splits_assets
-from ms_assets.splits import checks as splits_checks
-from ms_assets.training import assets as training_assets
-from ms_assets.training import checks as training_checks
-from ms_assets.training.resources import StudyStorage
+from ms_assets.defs.automation import retraining_schedules
+from ms_assets.defs.platform import common_checks, io_managers
+from ms_assets.defs.platform.executor import executor_by_scale
+from ms_assets.defs.platform.resources import ComputeDevice, DuckDB, Environment, MLflow, StudyStorage, YambdaSource
 
-ASSETS = [
-    *raw_assets.assets,
-    *splits_assets.assets,
-    *graph_assets.assets,
-    *training_assets.assets,
-    *retrieval_assets.assets,
-    *evaluation_assets.assets,
-]
-CHECKS = [
-    *(common_checks.checks_of(spec) for asset in ASSETS for spec in asset.specs),
-    *raw_checks.checks,
-    *splits_checks.checks,
-    *graph_checks.checks,
-    *training_checks.checks,
-    *retrieval_checks.checks,
-    *evaluation_checks.checks,
-]
+
+@cache
+def found() -> dg.Definitions:
+    """Load whatever the modules of `ms_assets/defs` define; a module-level variable would be a second front door."""
+    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
 
 
 def define(environment: Environment) -> dg.Definitions:
-    """Everything Dagster knows of, with resources for one environment."""
+    """All definitions, with the resources, schedules and executor of one environment."""
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"), memory=environment.memory)
     data = str(environment.data)
-    return dg.Definitions(
-        assets=ASSETS,
-        asset_checks=CHECKS,
-        jobs=automation.jobs,
-        schedules=automation.retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
-        sensors=[automation.hub_revision],
-        executor=automation.executor_by_scale(environment.home),
+    bound = dg.Definitions(
+        asset_checks=[
+            common_checks.checks_of(spec)
+            for asset in found().assets or ()
+            if isinstance(asset, dg.AssetsDefinition)
+            for spec in asset.specs
+        ],
+        schedules=retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
+        executor=executor_by_scale(environment.home),
         resources={
             "duckdb": duckdb,
-            "io_manager": TableIOManager(base_dir=data, duckdb=duckdb),
-            "linked_tables": LinkedTableIOManager(base_dir=data, duckdb=duckdb),
-            "graph_files": GraphIOManager(base_dir=data),
-            "model_files": ModelIOManager(base_dir=data),
-            "faiss_files": FaissIOManager(base_dir=data),
-            "folders": FolderIOManager(base_dir=data),
-            "json_files": JsonIOManager(base_dir=data),
+            "io_manager": io_managers.TableIOManager(base_dir=data, duckdb=duckdb),
+            "linked_tables": io_managers.LinkedTableIOManager(base_dir=data, duckdb=duckdb),
+            "graph_files": io_managers.GraphIOManager(base_dir=data),
+            "model_files": io_managers.ModelIOManager(base_dir=data),
+            "faiss_files": io_managers.FaissIOManager(base_dir=data),
+            "folders": io_managers.FolderIOManager(base_dir=data),
+            "json_files": io_managers.JsonIOManager(base_dir=data),
             "device": ComputeDevice(),
             "study_storage": StudyStorage(folder=str(environment.home / "studies")),
             "mlflow": MLflow(
@@ -81,6 +53,7 @@ def define(environment: Environment) -> dg.Definitions:
             ),
         },
     )
+    return dg.Definitions.merge(found(), bound)
 
 
 defs = define(Environment.read())

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from ms_assets import resources
 from ms_assets.definitions import define
-from ms_assets.resources import Environment
+from ms_assets.defs.platform import resources
+from ms_assets.defs.platform.resources import Environment
 from ms_assets_tests import slow_reference
 from ms_assets_tests.shelf import Shelf
 from ms_assets_tests.worlds import Rules, World, random_case

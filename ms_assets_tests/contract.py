@@ -3,8 +3,8 @@
 PUBLISHED = {"raw/multi_event", "raw/embeddings", "raw/artist_item_mapping", "raw/album_item_mapping"}
 ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/undislikes"}
 """Published tables that nothing needs; the job `pipeline` leaves them out."""
-EXPERIMENTS = {"training/hyperparameter_study", "training/ablation"}
-"""Many trainings each; the job `pipeline` leaves them out too."""
+ASKED_FOR = {"training/hyperparameter_study", "training/ablation", "evaluation/user_metrics_json"}
+"""Experiments of many trainings, and an export; the job `pipeline` leaves them out too."""
 METHODS = {
     "lightgcn",
     "lightgcn_replay",
@@ -53,7 +53,6 @@ OTHERS = {
     "graph/bipartite_graph": [".pt"],
     CHECKPOINT: [".pt"],
     "retrieval/song_index": [".faiss"],
-    "evaluation/user_metrics_json": [".json"],
     REPORT: ["/report.md", "/report.html", *(f"/{name}.{kind}" for name in PICTURES for kind in ("png", "svg"))],
 }
 """What it writes otherwise: how the files' names go on after the scale."""

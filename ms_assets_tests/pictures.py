@@ -13,7 +13,7 @@ import mlflow
 from PIL import Image
 from playwright.sync_api import FloatRect, Page
 
-from ms_assets.resources import Environment
+from ms_assets.defs.platform.resources import Environment
 from ms_assets_tests.browser import looking, select_assets, serving
 from ms_assets_tests.workplace import PROGRAMS
 

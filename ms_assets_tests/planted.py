@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from ms_assets.defs.platform.resources import MLflow
 from ms_assets.evaluation.comparison import Today
 from ms_assets.registry import Registry, Version
-from ms_assets.resources import MLflow
 from ms_assets.retrieval import pyfunc_model, served
 from ms_assets.retrieval.served import Knowledge
 from ms_assets.vectors import Ragged

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ms_assets.io_managers import (
+from ms_assets.defs.platform.io_managers import (
     FaissIOManager,
     FolderIOManager,
     GraphIOManager,
@@ -10,9 +10,9 @@ from ms_assets.io_managers import (
     TableIOManager,
     TorchIOManager,
 )
-from ms_assets.resources import DuckDB
-from ms_assets.scales import SCALES
-from ms_assets.schemas import columns
+from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import SCALES
+from ms_assets.defs.platform.schemas import columns
 
 COLUMNS = columns(song_id=("INTEGER", "song"), score=("DOUBLE", "score"))
 

@@ -11,12 +11,12 @@ from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
-from ms_assets.automation import hub_revision, retraining_schedules
 from ms_assets.definitions import define
-from ms_assets.raw.resources import YambdaSource
+from ms_assets.defs.automation import hub_revision, retraining_schedules
+from ms_assets.defs.platform.resources import Environment, YambdaSource
+from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.raw.schema import ALWAYS
-from ms_assets.resources import Environment
-from ms_assets.scales import PARTITION_TAG
+from ms_assets.raw.source import Source
 from ms_assets_tests.loopback_hub import COMMIT, NEXT_COMMIT, serve
 from ms_assets_tests.raw.downloads import DATASET
 
@@ -144,7 +144,7 @@ def tick(instance, yambda, cursor=None):
 @pytest.fixture
 def newer(tmp_path, monkeypatch):
     """A dataset whose revision names the next commit."""
-    monkeypatch.setattr(YambdaSource, "newest_commit", lambda self: NEXT_COMMIT)
+    monkeypatch.setattr(Source, "newest_commit", lambda self: NEXT_COMMIT)
     return YambdaSource(location=DATASET, revision="main", source_home=str(tmp_path))
 
 

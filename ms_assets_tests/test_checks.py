@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ms_assets import common_checks
 from ms_assets.definitions import defs
-from ms_assets.evaluation import checks as evaluation
-from ms_assets.lineage import Made
-from ms_assets.scales import SCALES
-from ms_assets.schemas import columns, declared
-from ms_assets.training import checks as training
+from ms_assets.defs.evaluation import checks as evaluation
+from ms_assets.defs.platform import common_checks
+from ms_assets.defs.platform.lineage import Made
+from ms_assets.defs.platform.scales import SCALES
+from ms_assets.defs.platform.schemas import columns, declared
+from ms_assets.defs.training import checks as training
 from ms_assets.vectors import fixed_size_list
 from ms_assets_tests.conftest import metadata
 from ms_assets_tests.training.graphs import unit_rows

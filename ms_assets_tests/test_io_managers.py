@@ -6,14 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ms_assets.io_managers import (
+from ms_assets.defs.platform.io_managers import (
     MissingPartitionError,
     TableIOManager,
     published,
 )
-from ms_assets.resources import DuckDB
-from ms_assets.scales import SCALES
-from ms_assets.schemas import columns
+from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import SCALES
+from ms_assets.defs.platform.schemas import columns
 from ms_assets.streams import ROW_GROUP, TableStream
 from ms_assets_tests.worlds import Rules, World, listen
 

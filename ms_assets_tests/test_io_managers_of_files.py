@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from ms_assets.io_managers import IndexOfOrigin
+from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets_tests.shelf import Shelf
 
 

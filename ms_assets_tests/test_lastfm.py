@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ms_assets_tests.contract import EXPERIMENTS
+from ms_assets_tests.contract import ASKED_FOR
 
 LASTFM = Path(__file__).parents[2] / "shared" / "data" / "lastfm"
 CONFIG = {"split_events": {"protocol": "global_temporal"}, "splits__users": {"min_events": 1}}
@@ -27,7 +27,7 @@ def lastfm(platform_at, tmp_path_factory):
     platform.source.rmdir()
     platform.source.symlink_to(LASTFM)
     keys = platform.definitions.resolve_asset_graph().get_all_asset_keys()
-    names = {key.to_user_string() for key in keys} - EXPERIMENTS
+    names = {key.to_user_string() for key in keys} - ASKED_FOR
     return platform, platform.materialise(*names, config=CONFIG, alone=True)
 
 
@@ -46,7 +46,7 @@ def test_every_asset_materialises_from_real_data(lastfm):
     platform, run = lastfm
     assert run.success
     keys = platform.definitions.resolve_asset_graph().get_all_asset_keys()
-    expected = {key.to_user_string() for key in keys} - EXPERIMENTS
+    expected = {key.to_user_string() for key in keys} - ASKED_FOR
     assert {event.asset_key.to_user_string() for event in run.get_asset_materialization_events()} == expected
     for folder in (platform.home / "data" / key for key in expected):
         [artefact] = folder.iterdir()

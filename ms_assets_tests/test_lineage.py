@@ -9,12 +9,12 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from ms_assets import common_checks, lineage
 from ms_assets.definitions import defs
-from ms_assets.io_managers import TableIOManager
-from ms_assets.resources import DuckDB
-from ms_assets.scales import SCALES
-from ms_assets.schemas import LINEAGE, SCHEMA, columns
+from ms_assets.defs.platform import common_checks, lineage
+from ms_assets.defs.platform.io_managers import TableIOManager
+from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import SCALES
+from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, columns
 from ms_assets_tests.worlds import World, listen
 
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}

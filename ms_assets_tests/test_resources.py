@@ -2,7 +2,7 @@
 
 import pytest
 
-from ms_assets.resources import DuckDB, Environment
+from ms_assets.defs.platform.resources import DuckDB, Environment
 from ms_assets_tests.conftest import Platform
 from ms_assets_tests.worlds import World, listen
 

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from ms_assets.definitions import define
-from ms_assets.resources import Environment
-from ms_assets.scales import CONFIGURED_OPS, check_run_config, config_schema
+from ms_assets.defs.platform.resources import Environment
+from ms_assets.defs.platform.scales import CONFIGURED_OPS, check_run_config, config_schema
 from ms_assets.settings import SplitSettings, UserSettings
 from ms_assets_tests.worlds import World, listen
 

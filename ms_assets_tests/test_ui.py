@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from ms_assets_tests.browser import CHROMIUM, PATIENCE, eventually, looking, select_assets, serving
-from ms_assets_tests.contract import EXPERIMENTS, GROUPS, ON_REQUEST, OTHERS, PUBLISHED, SCALES, TABLES
+from ms_assets_tests.contract import ASKED_FOR, GROUPS, ON_REQUEST, OTHERS, PUBLISHED, SCALES, TABLES
 from ms_assets_tests.workplace import PROGRAMS, Workplace
 
 CHEAP = ["raw", "artist_item_mapping"]
@@ -77,7 +77,7 @@ def ask(address):
 
 def test_the_ui_shows_every_asset_in_the_six_groups_with_four_partitions_each(ask):
     assets = {"/".join(node["assetKey"]["path"]): node for node in ask(ASSETS)["assetNodes"]}
-    assert set(assets) == TABLES | set(OTHERS) | ON_REQUEST | EXPERIMENTS
+    assert set(assets) == TABLES | set(OTHERS) | ON_REQUEST | ASKED_FOR
     assert {node["groupName"] for node in assets.values()} == GROUPS
     assert [key for key, node in assets.items() if node["groupName"] != key.split("/")[0]] == []
     assert [key for key, node in assets.items() if node["partitionKeys"] != SCALES] == []

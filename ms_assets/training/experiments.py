@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from ms_assets.resources import ComputeDevice, MLflowRun
+from ms_assets.defs.platform.resources import ComputeDevice, MLflowRun
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import trainer
 from ms_assets.training.inputs import Inputs, fitted

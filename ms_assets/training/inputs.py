@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from ms_assets.defs.platform.resources import ComputeDevice
 from ms_assets.ranking import Judgements
-from ms_assets.resources import ComputeDevice
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import memory
 from ms_assets.training.steps import Pairs

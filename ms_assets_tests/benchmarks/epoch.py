@@ -12,8 +12,8 @@ import torch
 from numpy.random import Generator
 from torch_geometric.data import HeteroData
 
+from ms_assets.defs.platform.scales import SCALE_DEFAULTS
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.scales import SCALE_DEFAULTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import memory
 from ms_assets.training.lightgcn import LightGCN
@@ -86,7 +86,8 @@ def _describe_songs(graph: HeteroData, rng: Generator, n_songs: int) -> None:
 def measure(precision: str, **sizes: int) -> Epoch:
     """In a process of its own, for its memory is measured."""
     # As in any run, resources come first: they choose the pages that tensors are allocated in.
-    program = f"import ms_assets.resources; from {__name__} import print_epoch; print_epoch({precision!r}, {sizes!r})"
+    resources = "ms_assets.defs.platform.resources"
+    program = f"import {resources}; from {__name__} import print_epoch; print_epoch({precision!r}, {sizes!r})"
     ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
     return Epoch(**json.loads(ran.stdout.splitlines()[-1]))
 

@@ -18,7 +18,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ms_assets.evaluation import assets, metrics, passes
+from ms_assets.defs.evaluation import assets
+from ms_assets.evaluation import metrics, passes
 from ms_assets.evaluation.metrics import Lists
 from ms_assets.evaluation.tables import songs_of, users_of
 from ms_assets.retrieval.recommendations import TOP_K, VIEWS

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from ms_assets.defs.platform.scales import SCALE_DEFAULTS
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.ranking import Judgements
-from ms_assets.scales import SCALE_DEFAULTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import trainer
 from ms_assets_tests.benchmarks.authors import BATCH, RATE, Positives, epochs

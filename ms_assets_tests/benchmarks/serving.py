@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.definitions import define
+from ms_assets.defs.platform.resources import Environment
 from ms_assets.registry import DATA, Registry
-from ms_assets.resources import Environment
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.served import Knowledge, Service
 from ms_assets_tests.benchmarks import report

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from ms_assets.evaluation import assets, passes, tables
+from ms_assets.defs.evaluation import assets
+from ms_assets.evaluation import passes, tables
 from ms_assets.retrieval.recommendations import VIEWS
 from ms_assets_tests import slow_metrics
 

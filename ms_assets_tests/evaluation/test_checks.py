@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
+from ms_assets.defs.evaluation import checks
 from ms_assets.evaluation import champion as champions
-from ms_assets.evaluation import checks
 from ms_assets_tests import planted
 from ms_assets_tests.planted import model
 

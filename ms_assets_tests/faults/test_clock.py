@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from dagster._core.test_utils import create_run_for_test, freeze_time
 
-from ms_assets import runs
-from ms_assets.scales import PARTITION_TAG
+from ms_assets.defs.platform import runs
+from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets_tests.worlds import World, listen
 
 TABLE = dg.AssetKey(["raw", "artist_item_mapping"])

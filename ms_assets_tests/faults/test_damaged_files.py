@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
+from ms_assets.defs.platform.io_managers import CheckpointOnDisk, IndexOfOrigin
+from ms_assets.defs.platform.scales import SCALES
 from ms_assets.files import DamagedFileError, published, sweep
-from ms_assets.io_managers import CheckpointOnDisk, IndexOfOrigin
-from ms_assets.scales import SCALES
 
 
 def graph(_):

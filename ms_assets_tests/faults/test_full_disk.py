@@ -16,7 +16,7 @@ import dagster as dg
 import numpy as np
 import torch
 import faiss
-from ms_assets.io_managers import CheckpointOnDisk, IndexOfOrigin
+from ms_assets.defs.platform.io_managers import CheckpointOnDisk, IndexOfOrigin
 from ms_assets.streams import TableStream
 from ms_assets_tests.shelf import Shelf
 

@@ -15,7 +15,7 @@ import time
 import mlflow
 import pytest
 
-from ms_assets import runs
+from ms_assets.defs.platform import runs
 from ms_assets_tests.test_commands import CHECKPOINT, REPORT, artefacts, before_provenance, checkpoint, index
 from ms_assets_tests.test_lineage import FRESH, latest, sha256, statuses
 from ms_assets_tests.workplace import FEW, PROGRAMS, Workplace, run_config

@@ -15,7 +15,7 @@ import json, sys
 from pathlib import Path
 import dagster as dg
 import torch
-from ms_assets.scales import SCALES
+from ms_assets.defs.platform.scales import SCALES
 from ms_assets_tests.shelf import Shelf
 
 shelf = Shelf(Path(sys.argv[1]))

@@ -11,8 +11,8 @@ TRAININGS = """
 import time
 from pathlib import Path
 import dagster as dg
-from ms_assets.automation import executor_by_scale
-from ms_assets.scales import SCALES
+from ms_assets.defs.automation import executor_by_scale
+from ms_assets.defs.platform.scales import SCALES
 
 @dg.asset(partitions_def=SCALES, pool="gpu", io_manager_key="nothing")
 def training(context):

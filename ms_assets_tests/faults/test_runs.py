@@ -10,14 +10,14 @@ import mlflow
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from ms_assets import runs
-from ms_assets.resources import MLflow
-from ms_assets.scales import PARTITION_TAG, SCALES
+from ms_assets.defs.platform import runs
+from ms_assets.defs.platform.resources import MLflow
+from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 
 RUN = """
 import sys, time
 from pathlib import Path
-from ms_assets import runs
+from ms_assets.defs.platform import runs
 life = Path(sys.argv[1])
 runs.begin(life)
 with runs.turn(Path(sys.argv[2]), life) as those_before:
@@ -29,7 +29,7 @@ with runs.turn(Path(sys.argv[2]), life) as those_before:
 STEP = """
 import sys
 from pathlib import Path
-from ms_assets import runs
+from ms_assets.defs.platform import runs
 runs.join(Path(sys.argv[1]))
 print("lives", flush=True)
 sys.stdin.readline()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ms_assets.graph import checks as graph_checks
+from ms_assets.defs.graph import checks as graph_checks
 from ms_assets_tests.conftest import metadata
 from ms_assets_tests.training.graphs import random_graph
 

@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from ms_assets.raw import checks as raw
+from ms_assets.defs.raw import checks as raw
 from ms_assets.raw import published
 from ms_assets.raw.reports import SPREAD
 from ms_assets_tests.conftest import metadata

@@ -11,10 +11,11 @@ from ms_assets_tests.worlds import World, listen
 
 FETCH = """
 import json, sys
-from ms_assets.raw.resources import YambdaSource
+from pathlib import Path
 from ms_assets.raw.schema import TABLES
+from ms_assets.raw.source import Source
 table, dataset, revision, source_home, *scales = sys.argv[1:]
-source = YambdaSource(location=dataset, revision=revision, source_home=source_home)
+source = Source(dataset, revision, "flat", Path(source_home))
 for scale in scales:
     file = source.fetch(TABLES[table], scale)
     print(json.dumps([str(file.path), file.origin, file.revision]))

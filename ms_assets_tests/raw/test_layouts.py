@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ms_assets.defs.platform.resources import Environment
 from ms_assets.raw import layouts
 from ms_assets.raw.schema import TABLES, SourceError
-from ms_assets.resources import Environment
 from ms_assets_tests.conftest import TABLES as COMPUTED
 from ms_assets_tests.conftest import Platform
 from ms_assets_tests.worlds import Rules, World, listen, random_case, reaction, sequential, write_table

@@ -32,8 +32,9 @@ with serve(folder / "hub", DATASET) as hub:
     os.environ |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
     import dagster as dg
     from ms_assets.definitions import define
-    from ms_assets.raw import resources, transfer
-    from ms_assets.resources import Environment
+    from ms_assets.defs.platform import resources
+    from ms_assets.defs.platform.resources import Environment
+    from ms_assets.raw import transfer
 
     transfer.FIRST_WAIT_SECONDS = 0.001
     environment = Environment(folder / "home", DATASET, COMMIT, "sqlite://")

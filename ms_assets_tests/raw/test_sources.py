@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from ms_assets.raw.resources import YambdaSource
+from ms_assets.defs.platform.resources import Environment
 from ms_assets.raw.schema import TABLES, SourceError
-from ms_assets.resources import Environment
+from ms_assets.raw.source import Source
 from ms_assets_tests.worlds import World, listen
 
 MULTI_EVENT = TABLES["multi_event"]
@@ -15,7 +15,7 @@ MULTI_EVENT = TABLES["multi_event"]
 @pytest.fixture
 def source_at(tmp_path):
     def source(location):
-        return YambdaSource(location=str(location), revision="main", source_home=str(tmp_path / "source"))
+        return Source(str(location), "main", "flat", tmp_path / "source")
 
     return source
 

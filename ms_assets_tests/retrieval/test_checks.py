@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ms_assets.io_managers import IndexOfOrigin
-from ms_assets.retrieval import assets
-from ms_assets.retrieval import checks as retrieval
+from ms_assets.defs.platform.io_managers import IndexOfOrigin
+from ms_assets.defs.retrieval import assets
+from ms_assets.defs.retrieval import checks as retrieval
 from ms_assets.retrieval.index import build, origin
 from ms_assets.vectors import fixed_size_list
 from ms_assets_tests.training.graphs import unit_rows

@@ -4,7 +4,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ms_assets.splits import checks as splits
+from ms_assets.defs.splits import checks as splits
 from ms_assets_tests.conftest import metadata
 from ms_assets_tests.worlds import DAY, GAP
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ms_assets.io_managers import CheckpointOnDisk
+from ms_assets.defs.platform.io_managers import CheckpointOnDisk
 from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.checkpoints import Checkpoint, OtherTrainingError

@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 
-from ms_assets import resources
-from ms_assets.resources import ComputeDevice
+from ms_assets.defs.platform import resources
+from ms_assets.defs.platform.resources import ComputeDevice
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import memory
 from ms_assets.training.memory import Sizes

@@ -4,10 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ms_assets.defs.platform.scales import SCALE_DEFAULTS
 from ms_assets.raw.sample import SampleShape, generate
 from ms_assets.retrieval import cold_start
 from ms_assets.retrieval.tuning import Tuner
-from ms_assets.scales import SCALE_DEFAULTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.vectors import Ragged, vector_column
 

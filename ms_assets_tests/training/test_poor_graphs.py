@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from ms_assets.defs.training.checks import COLLAPSED
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.ranking import Judgements
-from ms_assets.training.checks import COLLAPSED
 from ms_assets.training.lightgcn import LightGCN
 from ms_assets.training.trainer import train
 from ms_assets_tests.training.graphs import graph_of

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ms_assets.io_managers import Relation, TableIOManager
-from ms_assets.resources import DuckDB
-from ms_assets.scales import OWNERS, SCALES, config_schema, room, settings_of
-from ms_assets.schemas import columns, each
+from ms_assets.defs.platform.io_managers import Relation, TableIOManager
+from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import OWNERS, SCALES, config_schema, room, settings_of
+from ms_assets.defs.platform.schemas import columns, each
 from ms_assets.settings import SongSettings, SplitSettings, UserSettings
 from ms_assets.splits import catalogue, parts, protocols, relevance
 from ms_assets.splits.id_map import IdMap
@@ -262,6 +262,3 @@ def ground_truth(duckdb: DuckDB, train: Relation, validation: Relation, test: Re
     """
     query = partial(relevance.ground_truth, duckdb.connection)
     return in_user_ranges(query, train, validation, test, rows=duckdb.rows)
-
-
-assets = [candidate_songs, users, split_events, ground_truth]

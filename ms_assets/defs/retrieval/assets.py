@@ -15,16 +15,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets import pictures
-from ms_assets.io_managers import IndexOfOrigin, Relation
+from ms_assets.defs.platform.io_managers import IndexOfOrigin, Relation
+from ms_assets.defs.platform.resources import MLflow
+from ms_assets.defs.platform.scales import config_schema, room, settings_of
+from ms_assets.defs.platform.schemas import each
+from ms_assets.defs.retrieval import columns
+from ms_assets.defs.retrieval.columns import HEARD, PLACED, VALIDATED
 from ms_assets.registry import CONTENT
-from ms_assets.resources import MLflow
-from ms_assets.retrieval import blend, cold_start, declarations, implicit_models, inputs, recommenders, served
+from ms_assets.retrieval import blend, cold_start, implicit_models, inputs, recommenders, served
 from ms_assets.retrieval import index as indexing
-from ms_assets.retrieval.declarations import HEARD, PLACED, VALIDATED
 from ms_assets.retrieval.recommendations import VIEWS, Audience, Recommender, recommend
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
-from ms_assets.scales import config_schema, room, settings_of
-from ms_assets.schemas import each
 from ms_assets.settings import IndexSettings
 from ms_assets.vectors import Ragged, embeddings, fixed_size_list
 
@@ -42,7 +43,7 @@ EMBEDDINGS = {name: dg.AssetIn(["training", name]) for name in ("user_embeddings
     kinds={"numpy"},
     code_version="1",
     ins={**TUNED, **EMBEDDINGS},
-    metadata=declarations.COLD_SONGS,
+    metadata=columns.COLD_SONGS,
 )
 def cold_songs(
     users: Relation,
@@ -162,7 +163,7 @@ def _tuned(
 
 def method(*sources: str) -> dict[str, Any]:
     """What the assets of all recommenders have in common; sources: the columns that scores are made of."""
-    return {"code_version": "2", "metadata": declarations.recommendations(*sources)}
+    return {"code_version": "2", "metadata": columns.recommendations(*sources)}
 
 
 def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
@@ -294,7 +295,7 @@ def content_based(users: Relation, songs: Relation, train: Relation, bipartite_g
     kinds={"mlflow", "faiss"},
     code_version="1",
     ins={**SPLITS, "lightgcn": dg.AssetIn(["training", "lightgcn"]), **EMBEDDINGS},
-    metadata=declarations.SERVED_MODEL,
+    metadata=columns.SERVED_MODEL,
 )
 def served_model(
     context: dg.AssetExecutionContext,
@@ -331,20 +332,3 @@ def served_model(
             "training_run": version.run_id or "not in this MLflow store",
         },
     )
-
-
-assets = [
-    cold_songs,
-    song_index,
-    lightgcn,
-    lightgcn_replay,
-    popular,
-    decayed_popularity,
-    random,
-    replay,
-    item_knn,
-    ials,
-    collaborative_filtering,
-    content_based,
-    served_model,
-]

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import dagster as dg
-
 from ms_assets.files import published
 from ms_assets.raw import sample, schema
 from ms_assets.raw.schema import SourceError, SourceTable
-from ms_assets.resources import Environment
 
 
 @dataclass(frozen=True)
@@ -27,19 +24,21 @@ class SourceFile:
 
 
 LAYOUTS = ("flat", "sequential")
-HUB_RETRIES = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""About one, three and seven minutes: a download has waited for minutes itself before it gives up."""
 
 
-class YambdaSource(dg.ConfigurableResource):
-    """One reader for three sources: each gives files in the hub's layout."""
+@dataclass(frozen=True)
+class Source:
+    """Reader of a dataset's files, in the hub's layout, from three sources: the hub, a folder, or the generator."""
 
     location: str
+    """A folder in the hub's layout, or a dataset id on the hub."""
     revision: str
-    layout: str = Environment.layout
-    source_home: str
-    """Folder of the generated sample, of the commit that each revision of a dataset is pinned to, and of notes
-    about which downloads have been verified."""
+    """Branch, tag or commit on the hub."""
+    layout: str
+    """Layout of the interaction files: flat or sequential."""
+    home: Path
+    """Folder of the generated sample, of the commit that each revision of a dataset is pinned to, and of notes about
+    which downloads have been verified."""
 
     def fetch(self, table: SourceTable, scale: str) -> SourceFile:
         """The table's file at this scale, downloaded or generated when it is not here yet.
@@ -64,21 +63,9 @@ class YambdaSource(dg.ConfigurableResource):
         from ms_assets.raw import hub
 
         commit = self._pinned_commit()
-        path = hub.download(self.location, commit, file, Path(self.source_home) / "verified")
+        path = hub.download(self.location, commit, file, self.home / "verified")
         # The cache names what it holds by its sha256.
         return SourceFile(path, self.location, commit, path.resolve().name, layout)
-
-    def fetch_for(self, context: dg.AssetExecutionContext, table: SourceTable) -> SourceFile:
-        """The table's file for a step, which is tried again later if the hub is away; no other error would pass."""
-        from ms_assets.raw.transfer import HubError
-
-        try:
-            return self.fetch(table, context.partition_key)
-        except HubError as error:
-            if not error.may_pass or context.retry_number == HUB_RETRIES.max_retries:
-                raise
-            wait = HUB_RETRIES.calculate_delay(context.retry_number + 1)
-            raise dg.RetryRequested(HUB_RETRIES.max_retries, wait) from error
 
     def newest_commit(self) -> str:
         """The commit that the revision names today, which need not be the pinned one; asks once.
@@ -116,7 +103,7 @@ class YambdaSource(dg.ConfigurableResource):
         # The generator's own source is its version: a changed generator never meets files of the former one.
         sources = "".join(inspect.getsource(module) for module in (sample, schema))
         version = hashlib.sha256(sources.encode()).hexdigest()[:12]
-        folder = Path(self.source_home) / "sample" / version
+        folder = self.home / "sample" / version
         if not folder.is_dir():
             sample.generate(folder, sample.SampleShape())
         return folder, version
@@ -133,4 +120,4 @@ class YambdaSource(dg.ConfigurableResource):
         return commit
 
     def _pin(self) -> Path:
-        return Path(self.source_home) / "revisions" / quote(f"{self.location}@{self.revision}", safe="@")
+        return self.home / "revisions" / quote(f"{self.location}@{self.revision}", safe="@")

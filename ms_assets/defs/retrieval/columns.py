@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ms_assets.schemas import columns, each
+from ms_assets.defs.platform.schemas import columns, each
 
 HEARD = each("splits/train", "user_id", "song_id")
 VALIDATED = each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance")

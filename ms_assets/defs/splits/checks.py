@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from ms_assets.io_managers import OPTIONAL, Relation
-from ms_assets.resources import DuckDB
+from ms_assets.defs.platform.io_managers import OPTIONAL, Relation
+from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.splits import audits
 
 LOW_SHARE_OF_CANDIDATES = 0.5
@@ -157,15 +157,3 @@ def ground_truth_speaks_of_the_events(
         passed=found == expected and n_wrong == 0,
         metadata={"found": found, "expected": expected, "n_wrong_train_plays": n_wrong},
     )
-
-
-checks = [
-    events_name_candidate_songs,
-    user_ids_are_dense,
-    song_ids_are_dense,
-    graph_songs_come_first,
-    held_out_events_follow_train,
-    every_kept_event_is_in_one_part,
-    songs_count_the_plays_of_train_alone,
-    ground_truth_speaks_of_the_events,
-]

@@ -15,7 +15,7 @@ from typing import IO
 
 import dagster as dg
 
-from ms_assets.scales import PARTITION_TAG, SCALES
+from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_START = 180

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ms_assets.io_managers import PARTITION_TAG, Relation
+from ms_assets.defs.platform.io_managers import PARTITION_TAG, Relation
 from ms_assets.raw import published
 from ms_assets.raw.schema import EVENT_TYPES
 
@@ -58,6 +58,3 @@ def statistics_are_the_published_ones(
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"n_equal": n_equal, "n_different": len(differing), **differing},
     )
-
-
-checks = [events_have_a_time_and_a_type, every_event_type_occurs, statistics_are_the_published_ones]

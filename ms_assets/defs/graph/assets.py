@@ -6,12 +6,12 @@ from typing import Any
 import dagster as dg
 
 from ms_assets import pictures
+from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import room
+from ms_assets.defs.platform.schemas import columns, each
 from ms_assets.graph import bipartite, statistics
 from ms_assets.graph import edges as weighting
-from ms_assets.io_managers import Relation
-from ms_assets.resources import DuckDB
-from ms_assets.scales import room
-from ms_assets.schemas import columns, each
 from ms_assets.streams import TableStream, in_user_ranges
 
 asset = room("graph")
@@ -90,6 +90,3 @@ def graph_statistics(bipartite_graph: Any) -> dg.MaterializeResult:
     numbers = statistics.graph_statistics(bipartite_graph)
     picture = pictures.to_markdown(pictures.png(statistics.degree_picture(bipartite_graph)), "degrees")
     return dg.MaterializeResult(value=numbers, metadata={"degrees": dg.MetadataValue.md(picture)})
-
-
-assets = [edges, bipartite_graph, graph_statistics]

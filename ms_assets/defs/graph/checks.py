@@ -4,9 +4,9 @@ from typing import Any
 
 import dagster as dg
 
+from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.io_managers import Relation
-from ms_assets.resources import DuckDB
 from ms_assets.streams import user_ranges
 
 
@@ -68,6 +68,3 @@ def graph_songs_have_edges_and_cold_ones_none(bipartite_graph: Any) -> dg.AssetC
     linked[bipartite_graph[INTERACTS].edge_index[1]] = True
     n_wrong = int((linked != songs.in_graph).sum())
     return dg.AssetCheckResult(passed=n_wrong == 0, metadata={"n_songs": songs.num_nodes, "n_wrong": n_wrong})
-
-
-checks = [edges_are_distinct_and_weighted, edges_are_of_train_alone, graph_songs_have_edges_and_cold_ones_none]

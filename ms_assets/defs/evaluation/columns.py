@@ -1,10 +1,10 @@
 """The columns of the room's tables, and the columns of earlier tables that each is made of."""
 
+from ms_assets.defs.platform.schemas import columns, each
 from ms_assets.evaluation import champion, metrics
 from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation.certainty import CONFIDENCE
 from ms_assets.retrieval.recommenders import METHODS
-from ms_assets.schemas import columns, each
 
 METHOD = ("VARCHAR", "recommender")
 VIEW = ("VARCHAR", "all; discovery: songs heard in train are neither candidates nor targets")

@@ -6,17 +6,19 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from ms_assets import lineage, pictures
+from ms_assets import pictures
+from ms_assets.defs.evaluation import columns
+from ms_assets.defs.platform import lineage
+from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.defs.platform.resources import MLflow
+from ms_assets.defs.platform.scales import FRESHNESS, config_schema, room, settings_of
 from ms_assets.evaluation import champion as champions
-from ms_assets.evaluation import charts, declarations, official, passes
+from ms_assets.evaluation import charts, official, passes
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
 from ms_assets.evaluation.comparison import JUDGED_BY, Today
-from ms_assets.io_managers import Relation
-from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import METHODS
-from ms_assets.scales import FRESHNESS, config_schema, room, settings_of
 from ms_assets.settings import EvaluationSettings
 from ms_assets.streams import TableStream
 
@@ -33,7 +35,7 @@ def _splits(*names: str) -> dict[str, dg.AssetIn]:
     code_version="2",
     config_schema=config_schema(EvaluationSettings),
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=declarations.USER_METRICS,
+    metadata=columns.USER_METRICS,
 )
 def user_metrics(
     context: dg.AssetExecutionContext,
@@ -61,7 +63,7 @@ def _ks(user_metrics: Relation) -> list[int]:
     kinds={"numpy", "duckdb"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=declarations.OFFICIAL_USER_METRICS,
+    metadata=columns.OFFICIAL_USER_METRICS,
 )
 def official_user_metrics(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -81,7 +83,7 @@ def official_user_metrics(
     kinds={"numpy", "polars"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "test", "ground_truth")},
-    metadata=declarations.SLICES,
+    metadata=columns.SLICES,
 )
 def slices(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, test: Relation, ground_truth: Relation,
@@ -95,7 +97,7 @@ def slices(
     kinds={"numpy"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=declarations.RECALL_CURVE,
+    metadata=columns.RECALL_CURVE,
 )
 def recall_curve(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
@@ -110,7 +112,7 @@ def recall_curve(
     kinds={"numpy"},
     code_version="1",
     ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=declarations.EXPOSURE,
+    metadata=columns.EXPOSURE,
 )
 def exposure(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -136,7 +138,7 @@ def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boar
 @asset(
     kinds={"numpy", "polars"},
     code_version="1",
-    metadata=declarations.DIFFERENCES,
+    metadata=columns.DIFFERENCES,
 )
 def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
     """LightGCN minus every other method, with paired intervals: a difference whose interval holds 0 may be chance."""
@@ -151,7 +153,7 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
         **_splits("users", "songs", "train", "validation", "test"),
         "multi_event": dg.AssetIn(["raw", "multi_event"]),
     },
-    metadata=declarations.LEADERBOARD,
+    metadata=columns.LEADERBOARD,
 )
 def leaderboard(
     context: dg.AssetExecutionContext,
@@ -248,7 +250,7 @@ def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
         **_splits("users", "songs", "train", "ground_truth"),
         "served_model": dg.AssetIn(["retrieval", "served_model"]),
     },
-    metadata=declarations.CHAMPION,
+    metadata=columns.CHAMPION,
 )
 def champion(
     context: dg.AssetExecutionContext,
@@ -271,17 +273,3 @@ def champion(
             "registered_model": dg.MetadataValue.url(mlflow.version_url(registry, challenger.number)),
         },
     )
-
-
-assets = [
-    champion,
-    user_metrics,
-    user_metrics_json,
-    official_user_metrics,
-    recall_curve,
-    slices,
-    exposure,
-    differences,
-    leaderboard,
-    report,
-]

@@ -9,13 +9,13 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from ms_assets import lineage, pictures
-from ms_assets.io_managers import ModelIOManager, Relation, TableIOManager
-from ms_assets.resources import ComputeDevice, DuckDB, MLflow
-from ms_assets.scales import FRESHNESS, OWNERS, SCALES, config_schema, room, scale_settings, settings_of
-from ms_assets.schemas import columns, each
+from ms_assets import pictures
+from ms_assets.defs.platform import lineage
+from ms_assets.defs.platform.io_managers import ModelIOManager, Relation, TableIOManager
+from ms_assets.defs.platform.resources import ComputeDevice, DuckDB, MLflow, StudyStorage
+from ms_assets.defs.platform.scales import FRESHNESS, OWNERS, SCALES, config_schema, room, scale_settings, settings_of
+from ms_assets.defs.platform.schemas import columns, each
 from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
-from ms_assets.training.resources import StudyStorage
 from ms_assets.vectors import fixed_size_list
 
 asset = room("training")
@@ -327,6 +327,3 @@ def ablation(
             "mlflow_run": dg.MetadataValue.url(run.url),
         },
     )
-
-
-assets = [lightgcn, embeddings, hyperparameter_study, ablation]

@@ -7,13 +7,13 @@ import dagster as dg
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.io_managers import OPTIONAL, LinkedTableIOManager, Relation
-from ms_assets.raw import checks, layouts, reports
-from ms_assets.raw.resources import YambdaSource
+from ms_assets.defs.platform.io_managers import OPTIONAL, LinkedTableIOManager, Relation
+from ms_assets.defs.platform.resources import DuckDB, YambdaSource
+from ms_assets.defs.platform.scales import room
+from ms_assets.defs.platform.schemas import columns, each
+from ms_assets.defs.raw import checks
+from ms_assets.raw import layouts, reports
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable, verify
-from ms_assets.resources import DuckDB
-from ms_assets.scales import room
-from ms_assets.schemas import columns, each
 from ms_assets.streams import TableWriter
 
 asset = room("raw")
@@ -152,6 +152,3 @@ def _present(tables: dict[str, Relation | None]) -> dict[str, Relation]:
 
 def _preview(report: pl.DataFrame) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(pictures.table_to_markdown(report))
-
-
-assets = [*published_tables, column_report, statistics_report]

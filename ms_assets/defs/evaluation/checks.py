@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from ms_assets import lineage
+from ms_assets.defs.platform import lineage
+from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.defs.platform.resources import MLflow
+from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.evaluation import champion as champions
 from ms_assets.evaluation import leaderboard as boards
-from ms_assets.io_managers import Relation
-from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import BASELINES
-from ms_assets.scales import PARTITION_TAG
 
 RANGES = {"popularity_lift": "-1 AND 1e300"}
 """Of metrics that are no share, chance or normalised gain."""
@@ -86,12 +86,3 @@ def champion_answers(champion: Relation, users: Relation, mlflow: MLflow) -> dg.
     [(name,)] = champion.project("name").fetchall()
     problem = champions.fault(mlflow.registered(name), uid=users.aggregate("min(uid)").fetchall()[0][0])
     return dg.AssetCheckResult(passed=problem is None, description=problem)
-
-
-checks = [
-    metrics_lie_within_their_range,
-    lightgcn_beats_the_baselines,
-    lightgcn_is_as_good_as_before,
-    challenger_is_not_worse,
-    champion_answers,
-]

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from ms_assets.io_managers import Relation
+from ms_assets.defs.platform.io_managers import Relation
 from ms_assets.vectors import effective_rank, embeddings
 
 COLLAPSED = 0.95
@@ -64,6 +64,3 @@ def training_learned(lightgcn: Any) -> dg.AssetCheckResult:
 def training_did_not_diverge(lightgcn: Any) -> dg.AssetCheckResult:
     """The loss stayed a number: else the best epoch before that is kept, and nothing is built on it unasked."""
     return dg.AssetCheckResult(passed=not lightgcn["diverged"], description=lightgcn["diverged"] or None)
-
-
-checks = [user_embeddings_are_healthy, song_embeddings_are_healthy, training_learned, training_did_not_diverge]

@@ -21,11 +21,11 @@ import polars as pl
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ms_assets import lineage, runs
+from ms_assets.defs.platform import lineage, runs
+from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import PARTITION_TAG
+from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
 from ms_assets.files import published, reading, sha256, writing
-from ms_assets.resources import DuckDB
-from ms_assets.scales import PARTITION_TAG
-from ms_assets.schemas import LINEAGE, SCHEMA, declared, described, difference
 from ms_assets.streams import ROW_GROUP, TableStream, TableWriter, stored_table
 
 if TYPE_CHECKING:

@@ -18,6 +18,8 @@ import dagster as dg
 import duckdb
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from ms_assets.raw.schema import SourceTable
+from ms_assets.raw.source import Source, SourceFile
 from ms_assets.registry import Registry
 
 if TYPE_CHECKING:
@@ -177,6 +179,48 @@ class ComputeDevice(dg.ConfigurableResource):
 
 
 CGROUP = Path("/sys/fs/cgroup")
+
+
+HUB_RETRIES = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""About one, three and seven minutes: a download has waited for minutes itself before it gives up."""
+
+
+class YambdaSource(dg.ConfigurableResource):
+    """Where raw tables come from: `raw.source.Source`, with its settings shown in the UI."""
+
+    location: str
+    revision: str
+    layout: str = Environment.layout
+    source_home: str
+
+    @property
+    def source(self) -> Source:
+        """The reader of the files."""
+        return Source(self.location, self.revision, self.layout, Path(self.source_home))
+
+    def fetch_for(self, context: dg.AssetExecutionContext, table: SourceTable) -> SourceFile:
+        """Fetch the table's file for a step, which is tried again later if the hub is away."""
+        from ms_assets.raw.transfer import HubError
+
+        try:
+            return self.source.fetch(table, context.partition_key)
+        except HubError as error:  # no other error would pass
+            if not error.may_pass or context.retry_number == HUB_RETRIES.max_retries:
+                raise
+            wait = HUB_RETRIES.calculate_delay(context.retry_number + 1)
+            raise dg.RetryRequested(HUB_RETRIES.max_retries, wait) from error
+
+
+class StudyStorage(dg.ConfigurableResource):
+    """Optuna's trials, an SQLite file per scale, which several processes may share."""
+
+    folder: str
+
+    def url(self, scale: str) -> str:
+        """Where Optuna and its dashboard find the studies of a scale."""
+        folder = Path(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{folder / scale}.db"
 
 
 DAGSTER_UI = "http://127.0.0.1:3000"

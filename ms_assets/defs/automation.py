@@ -1,0 +1,114 @@
+"""Jobs, retraining schedules, and the sensor on the hub's revision."""
+
+import json
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from ms_assets.defs.platform import lineage, runs
+from ms_assets.defs.platform.resources import Environment, YambdaSource
+from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
+from ms_assets.raw.schema import ALWAYS, ON_REQUEST, SourceError
+
+ON_REQUEST_TABLES = dg.AssetSelection.assets(*(["raw", name] for name in ON_REQUEST))
+ASKED_FOR = dg.AssetSelection.assets(
+    ["training", "hyperparameter_study"], ["training", "ablation"], ["evaluation", "user_metrics_json"]
+)
+"""Experiments of many trainings, and an export of a table: made when a person asks for them."""
+EVERYTHING = dg.AssetSelection.groups("raw", "splits", "graph", "training", "retrieval", "evaluation")
+
+pipeline = dg.define_asset_job(
+    "pipeline",
+    selection=EVERYTHING - ON_REQUEST_TABLES - ASKED_FOR,
+    description="Everything from the raw tables to the leaderboard, for one scale.",
+)
+retrain = dg.define_asset_job(
+    "retrain",
+    selection=dg.AssetSelection.groups("training", "retrieval", "evaluation") - ASKED_FOR,
+    description="Training and everything after it, on the graph that is there.",
+)
+full_download = dg.define_asset_job(
+    "full_download",
+    selection=dg.AssetSelection.assets(*(["raw", name] for name in (*ALWAYS, *ON_REQUEST))),
+    description="All nine tables as published, those fetched on request included, for one scale; nothing else.",
+)
+UNATTENDED = {"ops": {"training__lightgcn": {"config": {"replace_checkpoint": True}}}}
+"""Nobody is there to decide: a training that was cut off goes on if it can, and gives way if data have changed."""
+
+
+def retraining_schedules(cron: str, timezone: str) -> list[dg.ScheduleDefinition]:
+    """A schedule for each scale, off until it is switched on.
+
+    Raises:
+        ValueError: there is no such time, or no such time zone.
+    """
+    try:
+        ZoneInfo(timezone)
+    except (KeyError, ValueError, OSError):
+        expected = "expected a name of the IANA database such as UTC or Europe/Berlin"
+        raise ValueError(f"MS_ASSETS_RETRAIN_TIMEZONE: found {timezone!r}, {expected}") from None
+    try:
+        return [_retraining(scale, cron, timezone) for scale in SCALES.get_partition_keys()]
+    except dg.DagsterInvalidDefinitionError:
+        expected = f"expected five fields as cron has them, such as {Environment.retrain_cron!r}"
+        raise ValueError(f"MS_ASSETS_RETRAIN_CRON: found {cron!r}, {expected}") from None
+
+
+def _retraining(scale: str, cron: str, timezone: str) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"weekly_retraining_{scale}",
+        job=retrain,
+        cron_schedule=cron,
+        execution_timezone=timezone,
+        description=f"Retrains {scale} at {cron} ({timezone}; MS_ASSETS_RETRAIN_CRON); off until switched on.",
+    )
+    def retraining() -> dg.RunRequest:
+        return dg.RunRequest(partition_key=scale, run_config=UNATTENDED)
+
+    return retraining
+
+
+@dg.sensor(
+    job=pipeline,
+    minimum_interval_seconds=3600,
+    description="When the revision on the hub names another commit, refreshes what was made from the former one.",
+)
+def hub_revision(context: dg.SensorEvaluationContext, yambda: YambdaSource) -> dg.SensorResult | dg.SkipReason:
+    """Move the pin, and ask for one run of the pipeline for each scale whose raw tables are of another commit."""
+    from ms_assets.raw.transfer import HubError
+
+    try:
+        commit = yambda.source.newest_commit()
+    except (SourceError, HubError) as error:  # a fault passes by the next tick, or somebody reads this
+        return dg.SkipReason(str(error))
+    asked = json.loads(context.cursor or "{}")
+    behind = [
+        scale for scale in _made_from_another(context.instance, yambda.location, commit) if asked.get(scale) != commit
+    ]
+    if not behind:
+        return dg.SkipReason(f"{commit} is known: no table is of another commit, or its run has been asked for")
+    if underway := _reading_the_hub(context.instance):
+        return dg.SkipReason(f"{commit} is new; the pin moves once run {underway.run_id} is over, which reads another")
+    yambda.source.pin(commit)
+    requests = [
+        dg.RunRequest(run_key=f"{scale}@{commit}", partition_key=scale, run_config=UNATTENDED) for scale in behind
+    ]
+    return dg.SensorResult(requests, cursor=json.dumps(asked | dict.fromkeys(behind, commit)))
+
+
+def _made_from_another(instance: dg.DagsterInstance, dataset: str, commit: str) -> list[str]:
+    """The scales that have a raw table of the dataset at another commit."""
+
+    def is_another(scale: str, table: str) -> bool:
+        latest = lineage.history(instance, dg.AssetKey(["raw", table]), scale)
+        return any(made.metadata["source"] == dataset and made.metadata["revision"] != commit for made in latest)
+
+    return [scale for scale in SCALES.get_partition_keys() if any(is_another(scale, table) for table in ALWAYS)]
+
+
+def _reading_the_hub(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
+    """A run under way whose tables would be of two commits if the pin moved now."""
+    runs.mark_lost(instance)
+    real = [scale for scale in SCALES.get_partition_keys() if scale != "sample"]
+    found = instance.get_runs(dg.RunsFilter(statuses=runs.UNDER_WAY, tags={PARTITION_TAG: real}), limit=1)
+    return found[0] if found else None

@@ -1,0 +1,96 @@
+"""The executor: checks a run's settings, waits for its turn, and runs its steps as the scale needs."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ms_assets.defs.platform import runs
+from ms_assets.defs.platform.scales import PARTITION_TAG, check_run_config
+from ms_assets.files import sweep
+
+IN_PROCESS_SCALES = ("sample", "50m")
+RETRIES: dict[str, Any] = {"retries": {"enabled": {}}}
+PROCESS_PER_STEP = {**RETRIES, "max_concurrent": 1, "start_method": {"forkserver": {}}}
+
+
+STEP_ENDS = (
+    dg.DagsterEventType.STEP_SUCCESS,
+    dg.DagsterEventType.STEP_FAILURE,
+    dg.DagsterEventType.STEP_UP_FOR_RETRY,
+)
+
+
+class ScaleExecutor(dg.Executor):
+    """Checks the settings, waits until no other run has the scale, and runs the steps as the scale needs.
+
+    Small scales run in one process, which saves starting one for each step. Large ones take a process per
+    step, one at a time, so that a step's memory returns to the system before the next begins. Of the steps that
+    name a pool one runs at a time, whichever runs they belong to.
+    """
+
+    def __init__(self, init: dg.InitExecutorContext, home: Path) -> None:
+        self._home = home
+        self._in_process = _create(dg.in_process_executor, init._replace(executor_config=RETRIES))
+        self._process_per_step = _create(dg.multiprocess_executor, init._replace(executor_config=PROCESS_PER_STEP))
+
+    @property
+    def retries(self) -> Any:
+        """Both ways to run honour an asset's retry policy."""
+        return self._in_process.retries
+
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        """Carry out the plan."""
+        run, instance = plan_context.dagster_run, plan_context.instance
+        runs.begin(runs.life_of(instance, run.run_id))
+        scale = run.tags.get(PARTITION_TAG)
+        with ExitStack() as until_the_end:
+            if scale is not None:  # without one nothing can be made, and every step says so
+                check_run_config(run.run_config, scale)
+                self._take_turn(plan_context, scale, until_the_end)
+                self._sweep(scale)
+            yield from self._steps(plan_context, execution_plan, scale)
+
+    def _steps(self, plan_context: Any, execution_plan: Any, scale: str | None) -> Iterator[dg.DagsterEvent]:
+        chosen, begins = self._process_per_step, dg.DagsterEventType.STEP_WORKER_STARTING
+        if scale in IN_PROCESS_SCALES:
+            chosen, begins = self._in_process, dg.DagsterEventType.STEP_START
+        with ExitStack() as until_the_step_ends:
+            for event in chosen.execute(plan_context, execution_plan):
+                yield event
+                # The step itself does not begin before the executor is asked for its next event.
+                if event.event_type == begins and (pool := execution_plan.get_step_by_key(event.step_key).pool):
+                    self._take_turn(plan_context, pool, until_the_step_ends)
+                elif event.event_type in STEP_ENDS:
+                    until_the_step_ends.close()
+
+    def _take_turn(self, plan_context: Any, what: str, stack: ExitStack) -> None:
+        life = runs.life_of(plan_context.instance, plan_context.dagster_run.run_id)
+        those_before = stack.enter_context(runs.turn(self._home / "locks" / what, life))
+        for other, _ in groupby(those_before):
+            plan_context.log.info(f"waiting for {what}: it is the turn of run {other}")
+        runs.mark_lost(plan_context.instance)
+
+    def _sweep(self, scale: str) -> None:
+        sweep(self._home / "data", scale)
+        if scale == "sample":
+            sweep(self._home / "source" / "sample")
+
+
+def _create(definition: dg.ExecutorDefinition, init: dg.InitExecutorContext) -> dg.Executor:
+    create = definition.executor_creation_fn
+    assert create is not None, f"{definition.name} creates no executor"
+    return create(init)
+
+
+def executor_by_scale(home: Path) -> dg.ExecutorDefinition:
+    """In one process for small scales, a process per step for large ones; locks lie in the home."""
+
+    @dg.executor(name="by_scale")
+    def executor(init: dg.InitExecutorContext) -> ScaleExecutor:
+        return ScaleExecutor(init, home)
+
+    return executor
