@@ -5,9 +5,10 @@ Plain pydantic models, so that a notebook can use them without Dagster. The defa
 """
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
@@ -17,6 +18,27 @@ class Settings(BaseModel):
     """A group of settings: unknown names are refused, and a value once checked stays as it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def validated(model: type[S], values: Mapping[str, Any]) -> S:
+    """Build settings from values by name.
+
+    Raises:
+        ValueError: one sentence that names each setting, what was found and what was expected.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or model.__name__}: {problem['msg']} (found {problem['input']!r})"
+            if problem["loc"]
+            else problem["msg"].removeprefix("Value error, ")
+            for problem in error.errors()
+        )
+        raise ValueError(f"{model.__name__}: {found}") from None
 
 
 def _known_device(device: str) -> str:

@@ -37,10 +37,18 @@ def candidate_songs(
         SELECT item_id::BIGINT AS item_id, n_events
         FROM named {"SEMI JOIN embeddings USING (item_id)" if require_audio else "WHERE item_id IS NOT NULL"}
     """).materialize()
+    return with_owners(con, songs, artists, albums)
+
+
+def with_owners(con: Connection, songs: Relation, artists: Relation, albums: Relation) -> Relation:
+    """Songs, by item_id, with the dense indices of their artists and albums as lists: artist_ids, album_ids.
+
+    artists, albums: pairs (artist_id or album_id, item_id).
+    """
     artist_lists = _dense_lists(con, songs, artists, "artist_id")  # noqa: F841  (named in the query below)
     album_lists = _dense_lists(con, songs, albums, "album_id")  # noqa: F841
     return con.sql("""
-        SELECT item_id, coalesce(a.ids, []) AS artist_ids, coalesce(b.ids, []) AS album_ids, n_events
+        SELECT item_id, coalesce(a.ids, []) AS artist_ids, coalesce(b.ids, []) AS album_ids, songs.* EXCLUDE (item_id)
         FROM songs LEFT JOIN artist_lists a USING (item_id) LEFT JOIN album_lists b USING (item_id)
         ORDER BY item_id
     """)

@@ -4,22 +4,23 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import dagster as dg
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ms_assets.settings import (
     AblationSettings,
     EvaluationSettings,
     IndexSettings,
+    S,
     Settings,
     SongSettings,
     SplitSettings,
     StudySettings,
     TrainingSettings,
     UserSettings,
+    validated,
 )
 
 SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
@@ -63,8 +64,6 @@ CONFIGURED_OPS: dict[str, type[Settings]] = {
 }
 """The ops that take run config, and the settings each of them takes."""
 
-S = TypeVar("S", bound=Settings)
-
 
 def room(name: str) -> partial:
     """`dg.asset` for one room: its key prefix, its group, and the scales as partitions."""
@@ -84,7 +83,7 @@ def settings_of(context: dg.AssetExecutionContext, model: type[S], found: Mappin
 
 def scale_settings(model: type[S], scale: str, given: Mapping[str, Any]) -> S:
     """A scale's settings, overridden by the given ones."""
-    return _validate(model, {**SCALE_DEFAULTS[scale].get(model, {}), **given})
+    return validated(model, {**SCALE_DEFAULTS[scale].get(model, {}), **given})
 
 
 def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
@@ -106,19 +105,6 @@ def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
 
 def _without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if value is not None}
-
-
-def _validate(model: type[S], values: dict[str, Any]) -> S:
-    try:
-        return model(**values)
-    except ValidationError as error:
-        found = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or model.__name__}: {problem['msg']} (found {problem['input']!r})"
-            if problem["loc"]
-            else problem["msg"].removeprefix("Value error, ")
-            for problem in error.errors()
-        )
-        raise ValueError(f"{model.__name__}: {found}") from None
 
 
 def _config_field(model: type[Settings], name: str, field: FieldInfo) -> dg.Field:
