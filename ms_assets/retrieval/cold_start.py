@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from ms_assets.retrieval import exact
-from ms_assets.retrieval.recommendations import TOP_K, ranked
-from ms_assets.retrieval.recommenders import nearest
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.recommender import TOP_K, nearest, ranked
 from ms_assets.retrieval.tuning import Tuner
 from ms_assets.vectors import Ragged, vector_column
 
@@ -49,6 +48,8 @@ def directions(
 
     artists: of every song, the trained ones [n_trained, d] first, then the cold ones.
     """
+    from scipy.sparse import csr_matrix
+
     n_trained, n_artists = len(trained), int(artists.values.max(initial=-1)) + 1
     ones = np.ones(len(artists.values), np.float32)
     of_songs = csr_matrix((ones, artists.values, artists.offsets), shape=(len(artists.offsets) - 1, n_artists))
@@ -65,11 +66,11 @@ def calibrate(
     users float32 [n_users, d], trained [n_trained, d], cold: unit vectors [n_cold, d].
     """
     targets = tuner.targets["discovery"]
-    is_cold = targets.keys % targets.n_songs >= len(trained)
+    is_cold = targets.song >= len(trained)
     if not is_cold.any():
         return None
     wanted, k = float(is_cold.mean()), min(TOP_K, len(cold))
-    songs, warm = ranked(tuner.users, tuner.heard, len(trained), nearest(users, trained), TOP_K)
+    songs, warm = ranked(nearest(users, trained), tuner.users, tuner.heard, len(trained), TOP_K)
     rivals = np.where(songs[1] < 0, -np.inf, warm[1])[:, ::-1][:, :k]
     found, _ = exact.search(users[tuner.users], cold, k)
     with np.errstate(divide="ignore"):
@@ -80,6 +81,27 @@ def calibrate(
     length = max(float(bounds[n_wanted - 1]), SHORTEST) if n_reachable else 1.0
     shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (1.0, length)]
     return Calibration(length, wanted, *shares)
+
+
+def placed(
+    dataset: Dataset, users: NDArray[np.float32], songs: NDArray[np.float32], artists: Ragged
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], Calibration | None]:
+    """Place cold songs among the trained ones.
+
+    Args:
+        dataset: with a validation part.
+        users: embeddings float32 [n_users, d].
+        songs: embeddings float32 [n_songs, d], cold songs as encoded.
+        artists: of every song.
+
+    Returns:
+        Vectors of the cold songs float32 [n_cold, d], whether an artist of each has a trained song, and how their
+        length was fitted; None, and length 1, where validation has no song that is new to its users and cold.
+    """
+    trained, encoded = np.split(songs, [dataset.n_graph_songs])
+    unit, known = directions(encoded, trained, artists)
+    fit = calibrate(users, trained, unit, Tuner.of(dataset))
+    return np.float32(fit.length if fit else 1) * unit, known, fit
 
 
 def indexed_vectors(song_embeddings: Relation, cold_songs: Relation) -> NDArray[np.float32]:

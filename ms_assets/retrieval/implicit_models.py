@@ -3,14 +3,15 @@
 Both take the number of a user's positive train events with a song for their confidence in it.
 """
 
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
-from ms_assets.retrieval.recommendations import History, Recommender
-from ms_assets.retrieval.recommenders import FACTORS, nearest
+from ms_assets.retrieval.baselines import FACTORS, by_plays
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommender
 
 SONGS_PER_USER = 300
 """Songs of a user that similarities are computed from: their cost grows with the square of that."""
@@ -22,54 +23,85 @@ ITEM_KNN_GRID = [
 IALS_GRID = [{"alpha": alpha, "regularization": 10.0} for alpha in (1.0, 3.0, 10.0)]
 
 
-def item_knn(
-    history: History, n_graph_songs: int, similarity: Literal["bm25", "cosine"], neighbours: int
-) -> Recommender:
-    """Songs like those of the user's: the sum over these of similarity times number of events (Deshpande and Karypis,
-    2004, with BM25 or cosine similarities).
+@dataclass
+class ItemKNN(Recommender):
+    """Songs like those of the user's: the sum over these of similarity times number of events.
 
-    Similarities are those of songs among their `neighbours` nearest, over each user's most played songs. A list ends
-    where no neighbour is left.
+    Deshpande and Karypis, 2004, with BM25 or cosine similarities among the `neighbours` nearest songs, over each
+    user's most played songs. A list ends where no neighbour is left.
+
+    >>> import polars as pl
+    >>> events = pl.DataFrame({"user": ["ann", "ann", "bob", "bob", "cem"], "song": ["a", "b", "a", "b", "a"]})
+    >>> ItemKNN(similarity="cosine").fit(events).recommend(["cem"], k=1)["song"].to_list()
+    ['b']
     """
-    from implicit.nearest_neighbours import ItemItemRecommender, bm25_weight, normalize
 
-    by_song = _matrix(_most_played(history), n_graph_songs).T
-    weighted = bm25_weight(by_song, K1=1.2, B=0.75) if similarity == "bm25" else normalize(by_song)
-    model = ItemItemRecommender(K=neighbours)
-    model.fit(weighted.T.tocsr(), show_progress=False)
-    matrix = _matrix(history, n_graph_songs)
+    candidates = ("0", "0")  # any number: only neighbours are known
+    similarity: Literal["bm25", "cosine"] = "bm25"
+    neighbours: int = 50
 
-    def recommend(user: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        songs, scores = model.recommend(user, matrix[user], N=n, filter_already_liked_items=False)
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        from implicit.nearest_neighbours import ItemItemRecommender, bm25_weight, normalize
+
+        by_song = _matrix(_most_played(dataset)).T
+        weighted = bm25_weight(by_song, K1=1.2, B=0.75) if self.similarity == "bm25" else normalize(by_song)
+        model = ItemItemRecommender(K=self.neighbours)
+        model.fit(weighted.T.tocsr(), show_progress=False)
+        return {name: getattr(model.similarity, name) for name in ("data", "indices", "indptr")}
+
+    def _prepare(self, dataset: Dataset) -> None:
+        from implicit.nearest_neighbours import ItemItemRecommender
+        from scipy.sparse import csr_matrix
+
+        self._matrix, self._model = _matrix(dataset), ItemItemRecommender()
+        parts = tuple(self.learned[name] for name in ("data", "indices", "indptr"))
+        similarity = csr_matrix(parts, shape=(dataset.n_graph_songs, dataset.n_graph_songs))
+        # What unpickling does, without a pickle: the similarities are all that a fitted model is.
+        self._model.__setstate__({"K": self.neighbours, "num_threads": 0, "similarity": similarity})
+
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Rank the neighbours of the user's songs."""
+        songs, scores = self._model.recommend(user, self._matrix[user], N=n, filter_already_liked_items=False)
         return songs.astype(np.int64), np.where(songs < 0, 0, scores).astype(np.float32)
 
-    return recommend
+    def _similar(self, song: NDArray[np.int64], n: int) -> Ranked:
+        songs, scores = self._model.similar_items(song, N=n)
+        return songs.astype(np.int64), np.where(songs < 0, 0, scores).astype(np.float32)
 
 
-def ials(history: History, n_graph_songs: int, alpha: float, regularization: float, seed: int) -> Recommender:
-    """Weighted matrix factorisation by alternating least squares (Hu, Koren and Volinsky, 2008), 64 factors.
+@dataclass
+class IALS(VectorRecommender):
+    """Weighted matrix factorisation by alternating least squares (Hu, Koren and Volinsky, 2008).
 
     A song has weight alpha · number of events where the user heard it, 1 elsewhere.
     """
-    from implicit.cpu.als import AlternatingLeastSquares
-    from threadpoolctl import threadpool_limits
 
-    # The library runs threads of its own, each of which would start a BLAS pool.
-    with threadpool_limits(1, "blas"):
-        model = AlternatingLeastSquares(FACTORS, regularization, alpha, iterations=ITERATIONS, random_state=seed)
-        model.fit(_matrix(history, n_graph_songs), show_progress=False)
-    return nearest(model.user_factors, model.item_factors)
+    candidates = ("n_known", "n_known - n_heard")
+    factors: int = FACTORS
+    alpha: float = 1.0
+    regularization: float = 10.0
+    seed: int = 0
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        from implicit.cpu.als import AlternatingLeastSquares
+        from threadpoolctl import threadpool_limits
+
+        # The library runs threads of its own, each of which would start a BLAS pool.
+        with threadpool_limits(1, "blas"):
+            model = AlternatingLeastSquares(
+                self.factors, self.regularization, self.alpha, iterations=ITERATIONS, random_state=self.seed
+            )
+            model.fit(_matrix(dataset), show_progress=False)
+        return {"users": model.user_factors, "songs": model.item_factors}
 
 
-def _matrix(history: History, n_graph_songs: int) -> csr_matrix:
-    """Positive train events, float32 [n_users, n_graph_songs]."""
-    songs = history.songs
-    counts = history.n_events.astype(np.float32)
-    return csr_matrix((counts, songs.values, songs.offsets), shape=(len(songs.lengths), n_graph_songs))
+def _matrix(dataset: Dataset) -> Any:
+    """Positive train events as a SciPy matrix, float32 [n_users, n_graph_songs]."""
+    return dataset.heard.csr(dataset.heard.values["n_events"].astype(np.float32))[:, : dataset.n_graph_songs]
 
 
-def _most_played(history: History) -> History:
-    order, rows = history.by_plays(), history.songs.rows()
+def _most_played(dataset: Dataset) -> Dataset:
+    heard, order = dataset.heard, by_plays(dataset)
     kept = np.zeros(len(order), np.bool_)
-    kept[order] = np.arange(len(order)) - history.songs.offsets[rows] < SONGS_PER_USER
-    return history.keep(kept)
+    kept[order] = np.arange(len(order)) - heard.offsets[heard.user] < SONGS_PER_USER
+    return replace(dataset, heard=heard.keep(kept))

@@ -4,11 +4,14 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_assets.files import published, reading
 from ms_assets.retrieval import exact
 
 if TYPE_CHECKING:
@@ -26,22 +29,106 @@ ROUNDS_OF_KMEANS = 10
 RECALL_AT = 100
 TARGET_RECALL = 0.98
 RECALL_QUERIES = 500
+MOST_ON_GPU = 2_048
+"""Songs of a query that Faiss finds on a GPU at most."""
 NEIGHBOURS = 32
 """Links of a song in HNSW."""
 
 
 @dataclass(frozen=True)
-class SongIndex:
-    """An index whose ids are original item ids, how often it finds what exact search finds, and how fast."""
+class Measured:
+    """How an index was built, how often it finds what exact search finds, and how fast."""
 
-    index: "faiss.Index"
     kind: Kind
     effort: int
     """Lists probed, or songs visited (HNSW)."""
-    recall: float
+    recall_at_100: float
     build_seconds: float
     queries_per_second: float
-    exact_queries_per_second: float
+    times_exact_search: float
+    """Queries per second over those of exact search."""
+
+
+@dataclass(frozen=True)
+class SongIndex:
+    """A Faiss index over song embeddings, which finds the songs of the largest inner product with a query."""
+
+    index: "faiss.Index"
+    measured: Measured | None = None
+    """None for an index that was loaded."""
+    use_gpu: bool = False
+    """Answer many queries at once on the first GPU, if there is one; several threads must not ask at once then."""
+
+    @classmethod
+    def build(
+        cls,
+        vectors: NDArray[np.float32],
+        ids: NDArray[np.int64] | None = None,
+        queries: NDArray[np.float32] | None = None,
+        singly: bool = False,
+    ) -> Self:
+        """Index vectors float32 [n, d]; the kind is chosen by their number and that of the queries.
+
+        Lists probed, or songs visited (HNSW), are doubled until they reach a recall@100 of 0.98 on a draw of the
+        queries. Where bytes are too coarse for that, lists with whole vectors take their place.
+
+        Args:
+            vectors: embeddings of songs.
+            ids: what `search` answers with, int64 [n]; by default the rows of the vectors.
+            queries: vectors like those that will be asked for, float32 [n_queries, d]; by default the songs' own.
+            singly: queries come one at a time, as they do to a service.
+
+        >>> index = SongIndex.build(np.eye(3, dtype=np.float32))
+        >>> index.search(np.float32([[0, 1, 0.5]]), k=2)[0].tolist()
+        [[1, 2]]
+        """
+        queries = vectors if queries is None else queries
+        ids = np.arange(len(vectors)) if ids is None else ids
+        kind = choose(len(vectors), vectors.shape[1], len(queries), singly)
+        return cls(*built(vectors, ids, queries, kind))
+
+    def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Find the k songs of the largest inner products: ids int64 and scores float32, [n_queries, k].
+
+        Where the lists that are probed hold fewer songs than are asked for, more of them are; −1 where the index holds
+        no more.
+        """
+        import faiss
+
+        queries = np.ascontiguousarray(queries)
+        index = self._gpu_index if self.use_gpu and k <= MOST_ON_GPU else self.index
+        scores, ids = index.search(queries, k)
+        lists = faiss.try_extract_index_ivf(self.index)
+        probed = lists.nprobe if lists else 0
+        while lists and probed < lists.nlist and (short := (ids < 0).any(axis=1)).any():
+            probed = min(4 * probed, lists.nlist)
+            more = faiss.IVFSearchParameters()
+            more.nprobe = probed
+            scores[short], ids[short] = self.index.search(queries[short], k, params=more)
+        return ids, scores
+
+    @cached_property
+    def _gpu_index(self) -> "faiss.Index":
+        return on_gpu(self.index)
+
+    def save(self, path: str | Path) -> None:
+        """Write the index into a file of Faiss, whole or not at all."""
+        import faiss
+
+        with published(Path(path)) as unfinished:
+            faiss.write_index(self.index, str(unfinished))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFileError: the file cannot be read.
+        """
+        import faiss
+
+        with reading(Path(path), "build and save the index again"):
+            return cls(faiss.read_index(str(path)))
 
 
 def choose(n_songs: int, dimensions: int, n_queries: int, singly: bool) -> Kind:
@@ -59,28 +146,22 @@ def choose(n_songs: int, dimensions: int, n_queries: int, singly: bool) -> Kind:
     return "ivf_flat" if 4 * n_songs * dimensions <= FLAT_UP_TO else "ivf_sq8"
 
 
-def build(
-    vectors: NDArray[np.float32], item_id: NDArray[np.int64], queries: NDArray[np.float32], kind: Kind
-) -> SongIndex:
-    """Index vectors float32 [n, d] by inner product.
-
-    Lists probed, or songs visited (HNSW), are doubled until they reach a recall@100 of 0.98 on a draw of the queries
-    float32 [n_queries, d]. Where bytes are too coarse for that, lists with whole vectors take their place.
-    """
+def built(
+    vectors: NDArray[np.float32], ids: NDArray[np.int64], queries: NDArray[np.float32], kind: Kind
+) -> tuple["faiss.Index", Measured]:
+    """Build an index of one kind, and measure it; see `SongIndex.build`."""
     rng = np.random.default_rng(0)
     drawn = queries[rng.choice(len(queries), min(len(queries), RECALL_QUERIES), replace=False)]
     started = time.monotonic()
-    index = _filled(vectors, item_id, kind, rng)
-    built = time.monotonic()
+    index = _filled(vectors, ids, kind, rng)
+    filled = time.monotonic()
     _, rows = exact.search(drawn, vectors, min(RECALL_AT, len(vectors)))
-    searched = time.monotonic()
-    effort, recall, seconds = _reach_target(index, drawn, item_id[rows], kind)
+    exact_seconds = time.monotonic() - filled
+    effort, recall, seconds = _reach_target(index, drawn, ids[rows], kind)
     if kind == "ivf_sq8" and recall < TARGET_RECALL:
         logger.warning("recall@%d of %s is %.4f at best: building ivf_flat instead", RECALL_AT, kind, recall)
-        return build(vectors, item_id, queries, "ivf_flat")
-    return SongIndex(
-        index, kind, effort, recall, built - started, len(drawn) / seconds, len(drawn) / (searched - built)
-    )
+        return built(vectors, ids, queries, "ivf_flat")
+    return index, Measured(kind, effort, recall, filled - started, len(drawn) / seconds, exact_seconds / seconds)
 
 
 def _filled(

@@ -19,7 +19,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
 from ms_assets.registry import Candidate
-from ms_assets.retrieval.recommendations import TOP_K
+from ms_assets.retrieval.recommender import TOP_K
 from ms_assets.retrieval.served import Service
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ms_assets.retrieval.recommendations import Recommender, ranked
-from ms_assets.retrieval.recommenders import from_index
+from ms_assets.interactions import Interactions
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.index import SongIndex
+from ms_assets.retrieval.lightgcn import LightGCN
+from ms_assets.retrieval.recommender import Rank, ranked
 from ms_assets.vectors import Ragged, fixed_size_list, vector_column
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ PERSONAL, FALLBACK = "personal", "popular"
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class ModelData:
     """What a training knows: who there is, which songs, where they lie, and who has heard what."""
 
     uid: NDArray[np.int64]
@@ -35,19 +38,19 @@ class Knowledge:
     """Embeddings [n_users, d]."""
     songs: NDArray[np.float32]
     """Embeddings as indexed, cold songs calibrated, [n_songs, d]."""
-    heard: Ragged
-    """Of each user the songs with positive train events, as rows of `songs`."""
+    heard: Interactions
+    """Positive train events."""
 
     def write(self, folder: Path) -> None:
         """Write users.parquet (uid, embedding, heard) and songs.parquet (item_id, embedding)."""
-        heard = pa.ListArray.from_arrays(self.heard.offsets.astype(np.int32), self.heard.values.astype(np.int32))
+        heard = pa.ListArray.from_arrays(self.heard.offsets.astype(np.int32), self.heard.song.astype(np.int32))
         users = {"uid": self.uid, "embedding": fixed_size_list(self.users), "heard": heard}
         songs = {"item_id": self.item_id, "embedding": fixed_size_list(self.songs)}
         for name, columns in ((USERS, users), (SONGS, songs)):
             pq.write_table(pa.table(columns), folder / name, compression="zstd")
 
     @classmethod
-    def read(cls, folder: Path) -> "Knowledge":
+    def read(cls, folder: Path) -> "ModelData":
         """Read what `write` wrote."""
         users, songs = pq.read_table(folder / USERS), pq.read_table(folder / SONGS)
         return cls(
@@ -55,8 +58,13 @@ class Knowledge:
             songs["item_id"].to_numpy(),
             vector_column(users, "embedding"),
             vector_column(songs, "embedding"),
-            Ragged.from_column(users, "heard"),
+            _heard(users, len(songs)),
         )
+
+
+def _heard(users: pa.Table, n_songs: int) -> Interactions:
+    lists = Ragged.from_column(users, "heard")
+    return Interactions.of(lists.rows(), lists.values, len(users), n_songs)
 
 
 @dataclass(frozen=True)
@@ -77,24 +85,24 @@ class Service:
     by_uid: NDArray[np.int64]
     """Users in the order of their uids."""
     item_id: NDArray[np.int64]
-    heard: Ragged
-    recommender: Recommender
+    heard: Interactions
+    rank: Rank
     popular: Answer
 
     @classmethod
     def read(cls, folder: Path) -> "Service":
-        """From the files of `Knowledge`, the popular songs and the index; song embeddings are in the index."""
-        import faiss
-
+        """From the files of `ModelData`, the popular songs and the index; song embeddings are in the index."""
         users, item_id = pq.read_table(folder / USERS), pq.read_table(folder / SONGS, columns=["item_id"])
         popular, items = pq.read_table(folder / POPULAR), item_id["item_id"].to_numpy()
-        uid, index = users["uid"].to_numpy(), faiss.read_index(str(folder / INDEX))
+        uid, heard = users["uid"].to_numpy(), _heard(users, len(items))
+        dataset, vectors = Dataset(uid, items, len(items), heard), vector_column(users, "embedding")
+        model = LightGCN().of_embeddings(dataset, SongIndex.load(folder / INDEX), items, users=vectors)
         return cls(
             uid=uid,
             by_uid=np.argsort(uid),
             item_id=items,
-            heard=Ragged.from_column(users, "heard"),
-            recommender=from_index(index, vector_column(users, "embedding"), items),
+            heard=heard,
+            rank=model.rank,
             popular=Answer(FALLBACK, popular["item_id"].to_numpy(), popular["score"].to_numpy()),
         )
 
@@ -109,7 +117,7 @@ class Service:
         n_songs = len(self.item_id)
         longest = int(min(k[known].max(), n_songs))
         with _threads(1) if len(known) <= FEW else nullcontext():
-            songs, scores = ranked(user[known], self.heard, n_songs, self.recommender, longest)
+            songs, scores = ranked(self.rank, user[known], self.heard, n_songs, longest)
         for row, at in enumerate(known):
             view, n = int(exclude_heard[at]), k[at]
             found = songs[view, row, :n]
@@ -131,10 +139,10 @@ def _threads(n: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def write(folder: Path, knowledge: Knowledge, popular: pa.Table, index: "faiss.Index") -> None:
-    """Write everything that `Knowledge.read` and `Service.read` read; popular: item_id, score, best first."""
+def write(folder: Path, data: ModelData, popular: pa.Table, index: "faiss.Index") -> None:
+    """Write everything that `ModelData.read` and `Service.read` read; popular: item_id, score, best first."""
     import faiss
 
-    knowledge.write(folder)
+    data.write(folder)
     pq.write_table(popular, folder / POPULAR, compression="zstd")
     faiss.write_index(index, str(folder / INDEX))

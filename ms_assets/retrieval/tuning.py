@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets import ranking
-from ms_assets.ranking import Judgements
-from ms_assets.retrieval.recommendations import VIEWS, Recommender, ranked
-from ms_assets.vectors import Ragged
+from ms_assets.interactions import Interactions
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.recommender import VIEWS, Rank, Recommender, ranked
 
 logger = logging.getLogger(__name__)
 
@@ -38,44 +38,32 @@ class Tuner:
     """A draw of users with something to find in the validation part."""
 
     users: NDArray[np.int64]
-    heard: Ragged
-    targets: dict[str, Judgements]
-    """By view, the drawn users renumbered."""
+    heard: Interactions
+    """Of all users."""
+    targets: dict[str, Interactions]
+    """Relevance by view, the drawn users renumbered."""
 
     @classmethod
-    def of(
-        cls,
-        user: NDArray[np.integer],
-        song: NDArray[np.integer],
-        relevance: NDArray[np.float64],
-        heard: Ragged,
-        n_songs: int,
-    ) -> Self:
-        """From the rows of the validation part's ground truth; heard: the songs of every user's train part."""
-        relevant = relevance > 0
-        some = np.unique(user[relevant])
-        users = np.random.default_rng(SEED).permutation(some)[:TUNING_USERS]
+    def of(cls, dataset: Dataset) -> Self:
+        """Draw users of a dataset with a validation part."""
+        assert dataset.validation is not None, "tuning needs the validation part"
+        relevant = dataset.validation.keep(dataset.validation.values["relevance"] > 0)
+        users = np.random.default_rng(SEED).permutation(np.unique(relevant.user))[:TUNING_USERS]
         users.sort()
-        chosen = relevant & np.isin(user, users)
-        everything = Judgements.of(
-            np.searchsorted(users, user[chosen]), song[chosen], relevance[chosen], len(users), n_songs
-        )
-        rows = np.isin(heard.rows(), users)
-        history = Judgements.of(
-            np.searchsorted(users, heard.rows()[rows]), heard.values[rows], np.ones(rows.sum()), len(users), n_songs
-        )
-        return cls(users.astype(np.int64), heard, {"all": everything, "discovery": everything.without(history)})
+        everything = relevant.of_users(users)
+        discovery = everything.without(dataset.heard.of_users(users))
+        return cls(users, dataset.heard, {"all": everything, "discovery": discovery})
 
-    def ndcg(self, recommender: Recommender) -> dict[str, float]:
+    def ndcg(self, rank: Rank) -> dict[str, float]:
         """Mean NDCG@10 of the drawn users by view; 0 where nobody has a target."""
-        n_songs = self.targets["all"].n_songs
-        songs, _ = ranked(self.users, self.heard, n_songs, recommender, TUNING_K)
+        songs, _ = ranked(rank, self.users, self.heard, self.heard.n_songs, TUNING_K)
         return {view: self._mean(self.targets[view], songs[row]) for row, view in enumerate(VIEWS)}
 
-    def _mean(self, targets: Judgements, songs: NDArray[np.int64]) -> float:
-        if not len(targets.keys):
+    def _mean(self, targets: Interactions, songs: NDArray[np.int64]) -> float:
+        if not len(targets):
             return 0.0
-        return float(np.nanmean(ranking.ndcg(targets.gains(songs), targets.ideal(TUNING_K))))
+        ideal = targets.ideal_dcg("relevance", TUNING_K)
+        return float(np.nanmean(ranking.ratio(ranking.dcg(targets.gains("relevance", songs)), ideal)))
 
     def choose(self, grid: Sequence[Setting], make: Callable[..., Recommender], views: Sequence[str] = VIEWS) -> Tuned:
         """The setting whose recommender ranks best for the drawn users; the grid's first where nobody validates.
@@ -86,7 +74,7 @@ class Tuner:
             return Tuned(grid[0], [])
         trials = []
         for setting in grid:
-            trials.append((setting, self.ndcg(make(**setting))))
+            trials.append((setting, self.ndcg(make(**setting).rank)))
             logger.info("%s: NDCG@%d %s", _in_words(setting), TUNING_K, _in_words(trials[-1][1]))
         reached = [sum(math.log(max(ndcg[view], LOWEST)) for view in views) for _, ndcg in trials]
         return Tuned(grid[int(np.argmax(reached))], trials)

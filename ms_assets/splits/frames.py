@@ -8,7 +8,7 @@ have the column `song`, and where known `audio` (vectors of one length), `artist
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import duckdb
 import numpy as np
@@ -27,7 +27,8 @@ from ms_assets.streams import Relation, stored_table
 if TYPE_CHECKING:
     import pandas as pd
 
-    Frame = pl.DataFrame | pd.DataFrame | pa.Table | str | Path
+Frame: TypeAlias = "pl.DataFrame | pd.DataFrame | pa.Table | str | Path"
+"""A frame of polars or pandas, an Arrow table, or the path of a Parquet file."""
 
 ROWS = 1 << 20
 """Rows that `split` divides at a time."""
@@ -50,7 +51,7 @@ class Split(NamedTuple):
     test: pl.DataFrame
 
 
-def split(events: "Frame", *, min_events: int = 1, max_events: int | None = None, **settings: Any) -> Split:
+def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, **settings: Any) -> Split:
     """Divide events into train, validation and test, as the asset `split_events` does.
 
     Args:
@@ -106,7 +107,7 @@ class Tables:
 
 
 def tables(
-    train: "Frame", validation: "Frame | None" = None, test: "Frame | None" = None, songs: "Frame | None" = None
+    train: Frame, validation: Frame | None = None, test: Frame | None = None, songs: Frame | None = None
 ) -> Tables:
     """Encode frames that were divided before.
 
@@ -160,7 +161,7 @@ def tables(
     )
 
 
-def _frame(given: "Frame", name: str) -> pl.DataFrame:
+def _frame(given: Frame, name: str) -> pl.DataFrame:
     if isinstance(given, str | Path):
         if not Path(given).exists():
             raise ValueError(f"{name}: {given} does not exist; expected a frame or the path of a Parquet file")
@@ -252,12 +253,8 @@ def _block(rows: pa.Table) -> PartedEvents:
 
 
 def _ids(table: Relation, name: str, order: str) -> NDArray[Any]:
-    ids = table.order(order).project(f'"{name}"').to_arrow_table().column(0)
-    return (
-        np.array(ids.to_pylist())
-        if pa.types.is_large_unicode(ids.type) or pa.types.is_string(ids.type)
-        else ids.to_numpy()
-    )
+    ids = table.order(order).project(f'"{name}"').pl().to_series()
+    return ids.to_numpy().astype(str) if ids.dtype == pl.String else ids.to_numpy()
 
 
 def _audio(con: duckdb.DuckDBPyConnection, songs: Relation, known: Relation) -> Relation:

@@ -18,7 +18,7 @@ from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
 from ms_assets.evaluation.comparison import JUDGED_BY, Today
-from ms_assets.retrieval.recommenders import METHODS
+from ms_assets.retrieval.methods import METHODS
 from ms_assets.settings import EvaluationSettings
 from ms_assets.streams import TableStream
 

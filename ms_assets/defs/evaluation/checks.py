@@ -8,7 +8,7 @@ from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.evaluation import champion as champions
 from ms_assets.evaluation import leaderboard as boards
-from ms_assets.retrieval.recommenders import BASELINES
+from ms_assets.retrieval.methods import BASELINES
 
 RANGES = {"popularity_lift": "-1 AND 1e300"}
 """Of metrics that are no share, chance or normalised gain."""

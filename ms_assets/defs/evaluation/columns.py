@@ -4,7 +4,7 @@ from ms_assets.defs.platform.schemas import columns, each
 from ms_assets.evaluation import champion, metrics
 from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation.certainty import CONFIDENCE
-from ms_assets.retrieval.recommenders import METHODS
+from ms_assets.retrieval.methods import METHODS
 
 METHOD = ("VARCHAR", "recommender")
 VIEW = ("VARCHAR", "all; discovery: songs heard in train are neither candidates nor targets")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,15 +22,19 @@ from ms_assets.defs.platform.schemas import each
 from ms_assets.defs.retrieval import columns
 from ms_assets.defs.retrieval.columns import HEARD, PLACED, VALIDATED
 from ms_assets.registry import CONTENT
-from ms_assets.retrieval import blend, cold_start, implicit_models, inputs, recommenders, served
+from ms_assets.retrieval import baselines, cold_start, implicit_models, served
 from ms_assets.retrieval import index as indexing
-from ms_assets.retrieval.recommendations import VIEWS, Audience, Recommender, recommend
+from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.implicit_models import IALS, ItemKNN
+from ms_assets.retrieval.index import SongIndex
+from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
+from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
 from ms_assets.vectors import Ragged, embeddings, fixed_size_list
 
 asset = room("retrieval")
-SEED = 0
 Recommended = dg.MaterializeResult[pa.Table]
 
 SPLITS = {name: dg.AssetIn(["splits", name]) for name in ("users", "songs", "train")}
@@ -57,16 +61,16 @@ def cold_songs(
 
     New songs have no listeners to learn from: their audio, artists and albums say where they belong.
     """
-    audience, user_vectors = inputs.audience(users, songs, train), embeddings(user_embeddings, "user_id")
-    n_trained, encoded = audience.n_graph_songs, embeddings(song_embeddings, "song_id")
+    dataset = Dataset.of(users, songs, train, ground_truth)
     artists = Ragged.from_column(songs.order("song_id").to_arrow_table(), "artist_ids")
-    unit, known = cold_start.directions(encoded[n_trained:], encoded[:n_trained], artists)
-    fit = cold_start.calibrate(user_vectors, encoded[:n_trained], unit, inputs.tuner(ground_truth, audience))
+    vectors, known, fit = cold_start.placed(
+        dataset, embeddings(user_embeddings, "user_id"), embeddings(song_embeddings, "song_id"), artists
+    )
     table = {
-        "song_id": pa.array(range(n_trained, len(encoded)), pa.int32()),
-        "item_id": audience.item_id[n_trained:],
+        "song_id": pa.array(range(dataset.n_graph_songs, dataset.n_songs), pa.int32()),
+        "item_id": dataset.song_ids[dataset.n_graph_songs :],
         "known_artist": known,
-        "embedding": fixed_size_list(np.float32(fit.length if fit else 1) * unit),
+        "embedding": fixed_size_list(vectors),
     }
     return dg.MaterializeResult(
         value=pa.table(table),
@@ -104,30 +108,25 @@ def song_index(
     vectors = cold_start.indexed_vectors(song_embeddings, cold_songs)
     user_vectors = embeddings(user_embeddings, "user_id")
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
-    kind = indexing.choose(len(vectors), vectors.shape[1], len(user_vectors), settings.queries == "single")
-    built = indexing.build(vectors, item_id, user_vectors, kind)
+    built = SongIndex.build(vectors, item_id, user_vectors, settings.queries == "single")
+    assert built.measured is not None, "an index that was built was measured"
     return dg.MaterializeResult(
         value=IndexOfOrigin(built.index, indexing.origin(lightgcn, item_id, user_vectors, vectors)),
         metadata={
-            "kind": kind,
-            "effort": built.effort,
-            "recall_at_100": built.recall,
             "n_songs": len(item_id),
             "n_cold_songs": len(cold_songs),
-            "build_seconds": round(built.build_seconds, 3),
-            "queries_per_second": round(built.queries_per_second, 1),
-            "times_exact_search": round(built.queries_per_second / built.exact_queries_per_second, 1),
+            **{name: round(n, 3) if isinstance(n, float) else n for name, n in asdict(built.measured).items()},
         },
     )
 
 
-def _recommended(audience: Audience, make: Callable[[], Recommender], **metadata: Any) -> Recommended:
+def _recommended(dataset: Dataset, make: Callable[[], Recommender], **metadata: Any) -> Recommended:
     started = time.monotonic()
     recommender = make()
     fitted = time.monotonic()
-    table = recommend(audience, recommender)
+    table = recommendations(recommender)
     seconds = {"fit_seconds": fitted - started, "recommend_seconds": time.monotonic() - fitted}
-    n_cold = int((table["song_id"].to_numpy() >= audience.n_graph_songs).sum())
+    n_cold = int((table["song_id"].to_numpy() >= dataset.n_graph_songs).sum())
     metadata["cold_share_of_top_100"] = round(n_cold / max(len(table), 1), 4)
     return dg.MaterializeResult(
         value=table, metadata={**metadata, **{name: round(s, 3) for name, s in seconds.items()}}
@@ -135,22 +134,24 @@ def _recommended(audience: Audience, make: Callable[[], Recommender], **metadata
 
 
 def _tuned(
-    audience: Audience,
-    ground_truth: Relation,
+    dataset: Dataset,
     grid: Sequence[Setting],
     make: Callable[..., Recommender],
-    trial: Callable[[Tuner], Callable[..., Recommender]] | None = None,
+    by_drawn_users: Callable[[Dataset], Callable[..., Recommender]] | None = None,
     views: Sequence[str] = VIEWS,
 ) -> Recommended:
-    """Choose a setting on validation, by recommenders made for the tuner's users where these are made apart."""
+    """Choose a setting on validation.
+
+    by_drawn_users: makes trials from the events of the drawn users alone, where a fit to all would take too long.
+    """
     started = time.monotonic()
-    tuner = inputs.tuner(ground_truth, audience)
-    tuned = tuner.choose(grid, trial(tuner) if trial else make, views)
+    tuner = Tuner.of(dataset)
+    tuned = tuner.choose(grid, by_drawn_users(dataset.of_users(tuner.users)) if by_drawn_users else make, views)
     trials = pl.DataFrame(
         [{**setting, **{f"ndcg_{view}": n for view, n in ndcg.items()}} for setting, ndcg in tuned.trials]
     )
     return _recommended(
-        audience,
+        dataset,
         partial(make, **tuned.setting),
         **tuned.setting,
         chosen_by=f"NDCG@{TUNING_K} of {len(tuner.users)} validation users in {' and '.join(views)}"
@@ -159,6 +160,11 @@ def _tuned(
         tuning=dg.MetadataValue.md(pictures.table_to_markdown(trials)),
         tuning_seconds=round(time.monotonic() - started, 3),
     )
+
+
+def _fitted(method: type[Recommender]) -> Callable[[Dataset], Callable[..., Recommender]]:
+    """Make the method by settings and fit it to a dataset."""
+    return lambda dataset: lambda **settings: method(**settings).fit(dataset)
 
 
 def method(*sources: str) -> dict[str, Any]:
@@ -173,13 +179,12 @@ def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
     return song_index.index
 
 
-def _from_index(song_index: IndexOfOrigin, audience: Audience, user_vectors: NDArray[np.float32]) -> Recommender:
+def _searchable(song_index: IndexOfOrigin, dataset: Dataset, user_vectors: NDArray[np.float32]) -> SongIndex:
     expected = {
-        "id_map": indexing.fingerprint(audience.item_id),
+        "id_map": indexing.fingerprint(dataset.song_ids),
         "user_embeddings": indexing.fingerprint(user_vectors),
     }
-    index = _unless_stale(song_index, expected)
-    return recommenders.from_index(index, user_vectors, audience.item_id, indexing.on_gpu(index))
+    return SongIndex(_unless_stale(song_index, expected), use_gpu=True)
 
 
 @asset(kinds={"faiss"}, ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]}, **method(*PLACED))
@@ -190,8 +195,9 @@ def lightgcn(
 
     A hundred songs for every user; the lists that the baselines are compared with.
     """
-    audience, vectors = inputs.audience(users, songs, train), embeddings(user_embeddings, "user_id")
-    return _recommended(audience, partial(_from_index, song_index, audience, vectors))
+    dataset, vectors = Dataset.of(users, songs, train), embeddings(user_embeddings, "user_id")
+    index = _searchable(song_index, dataset, vectors)
+    return _recommended(dataset, lambda: LightGCN().of_embeddings(dataset, index, dataset.song_ids, users=vectors))
 
 
 @asset(kinds={"faiss"}, ins={**TUNED, **EMBEDDINGS}, **method(*PLACED, *HEARD, *VALIDATED))
@@ -208,87 +214,73 @@ def lightgcn_replay(
 
     For who also wants to hear what they know already, which is most of listening.
     """
-    audience, user_vectors = inputs.audience(users, songs, train), embeddings(user_embeddings, "user_id")
-    trained = embeddings(song_embeddings.filter("NOT cold"), "song_id")
-    found = _from_index(song_index, audience, user_vectors)
-    make = partial(blend.lightgcn_replay, found, user_vectors, trained, audience.history)
-    return _tuned(audience, ground_truth, blend.BLEND_GRID, make, views=["all"])
+    dataset = Dataset.of(users, songs, train, ground_truth)
+    vectors, trained = embeddings(user_embeddings, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
+    index = _searchable(song_index, dataset, vectors)
+
+    def make(replay_weight: float) -> LightGCNReplay:
+        model = LightGCNReplay(replay_weight)
+        return model.of_embeddings(dataset, index, dataset.song_ids, users=vectors, songs=trained)
+
+    return _tuned(dataset, BLEND_GRID, make, views=["all"])
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method("splits/train.song_id"))
 def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the songs with the most positive train events, the same for everybody."""
-    audience = inputs.audience(users, songs, train)
-    n_events = np.bincount(
-        train.project("song_id").to_arrow_table()["song_id"].to_numpy(), minlength=len(audience.item_id)
-    )
-    return _recommended(audience, lambda: recommenders.popular(n_events))
+    dataset = Dataset.of(users, songs, train)
+    return _recommended(dataset, lambda: Popular().fit(dataset))
 
 
 @asset(kinds={"duckdb"}, ins=TUNED, **method(*each("splits/train", "song_id", "timestamp"), *VALIDATED))
 def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: popularity of late, each train event counting half as much for every half-life of its age."""
-    audience = inputs.audience(users, songs, train)
-    days = [setting["half_life_days"] for setting in recommenders.HALF_LIVES]
-    decayed = dict(zip(days, recommenders.decayed_events(train, days, len(audience.item_id)), strict=True))
-    make = lambda half_life_days: recommenders.popular(decayed[half_life_days])  # noqa: E731
-    return _tuned(audience, ground_truth, recommenders.HALF_LIVES, make)
+    dataset = Dataset.of(users, songs, train, ground_truth)
+    return _tuned(dataset, baselines.HALF_LIVES, _fitted(DecayedPopular)(dataset))
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method())
 def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: songs drawn at random from the catalogue, which shows what chance alone reaches."""
-    audience = inputs.audience(users, songs, train)
-    return _recommended(audience, lambda: recommenders.random(len(audience.item_id), SEED))
+    dataset = Dataset.of(users, songs, train)
+    return _recommended(dataset, lambda: Random().fit(dataset))
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method(*HEARD, "splits/train.timestamp"))
 def replay(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the user's own most played songs, the latest played of equals first; in `discovery` there are none."""
-    audience = inputs.audience(users, songs, train)
-    return _recommended(audience, lambda: recommenders.replay(audience.history))
-
-
-def _of_drawn_users(
-    audience: Audience, fit: Callable[..., Recommender]
-) -> Callable[[Tuner], Callable[..., Recommender]]:
-    """Trials of a model by a fit to the histories of the drawn users alone, which is as large as it gets."""
-    return lambda tuner: partial(fit, audience.history.keep(np.isin(audience.history.songs.rows(), tuner.users)))
+    dataset = Dataset.of(users, songs, train)
+    return _recommended(dataset, lambda: Replay().fit(dataset))
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
 def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: songs that the listeners of the user's songs share, by `implicit`; lists end with the neighbours."""
-    audience = inputs.audience(users, songs, train)
-    fit = partial(implicit_models.item_knn, n_graph_songs=audience.n_graph_songs)
-    make = partial(fit, audience.history)
-    return _tuned(audience, ground_truth, implicit_models.ITEM_KNN_GRID, make, _of_drawn_users(audience, fit))
+    dataset, fitted = Dataset.of(users, songs, train, ground_truth), _fitted(ItemKNN)
+    return _tuned(dataset, implicit_models.ITEM_KNN_GRID, fitted(dataset), fitted)
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
 def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: weighted matrix factorisation by alternating least squares, 64 factors, by `implicit`."""
-    audience = inputs.audience(users, songs, train)
-    fit = partial(implicit_models.ials, n_graph_songs=audience.n_graph_songs, seed=SEED)
-    make = partial(fit, audience.history)
-    return _tuned(audience, ground_truth, implicit_models.IALS_GRID, make, _of_drawn_users(audience, fit))
+    dataset, fitted = Dataset.of(users, songs, train, ground_truth), _fitted(IALS)
+    return _tuned(dataset, implicit_models.IALS_GRID, fitted(dataset), fitted)
 
 
 @asset(kinds={"scikitlearn"}, ins=SPLITS, **method(*HEARD))
 def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: truncated SVD, 64 factors, of who has heard what."""
-    audience = inputs.audience(users, songs, train)
-    heard, n_graph_songs = audience.history.songs, audience.n_graph_songs
-    return _recommended(audience, lambda: recommenders.collaborative_filtering(heard, n_graph_songs, SEED))
+    dataset = Dataset.of(users, songs, train)
+    return _recommended(dataset, lambda: SVD().fit(dataset))
 
 
 @asset(kinds={"faiss"}, ins={**SPLITS, **GRAPH}, **method(*HEARD, "raw/embeddings.normalized_embed"))
 def content_based(users: Relation, songs: Relation, train: Relation, bipartite_graph: Any) -> Recommended:
     """Baseline: songs that sound like the mean of what the user has heard."""
-    audience = inputs.audience(users, songs, train)
-    graph_songs = bipartite_graph["song"]
-    audio, has_audio = graph_songs.x.numpy(), graph_songs.has_audio.numpy()
-    return _recommended(audience, lambda: recommenders.content_based(audience.history.songs, audio, has_audio))
+    in_graph = bipartite_graph["song"]
+    audio = in_graph.x.numpy(), in_graph.has_audio.numpy()
+    dataset = replace(Dataset.of(users, songs, train), audio=audio)
+    return _recommended(dataset, lambda: ContentBased().fit(dataset))
 
 
 @asset(
@@ -309,20 +301,20 @@ def served_model(
     """
     from ms_assets.retrieval import pyfunc_model
 
-    registry, audience = mlflow.registry(context.partition_key), inputs.audience(users, songs, train)
-    known = served.Knowledge(
-        uid=audience.uid,
-        item_id=audience.item_id,
+    registry, dataset = mlflow.registry(context.partition_key), Dataset.of(users, songs, train)
+    data = served.ModelData(
+        uid=dataset.user_ids,
+        item_id=dataset.song_ids,
         users=embeddings(user_embeddings, "user_id"),
         songs=cold_start.indexed_vectors(song_embeddings, cold_songs),
-        heard=audience.history.songs,
+        heard=dataset.heard,
     )
-    index = _unless_stale(song_index, indexing.origin(lightgcn, known.item_id, known.users, known.songs))
+    index = _unless_stale(song_index, indexing.origin(lightgcn, data.item_id, data.users, data.songs))
     popular = decayed_popularity.filter("view = 'all' AND user_id = 0").order("rank").project("item_id, score")
     with TemporaryDirectory() as folder:
-        served.write(Path(folder), known, popular.to_arrow_table(), index)
+        served.write(Path(folder), data, popular.to_arrow_table(), index)
         run_id = mlflow.known_run(lightgcn["mlflow_run_id"])
-        candidate = pyfunc_model.candidate(Path(folder), int(known.uid[0]), lightgcn, run_id)
+        candidate = pyfunc_model.candidate(Path(folder), int(data.uid[0]), lightgcn, run_id)
         version, is_new = registry.register(candidate)
     return dg.MaterializeResult(
         value=pa.table({"name": [registry.name], "version": [version.number], "content": [version.tags[CONTENT]]}),

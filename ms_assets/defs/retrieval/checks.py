@@ -10,8 +10,8 @@ from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.cold_start import indexed_vectors
 from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, differences, origin, recall_at
-from ms_assets.retrieval.recommendations import TOP_K
-from ms_assets.retrieval.recommenders import METHODS
+from ms_assets.retrieval.methods import METHODS
+from ms_assets.retrieval.recommender import TOP_K
 from ms_assets.vectors import embeddings, vector_column
 
 
@@ -91,23 +91,15 @@ PROBLEMS = {
     """,
     "the end of a list that should go on": """
         SELECT view, user_id, coalesce(n, 0) + 1 FROM (
-            SELECT user_id, 'all' AS view, {all} AS n_candidates FROM users LEFT JOIN heard USING (user_id)
+            SELECT user_id, 'all' AS view, {all} AS n_candidates FROM audience
             UNION ALL
-            SELECT user_id, 'discovery', {discovery} FROM users LEFT JOIN heard USING (user_id)
+            SELECT user_id, 'discovery', {discovery} FROM audience
         ) LEFT JOIN (
             SELECT view, user_id, count(*) AS n FROM recommended GROUP BY view, user_id
         ) USING (view, user_id) WHERE coalesce(n, 0) < least({top_k}, n_candidates)
     """,
 }
 """What a table of recommendations must not have: queries for view, user and rank."""
-CANDIDATES = {
-    **dict.fromkeys(METHODS, ("{n_songs}", "{n_songs} - coalesce(n_heard, 0)")),
-    **dict.fromkeys(("collaborative_filtering", "ials"), ("{n_known}", "{n_known} - coalesce(n_heard, 0)")),
-    "replay": ("coalesce(n_heard, 0)", "0"),
-    "item_knn": ("0", "0"),
-}
-"""How many songs a method can recommend a user by view: all; those with train events; the user's own; or, where only
-neighbours are known, any number."""
 
 
 def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
@@ -127,9 +119,14 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
         """Known users have distinct known songs ranked from 1 without gaps, with scores, a hundred or as many as the
         method has for them, none heard in `discovery`."""
         con = duckdb.connection
-        heard = train.aggregate("user_id, count(DISTINCT song_id) AS n_heard", "user_id")  # noqa: F841
-        known = {"n_songs": len(songs), "n_known": len(songs.filter("in_graph"))}
-        in_all, in_discovery = (candidates.format(**known) for candidates in CANDIDATES[method])
+        n_songs, n_known = len(songs), len(songs.filter("in_graph"))
+        audience = con.sql(  # noqa: F841  (named in PROBLEMS)
+            f"""
+            SELECT user_id, {n_songs} AS n_songs, {n_known} AS n_known, count(DISTINCT song_id) AS n_heard
+            FROM users LEFT JOIN train USING (user_id) GROUP BY user_id
+        """
+        )
+        in_all, in_discovery = METHODS[method].candidates
         found, counts = [], {}
         for problem, query in PROBLEMS.items():
             rows = con.sql(query.format(all=in_all, discovery=in_discovery, top_k=TOP_K))

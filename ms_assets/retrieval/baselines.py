@@ -1,0 +1,155 @@
+"""Baselines that need no library of their own: popularity, replays, chance, SVD and audio."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommender, nearest
+
+DAY = 86_400
+ONE = 1 << 40
+FACTORS = 64
+HALF_LIVES = [{"half_life_days": days} for days in (7, 1, 2, 4, 14, 30, 60, 120)]
+
+
+@dataclass
+class Popular(Recommender):
+    """Songs with the most positive train events, the same for everybody."""
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        weight = self._weight(dataset)
+        return {"weight": weight, "best": np.argsort(-weight, kind="stable")}
+
+    def _weight(self, dataset: Dataset) -> NDArray[Any]:
+        return np.bincount(dataset.heard.song, dataset.heard.values["n_events"], minlength=dataset.n_songs)
+
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Rank the n songs of the largest weight."""
+        best, shape = self.learned["best"][:n], (len(user), n)
+        weight = self.learned["weight"]
+        return np.broadcast_to(best, shape), np.broadcast_to(weight[best].astype(np.float32), shape)
+
+
+@dataclass
+class DecayedPopular(Popular):
+    """Songs that are popular of late: a train event counts half as much for every half-life of its age.
+
+    An age is the time to the last event of all; an unknown time counts as the first.
+    """
+
+    half_life_days: float = 7
+
+    def _weight(self, dataset: Dataset) -> NDArray[Any]:
+        assert dataset.train is not None, "a dataset to learn from has its events"
+        first, last = dataset.train.aggregate("coalesce(min(timestamp), 0), coalesce(max(timestamp), 0)").fetchall()[0]
+        age = f"{last} - coalesce(timestamp, {first})::BIGINT"
+        # Sums of floating-point numbers would depend on the order in which threads meet the rows.
+        total = f"sum(round(pow(2, ({age}) / {-DAY * self.half_life_days}) * {ONE})::BIGINT) AS weight"
+        rows = dataset.train.aggregate(f"song_id, {total}", "song_id").fetchnumpy()
+        weight = np.zeros(dataset.n_songs)
+        weight[rows["song_id"]] = rows["weight"].astype(np.float64) / ONE
+        return weight
+
+
+@dataclass
+class Random(Recommender):
+    """Any songs of the catalogue, all equally likely, drawn for each user from a seed of the user's own."""
+
+    seed: int = 0
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        return {"n_songs": np.array(dataset.n_songs)}
+
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Draw n songs; scores fall from 1."""
+        drawn = [_distinct(int(self.learned["n_songs"]), n, [self.seed, u]) for u in user]
+        falling = 1 / np.arange(1, n + 1, dtype=np.float32)
+        return np.stack(drawn), np.broadcast_to(falling, (len(user), n))
+
+
+def _distinct(n_songs: int, n: int, seed: list[int]) -> NDArray[np.int64]:
+    """Draw the first n distinct songs; asking for more continues the same sequence."""
+    size = n
+    while True:
+        draws = np.random.default_rng(seed).integers(n_songs, size=size)
+        _, first = np.unique(draws, return_index=True)
+        if len(first) >= n:
+            return draws[np.sort(first)[:n]]
+        size *= 2
+
+
+@dataclass
+class Replay(Recommender):
+    """Songs that the user has played most, the latest played of equals first."""
+
+    candidates = ("n_heard", "0")
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        heard = dataset.heard
+        order = by_plays(dataset)
+        n_events = heard.values["n_events"][order].astype(np.float32)
+        return {"songs": heard.song[order], "n_events": n_events, "offsets": heard.offsets}
+
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Rank the user's own songs; lists end with them."""
+        songs, n_events, offsets = (self.learned[name] for name in ("songs", "n_events", "offsets"))
+        place = offsets[user][:, None] + np.arange(n)
+        missing = place >= offsets[user + 1][:, None]
+        place[missing] = 0
+        return np.where(missing, -1, songs[place]), np.where(missing, np.float32(0), n_events[place])
+
+
+def by_plays(dataset: Dataset) -> NDArray[np.int64]:
+    """Positions of what was heard by user, each user's most played first, the latest played of equals."""
+    heard = dataset.heard
+    return np.lexsort((heard.song, -heard.values["last"], -heard.values["n_events"], heard.user))
+
+
+@dataclass
+class SVD(VectorRecommender):
+    """Truncated SVD of the binary user × song matrix of positives; scores are its reconstruction.
+
+    >>> import polars as pl
+    >>> events = pl.DataFrame({"user": ["ann", "ann", "bob", "bob", "cem"], "song": ["a", "b", "a", "b", "a"]})
+    >>> SVD(factors=1).fit(events).recommend(["cem"])["song"].to_list()
+    ['b']
+    """
+
+    candidates = ("n_known", "n_known - n_heard")
+    factors: int = FACTORS
+    seed: int = 0
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        from sklearn.utils.extmath import randomized_svd
+
+        heard, n_graph_songs = dataset.heard, dataset.n_graph_songs
+        matrix = heard.csr(np.ones(len(heard), np.float32))[:, :n_graph_songs]
+        rank = max(min(self.factors, *(size - 1 for size in matrix.shape)), 1)
+        left, singular, right = randomized_svd(matrix, rank, n_iter=5, random_state=self.seed)
+        return {"users": (left * singular).astype(np.float32), "songs": right.T.astype(np.float32)}
+
+
+@dataclass
+class ContentBased(VectorRecommender):
+    """Songs that sound like the mean of what the user has heard: inner product with unit audio vectors.
+
+    Songs without audio are no candidates and say nothing of a user.
+    """
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        if dataset.audio is None:
+            raise ValueError("ContentBased: found no song with audio, expected songs with a column audio")
+        audio, has_audio = dataset.audio
+        counts = dataset.heard.counts
+        share = np.repeat(1 / np.maximum(counts, 1), counts).astype(np.float32)
+        mean = np.ascontiguousarray(dataset.heard.csr(share) @ audio, np.float32)
+        return {"users": mean, "songs": audio, "audible": np.flatnonzero(has_audio)}
+
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Rank songs with audio."""
+        audible = self.learned["audible"]
+        found, scores = nearest(self.learned["users"], self.learned["songs"][audible])(user, n)
+        return np.append(audible, -1)[found], scores  # −1 stays −1

@@ -1,0 +1,83 @@
+"""What every recommender learns from: users, songs, and who has heard what."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ms_assets.interactions import Interactions
+from ms_assets.splits.frames import Frame, Tables, tables
+from ms_assets.splits.relevance import ground_truth
+from ms_assets.streams import Relation
+from ms_assets.vectors import vector_column
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Users and songs by dense id, the positive train events of every user, and what else is known of them."""
+
+    user_ids: NDArray[Any]
+    """Original ids by user_id, [n_users]."""
+    song_ids: NDArray[Any]
+    """Original ids by song_id, [n_songs]; songs with a train event come first, the others are cold."""
+    n_graph_songs: int
+    """Songs with a train event."""
+    heard: Interactions
+    """Positive train events: n_events of each pair, and last, the time of the last one in seconds, −1 if unknown."""
+    train: Relation | None = None
+    """The same events, a row each."""
+    validation: Interactions | None = None
+    """Validation part, with the relevance of each pair."""
+    audio: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
+    """Unit audio vectors [n_songs, dimensions], zeros where unknown, and which songs have one; None if no song has."""
+    tables: Tables | None = None
+    """The tables that frames were turned into."""
+
+    @classmethod
+    def of(cls, users: Relation, songs: Relation, train: Relation, ground_truth: Relation | None = None) -> Self:
+        """Read the tables splits/users, songs and train, and of splits/ground_truth the validation part."""
+        song_table = songs.order("song_id").to_arrow_table()
+        uid, item_id = users.order("user_id").to_arrow_table()["uid"].to_numpy(), song_table["item_id"].to_numpy()
+        shape = len(uid), len(item_id)
+        pairs = train.aggregate(
+            "user_id, song_id, count(*) AS n_events, coalesce(max(timestamp), -1) AS last", "user_id, song_id"
+        ).to_arrow_table()
+        heard = _interactions(pairs, shape, n_events="n_events", last="last")
+        validation = None
+        if ground_truth is not None:
+            rows = ground_truth.filter("split = 'validation'").to_arrow_table()
+            validation = _interactions(rows, shape, relevance="adjusted_relevance")
+        n_graph_songs = int(song_table["in_graph"].to_numpy().sum())
+        return cls(uid, item_id, n_graph_songs, heard, train, validation)
+
+    @classmethod
+    def of_frames(cls, train: Frame, validation: Frame | None = None, songs: Frame | None = None) -> Self:
+        """Encode frames of events and songs; their columns are those of `splits.frames`."""
+        found = tables(train, validation, songs=songs)
+        truth = ground_truth(found.connection, found.train, found.validation, found.test)
+        dataset = cls.of(found.users, found.songs, found.train, truth)
+        table = found.audio.to_arrow_table()
+        audio, has_audio = vector_column(table, "audio"), table["has_audio"].to_numpy()
+        return replace(
+            dataset,
+            user_ids=found.user_ids,
+            song_ids=found.song_ids,
+            audio=(audio, has_audio) if has_audio.any() else None,
+            tables=found,
+        )
+
+    @property
+    def n_songs(self) -> int:
+        """Number of songs, cold ones included."""
+        return len(self.song_ids)
+
+    def of_users(self, users: NDArray[np.int64]) -> Self:
+        """The same users and songs, with what some users have heard alone."""
+        return replace(self, heard=self.heard.keep(np.isin(self.heard.user, users)))
+
+
+def _interactions(rows: pa.Table, shape: tuple[int, int], **values: str) -> Interactions:
+    user, song = (rows[name].to_numpy() for name in ("user_id", "song_id"))
+    return Interactions.of(user, song, *shape, **{name: rows[column].to_numpy() for name, column in values.items()})

@@ -1,0 +1,118 @@
+"""LightGCN as a recommender, alone and with the user's own songs in one list."""
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_assets.retrieval.cold_start import placed
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.index import SongIndex
+from ms_assets.retrieval.recommender import Ranked, VectorRecommender
+from ms_assets.settings import TrainingSettings, validated
+from ms_assets.vectors import Ragged
+
+BLEND_GRID = [{"replay_weight": weight} for weight in (1.0, 0.0, 0.125, 0.25, 0.5, 2.0, 4.0)]
+
+
+class LightGCN(VectorRecommender):
+    """Vectors of users and songs learned on their graph (He et al., 2020, arXiv 2002.02126), found by an index.
+
+    Settings are the fields of `TrainingSettings`, such as `epochs`, `embedding_dim` or `seed`.
+
+    >>> LightGCN(epochs=5).settings.epochs
+    5
+    """
+
+    index: SongIndex
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = validated(TrainingSettings, settings)
+
+    def of_embeddings(
+        self, dataset: Dataset, index: SongIndex, ids: NDArray[np.int64], **learned: NDArray[np.float32]
+    ) -> Self:
+        """Take what was learned elsewhere in place of `fit`.
+
+        Args:
+            dataset: users and songs.
+            index: of the songs' embeddings.
+            ids: what the index answers with, by song_id, int64 [n_songs].
+            learned: embeddings of `users` [n_users, d], and of `songs` [n_songs, d] where they are needed.
+        """
+        self.dataset, self.learned, self.index = dataset, learned, index
+        self._ids, self._by_id = ids, np.argsort(ids)
+        return self
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        from ms_assets.graph.bipartite import bipartite_graph
+        from ms_assets.graph.edges import edges
+        from ms_assets.splits.relevance import ground_truth
+        from ms_assets.training import inputs, trainer
+
+        given = dataset.tables
+        assert given is not None, "frames come with the tables that a graph is made of"
+        graph = bipartite_graph(
+            *(table.to_arrow_table() for table in (given.users, given.songs, given.audio)),
+            edges(given.connection, given.train).to_arrow_table(),
+        )
+        truth = ground_truth(given.connection, given.train, given.validation, given.test)
+        data = inputs.training_data(graph, given.negatives, truth)
+        known = {"audio": dataset.audio is not None, "metadata": bool(len(graph["song"].artist_ids))}
+        settings, device = inputs.fitted(self.settings, data.graph)
+        self.trained = trainer.train(data, settings, device)
+        users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
+        if dataset.n_graph_songs < dataset.n_songs:
+            artists = Ragged.from_column(given.songs.order("song_id").to_arrow_table(), "artist_ids")
+            cold, _, _ = placed(dataset, users, songs, artists)
+            songs = np.concatenate([songs[: dataset.n_graph_songs], cold])
+        return {"users": users, "songs": songs}
+
+    def _prepare(self, dataset: Dataset) -> None:
+        index = SongIndex.build(self.learned["songs"], queries=self.learned["users"])
+        self.of_embeddings(dataset, index, np.arange(dataset.n_songs), **self.learned)
+
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Rank the songs nearest to the users, as the index finds them."""
+        found, scores = self.index.search(self.learned["users"][user], n)
+        place = np.searchsorted(self._ids, found, sorter=self._by_id).clip(max=len(self._ids) - 1)
+        return np.where(found >= 0, self._by_id[place], -1), scores
+
+    def _settings(self) -> dict[str, Any]:
+        return self.settings.model_dump()
+
+
+class LightGCNReplay(LightGCN):
+    """LightGCN's scores, those of the user's own songs raised by how often they were played.
+
+        score = user · song + weight · log(1 + n) / log(1 + most),
+
+    n the user's positive train events with the song, most those with the user's most played. A song never heard scores
+    as in `LightGCN`, so that lists without heard songs are the same.
+    """
+
+    def __init__(self, replay_weight: float = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.replay_weight = replay_weight
+
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Rank the songs nearest to the users together with the users' own."""
+        found, scores = super().rank(user, n)
+        blended, values = np.full_like(found, -1), np.zeros_like(scores)
+        for row, one in enumerate(user):
+            heard, raised = self._own(one)
+            new = (found[row] >= 0) & ~np.isin(found[row], heard)
+            candidates, both = np.concatenate([heard, found[row][new]]), np.concatenate([raised, scores[row][new]])
+            best = np.argsort(-both, kind="stable")[: found.shape[1]]
+            blended[row, : len(best)], values[row, : len(best)] = candidates[best], both[best]
+        return blended, values
+
+    def _own(self, user: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        pairs = self._fitted().heard
+        here = slice(pairs.offsets[user], pairs.offsets[user + 1])
+        heard, plays = pairs.keys[here] % pairs.n_songs, np.log1p(pairs.values["n_events"][here])
+        near = self.learned["songs"][heard] @ self.learned["users"][user]
+        return heard, (near + self.replay_weight * plays / plays.max(initial=1)).astype(np.float32)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"replay_weight": self.replay_weight, **super()._settings()}

@@ -1,0 +1,20 @@
+"""Every recommender by the name of its asset, `retrieval/<name>`."""
+
+from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
+from ms_assets.retrieval.implicit_models import IALS, ItemKNN
+from ms_assets.retrieval.lightgcn import LightGCN, LightGCNReplay
+from ms_assets.retrieval.recommender import Recommender
+
+METHODS: dict[str, type[Recommender]] = {
+    "lightgcn": LightGCN,
+    "lightgcn_replay": LightGCNReplay,
+    "popular": Popular,
+    "decayed_popularity": DecayedPopular,
+    "random": Random,
+    "replay": Replay,
+    "item_knn": ItemKNN,
+    "ials": IALS,
+    "collaborative_filtering": SVD,
+    "content_based": ContentBased,
+}
+BASELINES = tuple(name for name, method in METHODS.items() if not issubclass(method, LightGCN))

@@ -1,0 +1,275 @@
+"""The recommender that all methods share: fitted to events, asked for songs, saved and loaded without pickle."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ms_assets.files import published, reading
+from ms_assets.interactions import Interactions
+from ms_assets.retrieval import exact
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.splits.frames import Frame
+
+TOP_K = 100
+VIEWS = ("all", "discovery")
+USERS_AT_ONCE = 256
+FORMAT = 1
+"""Version of saved recommenders."""
+
+Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Song ids int64 [n_users, n], best first, −1 where a list has ended, and scores float32 [n_users, n]."""
+Rank = Callable[[NDArray[np.int64], int], Ranked]
+"""Rank n songs for users int64 [n_users]; songs that a user has heard are among them."""
+
+
+class NotFittedError(ValueError):
+    """A recommender was asked before it was fitted."""
+
+
+class Recommender(ABC):
+    """A method that learns from events and ranks songs for users; its settings are those of the constructor."""
+
+    candidates: ClassVar[tuple[str, str]] = ("n_songs", "n_songs - n_heard")
+    """Numbers of songs that can be recommended to a user, heard songs included and excluded: SQL over the number of all
+    songs, of songs with a train event (n_known), and of those that the user has heard."""
+    dataset: Dataset | None = None
+    """Users and songs that the recommender knows."""
+    learned: dict[str, NDArray[Any]]
+    """Arrays that `fit` has learned, and all that `save` keeps of them."""
+
+    def fit(self, train: Dataset | Frame, validation: Frame | None = None, songs: Frame | None = None) -> Self:
+        """Learn from events, and return the recommender itself.
+
+        Args:
+            train: events with the columns user and song, and where known time, type and played_ratio: a frame of
+                polars or pandas, or the path of a Parquet file; or a `Dataset`.
+            validation: later events of the same users, by which some methods choose when to stop.
+            songs: what is known of songs: song, and where known audio, artists and albums.
+
+        Raises:
+            ValueError: naming the frame, the column, what was found and what was expected.
+        """
+        self.dataset = train if isinstance(train, Dataset) else Dataset.of_frames(train, validation, songs)
+        if not len(self.dataset.heard):
+            raise ValueError("train: found no listen, like or undislike, expected events to learn from")
+        self.learned = self._learn(self.dataset)
+        self._prepare(self.dataset)
+        return self
+
+    @abstractmethod
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        """Learn arrays, by name, from which `rank` and `similar` can answer."""
+
+    def _prepare(self, dataset: Dataset) -> None:  # noqa: B027  (most methods need nothing)
+        """Make what `rank` needs beside the learned arrays; called after `fit` and after `load`."""
+
+    @abstractmethod
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Rank the n best songs of users by dense id, songs that they have heard included."""
+
+    def recommend(self, users: Sequence[Any] | None = None, k: int = 10, exclude_heard: bool = True) -> pl.DataFrame:
+        """Recommend k songs to each user: user, rank (from 1), song, score; fewer where no more are known.
+
+        Args:
+            users: ids as in the events; all users by default.
+            k: length of the lists.
+            exclude_heard: leave out songs with which the user has a positive train event.
+
+        Raises:
+            NotFittedError: `fit` comes first.
+            ValueError: k is below 1, or a user is unknown.
+        """
+        dataset = self._fitted(k)
+        user = np.arange(len(dataset.user_ids)) if users is None else places(dataset.user_ids, users, "user")
+        songs, scores = ranked(self.rank, user, dataset.heard, dataset.n_songs, k)
+        return _frame(
+            "user", dataset.user_ids[user], "song", dataset, songs[int(exclude_heard)], scores[int(exclude_heard)]
+        )
+
+    def similar(self, songs: Sequence[Any], k: int = 10) -> pl.DataFrame:
+        """List the k songs most like each song: song, rank (from 1), similar, score.
+
+        Raises:
+            NotFittedError: `fit` comes first.
+            ValueError: k is below 1, or a song is unknown.
+            NotImplementedError: the method knows no similarity of songs.
+        """
+        dataset = self._fitted(k)
+        song = places(dataset.song_ids, songs, "song")
+        found, scores = self._similar(song, min(k + 1, dataset.n_songs))
+        first = np.argsort((found == song[:, None]) | (found < 0), axis=1, kind="stable")[:, : min(k, found.shape[1])]
+        found, scores = np.take_along_axis(found, first, axis=1), np.take_along_axis(scores, first, axis=1)
+        found = np.where(found == song[:, None], -1, found)
+        return _frame("song", dataset.song_ids[song], "similar", dataset, found, scores)
+
+    def _similar(self, song: NDArray[np.int64], n: int) -> Ranked:
+        raise NotImplementedError(
+            f"{type(self).__name__} knows no similarity of songs; ItemKNN, SVD, IALS, LightGCN do"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write settings, ids and learned arrays into one file of NumPy's format npz, whole or not at all.
+
+        Raises:
+            NotFittedError: `fit` comes first.
+        """
+        dataset = self._fitted()
+        about = {"class": type(self).__name__, "format": FORMAT, "settings": self._settings()}
+        arrays: dict[str, Any] = {
+            "about": np.array(json.dumps(about)),
+            "n_graph_songs": np.array(dataset.n_graph_songs),
+            "user_ids": dataset.user_ids,
+            "song_ids": dataset.song_ids,
+            "heard": dataset.heard.keys,
+            **{f"heard.{name}": array for name, array in dataset.heard.values.items()},
+            **{f"learned.{name}": array for name, array in self.learned.items()},
+        }
+        with published(Path(path)) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is of another class or format.
+            DamagedFileError: the file cannot be read.
+        """
+        with reading(Path(path), "save the model again"), np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+            about = json.loads(str(arrays["about"]))
+        if (about["class"], about["format"]) != (cls.__name__, FORMAT):
+            raise ValueError(
+                f"{path}: found a {about['class']} of format {about['format']}, expected a {cls.__name__} of format "
+                f"{FORMAT}; load it with its own class and version, or fit and save it again"
+            )
+        model = cls(**about["settings"])
+        named = {
+            kind: {n.removeprefix(f"{kind}."): a for n, a in arrays.items() if n.startswith(f"{kind}.")}
+            for kind in ("heard", "learned")
+        }
+        user_ids, song_ids = arrays["user_ids"], arrays["song_ids"]
+        heard = Interactions(arrays["heard"], len(user_ids), len(song_ids), named["heard"])
+        model.dataset = Dataset(user_ids, song_ids, int(arrays["n_graph_songs"]), heard)
+        model.learned = named["learned"]
+        model._prepare(model.dataset)
+        return model
+
+    def _settings(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]  # methods are dataclasses of their settings
+
+    def _fitted(self, k: int = 1) -> Dataset:
+        if self.dataset is None:
+            raise NotFittedError(f"{type(self).__name__} is not fitted; call fit(train) first")
+        if k < 1:
+            raise ValueError(f"k: found {k}, expected at least 1")
+        return self.dataset
+
+
+def places(ids: NDArray[Any], wanted: Sequence[Any], kind: str) -> NDArray[np.int64]:
+    """Dense ids of original ones.
+
+    Raises:
+        ValueError: an id is unknown; names how many are.
+    """
+    asked, order = np.asarray(wanted), np.argsort(ids, kind="stable")
+    if len(asked) and asked.dtype.kind != ids.dtype.kind and "U" in (asked.dtype.kind, ids.dtype.kind):
+        raise ValueError(f"{kind}s: found ids such as {asked[0]!r}, expected ids such as {ids[0]!r}")
+    found = order[np.searchsorted(ids, asked, sorter=order).clip(max=len(ids) - 1)]
+    unknown = ids[found] != asked
+    if unknown.any():
+        raise ValueError(
+            f"{kind}s: found {int(unknown.sum())} unknown of {len(asked)}, such as {asked[unknown][0]!r}; "
+            "expected those of the events that the model was fitted to"
+        )
+    return found
+
+
+def _frame(key: str, ids: NDArray[Any], value: str, dataset: Dataset, songs: NDArray, scores: NDArray) -> pl.DataFrame:
+    row, place = np.nonzero(songs >= 0)
+    columns = {key: ids[row], "rank": place + 1, value: dataset.song_ids[songs[row, place]]}
+    return pl.DataFrame({**columns, "score": scores[row, place]})
+
+
+def ranked(rank: Rank, users: NDArray[np.int64], heard: Interactions, n_songs: int, k: int) -> Ranked:
+    """Rank k songs for users [n] in both views: song ids int64, scores float32 [views, n, k].
+
+    `all` takes the best; `discovery` the best that the user has not heard, for which candidates are fetched in
+    excess of what the user has heard. Where fewer songs are left there is −1.
+    """
+    songs = np.full((len(VIEWS), len(users), k), -1, np.int64)
+    scores = np.zeros((len(VIEWS), len(users), k), np.float32)
+    n_heard = heard.counts[users]
+    # Users with similar histories together, so that nobody fetches much more than they need.
+    order = np.argsort(n_heard, kind="stable")
+    for begin in range(0, len(users), USERS_AT_ONCE):
+        rows = order[begin : begin + USERS_AT_ONCE]
+        candidates, values = rank(users[rows], min(k + int(n_heard[rows].max()), n_songs))
+        known = _is_heard(heard, users[rows], candidates, n_songs)
+        for view, excluded in enumerate((np.zeros_like(known), known)):
+            chosen = np.argsort(excluded | (candidates < 0), axis=1, kind="stable")[:, :k]
+            width = chosen.shape[1]
+            kept = ~np.take_along_axis(excluded, chosen, axis=1)
+            songs[view, rows, :width] = np.where(kept, np.take_along_axis(candidates, chosen, axis=1), -1)
+            scores[view, rows, :width] = np.take_along_axis(values, chosen, axis=1)
+    return songs, scores
+
+
+def _is_heard(
+    heard: Interactions, users: NDArray[np.int64], candidates: NDArray[np.int64], n_songs: int
+) -> NDArray[np.bool_]:
+    songs, row = heard.take(users)
+    keys = row * n_songs + songs
+    return np.isin(np.arange(len(users))[:, None] * n_songs + candidates, keys) & (candidates >= 0)
+
+
+def recommendations(recommender: Recommender, k: int = TOP_K) -> pa.Table:
+    """Rank k songs for every user in both views: view, user_id, uid, rank, song_id, item_id, score."""
+    dataset = recommender._fitted(k)
+    users = np.arange(len(dataset.user_ids))
+    songs, scores = ranked(recommender.rank, users, dataset.heard, dataset.n_songs, k)
+    view, user, place = np.nonzero(songs >= 0)
+    song = songs[view, user, place]
+    return pa.table(
+        {
+            "view": pa.array(np.array(VIEWS, dtype=object)[view], pa.string()),
+            "user_id": user.astype(np.int32),
+            "uid": dataset.user_ids[user],
+            "rank": (place + 1).astype(np.int32),
+            "song_id": song.astype(np.int32),
+            "item_id": dataset.song_ids[song],
+            "score": scores[view, user, place],
+        }
+    )
+
+
+def nearest(users: NDArray[np.float32], songs: NDArray[np.float32]) -> Rank:
+    """Rank songs by inner product, by exact search; float32 [n_users, d] and [n_songs, d]."""
+
+    def rank(user: NDArray[np.int64], n: int) -> Ranked:
+        scores, song = exact.search(users[user], songs, min(n, len(songs)))
+        missing = ((0, 0), (0, n - song.shape[1]))
+        return np.pad(song, missing, constant_values=-1), np.pad(scores, missing)
+
+    return rank
+
+
+class VectorRecommender(Recommender):
+    """A method that learns vectors of users and songs, whose inner products are scores."""
+
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Rank songs by inner product with the user, by exact search."""
+        return nearest(self.learned["users"], self.learned["songs"])(user, n)
+
+    def _similar(self, song: NDArray[np.int64], n: int) -> Ranked:
+        vectors = self.learned["songs"]
+        directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return nearest(directions, directions)(song, n)
