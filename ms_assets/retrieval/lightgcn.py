@@ -53,13 +53,17 @@ class LightGCN(VectorRecommender):
         given = dataset.tables
         assert given is not None, "frames come with the tables that a graph is made of"
         graph = bipartite_graph(
-            *(table.to_arrow_table() for table in (given.users, given.songs, given.audio)),
+            given.users.to_arrow_table(),
+            given.songs.to_arrow_table(),
+            given.audio.to_arrow_table(),
             edges(given.connection, given.train).to_arrow_table(),
         )
         truth = ground_truth(given.connection, given.train, given.validation, given.test)
         data = inputs.training_data(graph, given.negatives, truth)
-        known = {"audio": dataset.audio is not None, "metadata": bool(len(graph["song"].artist_ids))}
-        settings, device = inputs.fitted(self.settings, data.graph)
+        has_metadata = bool(len(graph["song"].artist_ids) + len(graph["song"].album_ids))
+        known = {"audio": dataset.audio is not None, "metadata": has_metadata}
+        used = {name: is_known and getattr(self.settings, name) for name, is_known in known.items()}
+        settings, device = inputs.fitted(validated(TrainingSettings, self.settings.model_dump() | used), data.graph)
         self.trained = trainer.train(data, settings, device)
         users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
         if dataset.n_graph_songs < dataset.n_songs:
