@@ -72,8 +72,11 @@ class Judgements:
 
 
 def dcg(gains: Floats) -> Floats:
-    """Σ gain / log2(rank + 1), ranks from 1 (Järvelin and Kekäläinen, 2002, with linear gain)."""
-    return gains @ (1 / np.log2(np.arange(gains.shape[1]) + 2))
+    """Σ gain / log2(rank + 1), ranks from 1 (Järvelin and Kekäläinen, 2002, with linear gain).
+
+    Equal rows have equal sums, bit for bit, which a product of matrices does not promise.
+    """
+    return (gains / np.log2(np.arange(gains.shape[1]) + 2)).sum(axis=1)
 
 
 def ndcg(gains: Floats, ideal: Floats) -> Floats:

@@ -33,6 +33,11 @@ def test_dcg_divides_a_gain_by_the_logarithm_of_its_rank():
     assert ranking.dcg(gains).tolist() == pytest.approx([1, 3 + 4 / 2 + 6 / 3, 1 / math.log2(3)])
 
 
+def test_equal_gains_have_equal_dcg_wherever_they_stand():
+    gains = np.random.default_rng(0).random((7, 20))
+    assert ranking.dcg(gains).tolist() == [ranking.dcg(row[None]).item() for row in gains]
+
+
 def test_ndcg_of_one_target_falls_with_its_rank():
     judged = judgements({5: 0.8}, {5: 0.8}, {5: 0.8}, {5: 0.8})
     recommended = lists(

@@ -11,6 +11,8 @@ N_RESAMPLES = 1_000
 CONFIDENCE = 0.95
 SEED = 0
 AT_ONCE = 128
+EXACT_BITS = 53
+"""A float64 holds whole numbers up to 2 to this power."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,22 @@ class Resamples:
         """Sums over the users of every resample, float64 [1 + N_RESAMPLES, n_columns].
 
         values: float64 [n, n_columns] of the users from `first` on; sums of all users add up.
+
+        Equal columns have equal sums, bit for bit, on every processor: values are split into two whole numbers of a
+        unit, so small that every product and every partial sum is exact, in whatever order it is added up.
         """
+        n_bits = EXACT_BITS - self.times.shape[1].bit_length()
+        total = np.zeros((len(self.times), values.shape[1]))
+        for _ in range(2):
+            unit = np.ldexp(1.0, np.frexp(np.abs(values).max(axis=0, initial=0))[1] - n_bits)
+            whole = np.rint(values / unit)
+            total += self._product(whole, first) * unit
+            values = values - whole * unit
+            if not values.any():
+                break
+        return total
+
+    def _product(self, values: Floats, first: int) -> Floats:
         times = self.times[:, first : first + len(values)]
         begins = range(0, len(times), AT_ONCE)
         return np.concatenate([times[begin : begin + AT_ONCE].astype(np.float64) @ values for begin in begins])

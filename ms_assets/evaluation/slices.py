@@ -122,7 +122,8 @@ class Sums:
     def add(self, method: str, values: Floats, first: int) -> None:
         """Add a method's metrics of some users, float64 [n_users, n_columns]; first: the place of the first of them."""
         known = ~np.isnan(values)
-        sums = self._resamples.sums(np.concatenate([np.where(known, values, 0.0), known], axis=1), first)
+        parts = (np.where(known, values, 0.0), known.astype(np.float64))
+        sums = np.stack([self._resamples.sums(part, first) for part in parts])
         self._sums[method] = self._sums.get(method, 0) + sums
         self._n_users[method] = self._n_users.get(method, 0) + known.sum(axis=0)
 
@@ -134,7 +135,7 @@ class Sums:
         frames = [SCHEMA.to_frame()]
         names = [(view, k, *part, metric) for view, k, part in columns for metric in METRICS]
         for method, sums in self._sums.items():
-            mean, low, high = intervals(ratios(*np.split(sums, 2, axis=1)), self._n_users[method])
+            mean, low, high = intervals(ratios(*sums), self._n_users[method])
             rows = pl.DataFrame(names, ["view", "k", "slice", "value", "metric"], orient="row").with_columns(
                 method=pl.lit(method), mean=mean, ci_low=low, ci_high=high, n_users=self._n_users[method]
             )

@@ -1,5 +1,7 @@
 """The leaderboard: means, bootstrap intervals, order, and what is undefined for everybody."""
 
+import math
+
 import numpy as np
 import polars as pl
 import pytest
@@ -165,6 +167,18 @@ def test_resamples_are_those_of_drawing_users_with_replacement():
     np.testing.assert_allclose(resamples.sums(values), slow)
     in_parts = sum(resamples.sums(values[first : first + 7], first) for first in range(0, 50, 7))
     np.testing.assert_allclose(in_parts, slow)
+
+
+def test_sums_are_exact_so_that_equal_columns_have_equal_ones_in_any_place_and_any_order_of_addition():
+    rng = np.random.default_rng(0)
+    resamples, values = Resamples.of(500), rng.random((500, 7)) ** 9 * [1, 1e6, 1e-6, 1, 0, -1, 1]
+    sums = resamples.sums(values)
+    for columns in ([3], [3, 3, 0], [1, 2, 4, 5, 6, 3]):
+        assert (resamples.sums(values[:, columns]) == sums[:, columns]).all()
+    order = rng.permutation(500)
+    assert (Resamples(resamples.times[:, order]).sums(values[order]) == sums).all()
+    slow = [[math.fsum(np.repeat(column, times)) for column in values.T] for times in resamples.times[:20]]
+    np.testing.assert_allclose(sums[:20], slow, rtol=2**-52, atol=0)
 
 
 def test_the_verdict_tells_real_differences_from_chance():
