@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
+from ms_assets import events
 from ms_assets.files import published
 from ms_assets.raw import sample, schema
 from ms_assets.raw.schema import SourceError, SourceTable
@@ -114,7 +115,7 @@ class YambdaSource(dg.ConfigurableResource):
 
     def _sample(self) -> tuple[Path, str]:
         # The generator's own source is its version: a changed generator never meets files of the former one.
-        sources = "".join(inspect.getsource(module) for module in (sample, schema))
+        sources = "".join(inspect.getsource(module) for module in (sample, schema, events))
         version = hashlib.sha256(sources.encode()).hexdigest()[:12]
         folder = Path(self.source_home) / "sample" / version
         if not folder.is_dir():
