@@ -1,14 +1,13 @@
-"""What can be asked and ordered in the terminal: the leaderboard of a scale, and who is its champion.
+"""Command line of the package: `python -m ms_assets --help` lists the commands; a scale alone prints its leaderboard.
 
-python -m ms_assets SCALE                     prints the leaderboard, and where to look next
-python -m ms_assets champion SCALE            lists the registered models, the champion marked
-python -m ms_assets promote SCALE VERSION     makes a version the champion
-python -m ms_assets rollback SCALE            gives its place back to the champion before it
+The exit status is 2 for a command that is not known or not complete, 1 for one that cannot be done.
 """
 
 import sys
+from functools import partial
 from typing import cast
 
+import click
 import polars as pl
 
 from ms_assets.definitions import define
@@ -19,35 +18,36 @@ from ms_assets.evaluation import champion, leaderboard
 from ms_assets.registry import ChampionError, Registry
 
 LEADERBOARD = ("evaluation", "leaderboard")
+of_scale = click.argument("scale", type=click.Choice(SCALES.get_partition_keys()))
 
 
-def main(arguments: list[str]) -> int:
-    """Do what the arguments say; exit status 2 where they say nothing known, 1 where it cannot be done."""
-    scales = SCALES.get_partition_keys()
-    try:
-        match arguments:
-            case [scale] if scale in scales:
-                _print_leaderboard(scale)
-            case ["champion", scale] if scale in scales:
-                _print_champion(_registry(scale))
-            case ["promote", scale, version] if scale in scales and version.isdecimal():
-                registry = _registry(scale)
-                champion.by_hand(registry, int(version))
-                _print_champion(registry)
-            case ["rollback", scale] if scale in scales:
-                registry = _registry(scale)
-                champion.roll_back(registry)
-                _print_champion(registry)
-            case _:
-                known = f"{{{','.join(scales)}}}"
-                orders = ("", "champion ", "promote ", "rollback ")
-                usages = (f"python -m ms_assets {o}{known}{' VERSION' * (o == 'promote ')}" for o in orders)
-                sys.stderr.write("usage: " + "\n       ".join(usages) + "\n")
-                return 2
-    except (FileNotFoundError, ChampionError) as problem:
-        sys.stderr.write(f"{problem}\n")
-        return 1
-    return 0
+@click.group()
+def commands() -> None:
+    """Leaderboard of a scale, and its registered models: which is the champion, promotion and rollback."""
+
+
+@commands.command("champion")
+@of_scale
+def list_models(scale: str) -> None:
+    """List the registered models, the champion marked."""
+    _print_champion(_registry(scale))
+
+
+@commands.command()
+@of_scale
+@click.argument("version", type=int)
+def promote(scale: str, version: int) -> None:
+    """Make a version the champion."""
+    champion.by_hand(registry := _registry(scale), version)
+    _print_champion(registry)
+
+
+@commands.command()
+@of_scale
+def rollback(scale: str) -> None:
+    """Make the former champion the champion again."""
+    champion.roll_back(registry := _registry(scale))
+    _print_champion(registry)
 
 
 def _registry(scale: str) -> Registry:
@@ -84,5 +84,18 @@ def _print_table(table: pl.DataFrame) -> None:
         print(table)
 
 
+for name in SCALES.get_partition_keys():
+    about = f"Print the leaderboard of {name}, and where to look next."
+    commands.add_command(click.Command(name, callback=partial(_print_leaderboard, name), help=about))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command, by default that of the process, and exit."""
+    try:
+        commands(arguments, prog_name="python -m ms_assets")
+    except (FileNotFoundError, ChampionError) as problem:
+        sys.exit(str(problem))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -148,9 +148,7 @@ class TrainingSettings(Settings):
     group_size: int = Field(16, ge=1, description="Positives of a batch that share their neutral negatives.")
     neutral_negatives: int = Field(64, ge=1, description="Random songs that a group of positives is ranked above.")
     neutral_weight: float = Field(0.31, ge=0, description="Weight of the neutral negatives in the loss.")
-    hard_weight: float = Field(
-        1.0, ge=0, description="Weight of an explicit negative (dislike, unlike) of the positive's user."
-    )
+    hard_weight: float = Field(1.0, ge=0, description="Weight of an explicit negative of the positive's user.")
     margin: float = Field(0.0, ge=0, le=2, description="By how much a positive should outscore a negative.")
     temperature: float = Field(0.15, gt=0, le=10, description="Divides score differences; below 1 it sharpens.")
     contrast_weight: float = Field(

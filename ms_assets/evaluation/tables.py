@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ms_assets.evaluation.metrics import Songs
 from ms_assets.evaluation.official import EventTargets
 from ms_assets.evaluation.truth import RELEVANCES, Flags, Pairs, Truth
+from ms_assets.events import IS_POSITIVE
 from ms_assets.retrieval.recommendations import VIEWS
-from ms_assets.splits.protocols import POSITIVE_TYPES
 from ms_assets.vectors import Ragged
 
 Relation = duckdb.DuckDBPyRelation
@@ -62,7 +62,7 @@ class Users:
 
     def driven(self, test: Relation, pairs: Pairs) -> tuple[Flags, Flags]:
         """Which pairs have a positive test event of the user's own choice, and which one driven by a recommendation."""
-        events = self.rows(test).filter(f"event_type IN {POSITIVE_TYPES} AND is_organic IS NOT NULL")
+        events = self.rows(test).filter(f"{IS_POSITIVE} AND is_organic IS NOT NULL")
         rows = events.project("user_id, song_id, is_organic").distinct().pl()
         by_source = [rows.filter(pl.col("is_organic") == source) for source in (1, 0)]
         organic, recommended = (

@@ -1,13 +1,14 @@
 """The bipartite user–song graph as a PyG object."""
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ms_assets.graph.edges import TYPE_CODES
+from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError
 from ms_assets.raw.schema import AUDIO_DIMENSIONS
 from ms_assets.vectors import Ragged, vector_column
 
@@ -39,7 +40,7 @@ def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa
     [n_edges, 4] = event type code, n_events, played ratio, weight.
 
     Raises:
-        ValueError: an edge names a user or song that the tables do not have.
+        ValueError: an edge names a user, song or event type that is not known.
     """
     import torch
     from torch_geometric.data import HeteroData
@@ -62,7 +63,7 @@ def with_edges(graph: "HeteroData", edges: pa.Table) -> "HeteroData":
     """The same nodes with these edges.
 
     Raises:
-        ValueError: an edge names a user or song that the graph does not have.
+        ValueError: an edge names a user or song that the graph does not have, or an unknown event type.
     """
     import torch
 
@@ -81,10 +82,27 @@ def _edge_attributes(edges: pa.Table) -> "torch.Tensor":
     import torch
 
     types = edges.column("event_type").combine_chunks().dictionary_encode()
-    codes = np.array([TYPE_CODES[name] for name in types.dictionary.to_pylist()], np.float32)
+    names = types.dictionary.to_pylist()
+    for name in set(names) - set(EVENT_TYPES):
+        raise UnknownEventTypeError(name, EVENT_TYPES)
+    codes = np.array([EVENT_TYPES[name].code for name in names], np.float32)
     numbers = [edges.column(name).to_numpy() for name in EDGE_ATTRIBUTES[1:]]
     columns = [codes[types.indices.to_numpy()] if len(codes) else np.empty(0), *numbers]
     return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+
+
+def refuse_other_types(edge_attributes: "torch.Tensor", expected: Mapping[str, EventType]) -> None:
+    """Accept edge_attr float32 [n_edges, 4] whose edges are all of the expected event types.
+
+    Raises:
+        UnknownEventTypeError: one is of another type.
+    """
+    import torch
+
+    names = {kind.code: name for name, kind in EVENT_TYPES.items()}
+    codes = torch.tensor([kind.code for kind in expected.values()], dtype=edge_attributes.dtype)
+    for code in edge_attributes[~torch.isin(edge_attributes[:, 0], codes), 0][:1].tolist():
+        raise UnknownEventTypeError(names.get(code, f"code {code:g}"), expected)
 
 
 def _tensor(table: pa.Table, name: str) -> "torch.Tensor":

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.graph.edges import TYPE_CODES
+from ms_assets.events import EVENT_TYPES
+from ms_assets.graph.bipartite import INTERACTS, refuse_other_types
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 
 def graph_statistics(graph: "HeteroData") -> pl.DataFrame:
-    """One row per number: name, value."""
+    """One row per number: name, value.
+
+    Raises:
+        UnknownEventTypeError: an edge is of a type that is not in EVENT_TYPES.
+    """
     users, songs, attributes = graph["user"], graph["song"], graph[INTERACTS].edge_attr
+    refuse_other_types(attributes, EVENT_TYPES)
     numbers: dict[str, float] = {
         "n_users": users.num_nodes,
         "n_songs": songs.num_nodes,
@@ -28,10 +33,10 @@ def graph_statistics(graph: "HeteroData") -> pl.DataFrame:
         "n_songs_with_several_artists": int((songs.artist_offsets.diff() > 1).sum()),
         "n_songs_without_album": int((songs.album_offsets.diff() == 0).sum()),
     }
-    for name, code in TYPE_CODES.items():
-        if n := int((attributes[:, 0] == code).sum()):
+    for name, kind in EVENT_TYPES.items():
+        if n := int((attributes[:, 0] == kind.code).sum()):
             numbers[f"n_{name}_edges"] = n
-            numbers[f"mean_played_ratio_{name}"] = float(attributes[attributes[:, 0] == code, 2].mean())
+            numbers[f"mean_played_ratio_{name}"] = float(attributes[attributes[:, 0] == kind.code, 2].mean())
     for node, degree in degrees(graph).items():
         for q in (0, 25, 50, 75, 100):
             numbers[f"{node}_degree_p{q}"] = float(np.percentile(degree, q)) if len(degree) else 0.0

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
-from ms_assets.raw.schema import AUDIO_DIMENSIONS, EVENT_TYPES, TABLES
+from ms_assets.events import EVENT_TYPES
+from ms_assets.raw.schema import AUDIO_DIMENSIONS, TABLES
 from ms_assets.settings import PUBLISHED_LAST_TIMESTAMP
 
 DAY = 86_400
@@ -31,6 +32,8 @@ RECENT = 3 * DAY
 """How long a release counts as fresh, in seconds."""
 USERS_PER_BLOCK = 125
 SONGS_PER_BLOCK = 50_000
+KINDS = list(EVENT_TYPES)
+"""Event types by their place in the column of the generated events."""
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +190,7 @@ def _block(
     rng: Generator, shape: SampleShape, songs: Catalogue, uid: NDArray[np.uint32], n_listens: NDArray[np.int64]
 ) -> dict[str, pa.Table]:
     events = _events(rng, shape, songs, n_listens)
-    n, heard = len(events.user), events.kind == EVENT_TYPES.index("listen")
+    n, heard = len(events.user), events.kind == KINDS.index("listen")
     unknown = ~heard | (rng.random(n) < shape.null_ratio)
     item_id = songs.item_id[events.song]
     columns = {
@@ -197,10 +200,10 @@ def _block(
         "is_organic": pa.array(events.organic.astype(np.uint8)),
         "played_ratio_pct": pa.array(events.percent, mask=unknown),
         "track_length_seconds": pa.array((90 + 5 * (item_id % 60)).astype(np.uint16), mask=~heard),
-        "event_type": pa.DictionaryArray.from_arrays(pa.array(events.kind), list(EVENT_TYPES)),
+        "event_type": pa.DictionaryArray.from_arrays(pa.array(events.kind), KINDS),
     }
     tables = {"multi_event": pa.table(columns)}
-    for code, kind in enumerate(EVENT_TYPES):
+    for code, kind in enumerate(KINDS):
         published = [column.name for column in TABLES[f"{kind}s"].columns]
         tables[f"{kind}s"] = tables["multi_event"].select(published).filter(pa.array(events.kind == code))
     return tables
@@ -217,7 +220,7 @@ def _events(rng: Generator, shape: SampleShape, songs: Catalogue, n_listens: NDA
     organic = rng.random(len(user)) < np.where(new, np.where(fresh, 0.15, 0.4), 0.7)
     once = np.bincount(origin, minlength=len(user)) == 1
     snubbed = once & ~loved & (rng.random(len(user)) < shape.snub)
-    kind = np.where(snubbed, EVENT_TYPES.index("dislike"), EVENT_TYPES.index("listen")).astype(np.int8)
+    kind = np.where(snubbed, KINDS.index("dislike"), KINDS.index("listen")).astype(np.int8)
     listens = Events(user, time, song, kind, percent, organic)
     first = new & ~snubbed
     events = _with_feedback(rng, shape, listens, first & loved, first & ~loved)
@@ -291,10 +294,8 @@ def _with_feedback(
         back = feedback.take(np.flatnonzero(rng.random(len(feedback.time)) < regretted))
         later = back.time + rng.random(len(back.time)) * (PUBLISHED_LAST_TIMESTAMP - back.time)
         parts += [
-            replace(feedback, kind=np.full_like(feedback.kind, EVENT_TYPES.index(kind))),
-            replace(
-                back, kind=np.full_like(back.kind, EVENT_TYPES.index(f"un{kind}")), time=later.astype(int) // 5 * 5
-            ),
+            replace(feedback, kind=np.full_like(feedback.kind, KINDS.index(kind))),
+            replace(back, kind=np.full_like(back.kind, KINDS.index(f"un{kind}")), time=later.astype(int) // 5 * 5),
         ]
     return Events(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Events)))
 

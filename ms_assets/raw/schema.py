@@ -7,9 +7,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ms_assets.events import EVENT_TYPES, REMEDY, listed
 from ms_assets.streams import stored_table
 
-EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
 AUDIO_DIMENSIONS = 128
 
 # DuckDB types that hold every value of the published one.
@@ -39,6 +39,8 @@ class Column:
     """SQL, where bounds do not say it."""
     surely_holds: str | None = None
     """SQL that is quicker to compute and false wherever `holds` is; rows for which it is true need no other look."""
+    remedy: str = ""
+    """End of the error about values for which the condition does not hold."""
 
     def condition(self, found: str) -> str | None:
         """What to check of a column that was found to have this type; None when the type already says it."""
@@ -89,7 +91,7 @@ LISTEN = (
     Column("track_length_seconds", UINT16, "length of the track; null unless a listen", UINT32_RANGE),
 )
 EVENT_TYPE = Column(
-    "event_type", NAME, "listen, like, dislike, unlike or undislike", holds=f"event_type IN {EVENT_TYPES}"
+    "event_type", NAME, listed(EVENT_TYPES), holds=f"event_type IN {tuple(EVENT_TYPES)}", remedy=f"; {REMEDY}"
 )
 
 
@@ -140,20 +142,14 @@ TABLES = {
             (Column("album_id", UINT32, "Yambda's album id", UINT32_RANGE), ITEM_ID),
             "On which record: pairs of album and song, many to many.",
         ),
-        SourceTable(
-            "listens",
-            "{layout}/{scale}/listens.parquet",
-            (*INTERACTION, *LISTEN),
-            "The listens of multi_event as a file of their own; on request, for nothing here needs it.",
-        ),
         *(
             SourceTable(
                 f"{kind}s",
                 f"{{layout}}/{{scale}}/{kind}s.parquet",
-                INTERACTION,
+                (*INTERACTION, *LISTEN) if kind == "listen" else INTERACTION,
                 f"The {kind}s of multi_event as a file of their own; on request, for nothing here needs it.",
             )
-            for kind in EVENT_TYPES[1:]
+            for kind in EVENT_TYPES
         ),
     )
 }
@@ -217,7 +213,7 @@ def _verify_values(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceT
         if n_broken:
             raise SourceError(
                 f"{path}: column {column.name} has {n_broken} values out of range, for example "
-                f"{str(value)[:80]}; expected {holds}"
+                f"{str(value)[:80]}; expected {holds}{column.remedy}"
             )
     if table.unique:
         counts = relation.aggregate(f"{table.unique}, count(*) AS n").filter("n > 1").limit(1).fetchall()

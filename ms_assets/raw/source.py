@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from ms_assets import events
 from ms_assets.files import published
 from ms_assets.raw import sample, schema
 from ms_assets.raw.schema import SourceError, SourceTable
@@ -101,7 +102,7 @@ class Source:
 
     def _sample(self) -> tuple[Path, str]:
         # The generator's own source is its version: a changed generator never meets files of the former one.
-        sources = "".join(inspect.getsource(module) for module in (sample, schema))
+        sources = "".join(inspect.getsource(module) for module in (sample, schema, events))
         version = hashlib.sha256(sources.encode()).hexdigest()[:12]
         folder = self.home / "sample" / version
         if not folder.is_dir():

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import duckdb
 
-from ms_assets.splits.protocols import GAP, POSITIVE_TYPES, VALIDATION_LENGTH
+from ms_assets.events import IS_POSITIVE
+from ms_assets.splits.protocols import GAP, VALIDATION_LENGTH
 from ms_assets.splits.relevance import LISTEN_PLUS_RATIO
 from ms_assets.streams import in_user_ranges
 
@@ -38,7 +39,7 @@ def conservation(
     They are the same; or (global_temporal) what the parts lack lies within half an hour between two parts that are
     further apart than that, or belongs to users without a train event.
     """
-    parts = train.union(validation).union(test).filter(f"event_type IN {POSITIVE_TYPES}")
+    parts = train.union(validation).union(test).filter(IS_POSITIVE)
     in_parts = parts.aggregate(_bag("true")).fetchall()[0]
     gaps = _gaps(train, validation, test)
     trained = train.project("user_id").distinct()  # noqa: F841  (named in the query below)
@@ -47,7 +48,7 @@ def conservation(
         SELECT user_id, song_id, timestamp, event_type, user_id IN (SELECT user_id FROM trained) AS has_train,
             CASE {number or "WHEN false THEN 0"} END AS gap
         FROM multi_event JOIN users USING (uid) JOIN songs USING (item_id)
-        WHERE event_type IN {POSITIVE_TYPES}
+        WHERE {IS_POSITIVE}
     """)
     left_out = [f"FILTER (has_train AND gap = {n})" for n in range(len(gaps))]
     n_kept, hash_kept, n_by_time, hash_by_time, *spans = kept.aggregate(

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from ms_assets.raw.schema import EVENT_TYPES
-from ms_assets.splits.protocols import LISTEN, NO_TYPE, PARTS, TRAIN, PartedEvents
+from ms_assets.splits.protocols import KINDS, LISTEN, NO_TYPE, PARTS, TRAIN, PartedEvents
 
 EVENT_COLUMNS = ("timestamp", "played_ratio_pct", "is_organic")
 """What `tables` needs of raw/multi_event beside users, songs, types and parts."""
@@ -105,7 +104,7 @@ def _share(percent: pa.Array) -> pa.Array:
 
 def _names(kind: NDArray[np.uint8]) -> pa.DictionaryArray:
     indices = pa.array(kind.astype(np.int8), mask=kind == NO_TYPE)
-    return pa.DictionaryArray.from_arrays(indices, list(EVENT_TYPES))
+    return pa.DictionaryArray.from_arrays(indices, KINDS)
 
 
 def fingerprint(table: duckdb.DuckDBPyRelation) -> tuple[int, int]:

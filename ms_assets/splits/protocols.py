@@ -5,7 +5,7 @@ arithmetic is exact: a ratio is the decimal that was written, not its nearest bi
 at a time, so that memory does not grow with the data; what comes out does not depend on how many.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ms_assets.raw.schema import EVENT_TYPES
+from ms_assets.events import EVENT_TYPES, NEGATIVES, POSITIVES, sql_case
 from ms_assets.settings import SplitSettings
 from ms_assets.splits.id_map import UNKNOWN, IdMap
 from ms_assets.streams import starts, whole_users, with_progress
@@ -26,10 +26,9 @@ TRAIN, VALIDATION, TEST = range(3)
 NO_PART = 3
 """Stands for the part of an event that lies in a gap, or validates or tests a user without a train part."""
 
-POSITIVE_TYPES = ("listen", "like", "undislike")
-NEGATIVE_TYPES = ("dislike", "unlike")
-NO_TYPE = len(EVENT_TYPES)
-LISTEN = EVENT_TYPES.index("listen")
+KINDS = list(EVENT_TYPES)
+NO_TYPE = len(KINDS)
+LISTEN = KINDS.index("listen")
 MOST_BITS = 1 << 24
 """Up to this uid, users are told apart bit by bit while reading; above, their rows are read and then left out."""
 
@@ -50,7 +49,7 @@ class PartedEvents:
     song: NDArray[np.int32]
     """Position among the candidate songs."""
     kind: NDArray[np.uint8]
-    """Position in EVENT_TYPES; NO_TYPE where the type is null."""
+    """Position in KINDS; NO_TYPE where the type is null."""
     part: NDArray[np.uint8]
     """TRAIN, VALIDATION, TEST or NO_PART."""
     published: pa.RecordBatch
@@ -58,13 +57,13 @@ class PartedEvents:
 
     @property
     def positive(self) -> NDArray[np.bool_]:
-        """Listens, likes and undislikes."""
-        return _is_of(self.kind, POSITIVE_TYPES)
+        """Events of positive types, bool [n]."""
+        return _is_of(self.kind, POSITIVES)
 
     @property
     def negative(self) -> NDArray[np.bool_]:
-        """Dislikes and unlikes."""
-        return _is_of(self.kind, NEGATIVE_TYPES)
+        """Explicit negatives, bool [n]."""
+        return _is_of(self.kind, NEGATIVES)
 
 
 def parted_events(
@@ -77,6 +76,8 @@ def parted_events(
 ) -> Iterator[PartedEvents]:
     """Divide every kept event.
 
+    Raises duckdb.Error for an event type that is not in EVENT_TYPES.
+
     Args:
         multi_event: sorted by uid, then time.
         uids: the active users, ascending; a user's place is its user_id.
@@ -85,9 +86,9 @@ def parted_events(
         rows: about how many rows to hold at a time; a user is never cut.
         columns: columns of raw/multi_event to bring along.
     """
-    kinds = " ".join(f"WHEN '{name}' THEN {kind}" for kind, name in enumerate(EVENT_TYPES))
+    kinds = sql_case({name: kind for kind, name in enumerate(KINDS)})
     events = multi_event.filter(f"uid IS NOT NULL AND item_id IS NOT NULL AND {_may_be_of(uids)}").project(
-        f"uid, item_id, (CASE event_type {kinds} ELSE {NO_TYPE} END)::UTINYINT AS kind, "
+        f"uid, item_id, coalesce({kinds}, {NO_TYPE})::UTINYINT AS kind, "
         f"({_part_by_time(settings)})::UTINYINT AS part, " + ", ".join(columns)
     )
     n_rows = multi_event.count("*").fetchall()[0][0]
@@ -162,5 +163,5 @@ def _with_part(events: PartedEvents, part: NDArray[np.uint8]) -> PartedEvents:
     return PartedEvents(events.user_id, events.song, events.kind, part, events.published)
 
 
-def _is_of(kind: NDArray[np.uint8], types: tuple[str, ...]) -> NDArray[np.bool_]:
-    return np.isin(np.arange(NO_TYPE + 1), [EVENT_TYPES.index(name) for name in types])[kind]
+def _is_of(kind: NDArray[np.uint8], types: Container[str]) -> NDArray[np.bool_]:
+    return np.array([name in types for name in (*KINDS, None)])[kind]

@@ -1,36 +1,43 @@
 """How much a song in a held-out part was worth to a user."""
 
+from collections.abc import Iterator
+
 import duckdb
+
+from ms_assets.events import EVENT_TYPES, KNOWN, POSITIVES, EventType
 
 Relation = duckdb.DuckDBPyRelation
 
-LISTEN_WEIGHT, LIKE_WEIGHT, UNDISLIKE_WEIGHT = 0.7, 1.0, 0.3
 LISTEN_PLUS_RATIO = 0.5
 """A listen counts as listen+ beyond this played ratio."""
+IN_WORDS = ", ".join(
+    f"{name} {kind.relevance[0]:g}" + f" + {kind.relevance[1]:g} × played ratio" * bool(kind.relevance[1])
+    for name, kind in POSITIVES.items()
+)
+"""Share of each event type in the base relevance."""
 MAX_REPLAY_BONUS, REPLAYS_FOR_MAX_BONUS = 0.05, 20
 
 
 def ground_truth(con: duckdb.DuckDBPyConnection, train: Relation, validation: Relation, test: Relation) -> Relation:
     """One row per split, user and song: base_relevance, adjusted_relevance and the counts behind them.
 
-    base = Σ over events (0.7 · played ratio of a listen, null as 0; 1 for a like; 0.3 for an undislike);
+    base = Σ over events (intercept + slope · played ratio, unknown as 0) by `EventType.relevance`;
     adjusted = min(base · (1 + 0.05 · min(n_train_plays, 20) / 20), 1). Ratios are summed as decimals, so that
-    the sum does not depend on the order in which threads meet the events.
+    the sum does not depend on the order in which threads meet the events. A held-out event type that is not in
+    EVENT_TYPES is an error of the query.
     """
+    base = " + ".join(term for name, kind in EVENT_TYPES.items() for term in _relevance(name, kind))
     return con.sql(f"""
         WITH held_out AS (
-            SELECT 'validation' AS split, * FROM validation UNION ALL SELECT 'test', * FROM test
+            SELECT * REPLACE ({KNOWN} AS event_type)
+            FROM (SELECT 'validation' AS split, * FROM validation UNION ALL SELECT 'test', * FROM test)
         ),
         plays AS (
             SELECT user_id, song_id, count(*) AS n_train_plays
             FROM train SEMI JOIN held_out USING (user_id, song_id) WHERE event_type = 'listen' GROUP BY ALL
         ),
         counted AS (
-            SELECT split, user_id, song_id,
-                {LISTEN_WEIGHT}::DOUBLE * coalesce(
-                    sum(played_ratio::DECIMAL(12, 9)) FILTER (event_type = 'listen'), 0)::DOUBLE
-                + {LIKE_WEIGHT}::DOUBLE * count(*) FILTER (event_type = 'like')
-                + {UNDISLIKE_WEIGHT}::DOUBLE * count(*) FILTER (event_type = 'undislike') AS base_relevance,
+            SELECT split, user_id, song_id, {base} AS base_relevance,
                 count(*) FILTER (event_type = 'listen' AND played_ratio > {LISTEN_PLUS_RATIO}) AS listen_plus,
                 count(*) FILTER (event_type = 'like') AS likes,
                 count(*) FILTER (event_type = 'dislike') AS dislikes,
@@ -45,3 +52,13 @@ def ground_truth(con: duckdb.DuckDBPyConnection, train: Relation, validation: Re
         FROM counted LEFT JOIN plays USING (user_id, song_id)
         ORDER BY user_id, split, song_id
     """)
+
+
+def _relevance(name: str, kind: EventType) -> Iterator[str]:
+    """Terms of the base relevance, as SQL, that events of one type give."""
+    of_type = f"FILTER (event_type = '{name}')"
+    intercept, slope = kind.relevance
+    if intercept:
+        yield f"{intercept}::DOUBLE * count(*) {of_type}"
+    if slope:
+        yield f"{slope}::DOUBLE * coalesce(sum(played_ratio::DECIMAL(12, 9)) {of_type}, 0)::DOUBLE"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ms_assets import pictures
-from ms_assets.graph.edges import TYPE_CODES, TYPE_WEIGHTS
+from ms_assets.events import POSITIVES
 from ms_assets.graph.statistics import degree_picture
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.curves import training_curves
@@ -85,12 +85,12 @@ def diagnose(model: LightGCN) -> Diagnosis:
 
 def _learned_weights(network: EdgeWeightMLP) -> dict[str, NDArray[np.float32]]:
     found = {}
-    for kind, heuristic in TYPE_WEIGHTS.items():
+    for name, kind in POSITIVES.items():
         for count in COUNTS:
             n = len(RATIOS)
-            attributes = [np.full(n, TYPE_CODES[kind]), np.full(n, count), RATIOS, np.full(n, heuristic)]
+            attributes = [np.full(n, kind.code), np.full(n, count), RATIOS, np.full(n, kind.edge_weight)]
             weights = network.weights_of(torch.from_numpy(np.stack(attributes, axis=1).astype(np.float32)))
-            found[f"{kind}, {count} event{'s' * (count > 1)}"] = weights.numpy()
+            found[f"{name}, {count} event{'s' * (count > 1)}"] = weights.numpy()
     return found
 
 
@@ -116,7 +116,8 @@ def weights_picture(diagnosis: Diagnosis) -> "Figure":
     pane = figure.subplots()
     for i, (name, weights) in enumerate(diagnosis.weights.items()):
         kind, many = divmod(i, len(COUNTS))
-        pane.plot(RATIOS, weights, label=name, color=pictures.PALETTE[kind], linestyle=("-", "--")[many])
+        colour = pictures.PALETTE[kind % len(pictures.PALETTE)]
+        pane.plot(RATIOS, weights, label=name, color=colour, linestyle=("-", "--")[many])
     pane.set(title="learned edge weights", xlabel="played ratio", ylabel="weight", ylim=(0, 1))
     pane.grid(alpha=0.3)
     pane.legend(fontsize="small")

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ms_assets.events import EVENT_TYPES, LARGEST_CODE
+from ms_assets.graph.bipartite import refuse_other_types
 from ms_assets.settings import TrainingSettings
 
 PLAYED_RATIO_STEPS = 20
@@ -78,6 +80,7 @@ def edge_weights(edge_attributes: Tensor, settings: TrainingSettings) -> EdgeWei
 
 def _buckets(edge_attributes: Tensor) -> tuple[Tensor, Tensor]:
     """The network's input for each bucket that occurs, [n_buckets, 4], and the bucket of each edge, int32."""
+    refuse_other_types(edge_attributes, EVENT_TYPES)
     kind, count, ratio, weight = edge_attributes.unbind(1)
     half_octave = (count.clamp(min=1).log2() * 2).floor().clamp(max=MOST_HALF_OCTAVES - 1)
     twentieth = (ratio * PLAYED_RATIO_STEPS).round()
@@ -89,5 +92,5 @@ def _buckets(edge_attributes: Tensor) -> tuple[Tensor, Tensor]:
     rest, twentieths = occurring // (PLAYED_RATIO_STEPS + 1), occurring % (PLAYED_RATIO_STEPS + 1)
     kinds, half_octaves = rest // MOST_HALF_OCTAVES, rest % MOST_HALF_OCTAVES
     weights = torch.bincount(key, weights=weight.double())[occurring] / n_edges[occurring]
-    rows = [kinds / 5, half_octaves / 2, twentieths / PLAYED_RATIO_STEPS, weights]
+    rows = [kinds / LARGEST_CODE, half_octaves / 2, twentieths / PLAYED_RATIO_STEPS, weights]
     return torch.stack([row.float() for row in rows], dim=1), place[key].int()

@@ -4,17 +4,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ms_assets.graph.edges import TYPE_CODES
+from ms_assets.events import POSITIVES
+from ms_assets.graph.bipartite import refuse_other_types
 
 LEFT_OUT = -1e9
 """A logit that has no share, and unlike −∞ a gradient."""
 
 
 def positive_weights(edge_attributes: Tensor) -> Tensor:
-    """How much an edge counts as a positive: listen 0.3 + 0.7 · played ratio, like 1, undislike 0.5; [n_edges]."""
-    kind, ratio = edge_attributes[:, 0], edge_attributes[:, 2]
-    weights = torch.where(kind == TYPE_CODES["like"], 1.0, 0.3 + 0.7 * ratio)
-    return torch.where(kind == TYPE_CODES["undislike"], 0.5, weights)
+    """Weight of each edge in the loss, by its event type and played ratio (`EventType.loss`), float32 [n_edges].
+
+    Raises:
+        UnknownEventTypeError: an edge is of a type that is not positive.
+    """
+    refuse_other_types(edge_attributes, POSITIVES)
+    code, ratio = edge_attributes[:, 0], edge_attributes[:, 2]
+    weights = torch.zeros_like(ratio)
+    for kind in POSITIVES.values():
+        intercept, slope = kind.loss
+        weights = torch.where(code == kind.code, intercept + slope * ratio, weights)
+    return weights
 
 
 def margin_bpr(positive: Tensor, negative: Tensor, margin: float, temperature: float) -> Tensor:

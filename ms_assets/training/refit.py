@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from ms_assets.events import IS_NEGATIVE, IS_POSITIVE
 from ms_assets.graph.bipartite import with_edges
-from ms_assets.graph.edges import TYPE_WEIGHTS, edges
+from ms_assets.graph.edges import edges
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -21,13 +22,12 @@ def graph_of_train_and_validation(
     Its songs stay the same: what validation knows of songs without a train event is left out, they stay cold.
     """
     n_graph_songs = int(graph["song"].in_graph.sum())
-    kinds = ", ".join(f"'{kind}'" for kind in TYPE_WEIGHTS)
-    later = validation.filter(f"song_id < {n_graph_songs} AND event_type IN ({kinds})")
+    later = validation.filter(f"song_id < {n_graph_songs} AND {IS_POSITIVE}")
     return with_edges(graph, edges(con, train.union(later)).to_arrow_table())
 
 
 def explicit_negatives(negatives: Relation, validation: Relation) -> Relation:
-    """Distinct user_id, song_id that were disliked or unliked in either part, in this order."""
-    later = validation.filter("event_type IN ('dislike', 'unlike')")
+    """Distinct user_id, song_id of explicit negatives in either part, in this order."""
+    later = validation.filter(IS_NEGATIVE)
     either = negatives.project("user_id, song_id").union(later.project("user_id, song_id"))
     return either.distinct().order("user_id, song_id")

@@ -236,21 +236,51 @@ def test_a_champion_that_answers_has_no_fault_and_one_that_does_not_is_told(regi
     assert champion.fault(registry, uid).startswith("a personal answer has ")
 
 
+def run(capsys, *arguments):
+    """A command's exit status, and what it prints."""
+    with pytest.raises(SystemExit) as end:
+        main([*arguments])
+    printed = capsys.readouterr()
+    # Python itself prints a status that is text, and exits with 1.
+    return (1, end.value.code) if isinstance(end.value.code, str) else (end.value.code, printed.out + printed.err)
+
+
 def test_one_command_rolls_back_and_others_show_and_promote(store, capsys, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri)
     registry = store.registry("50m")
     compete(registry, BAD, GOOD)
-    assert main(["rollback", "50m"]) == 0
-    said = capsys.readouterr().out
+    status, said = run(capsys, "rollback", "50m")
+    assert status == 0
     assert "models:/ms_assets-50m@champion" in said and "a person rolled version 2 back" in said
     assert champion_of(registry) == 1
-    assert main(["promote", "50m", "2"]) == 0
+    status, said = run(capsys, "promote", "50m", "2")
+    assert status == 0
     assert champion_of(registry) == 2
-    assert "A rollback returns to version 1." in capsys.readouterr().out
-    assert main(["champion", "50m"]) == 0
-    assert main(["promote", "50m", "7"]) == 1
-    assert "ms_assets-50m has no version 7; there are: 1, 2" in capsys.readouterr().err
-    for wrong in (["promote", "50m", "two"], ["promote", "50m"], ["rollback", "51m"], ["demote", "50m"], []):
-        assert main(wrong) == 2
-        assert "python -m ms_assets rollback {sample,50m,500m,5b}" in capsys.readouterr().err
-    assert champion_of(registry) == 2
+    assert "A rollback returns to version 1." in said
+    assert run(capsys, "champion", "50m")[0] == 0
+    assert run(capsys, "promote", "50m", "7") == (1, "ms_assets-50m has no version 7; there are: 1, 2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["promote", "50m", "two"], "'two' is not a valid integer"),
+        (["promote", "50m"], "Missing argument 'VERSION'"),
+        (["promote", "50m", "2", "3"], "unexpected extra argument (3)"),
+        (["rollback", "51m"], "'51m' is not one of 'sample', '50m', '500m', '5b'"),
+        (["51m"], "No such command '51m'"),
+        (["demote", "50m"], "No such command 'demote'"),
+        ([], "rollback  Make the former champion the champion again."),
+    ],
+)
+def test_a_command_that_is_not_known_or_not_complete_is_refused_with_its_usage(capsys, arguments, named):
+    status, said = run(capsys, *arguments)
+    assert status == 2
+    assert named in said and "Usage: python -m ms_assets" in said
+
+
+def test_help_lists_every_command_and_scale(capsys):
+    status, said = run(capsys, "--help")
+    assert status == 0
+    for command in ("sample", "50m", "500m", "5b", "champion", "promote", "rollback"):
+        assert f"\n  {command} " in said

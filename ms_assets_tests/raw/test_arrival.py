@@ -50,6 +50,12 @@ REFUSED = {
         "event_type",
         "1 values out of range, for example skip",
     ),
+    "remedy for an unknown event type": (
+        "multi_event",
+        with_column("event_type", ["listen", "skip", "like"]),
+        "event_type",
+        "'undislike'); leave such events out, or add the type to EVENT_TYPES in ms_assets/events.py",
+    ),
     "negative id": ("multi_event", with_column("item_id", [10, -7, 11]), "item_id", "example -7"),
     "song id beyond 32 bits": ("multi_event", with_column("item_id", [10, 2**32, 11]), "item_id", "example 4294967296"),
     "user id beyond 32 bits": ("multi_event", with_column("uid", [1, 1, 2**63 - 1]), "uid", "has 1 values"),

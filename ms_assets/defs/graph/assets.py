@@ -10,6 +10,7 @@ from ms_assets.defs.platform.io_managers import Relation
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import room
 from ms_assets.defs.platform.schemas import columns, each
+from ms_assets.events import POSITIVES, listed
 from ms_assets.graph import bipartite, statistics
 from ms_assets.graph import edges as weighting
 from ms_assets.streams import TableStream, in_user_ranges
@@ -24,14 +25,19 @@ asset = room("graph")
     metadata=columns(
         user_id=("INTEGER", "dense user id", "splits/train.user_id"),
         song_id=("INTEGER", "dense song id", "splits/train.song_id"),
-        event_type=("VARCHAR", "listen, like or undislike", "splits/train.event_type"),
+        event_type=("VARCHAR", listed(POSITIVES), "splits/train.event_type"),
         n_events=("BIGINT", "events of this type", *each("splits/train", "user_id", "song_id", "event_type")),
         played_ratio=(
             "DOUBLE",
-            "mean known played ratio of listens (0.5 if none is known); like 1; undislike 0.5",
+            f"mean of the known played ratios ({weighting.UNKNOWN_RATIO} if none is known); for "
+            + ", ".join(f"{name} {kind.edge_ratio}" for name, kind in POSITIVES.items() if kind.edge_ratio is not None),
             *each("splits/train", "event_type", "played_ratio"),
         ),
-        weight=("DOUBLE", "listen 0.7, like 1.0, undislike 0.3", "splits/train.event_type"),
+        weight=(
+            "DOUBLE",
+            ", ".join(f"{name} {kind.edge_weight}" for name, kind in POSITIVES.items()),
+            "splits/train.event_type",
+        ),
     ),
 )
 def edges(duckdb: DuckDB, train: Relation) -> TableStream:

@@ -13,6 +13,7 @@ from ms_assets.defs.platform.io_managers import Relation, TableIOManager
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import OWNERS, SCALES, config_schema, room, settings_of
 from ms_assets.defs.platform.schemas import columns, each
+from ms_assets.events import EVENT_TYPES, NEGATIVES, POSITIVES, listed
 from ms_assets.settings import SongSettings, SplitSettings, UserSettings
 from ms_assets.splits import catalogue, parts, protocols, relevance
 from ms_assets.splits.id_map import IdMap
@@ -34,7 +35,7 @@ EVENT_COLUMNS = columns(
     user_id=USER_OF_EVENT,
     song_id=SONG_OF_EVENT,
     timestamp=("BIGINT", "seconds since the first event", "raw/multi_event.timestamp"),
-    event_type=("VARCHAR", "listen, like, dislike, unlike or undislike", "raw/multi_event.event_type"),
+    event_type=("VARCHAR", listed(EVENT_TYPES), "raw/multi_event.event_type"),
     played_ratio=("DOUBLE", "share of the track played, 0–1; null where unknown", "raw/multi_event.played_ratio_pct"),
     is_organic=("UTINYINT", "1: the user's own choice; 0: driven by a recommendation", "raw/multi_event.is_organic"),
 )
@@ -161,7 +162,7 @@ OUTPUTS = ("songs", "train", "validation", "test", "negatives")
             ),
             (
                 "train",
-                "Positive events (listen, like, undislike) of the train part: what recommenders learn from.",
+                f"Positive events ({listed(POSITIVES)}) of the train part: what recommenders learn from.",
                 EVENT_COLUMNS,
             ),
             (
@@ -172,11 +173,11 @@ OUTPUTS = ("songs", "train", "validation", "test", "negatives")
             ("test", "Events of every type in the test part: what came last, for judging alone.", EVENT_COLUMNS),
             (
                 "negatives",
-                "Explicit negatives of the train part: disliked or unliked; LightGCN ranks them lower.",
+                f"Explicit negatives ({listed(NEGATIVES)}) of the train part; LightGCN ranks them lower.",
                 columns(
                     user_id=USER_OF_EVENT,
                     song_id=SONG_OF_EVENT,
-                    event_type=("VARCHAR", "dislike or unlike", "raw/multi_event.event_type"),
+                    event_type=("VARCHAR", listed(NEGATIVES), "raw/multi_event.event_type"),
                     in_graph=("BOOLEAN", "false: a cold song, known by its audio and metadata alone", *EVENT_OF_SONG),
                 ),
             ),
@@ -241,7 +242,7 @@ PLAYS_BEFORE = each("splits/train", "user_id", "song_id", "event_type")
         split=("VARCHAR", "validation or test"),
         user_id=(*USER_ID, *_held_out("user_id")),
         song_id=(*SONG_ID, *_held_out("song_id")),
-        base_relevance=("DOUBLE", "sum of 0.7 × played ratio per listen, 1 per like, 0.3 per undislike", *PLAYED),
+        base_relevance=("DOUBLE", f"sum over events: {relevance.IN_WORDS}", *PLAYED),
         adjusted_relevance=(
             "DOUBLE",
             "base, up to 5 % more for songs replayed in train, at most 1",
