@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ms_assets.evaluation.comparison import Today
+from ms_assets.evaluation.comparison import Holdout
 from ms_assets.registry import Registry, Version
 from ms_assets.resources import MLflow
 from ms_assets.retrieval import pyfunc_model, served
@@ -61,10 +61,10 @@ def pairs(songs) -> pl.DataFrame:
     return pl.DataFrame({"uid": np.repeat(UID, songs.shape[1]), "item_id": ITEM_ID[songs.ravel()]})
 
 
-def today() -> Today:
+def holdout() -> Holdout:
     """Users found eight songs that they had not heard, the better they fit the better."""
     relevance = np.tile(np.linspace(1, 0.3, N_TARGETS), N_USERS)
-    return Today(pairs(WANTED).with_columns(relevance=pl.Series(relevance)), pairs(HEARD))
+    return Holdout(pairs(WANTED).with_columns(relevance=pl.Series(relevance)), pairs(HEARD))
 
 
 def index(known: Knowledge) -> faiss.Index:

@@ -12,7 +12,7 @@ from ms_assets.evaluation import charts, declarations, official, passes
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
-from ms_assets.evaluation.comparison import JUDGED_BY, Today
+from ms_assets.evaluation.comparison import JUDGED_BY, Holdout
 from ms_assets.io_managers import Relation
 from ms_assets.resources import MLflow
 from ms_assets.retrieval.recommenders import METHODS
@@ -262,7 +262,7 @@ def champion(
     registry = mlflow.registry(context.partition_key)
     challenger = registry.version(served_model.project("version").fetchall()[0][0])
     registry.log_metrics(challenger, champions.metrics_of(leaderboard.pl()))
-    decision = champions.decide(registry, challenger.number, Today.of(users, songs, train, ground_truth))
+    decision = champions.decide(registry, challenger.number, Holdout.of(users, songs, train, ground_truth))
     return dg.MaterializeResult(
         value=pl.DataFrame([decision], champions.SCHEMA),
         metadata={
