@@ -29,7 +29,8 @@ class Interactions:
     n_songs: int
     values: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Arrays [n_pairs] by name, such as the number of events or the relevance of each pair."""
-    _ideal: dict[tuple[str, int], Floats] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[tuple[str | int, ...], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """Results that metrics ask for again and again, by method and arguments."""
 
     @classmethod
     def of(cls, user: Integers, song: Integers, n_users: int, n_songs: int, **values: NDArray[Any]) -> Self:
@@ -43,9 +44,10 @@ class Interactions:
                 f"interactions: found users {user.min()} to {user.max()} and songs {song.min()} to {song.max()}, "
                 f"expected users below {n_users} and songs below {n_songs}"
             )
-        keys = np.asarray(user, np.int64) * n_songs + np.asarray(song, np.int64)
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
+        keys = np.multiply(user, n_songs, dtype=np.int64)
+        keys += song
+        order = np.argsort(keys) if values else None
+        keys = np.sort(keys) if order is None else keys[order]
         first = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
         if values and not first.all():
             user_twice, song_twice = divmod(int(keys[~first][0]), n_songs)
@@ -120,15 +122,28 @@ class Interactions:
         """Values of the pairs of every user with some songs, 0 where there is no pair, float64 [n_users, k]."""
         return np.append(self.values[name], 0.0)[self.places(songs)]
 
+    def n_positive(self, name: str) -> NDArray[np.int64]:
+        """Number of pairs of each user with a value above 0, int64 [n_users]; computed once."""
+        if ("n", name) not in self._known:
+            self._known["n", name] = np.bincount(self.user[self.values[name] > 0], minlength=self.n_users)
+        return self._known["n", name]
+
     def ideal_dcg(self, name: str, k: int) -> Floats:
-        """DCG of the best possible list of k songs, by a value that is at least 0, float64 [n_users]."""
-        if (name, k) not in self._ideal:
-            worth = self.values[name]
-            order = np.lexsort((-worth, self.user))
-            rank = np.arange(len(self)) - self.offsets[self.user] + 1
-            gain = np.where(rank <= k, worth[order] / np.log2(rank + 1), 0.0)
-            self._ideal[name, k] = np.bincount(self.user, gain, minlength=self.n_users).astype(np.float64)
-        return self._ideal[name, k]
+        """DCG of the best possible list of k songs, by a value that is at least 0, float64 [n_users]; computed once."""
+        if ("ideal", name, k) not in self._known:
+            user, worth, rank = self._best_first(name)
+            gain = np.where(rank <= k, worth / np.log2(rank + 1), 0.0)
+            self._known["ideal", name, k] = np.bincount(user, gain, minlength=self.n_users).astype(np.float64)
+        return self._known["ideal", name, k]
+
+    def _best_first(self, name: str) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
+        """User, value and rank from 1 of the pairs with a value above 0, by user, the largest value first."""
+        if ("best", name) not in self._known:
+            positive = np.flatnonzero(self.values[name] > 0)
+            user, worth, n_before = self.user[positive], self.values[name][positive], np.cumsum(self.n_positive(name))
+            rank = np.arange(len(user)) - (n_before - self.n_positive(name))[user] + 1
+            self._known["best", name] = user, worth[np.lexsort((-worth, user))], rank
+        return self._known["best", name]
 
     def _find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         if not len(self):

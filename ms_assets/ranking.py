@@ -11,8 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.integer]
+from ms_assets.interactions import Floats, Integers
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,14 @@ class Judgements:
         return np.where((self.keys[found] == wanted) & (recommended >= 0), self.relevance[found], 0.0)
 
     def ideal(self, k: int) -> Floats:
-        """The gains of the best possible ranking, float64 [n_users, k]."""
+        """DCG of the best possible list of k songs, float64 [n_users]."""
         user = self.keys // self.n_songs
         order = np.lexsort((-self.relevance, user))
         place = np.arange(len(user)) - np.concatenate([[0], np.cumsum(self.counts)])[user]
         best = np.zeros((self.n_users, k))
         shown = place < k
         best[user[shown], place[shown]] = self.relevance[order][shown]
-        return best
+        return dcg(best)
 
 
 def dcg(gains: Floats) -> Floats:
@@ -79,9 +78,9 @@ def dcg(gains: Floats) -> Floats:
     return (gains / np.log2(np.arange(gains.shape[1]) + 2)).sum(axis=1)
 
 
-def ndcg(gains: Floats, ideal: Floats) -> Floats:
-    """DCG over the DCG of the ideal ranking."""
-    return ratio(dcg(gains), dcg(ideal))
+def ndcg(gains: Floats, ideal_dcg: Floats) -> Floats:
+    """DCG over that of the best possible list, `Interactions.ideal_dcg`."""
+    return ratio(dcg(gains), ideal_dcg)
 
 
 def recall(gains: Floats, n_targets: Integers) -> Floats:

@@ -11,10 +11,10 @@ import polars as pl
 import pyarrow as pa
 
 from ms_assets.defs.platform.resources import MLflow
-from ms_assets.evaluation.comparison import Today
+from ms_assets.evaluation.comparison import Holdout
 from ms_assets.registry import Registry, Version
 from ms_assets.retrieval import pyfunc_model, served
-from ms_assets.retrieval.served import Knowledge
+from ms_assets.retrieval.served import ModelData
 from ms_assets.vectors import Ragged
 
 N_USERS, N_SONGS, N_HEARD, N_TARGETS, DIMENSIONS = 60, 200, 6, 8, 16
@@ -35,14 +35,14 @@ BEST_FIRST = np.argsort(-TASTES @ SONGS.T, axis=1)
 HEARD, WANTED = BEST_FIRST[:, :N_HEARD], BEST_FIRST[:, N_HEARD : N_HEARD + N_TARGETS]
 
 
-def model(noise: float, seed: int = 0) -> Knowledge:
+def model(noise: float, seed: int = 0) -> ModelData:
     """A model that knows users' tastes but for so much noise: 0 finds everything, 3 hardly anything."""
     blurred = TASTES + noise * unit(np.random.default_rng(seed).standard_normal(TASTES.shape))
     offsets = np.arange(N_USERS + 1) * N_HEARD
-    return Knowledge(UID, ITEM_ID, unit(blurred), SONGS, Ragged(np.sort(HEARD, axis=1).ravel(), offsets))
+    return ModelData(UID, ITEM_ID, unit(blurred), SONGS, Ragged(np.sort(HEARD, axis=1).ravel(), offsets))
 
 
-def part(known: Knowledge, users=slice(None), songs=slice(None)) -> Knowledge:
+def part(known: ModelData, users=slice(None), songs=slice(None)) -> ModelData:
     """A model of some of the users and songs, in the order given."""
     users, songs = np.arange(len(known.uid))[users], np.arange(len(known.item_id))[songs]
     place = np.full(len(known.item_id), -1)
@@ -61,19 +61,19 @@ def pairs(songs) -> pl.DataFrame:
     return pl.DataFrame({"uid": np.repeat(UID, songs.shape[1]), "item_id": ITEM_ID[songs.ravel()]})
 
 
-def today() -> Today:
+def holdout() -> Holdout:
     """Users found eight songs that they had not heard, the better they fit the better."""
     relevance = np.tile(np.linspace(1, 0.3, N_TARGETS), N_USERS)
-    return Today(pairs(WANTED).with_columns(relevance=pl.Series(relevance)), pairs(HEARD))
+    return Holdout(pairs(WANTED).with_columns(relevance=pl.Series(relevance)), pairs(HEARD))
 
 
-def index(known: Knowledge) -> faiss.Index:
+def index(known: ModelData) -> faiss.Index:
     flat = faiss.IndexIDMap2(faiss.IndexFlatIP(known.songs.shape[1]))
     flat.add_with_ids(known.songs, known.item_id)
     return flat
 
 
-def register(registry: Registry, known: Knowledge) -> Version:
+def register(registry: Registry, known: ModelData) -> Version:
     with TemporaryDirectory() as folder:
         served.write(Path(folder), known, POPULAR, index(known))
         candidate = pyfunc_model.candidate(Path(folder), int(known.uid[0]), TRAINING, run_id=None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_assets.ranking import Floats, Integers
+from ms_assets.interactions import Floats, Integers
 
 N_RESAMPLES = 1_000
 CONFIDENCE = 0.95

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ms_assets.evaluation.comparison import JUDGED_BY, Comparison, K, Today, compare
+from ms_assets.evaluation.comparison import JUDGED_BY, Comparison, Holdout, K, compare
 from ms_assets.registry import ALIAS, DATA, ROLLED_BACK, SINCE, ChampionError, Registry, Version
-from ms_assets.retrieval.served import Knowledge
+from ms_assets.retrieval.served import ModelData
 
 KNOWN_AT_LEAST = 0.5
-"""Share of today's users, and of their targets, that a champion must know; below, its data are of another time."""
+"""Share of the users with targets, and of their targets, that a champion must know; below, its data are too old."""
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "name": ("VARCHAR", "registered model"),
@@ -37,7 +37,7 @@ TYPES = {"BIGINT": pl.Int64, "BOOLEAN": pl.Boolean, "VARCHAR": pl.String, "DOUBL
 SCHEMA = pl.Schema({name: TYPES[type_] for name, (type_, _) in COLUMNS.items()})
 
 
-def decide(registry: Registry, number: int, today: Today) -> dict[str, Any]:
+def decide(registry: Registry, number: int, holdout: Holdout) -> dict[str, Any]:
     """Compare a version with the champion, move the alias if it wins, and give the row of the decision: COLUMNS.
 
     Whatever fails leaves the alias where it is. A version that is champion already keeps the decision that made it so.
@@ -50,7 +50,7 @@ def decide(registry: Registry, number: int, today: Today) -> dict[str, Any]:
     if before == number:
         made_so = challenger.decision or {}
         return made_so if made_so.get("champion") == number else _row(registry, number, before, before, "set by hand")
-    promoted, reason, found = _judged(registry, challenger, champion, today)
+    promoted, reason, found = _judged(registry, challenger, champion, holdout)
     now = registry.champion()
     if (now.number if now else None) != before:
         raise ChampionError(f"the champion of {registry.name} changed meanwhile: materialise evaluation/champion again")
@@ -96,7 +96,7 @@ def _row(
 
 
 def _judged(
-    registry: Registry, challenger: Version, champion: Version | None, today: Today
+    registry: Registry, challenger: Version, champion: Version | None, holdout: Holdout
 ) -> tuple[bool, str, Comparison | None]:
     """Whether the challenger takes over, and why."""
     if ROLLED_BACK in challenger.tags:
@@ -105,7 +105,7 @@ def _judged(
         return True, "there was no champion", None
     if not registry.intact(champion):
         return True, "the champion's files are gone or damaged", None
-    found = compare(_knowledge(registry, challenger), _knowledge(registry, champion), today)
+    found = compare(_knowledge(registry, challenger), _knowledge(registry, champion), holdout)
     if found.users_known < KNOWN_AT_LEAST or found.targets_known < KNOWN_AT_LEAST:
         shares = f"{found.users_known:.0%} of today's users and {found.targets_known:.0%} of their targets"
         return True, f"the champion is of other data: it knows {shares}", found
@@ -116,9 +116,9 @@ def _judged(
     return False, f"{word}: {interval}", found
 
 
-def _knowledge(registry: Registry, version: Version) -> Knowledge:
+def _knowledge(registry: Registry, version: Version) -> ModelData:
     with registry.files(version) as folder:
-        return Knowledge.read(folder / DATA)
+        return ModelData.read(folder / DATA)
 
 
 def metrics_of(leaderboard: pl.DataFrame) -> dict[str, float]:

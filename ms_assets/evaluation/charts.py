@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.retrieval.recommendations import VIEWS
+from ms_assets.retrieval.recommender import VIEWS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,9 +1,9 @@
-"""Two models side by side: both recommend to the same users of today, and the difference has a paired interval.
+"""Two models side by side: both recommend to the same users of the test part, with a paired interval.
 
 Judged by NDCG@10 in `discovery`, which training stops on, and which is what a trained model is for: in `all` the songs
 that a user plays anyhow beat most models. Compared are users whom both models know, by songs that both know; what
 either model has trained on for a user is neither candidate nor target, so that a champion of another division of the
-events gains nothing by having seen today's test part. Both search exactly, so that indices make no difference.
+events gains nothing by having seen this test part. Both search exactly, so that indices make no difference.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from ms_assets import ranking
 from ms_assets.evaluation.certainty import Resamples, intervals, ratios
-from ms_assets.ranking import Floats, Judgements
-from ms_assets.retrieval.recommendations import VIEWS, ranked
-from ms_assets.retrieval.recommenders import nearest
-from ms_assets.retrieval.served import Knowledge
-from ms_assets.vectors import Ragged
+from ms_assets.interactions import Floats, Interactions
+from ms_assets.retrieval.recommender import VIEWS, nearest, ranked
+from ms_assets.retrieval.served import ModelData
 
 Relation = duckdb.DuckDBPyRelation
+Ids = NDArray[np.int64]
 
 VIEW, K = "discovery", 10
 JUDGED_BY = f"NDCG@{K} in {VIEW}"
@@ -30,16 +29,16 @@ USERS_COMPARED = 10_000
 
 
 @dataclass(frozen=True)
-class Today:
+class Holdout:
     """The test part by Yambda's ids, so that models of any id map can be judged by it."""
 
     targets: pl.DataFrame
-    """uid, item_id, relevance: what was worth finding, and not heard in train."""
+    """uid, item_id, relevance: songs worth finding that the user had not heard in train."""
     heard: pl.DataFrame
-    """uid, item_id: what the users with targets have positive train events with."""
+    """uid, item_id: positive train events of the users with targets."""
 
     @classmethod
-    def of(cls, users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> "Today":
+    def of(cls, users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> "Holdout":
         """From the tables of splits; of more than USERS_COMPARED users so many are drawn."""
         heard = train.project("user_id, song_id").distinct().set_alias("heard")
         test = ground_truth.filter("split = 'test' AND adjusted_relevance > 0").set_alias("test")
@@ -69,32 +68,27 @@ class Comparison:
     ci_high: float
     n_users: int
     n_users_dropped: int
-    """Users with a target today whom one of the models does not know, or none of whose targets is left."""
+    """Users with a target whom one of the models does not know, or none of whose targets is left."""
     n_songs: int
     n_songs_dropped: int
     """Songs that one model alone knows."""
     users_known: float
-    """Share of today's users with a target whom both models know."""
+    """Share of the users with a target whom both models know."""
     targets_known: float
     """Share of these users' targets that are songs which both models know."""
 
 
-def compare(challenger: Knowledge, champion: Knowledge, today: Today) -> Comparison:
+def compare(challenger: ModelData, champion: ModelData, holdout: Holdout) -> Comparison:
     """Recommend by both models to the users, of the songs, that both know; NaN where nobody is left."""
-    uid = today.targets["uid"].unique().to_numpy()
+    uid, models = holdout.targets["uid"].unique().to_numpy(), (challenger, champion)
     users = np.intersect1d(np.intersect1d(uid, challenger.uid), champion.uid)
     songs = np.intersect1d(challenger.item_id, champion.item_id)
-    asked = today.targets.filter(pl.col("uid").is_in(users))
-    known = asked.filter(pl.col("item_id").is_in(songs))
-    pairs = [_keys(today.heard, users, songs), *(_trained(model, users, songs) for model in (challenger, champion))]
-    trained = np.unique(np.concatenate(pairs))
-    keys = _keys(known, users, songs)
-    left = ~np.isin(keys, trained)
-    keys, relevance = keys[left], known["relevance"].to_numpy()[left]
-    truth = Judgements.of(keys // len(songs), keys % len(songs), relevance, len(users), len(songs))
-    heard = Ragged.from_pairs(trained // len(songs), trained % len(songs), len(users))
-    ndcg = np.stack([_ndcg(model, users, songs, heard, truth) for model in (challenger, champion)], axis=1)
-    ndcg = ndcg[truth.counts > 0]
+    asked = holdout.targets.filter(pl.col("uid").is_in(users))
+    known = _interactions(asked, users, songs, "relevance")
+    heard = _interactions(pl.concat([holdout.heard, *(_trained(model, users) for model in models)]), users, songs)
+    targets = known.without(heard)
+    ndcg = np.column_stack([_ndcg(model, users, songs, heard, targets) for model in models])
+    ndcg = ndcg[targets.n_positive("relevance") > 0]
     sums = Resamples.of(len(ndcg)).sums(np.column_stack([ndcg, ndcg[:, 0] - ndcg[:, 1]]))
     n_users = np.full(3, len(ndcg))
     means, lows, highs = intervals(ratios(sums, n_users), n_users)
@@ -113,30 +107,27 @@ def compare(challenger: Knowledge, champion: Knowledge, today: Today) -> Compari
     )
 
 
-def _rows(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each wanted id stands; −1 where it does not."""
-    order = np.argsort(ids)
-    found = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)] if len(ids) else wanted
-    return np.where(ids[found] == wanted, found, -1) if len(ids) else np.full(len(wanted), -1)
+def _interactions(pairs: pl.DataFrame, users: Ids, songs: Ids, *values: str) -> Interactions:
+    """The pairs (uid, item_id) of some users and songs, numbered in their order."""
+    user = pl.DataFrame({"uid": users, "user": np.arange(len(users))})
+    song = pl.DataFrame({"item_id": songs, "song": np.arange(len(songs))})
+    rows = pairs.join(user, on="uid").join(song, on="item_id")
+    columns = {name: rows[name].to_numpy() for name in ("user", "song", *values)}
+    return Interactions.of(**columns, n_users=len(users), n_songs=len(songs))
 
 
-def _keys(pairs: pl.DataFrame, users: NDArray[np.int64], songs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """user · n_songs + song of the pairs of these users and songs, numbered from 0."""
-    user, song = _rows(users, pairs["uid"].to_numpy()), _rows(songs, pairs["item_id"].to_numpy())
-    both = (user >= 0) & (song >= 0)
-    return user[both] * len(songs) + song[both]
+def _trained(model: ModelData, users: Ids) -> pl.DataFrame:
+    """Pairs (uid, item_id) that a model has trained on, of users whom it knows."""
+    song, user = model.heard.take(_rows(model.uid, users))
+    return pl.DataFrame({"uid": users[user], "item_id": model.item_id[song]})
 
 
-def _trained(model: Knowledge, users: NDArray[np.int64], songs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same for what a model has trained on."""
-    values, user = model.heard.take(_rows(model.uid, users))
-    song = _rows(songs, model.item_id)[values]
-    return user[song >= 0] * len(songs) + song[song >= 0]
+def _rows(ids: Ids, wanted: Ids) -> NDArray[np.int64]:
+    """Position among distinct ids of each wanted one, which are ascending and all among them."""
+    return np.intersect1d(ids, wanted, assume_unique=True, return_indices=True)[1]
 
 
-def _ndcg(
-    model: Knowledge, users: NDArray[np.int64], songs: NDArray[np.int64], heard: Ragged, truth: Judgements
-) -> Floats:
+def _ndcg(model: ModelData, users: Ids, songs: Ids, heard: Interactions, targets: Interactions) -> Floats:
     find = nearest(model.users[_rows(model.uid, users)], model.songs[_rows(model.item_id, songs)])
-    found, _ = ranked(np.arange(len(users)), heard, len(songs), find, K)
-    return ranking.ndcg(truth.gains(found[VIEWS.index(VIEW)]), truth.ideal(K))
+    found, _ = ranked(find, np.arange(len(users)), heard, len(songs), K)
+    return ranking.ndcg(targets.gains("relevance", found[VIEWS.index(VIEW)]), targets.ideal_dcg("relevance", K))

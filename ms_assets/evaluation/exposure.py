@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_assets.evaluation.truth import Flags
-from ms_assets.ranking import Integers
+from ms_assets.interactions import Flags, Integers
 
 METRICS = {
     "coverage": "distinct songs recommended over the songs of the catalogue",

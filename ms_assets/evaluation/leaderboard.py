@@ -10,7 +10,7 @@ from ms_assets import pictures
 from ms_assets.evaluation import exposure
 from ms_assets.evaluation.certainty import Resamples, intervals, ratios
 from ms_assets.evaluation.metrics import METRICS
-from ms_assets.ranking import Floats
+from ms_assets.interactions import Floats
 
 KEYS = ["method", "view", "k"]
 ESTIMATE = {"ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64}

@@ -8,8 +8,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import ranking
-from ms_assets.evaluation.truth import Flags, Truth
-from ms_assets.ranking import Floats, Integers
+from ms_assets.evaluation.truth import Truth
+from ms_assets.interactions import Flags, Floats, Integers
 from ms_assets.vectors import Ragged
 
 NDCGS = {
@@ -100,18 +100,18 @@ class Lists:
 
     @cached_property
     def places(self) -> NDArray[np.int64]:
-        """Where each recommendation stands among the test part's pairs."""
-        return self.truth.pairs.places(self.recommended)
+        """Position of each recommendation among the test part's pairs; their number where it is none of them."""
+        return self.truth.test.places(self.recommended)
 
     @cached_property
     def heard(self) -> Flags:
         """Recommendations that the user has positive train events with."""
-        return self.truth.history.places(self.recommended) < len(self.truth.history.keys)
+        return self.truth.history.places(self.recommended) < len(self.truth.history)
 
     @cached_property
     def gains(self) -> dict[str, Floats]:
-        """What each recommendation was worth, by measure of worth."""
-        return {name: targets.worth[self.places] for name, targets in self.truth.targets.items()}
+        """Value of each recommendation in the test part, 0 without any, float64 [n_users, k] by name of the value."""
+        return {name: np.append(values, 0.0)[self.places] for name, values in self.truth.test.values.items()}
 
     @cached_property
     def new_artists(self) -> Flags:
@@ -131,41 +131,34 @@ class Lists:
 
 def user_metrics(lists: Lists, k: int) -> pl.DataFrame:
     """One row per tested user: uid and the metrics of the first k recommendations; null where undefined."""
-    truth = lists.truth
+    truth, test = lists.truth, lists.truth.test
     gains = {name: values[:, :k] for name, values in lists.gains.items()}
-    counts = {name: targets.counts for name, targets in truth.targets.items()}
-    hits, n_targets = gains["base_relevance"], counts["base_relevance"]
     recommended, shown = lists.recommended[:, :k], lists.recommended[:, :k] >= 0
-    columns = {
-        name: ranking.ratio(ranking.dcg(gains[worth]), truth.targets[worth].ideal_dcg(k))
-        for name, worth in NDCGS.items()
-    }
-    n_shown = shown.sum(axis=1)
+    hits, n_targets, n_shown = gains["base_relevance"], test.n_positive("base_relevance"), shown.sum(axis=1)
     novelty = ranking.novelty(lists.heard[:, :k], recommended)
     plays = ranking.ratio(lists.n_plays[:, :k].sum(axis=1), n_shown)
-    columns |= {
+    columns = {
+        **{name: ranking.ndcg(gains[worth], test.ideal_dcg(worth, k)) for name, worth in NDCGS.items()},
         "recall": ranking.recall(hits, n_targets),
         "precision": ranking.precision(hits, n_targets),
         "mrr": ranking.reciprocal_rank(hits, n_targets),
         "hit": ranking.hit(hits, n_targets),
-        "hit_like": ranking.hit(gains["likes"], counts["likes"]),
-        "hit_like_or_listen": ranking.hit(gains["like_or_listen"], counts["like_or_listen"]),
+        "hit_like": ranking.hit(gains["likes"], test.n_positive("likes")),
+        "hit_like_or_listen": ranking.hit(gains["like_or_listen"], test.n_positive("like_or_listen")),
         "auc": ranking.auc(hits, n_targets, recommended, truth.n_candidates),
-        "dislike_fpr": ranking.recall(gains["dislikes"], counts["dislikes"]),
+        "dislike_fpr": ranking.recall(gains["dislikes"], test.n_positive("dislikes")),
         "novelty": novelty,
         "replay_share": 1 - novelty,
         "popularity_lift": ranking.ratio(plays, truth.usual_plays) - 1,
         "artist_diversity": ranking.ratio(lists.new_artists[:, :k].sum(axis=1), lists.known_artists[:, :k].sum(axis=1)),
         "cold_share": ranking.ratio(lists.songs.cold[recommended].sum(axis=1), n_shown),
     }
-    tested = {name: columns[name][truth.tested] for name in METRICS}
-    return pl.DataFrame({"uid": truth.uid[truth.tested], **tested}).with_columns(
-        pl.col(name).fill_nan(None) for name in METRICS
-    )
+    frame = pl.DataFrame({"uid": truth.uid, **{name: columns[name] for name in METRICS}})
+    return frame[truth.tested].with_columns(pl.col(*METRICS).fill_nan(None))
 
 
-def recall_sums(lists: Lists) -> Floats:
-    """Recall of the first 1, 2, … recommendations, float64 [k], summed over the users with targets."""
-    n_targets = lists.truth.targets["base_relevance"].counts
+def recall_by_length(lists: Lists) -> Floats:
+    """Recall of the first 1, 2, … recommendations, float64 [n, k], of the n users with targets."""
+    n_targets = lists.truth.test.n_positive("base_relevance")
     found = np.cumsum(lists.gains["base_relevance"] > 0, axis=1)
-    return (found[n_targets > 0] / n_targets[n_targets > 0, None]).sum(axis=0)
+    return found[n_targets > 0] / n_targets[n_targets > 0, None]

@@ -4,15 +4,13 @@ Targets are events: a song played twice is two targets, in the ideal list too. N
 ideal DCG, recall a user's hits over their targets, coverage the songs recommended over the songs in train.
 """
 
-from dataclasses import dataclass
-
 import duckdb
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import ranking
-from ms_assets.evaluation.truth import Pairs
+from ms_assets.interactions import Interactions
 
 Relation = duckdb.DuckDBPyRelation
 
@@ -34,33 +32,26 @@ SCHEMA = pl.Schema(
 )
 
 
-@dataclass(frozen=True)
-class EventTargets:
-    """The targets of some users, numbered from 0."""
-
-    pairs: Pairs
-    n_targets: NDArray[np.int64]
-    """Target events of each user, repeated songs counted again."""
-
-    @classmethod
-    def of(cls, events: pl.DataFrame, n_users: int, n_songs: int) -> "EventTargets":
-        """From a row (user_id, song_id) for every target event."""
-        user, song = events["user_id"].to_numpy(), events["song_id"].to_numpy()
-        return cls(Pairs.of(user, song, n_users, n_songs), np.bincount(user, minlength=n_users))
-
-
-def target_events(test: Relation, train: Relation, view: str) -> Relation:
-    """A row (user_id, song_id) for every target of users with a train part."""
+def targets(test: Relation, train: Relation, view: str) -> Relation:
+    """Targets of users with a train part: user_id, song_id and n_events, the number of target events."""
     trained = train.project("user_id").distinct().set_alias("trained")
-    events = test.filter(VIEWS[view]).project("user_id, song_id").set_alias("events")
-    return events.join(trained, "user_id", how="semi")
+    counted = test.filter(VIEWS[view]).aggregate("user_id, song_id, count(*) AS n_events").set_alias("counted")
+    return counted.join(trained, "user_id", how="semi")
 
 
-def user_metrics(recommended: NDArray[np.int64], targets: EventTargets, uid: NDArray[np.int64], k: int) -> pl.DataFrame:
-    """A row per user with a target: uid, dcg, ideal_dcg, recall of the first k of lists int64 [n_users, any k]."""
-    users = np.flatnonzero(targets.n_targets)
-    n_targets = targets.n_targets[users]
-    hits = (targets.pairs.places(recommended[:, :k]) < len(targets.pairs.keys))[users].astype(np.float64)
+def user_metrics(recommended: NDArray[np.int64], targets: Interactions, uid: NDArray[np.int64], k: int) -> pl.DataFrame:
+    """A row per user with a target: uid, dcg, ideal_dcg, recall of the first k recommendations.
+
+    Args:
+        recommended: song ids int64 [n_users, k or more].
+        targets: pairs with `n_events`, the number of target events of each.
+        uid: Yambda's id of each user.
+        k: number of recommendations looked at.
+    """
+    n_events = np.bincount(targets.user, targets.values["n_events"], minlength=targets.n_users).astype(np.int64)
+    users = np.flatnonzero(n_events)
+    n_targets = n_events[users]
+    hits = (targets.places(recommended[:, :k]) < len(targets))[users].astype(np.float64)
     ideal = np.append(0, np.cumsum(1 / np.log2(np.arange(k) + 2)))
     return pl.DataFrame(
         {

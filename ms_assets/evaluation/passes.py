@@ -14,7 +14,8 @@ from ms_assets.evaluation import slices as slicing
 from ms_assets.evaluation.metrics import Lists
 from ms_assets.evaluation.tables import songs_of, users_of
 from ms_assets.evaluation.truth import Truth
-from ms_assets.retrieval.recommendations import VIEWS
+from ms_assets.events import IS_POSITIVE
+from ms_assets.retrieval.recommender import VIEWS
 
 Relation = duckdb.DuckDBPyRelation
 Methods = dict[str, Relation]
@@ -25,48 +26,41 @@ def user_metrics(
     methods: Methods, users: Relation, songs: Relation, train: Relation, ground_truth: Relation, ks: list[int]
 ) -> Iterator[pa.Table]:
     """All metrics of every tested user: method, view, k, uid and metrics.METRICS."""
-    catalogue = songs_of(songs)
-    for some in users_of(users):
-        truths = _views(some.truth(ground_truth, train, catalogue))
-        for method, recommended in methods.items():
-            for view, matrix in some.lists(recommended, max(ks)).items():
-                lists = Lists(matrix, truths[view], catalogue)
-                for k in ks:
-                    yield _keyed(metrics.user_metrics(lists, k), method, view, k).to_arrow()
+    for method, view, lists in _lists(methods, users, songs, train, ground_truth, max(ks)):
+        for k in ks:
+            yield _keyed(metrics.user_metrics(lists, k), method, view, k)
 
 
 def official_user_metrics(
     methods: Methods, users: Relation, songs: Relation, train: Relation, test: Relation, ks: list[int]
 ) -> Iterator[pa.Table]:
-    """What Yambda's authors measure, of every user with a target: the columns of official.SCHEMA."""
-    targets = {view: official.target_events(test, train, view) for view in official.VIEWS}
+    """Metrics by the arithmetic of Yambda's authors, of every user with a target: the columns of official.SCHEMA."""
     n_songs = len(songs)
     for some in users_of(users):
-        theirs = {view: some.targets(events, n_songs) for view, events in targets.items()}
+        targets = {
+            view: some.interactions(official.targets(test, train, view), n_songs, n_events="n_events")
+            for view in official.VIEWS
+        }
         for method, recommended in methods.items():
             matrix = some.lists(recommended, max(ks))["all"]
-            for view, k in product(theirs, ks):
-                yield _keyed(official.user_metrics(matrix, theirs[view], some.uid, k), method, view, k).to_arrow()
+            for view, k in product(targets, ks):
+                yield _keyed(official.user_metrics(matrix, targets[view], some.uid, k), method, view, k)
 
 
 def recall_curve(
     methods: Methods, users: Relation, songs: Relation, train: Relation, ground_truth: Relation, longest: int
 ) -> pl.DataFrame:
     """Mean recall at every length of the list: method, view, k, recall."""
-    catalogue = songs_of(songs)
     sums = {key: np.zeros(longest) for key in product(methods, VIEWS)}
-    n_users = dict.fromkeys(VIEWS, 0)
-    for some in users_of(users):
-        truths = _views(some.truth(ground_truth, train, catalogue, ("base_relevance",)))
-        for view, truth in truths.items():
-            n_users[view] += int(np.count_nonzero(truth.targets["base_relevance"].counts))
-        for method, recommended in methods.items():
-            for view, matrix in some.lists(recommended, longest).items():
-                sums[method, view] += metrics.recall_sums(Lists(matrix, truths[view], catalogue))
+    n_users = dict.fromkeys(sums, 0)
+    for method, view, lists in _lists(methods, users, songs, train, ground_truth, longest, "base_relevance"):
+        recall = metrics.recall_by_length(lists)
+        sums[method, view] += recall.sum(axis=0)
+        n_users[method, view] += len(recall)
     rows = [
         (method, view, k, recall)
         for (method, view), total in sums.items()
-        for k, recall in enumerate((total / max(n_users[view], 1)).tolist(), start=1)
+        for k, recall in enumerate((total / max(n_users[method, view], 1)).tolist(), start=1)
     ]
     schema = {"method": pl.String, "view": pl.String, "k": pl.Int32, "recall": pl.Float64}
     return pl.DataFrame(rows, schema, orient="row")
@@ -78,20 +72,21 @@ def slices(
 ) -> pl.DataFrame:  # fmt: skip
     """The main metrics over parts of users, songs and events: the columns of slices.SCHEMA."""
     catalogue, everybody = songs_of(songs), users_of(users)
-    is_head = slicing.head(catalogue)
     tested = ground_truth.filter("split = 'test'").project("user_id").distinct().to_arrow_table()
     tested_id = np.sort(tested["user_id"].to_numpy())
     n_events = np.concatenate([some.n_train_events(train) for some in everybody])
-    lengths, sums = slicing.HistoryLengths.of(n_events[tested_id]), slicing.Sums(len(tested_id))
+    quarters, sums = slicing.quarters(n_events, tested_id), slicing.Sums(len(tested_id))
+    is_head, events = slicing.head(catalogue), test.filter(IS_POSITIVE)
     for some in everybody:
-        truth = some.truth(ground_truth, train, catalogue, ("adjusted_relevance",))
-        theirs = n_events[some.first : some.first + len(some.uid)]
-        parts = slicing.slices(truth, catalogue, is_head, lengths, theirs, *some.driven(test, truth.pairs))
-        targets = {view: slicing.targets_of(judged, parts) for view, judged in _views(truth).items()}
+        truth = some.truth(ground_truth, train, catalogue, "adjusted_relevance")
+        organic, driven = (some.interactions(events.filter(f"is_organic = {n}"), len(catalogue)) for n in (1, 0))
+        theirs = {part: flags[some.first :] for part, flags in quarters.items()}
+        parts = slicing.slices(truth.test, catalogue, is_head, theirs, organic, driven)
+        truths = _views(slicing.cut(truth, parts))
         first = int(np.searchsorted(tested_id, some.first))
         for method, recommended in methods.items():
-            shown = {view: Lists(m, truth, catalogue) for view, m in some.lists(recommended, max(ks)).items()}
-            values = [slicing.metrics_of(shown[view], targets[view], k) for view, k in product(shown, ks)]
+            shown = [Lists(m, truths[view], catalogue) for view, m in some.lists(recommended, max(ks)).items()]
+            values = [slicing.metrics_of(lists, k) for lists, k in product(shown, ks)]
             sums.add(method, np.concatenate(values, axis=1).reshape(len(truth.tested), -1), first)
     return sums.table([(view, k, part) for view, k, part in product(VIEWS, ks, parts)])
 
@@ -121,11 +116,23 @@ def exposure(
     return pl.DataFrame(rows, schema=schema)
 
 
+def _lists(
+    methods: Methods, users: Relation, songs: Relation, train: Relation, ground_truth: Relation, k: int,
+    *relevances: str,
+) -> Iterator[tuple[str, str, Lists]]:  # fmt: skip
+    """The lists of some users after the other, with method and view, beside their truth by the relevances."""
+    catalogue = songs_of(songs)
+    for some in users_of(users):
+        truths = _views(some.truth(ground_truth, train, catalogue, *relevances))
+        for method, recommended in methods.items():
+            for view, matrix in some.lists(recommended, k).items():
+                yield method, view, Lists(matrix, truths[view], catalogue)
+
+
 def _views(truth: Truth) -> dict[str, Truth]:
     return dict(zip(VIEWS, (truth, truth.discovery()), strict=True))
 
 
-def _keyed(frame: pl.DataFrame, method: str, view: str, k: int) -> pl.DataFrame:
-    return frame.select(
-        pl.lit(method).alias("method"), pl.lit(view).alias("view"), pl.lit(k, pl.Int32).alias("k"), pl.all()
-    )
+def _keyed(frame: pl.DataFrame, method: str, view: str, k: int) -> pa.Table:
+    keys = [pl.lit(method).alias("method"), pl.lit(view).alias("view"), pl.lit(k, pl.Int32).alias("k")]
+    return frame.select(*keys, pl.all()).to_arrow()

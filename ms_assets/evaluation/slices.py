@@ -1,6 +1,6 @@
 """Who and what a method is good for: the main metrics over parts of the users, the songs and the events."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from ms_assets import ranking
 from ms_assets.evaluation.certainty import Resamples, intervals, ratios
 from ms_assets.evaluation.metrics import Lists, Songs
-from ms_assets.evaluation.truth import Flags, Targets, Truth
-from ms_assets.ranking import Floats
+from ms_assets.evaluation.truth import Truth
+from ms_assets.interactions import Flags, Floats, Interactions
 
 METRICS = ("ndcg", "recall", "hit")
 QUARTERS = 4
@@ -28,35 +28,25 @@ SCHEMA = pl.Schema(
 )
 
 Slice = tuple[str, str]
-"""What is cut, and the part of it."""
+"""Property that is cut, and the part of it."""
 
 
-@dataclass(frozen=True)
-class HistoryLengths:
-    """The tested users in quarters, by how many positive train events they have."""
+def quarters(n_events: NDArray[np.int64], tested: NDArray[np.int64]) -> dict[Slice, Flags]:
+    """Quarters of the tested users by history length, and who is in each, bool [n_users]; ties may leave one empty.
 
-    edges: NDArray[np.int64]
-    """The most events of a user in each quarter but the last."""
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, n_events: NDArray[np.int64]) -> "HistoryLengths":
-        """Quarters of users with these numbers of events; ties may leave one empty."""
-        shares = np.arange(1, QUARTERS) / QUARTERS
-        edges = np.quantile(n_events, shares, method="lower").astype(np.int64)
-        quarter = np.searchsorted(edges, n_events)
-        spans = [n_events[quarter == number] for number in range(QUARTERS)]
-        names = [f"{span.min()} to {span.max()} events" if len(span) else "nobody" for span in spans]
-        return cls(edges, tuple(f"quarter {number}: {name}" for number, name in enumerate(names, start=1)))
-
-    def slices(self, n_events: NDArray[np.int64], user: NDArray[np.int64]) -> dict[Slice, Flags]:
-        """Which pairs belong to users of each quarter; n_events: of each user."""
-        quarter = np.searchsorted(self.edges, n_events)[user]
-        return {("history length", name): quarter == number for number, name in enumerate(self.names)}
+    n_events: positive train events of every user.
+    """
+    edges = np.quantile(n_events[tested], np.arange(1, QUARTERS) / QUARTERS, method="lower").astype(np.int64)
+    quarter, found = np.searchsorted(edges, n_events), {}
+    for number in range(QUARTERS):
+        span = n_events[tested][quarter[tested] == number]
+        name = f"{span.min()} to {span.max()} events" if len(span) else "nobody"
+        found["history length", f"quarter {number + 1}: {name}"] = quarter == number
+    return found
 
 
 def head(songs: Songs) -> Flags:
-    """The songs of the head, bool [n_songs]; the others, cold ones among them, are the tail."""
+    """Songs of the head, bool [n_songs]; the others, cold ones among them, are the tail."""
     n_plays = songs.n_plays[:-1]
     order = np.argsort(-n_plays, kind="stable")
     before = np.cumsum(n_plays[order]) - n_plays[order]
@@ -66,48 +56,49 @@ def head(songs: Songs) -> Flags:
 
 
 def slices(
-    truth: Truth, songs: Songs, is_head: Flags, lengths: HistoryLengths, n_events: NDArray[np.int64],
-    organic: Flags, recommended: Flags,
+    test: Interactions, songs: Songs, is_head: Flags, quarters: dict[Slice, Flags],
+    organic: Interactions, driven: Interactions,
 ) -> dict[Slice, Flags]:  # fmt: skip
-    """Which pairs of the test part belong to each slice, bool [n_pairs].
+    """Pairs of the test part that belong to each slice, bool [n_pairs].
 
     Args:
-        truth: the pairs.
-        songs: their songs.
-        is_head: of each song.
-        lengths: the quarters.
-        n_events: positive train events of each user.
-        organic: whether a positive test event of the pair was the user's own choice.
-        recommended: whether one was driven by a recommendation; a pair can be both.
+        test: the pairs.
+        songs: the catalogue.
+        is_head: bool [n_songs].
+        quarters: by history length, bool [n_users or more].
+        organic: pairs with a positive test event of the user's own choice.
+        driven: pairs with one that a recommendation led to; a pair can be both.
     """
-    cold, of_head = songs.cold[truth.pairs.song], is_head[truth.pairs.song]
+    cold, of_head = songs.cold[test.song], is_head[test.song]
     return {
-        **lengths.slices(n_events, truth.pairs.user),
+        **{quarter: flags[test.user] for quarter, flags in quarters.items()},
         ("song", "warm"): ~cold,
         ("song", "cold"): cold,
         ("popularity", "head"): of_head,
         ("popularity", "tail"): ~of_head,
-        ("event", "organic"): organic,
-        ("event", "recommended"): recommended,
+        ("event", "organic"): test.among(organic),
+        ("event", "recommended"): test.among(driven),
     }
 
 
-def targets_of(truth: Truth, parts: dict[Slice, Flags]) -> dict[Slice, Targets]:
-    """The relevant songs of each slice, worth their adjusted relevance."""
-    return {part: truth.targets["adjusted_relevance"].only(flags) for part, flags in parts.items()}
+def cut(truth: Truth, parts: dict[Slice, Flags]) -> Truth:
+    """The truth with a value for each slice in the place of others: adjusted relevance, 0 outside the slice."""
+    relevance = truth.test.values["adjusted_relevance"]
+    values = {": ".join(part): np.where(flags, relevance, 0.0) for part, flags in parts.items()}
+    return replace(truth, test=replace(truth.test, values=values))
 
 
-def metrics_of(lists: Lists, targets: dict[Slice, Targets], k: int) -> Floats:
+def metrics_of(lists: Lists, k: int) -> Floats:
     """METRICS of the first k recommendations in each slice, float64 [n_tested, n_slices, n_metrics].
 
     The list is the whole one; targets outside the slice neither count nor are missed. NaN without a target in it.
     """
-    tested, values = lists.truth.tested, []
-    for part in targets.values():
-        gains = part.worth[lists.places[:, :k]]
-        ndcg = ranking.ratio(ranking.dcg(gains), part.ideal_dcg(k))
-        values.append([ndcg, ranking.recall(gains, part.counts), ranking.hit(gains, part.counts)])
-    return np.array(values).transpose(2, 0, 1)[tested]
+    test, values = lists.truth.test, []
+    for name, of_list in lists.gains.items():
+        gains, n_targets = of_list[:, :k], test.n_positive(name)
+        ndcg = ranking.ndcg(gains, test.ideal_dcg(name, k))
+        values.append([ndcg, ranking.recall(gains, n_targets), ranking.hit(gains, n_targets)])
+    return np.array(values).transpose(2, 0, 1)[lists.truth.tested]
 
 
 class Sums:

@@ -1,4 +1,4 @@
-"""From the tables of earlier rooms to the arrays that metrics are computed of, some users at a time."""
+"""From tables to the arrays that metrics are computed from, some users at a time."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets.evaluation.metrics import Songs
-from ms_assets.evaluation.official import EventTargets
-from ms_assets.evaluation.truth import RELEVANCES, Flags, Pairs, Truth
-from ms_assets.events import IS_POSITIVE
-from ms_assets.retrieval.recommendations import VIEWS
+from ms_assets.evaluation.truth import RELEVANCES, Truth
+from ms_assets.interactions import Interactions
+from ms_assets.retrieval.recommender import VIEWS
 from ms_assets.vectors import Ragged
 
 Relation = duckdb.DuckDBPyRelation
@@ -21,7 +20,7 @@ USERS_AT_ONCE = 2_048
 
 @dataclass(frozen=True)
 class Users:
-    """Consecutive users, numbered from 0 in every array that is made of them."""
+    """Consecutive users, numbered from 0 in every array that is made from their rows."""
 
     first: int
     uid: NDArray[np.int64]
@@ -33,14 +32,22 @@ class Users:
             f"* REPLACE (user_id - {self.first} AS user_id)"
         )
 
-    def truth(
-        self, ground_truth: Relation, train: Relation, songs: Songs, relevances: tuple[str, ...] = RELEVANCES
-    ) -> Truth:
-        """What they did in the test part, in the view `all`; relevances: those that are asked for."""
-        heard = self.rows(train).project("user_id, song_id").to_arrow_table()
-        history = Pairs.of(heard["user_id"].to_numpy(), heard["song_id"].to_numpy(), len(self.uid), len(songs))
-        met = self.rows(ground_truth.filter("split = 'test'")).pl()
-        return Truth.of(met, self.uid, history, songs.n_plays, relevances)
+    def interactions(self, table: Relation, n_songs: int, **values: str) -> Interactions:
+        """Their pairs of user and song in a table; values: SQL over it by name, if it holds every pair once."""
+        columns = ["user_id", "song_id", *(f"CAST({sql} AS DOUBLE)" for sql in values.values())]
+        rows = self.rows(table).project(", ".join(columns)).to_arrow_table()
+        user, song, *arrays = (column.to_numpy() for column in rows.columns)
+        return Interactions.of(user, song, len(self.uid), n_songs, **dict(zip(values, arrays, strict=True)))
+
+    def truth(self, ground_truth: Relation, train: Relation, songs: Songs, *relevances: str) -> Truth:
+        """What they did in the test part, in the view `all`; relevances: some of RELEVANCES, all if none is named.
+
+        Raises:
+            ValueError: the ground truth has a user and song twice in the test part.
+        """
+        values = {name: RELEVANCES[name] for name in relevances or RELEVANCES}
+        test = self.interactions(ground_truth.filter("split = 'test'"), len(songs), **values)
+        return Truth.of(self.uid, test, self.interactions(train, len(songs)), songs.n_plays)
 
     def lists(self, recommended: Relation, k: int) -> dict[str, NDArray[np.int64]]:
         """What was recommended to them by view: song ids int64 [n_users, k] by rank, −1 where there is none."""
@@ -54,26 +61,11 @@ class Users:
         return matrices
 
     def n_train_events(self, train: Relation) -> NDArray[np.int64]:
-        """How many positive train events each of them has."""
+        """Number of positive train events of each of them, int64 [n_users]."""
         counts = self.rows(train).aggregate("user_id, count(*) AS n").to_arrow_table()
         found = np.zeros(len(self.uid), np.int64)
         found[counts["user_id"].to_numpy()] = counts["n"].to_numpy()
         return found
-
-    def driven(self, test: Relation, pairs: Pairs) -> tuple[Flags, Flags]:
-        """Which pairs have a positive test event of the user's own choice, and which one driven by a recommendation."""
-        events = self.rows(test).filter(f"{IS_POSITIVE} AND is_organic IS NOT NULL")
-        rows = events.project("user_id, song_id, is_organic").distinct().pl()
-        by_source = [rows.filter(pl.col("is_organic") == source) for source in (1, 0)]
-        organic, recommended = (
-            Pairs.of(some["user_id"].to_numpy(), some["song_id"].to_numpy(), pairs.n_users, pairs.n_songs)
-            for some in by_source
-        )
-        return pairs.among(organic), pairs.among(recommended)
-
-    def targets(self, events: Relation, n_songs: int) -> EventTargets:
-        """Their official targets; events: of `official.target_events`."""
-        return EventTargets.of(self.rows(events).pl(), len(self.uid), n_songs)
 
 
 def users_of(users: Relation, at_once: int = USERS_AT_ONCE) -> list[Users]:

@@ -21,7 +21,7 @@ from ms_assets.events import EVENT_TYPES
 from ms_assets.settings import SplitSettings, UserSettings, validated
 from ms_assets.splits import catalogue, parts
 from ms_assets.splits.id_map import IdMap
-from ms_assets.splits.protocols import PARTS, PartedEvents, parted_events
+from ms_assets.splits.protocols import KINDS, NO_TYPE, PARTS, PartedEvents, parted_events
 from ms_assets.streams import Relation, stored_table
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _events(con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, name: str) -> R
         frame = frame.with_columns(pl.col("time").dt.epoch("s"))
     wrong = {
         "time": lambda c: not c.dtype.is_integer(),
-        "type": lambda c: not c.is_in(list(EVENT_TYPES)).all(),
+        "type": lambda c: not c.is_in(KINDS).all(),
         "played_ratio": lambda c: not (c.dtype.is_numeric() and c.is_between(0, 1).all()),
     }
     expected = {
@@ -237,7 +237,7 @@ def _refuse_several_types(column: str, tables: dict[str, Relation]) -> None:
 
 def _block(rows: pa.Table) -> PartedEvents:
     """All events as one block of divided ones."""
-    kind = pa.compute.index_in(rows["type"], pa.array(list(EVENT_TYPES))).fill_null(len(EVENT_TYPES))
+    kind = pa.compute.index_in(rows["type"], pa.array(KINDS)).fill_null(NO_TYPE)
     published = {
         "timestamp": rows["time"],
         "played_ratio_pct": pa.compute.multiply(rows["played_ratio"], 100.0),

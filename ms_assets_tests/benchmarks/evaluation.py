@@ -22,7 +22,7 @@ from ms_assets.defs.evaluation import assets
 from ms_assets.evaluation import metrics, passes
 from ms_assets.evaluation.metrics import Lists
 from ms_assets.evaluation.tables import songs_of, users_of
-from ms_assets.retrieval.recommendations import TOP_K, VIEWS
+from ms_assets.retrieval.recommender import TOP_K, VIEWS
 from ms_assets.streams import TableWriter
 from ms_assets_tests.benchmarks import report
 

@@ -17,7 +17,7 @@ from ms_assets.definitions import define
 from ms_assets.defs.platform.resources import Environment
 from ms_assets.registry import DATA, Registry
 from ms_assets.retrieval import exact
-from ms_assets.retrieval.served import Knowledge, Service
+from ms_assets.retrieval.served import ModelData, Service
 from ms_assets_tests.benchmarks import report
 from ms_assets_tests.scoring import JSON, serving
 
@@ -34,7 +34,7 @@ def serving_section() -> str:
 
 def _section(registry: Registry, log: Path) -> str:
     with registry.files(registry.version(1)) as folder:
-        known, service = Knowledge.read(folder / DATA), Service.read(folder / DATA)
+        known, service = ModelData.read(folder / DATA), Service.read(folder / DATA)
     load = os.getloadavg()[0]
     with serving(registry, log) as server:
         ask = _asking(known.uid)
@@ -131,6 +131,6 @@ def _repeat(answer: Callable[[NDArray[np.int64]], object], uid: NDArray[np.int64
     return seconds[WARM_UP:]
 
 
-def _exact(known: Knowledge, uid: NDArray[np.int64]) -> object:
+def _exact(known: ModelData, uid: NDArray[np.int64]) -> object:
     user = np.flatnonzero(known.uid == uid)
     return exact.search(known.users[user], known.songs, K + int(known.heard.lengths[user[0]]))

@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 
 from ms_assets.defs.evaluation import assets
 from ms_assets.evaluation import passes, tables
-from ms_assets.retrieval.recommendations import VIEWS
+from ms_assets.retrieval.recommender import VIEWS
 from ms_assets_tests import slow_metrics
 
 GRAPH_SONGS, COLD_SONGS = 12, 3

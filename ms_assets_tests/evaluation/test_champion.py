@@ -13,7 +13,7 @@ from ms_assets import registry as registries
 from ms_assets.__main__ import main
 from ms_assets.evaluation import champion
 from ms_assets.evaluation.champion import by_hand, decide, history, roll_back
-from ms_assets.evaluation.comparison import Today
+from ms_assets.evaluation.comparison import Holdout
 from ms_assets.registry import DATA, ChampionError
 from ms_assets_tests import planted
 from ms_assets_tests.planted import model, part
@@ -29,7 +29,7 @@ def registry(store):
 
 def compete(registry, *models):
     """The decisions about models that are registered one after the other."""
-    return [decide(registry, planted.register(registry, known).number, planted.today()) for known in models]
+    return [decide(registry, planted.register(registry, known).number, planted.holdout()) for known in models]
 
 
 def champion_of(registry):
@@ -78,21 +78,21 @@ def test_the_decision_is_a_row_of_the_declared_columns_and_kept_with_the_version
 
 def test_deciding_again_about_the_champion_gives_the_decision_that_made_it_so(registry):
     _, first = compete(registry, BAD, GOOD)
-    assert decide(registry, 2, planted.today()) == first
+    assert decide(registry, 2, planted.holdout()) == first
     assert champion_of(registry) == 2
 
 
 def test_a_champion_whose_alias_was_set_by_hand_is_said_to_be_so(registry, store):
     compete(registry, GOOD, BAD)
     mlflow.MlflowClient(store.tracking_uri).set_registered_model_alias(registry.name, "champion", "2")
-    decision = decide(registry, 2, planted.today())
+    decision = decide(registry, 2, planted.holdout())
     assert (decision["champion"], decision["promoted"], decision["reason"]) == (2, False, "set by hand")
 
 
 def test_where_nobody_found_anything_today_the_champion_stays(registry):
     compete(registry, BAD)
-    today = planted.today()
-    nobody = Today(today.targets.clear(), today.heard.clear())
+    known = planted.holdout()
+    nobody = Holdout(known.targets.clear(), known.heard.clear())
     decision = decide(registry, planted.register(registry, GOOD).number, nobody)
     assert not decision["promoted"] and decision["n_users"] == 0
     assert champion_of(registry) == 1
@@ -154,7 +154,7 @@ def test_a_champion_whose_files_may_not_be_read_is_not_taken_for_gone(registry, 
 
     monkeypatch.setattr(registries, "sha256_of_all", forbidden)
     with pytest.raises(PermissionError):
-        decide(registry, 2, planted.today())
+        decide(registry, 2, planted.holdout())
     assert champion_of(registry) == 1
 
 
@@ -163,7 +163,7 @@ def test_a_challenger_whose_files_are_damaged_does_not_become_champion(registry)
     planted.register(registry, GOOD)
     damage(registry, 2)
     with pytest.raises(Exception, match=r"version 2|[Pp]arquet"):
-        decide(registry, 2, planted.today())
+        decide(registry, 2, planted.holdout())
     assert champion_of(registry) == 1
 
 
@@ -178,7 +178,7 @@ def test_a_champion_that_changed_during_the_comparison_is_left_alone(registry, m
 
     monkeypatch.setattr(champion, "compare", meanwhile)
     with pytest.raises(ChampionError, match="changed meanwhile: materialise evaluation/champion again"):
-        decide(registry, 3, planted.today())
+        decide(registry, 3, planted.holdout())
     assert champion_of(registry) == 1
 
 
@@ -195,7 +195,7 @@ def test_a_rollback_returns_to_the_champion_before_and_another_to_the_one_before
 def test_what_a_person_rolled_back_no_decision_promotes_but_a_person_may(registry):
     compete(registry, BAD, GOOD)
     roll_back(registry)
-    decision = decide(registry, 2, planted.today())
+    decision = decide(registry, 2, planted.holdout())
     assert not decision["promoted"] and champion_of(registry) == 1
     assert decision["reason"] == "a person rolled it back, so only a person can promote it again"
     assert by_hand(registry, 2)["reason"] == "a person promoted it"
@@ -210,7 +210,7 @@ def test_a_damaged_version_is_neither_promoted_nor_returned_to(registry):
         with pytest.raises(ChampionError, match="version 1 are gone or not those that were registered"):
             order()
     assert champion_of(registry) == 2
-    assert decide(registry, 2, planted.today())["champion"] == 2, "and it is not marked as rolled back"
+    assert decide(registry, 2, planted.holdout())["champion"] == 2, "and it is not marked as rolled back"
 
 
 def test_the_history_says_who_is_champion_and_why(registry):

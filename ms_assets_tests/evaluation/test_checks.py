@@ -16,7 +16,7 @@ def decided(store, duckdb):
     users = duckdb.connection.from_arrow(pl.DataFrame({"uid": planted.UID}).to_arrow())
 
     def decide(known):
-        decision = champions.decide(registry, planted.register(registry, known).number, planted.today())
+        decision = champions.decide(registry, planted.register(registry, known).number, planted.holdout())
         table = pl.DataFrame([decision], champions.SCHEMA)
         return registry, duckdb.connection.from_arrow(table.to_arrow()), users
 

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
 
 from ms_assets.evaluation import metrics
 from ms_assets.evaluation.metrics import Lists, Songs
-from ms_assets.evaluation.truth import Pairs, Truth
+from ms_assets.evaluation.tables import Users
 from ms_assets.vectors import Ragged
 from ms_assets_tests import slow_metrics
 
@@ -51,14 +52,14 @@ class World:
     def uid(self):
         return 7 * np.arange(len(self.heard)) + 2
 
-    @property
-    def history(self):
-        pairs = np.array([(u, s) for u, songs in enumerate(self.heard) for s in songs], int).reshape(-1, 2)
-        return Pairs.of(pairs[:, 0], pairs[:, 1], len(self.heard), self.n_songs)
-
-    def truth(self, view):
-        met = [row for row in self.rows if row["split"] == "test"]
-        truth = Truth.of(pl.DataFrame(met, schema=SCHEMA), self.uid, self.history, self.songs.n_plays)
+    def truth(self, view, *relevances):
+        heard = [(user, song) for user, songs in enumerate(self.heard) for song in songs]
+        train = pl.DataFrame(heard, {"user_id": pl.Int32, "song_id": pl.Int32}, orient="row")
+        with duckdb.connect() as con:
+            ground_truth, train = (
+                con.from_arrow(frame.to_arrow()) for frame in (pl.DataFrame(self.rows, SCHEMA), train)
+            )
+            truth = Users(0, self.uid).truth(ground_truth, train, self.songs, *relevances)
         return truth if view == "all" else truth.discovery()
 
     def found(self, view, k=None):
@@ -198,9 +199,9 @@ def test_dislikes_count_against_the_disliked_songs_alone():
 
 def test_heard_songs_are_no_targets_of_discovery():
     world = by_hand()
-    assert world.truth("all").targets["base_relevance"].counts.tolist() == [2, 0]
+    assert world.truth("all").test.n_positive("base_relevance").tolist() == [2, 0]
     fresh = world.truth("discovery")
-    assert fresh.targets["base_relevance"].counts.tolist() == [1, 0]
+    assert fresh.test.n_positive("base_relevance").tolist() == [1, 0]
     assert fresh.n_candidates.tolist() == [4, 5]
     assert fresh.tested.tolist() == [0]
 

@@ -38,10 +38,10 @@ def test_official_metrics_are_those_of_a_slow_computation(seed, view, table):
     assert any(len(set(songs)) < len(songs) for songs in targets)
     wanted = slow_metrics.official(lists, targets, trained, 5)
 
-    found = official.target_events(table(EVENT, *test), table(EVENT, *train), view)
+    found = official.targets(table(EVENT, *test), table(EVENT, *train), view)
     uid = 3 * np.arange(N_USERS)
-    users = Users(0, uid)
-    rows = official.user_metrics(np.array(lists), users.targets(found, N_SONGS), uid, 5)
+    pairs = Users(0, uid).interactions(found, N_SONGS, n_events="n_events")
+    rows = official.user_metrics(np.array(lists), pairs, uid, 5)
     assert rows["uid"].to_list() == [3 * u for u in range(N_USERS) if trained[u] and targets[u]]
     keyed = rows.with_columns(method=pl.lit("popular"), view=pl.lit(view), k=pl.lit(5))
     measured = pane(keyed, OFFICIAL)
@@ -50,14 +50,14 @@ def test_official_metrics_are_those_of_a_slow_computation(seed, view, table):
 
 def test_half_a_track_is_a_listen_plus_of_the_authors(table):
     rows = [(0, 1, "listen", 0.5), (0, 2, "listen", 0.4999), (0, 3, "listen", None), (1, 4, "listen", 0.5)]
-    found = official.target_events(table(EVENT, *rows), table(EVENT, rows[0]), "official_listen_plus")
-    assert found.fetchall() == [(0, 1)]
+    found = official.targets(table(EVENT, *rows), table(EVENT, rows[0]), "official_listen_plus")
+    assert found.fetchall() == [(0, 1, 1)]
 
 
 def test_a_song_played_twice_is_two_targets_of_which_one_can_be_found(table):
     test = table(EVENT, *[(0, 1, "like", None)] * 3, (0, 2, "like", None))
     users = Users(0, np.array([7]))
-    targets = users.targets(official.target_events(test, test, "official_like"), 5)
+    targets = users.interactions(official.targets(test, test, "official_like"), 5, n_events="n_events")
     [row] = official.user_metrics(np.array([[1, 2, 3]]), targets, users.uid, 3).to_dicts()
     assert row["recall"] == 2 / 4
     assert row["dcg"] == pytest.approx(1 + 1 / np.log2(3))

@@ -20,12 +20,11 @@ def songs(*n_plays):
 def test_metrics_of_a_slice_are_those_of_its_targets_alone(seed, view):
     world, rng = random_world(seed), np.random.default_rng(seed)
     truth, k = world.truth(view), len(world.lists[view][0])
-    flags = {("any", name): rng.random(len(truth.pairs.keys)) < share for name, share in (("few", 0.2), ("many", 0.7))}
-    lists = Lists(np.array(world.lists[view]), truth, world.songs)
-    found = slices.metrics_of(lists, slices.targets_of(truth, flags), k)
+    flags = {("any", name): rng.random(len(truth.test)) < share for name, share in (("few", 0.2), ("many", 0.7))}
+    found = slices.metrics_of(Lists(np.array(world.lists[view]), slices.cut(truth, flags), world.songs), k)
     assert found.shape == (len(truth.tested), 2, len(slices.METRICS))
     for part, inside in enumerate(flags.values()):
-        kept = {tuple(pair) for pair in np.stack([truth.pairs.user, truth.pairs.song], axis=1)[inside].tolist()}
+        kept = {tuple(pair) for pair in np.stack([truth.test.user, truth.test.song], axis=1)[inside].tolist()}
         for row, user in enumerate(truth.tested.tolist()):
             shown, excluded = world.lists[view][user], world.heard[user] if view == "discovery" else set()
             worth = {
@@ -50,17 +49,23 @@ def test_the_head_is_the_fewest_songs_with_half_of_the_plays():
 
 
 def test_quarters_of_history_length_share_the_users_and_keep_ties_together():
-    lengths = slices.HistoryLengths.of(np.array([5, 1, 2, 7, 3, 4, 8, 6]))
-    assert lengths.names[0] == "quarter 1: 1 to 2 events"
-    flags = lengths.slices(np.array([1, 2, 3, 8]), np.array([0, 0, 1, 2, 3]))
-    assert [flag.tolist() for flag in flags.values()] == [
+    found = slices.quarters(np.array([5, 1, 2, 7, 3, 4, 8, 6]), np.arange(8))
+    assert next(iter(found)) == ("history length", "quarter 1: 1 to 2 events")
+    assert [flags[[1, 1, 2, 4, 6]].tolist() for flags in found.values()] == [
         [True, True, True, False, False],
         [False, False, False, True, False],
         [False] * 5,
         [False, False, False, False, True],
     ]
-    alike = slices.HistoryLengths.of(np.full(9, 4))
-    assert alike.names == ("quarter 1: 4 to 4 events", *(f"quarter {n}: nobody" for n in (2, 3, 4)))
+    alike = slices.quarters(np.full(9, 4), np.arange(9))
+    names = ("quarter 1: 4 to 4 events", *(f"quarter {n}: nobody" for n in (2, 3, 4)))
+    assert tuple(name for _, name in alike) == names
+
+
+def test_users_without_a_test_part_bound_no_quarter():
+    found = slices.quarters(np.array([5, 100, 1, 2, 7, 0, 3, 4, 8, 6]), np.array([0, 2, 3, 4, 6, 7, 8, 9]))
+    assert next(iter(found)) == ("history length", "quarter 1: 1 to 2 events")
+    assert [*found][3] == ("history length", "quarter 4: 7 to 8 events")
 
 
 @pytest.mark.parametrize("seed", range(5))

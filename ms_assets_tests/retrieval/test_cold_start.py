@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from ms_assets.retrieval.recommenders import nearest
 
 from ms_assets.retrieval import cold_start
-from ms_assets.retrieval.recommendations import ranked
-from ms_assets.retrieval.recommenders import nearest
+from ms_assets.retrieval.recommender import ranked
 from ms_assets.retrieval.tuning import Tuner
 from ms_assets.vectors import Ragged
 from ms_assets_tests.retrieval.test_recommendations import history_of

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from ms_assets.retrieval import recommendations
-from ms_assets.retrieval.recommendations import Audience, History, recommend
+from ms_assets.retrieval.recommender import Audience, History, recommend
 
 COLUMNS = ["view", "user_id", "uid", "rank", "song_id", "item_id", "score"]
 

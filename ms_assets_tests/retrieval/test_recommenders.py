@@ -5,7 +5,7 @@ import pytest
 from sklearn.decomposition import TruncatedSVD
 
 from ms_assets.retrieval import recommendations, recommenders
-from ms_assets.retrieval.recommendations import recommend
+from ms_assets.retrieval.recommender import recommend
 from ms_assets_tests.retrieval.test_recommendations import audience_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
 

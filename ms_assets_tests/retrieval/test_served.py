@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import faiss
 import numpy as np
 import pytest
+from ms_assets.retrieval.recommenders import nearest
 
 from ms_assets.retrieval import index as indexing
 from ms_assets.retrieval import served
-from ms_assets.retrieval.recommendations import VIEWS, Audience, recommend
-from ms_assets.retrieval.recommenders import nearest
-from ms_assets.retrieval.served import Knowledge, Service
+from ms_assets.retrieval.recommender import VIEWS, Audience, recommend
+from ms_assets.retrieval.served import ModelData, Service
 from ms_assets.vectors import Ragged
 from ms_assets_tests import planted
 from ms_assets_tests.planted import HEARD, ITEM_ID, N_SONGS, POPULAR, SONGS, TASTES, UID, model, part
@@ -18,7 +18,7 @@ from ms_assets_tests.retrieval.test_recommendations import history_of
 
 
 @pytest.fixture(scope="module")
-def known() -> Knowledge:
+def known() -> ModelData:
     return part(model(0.4), users=np.random.default_rng(0).permutation(len(UID)))
 
 
@@ -36,7 +36,7 @@ def ask(service, uid, k, exclude_heard):
 
 def test_what_is_written_comes_back(known, tmp_path):
     served.write(tmp_path, known, POPULAR, planted.index(known))
-    found = Knowledge.read(tmp_path)
+    found = ModelData.read(tmp_path)
     for name in ("uid", "item_id", "users", "songs"):
         np.testing.assert_array_equal(getattr(found, name), getattr(known, name))
     np.testing.assert_array_equal(found.heard.values, known.heard.values)
@@ -81,7 +81,7 @@ def test_cold_songs_are_answered_like_others(tmp_path):
     """A song that nobody heard, right where the first user's taste is."""
     songs = SONGS.copy()
     songs[-1] = 1.5 * TASTES[0]
-    known = Knowledge(UID, ITEM_ID, TASTES, songs, model(0).heard)
+    known = ModelData(UID, ITEM_ID, TASTES, songs, model(0).heard)
     served.write(tmp_path, known, POPULAR, planted.index(known))
     [answer] = ask(Service.read(tmp_path), UID[:1], 1, True)
     assert answer.items.tolist() == [ITEM_ID[-1]]
@@ -90,7 +90,7 @@ def test_cold_songs_are_answered_like_others(tmp_path):
 def test_who_heard_everything_is_answered_with_nothing_new(tmp_path):
     known = part(model(0), users=slice(0, 2), songs=slice(0, 5))
     everything = Ragged(np.array([0, 1, 2, 3, 4, 0]), np.array([0, 5, 6]))
-    known = Knowledge(known.uid, known.item_id, known.users, known.songs, everything)
+    known = ModelData(known.uid, known.item_id, known.users, known.songs, everything)
     served.write(tmp_path, known, POPULAR, planted.index(known))
     found = ask(Service.read(tmp_path), known.uid, 10, True)
     assert [len(answer.items) for answer in found] == [0, 4]
@@ -101,7 +101,7 @@ def test_many_may_ask_at_once(tmp_path):
     rng = np.random.default_rng(2)
     songs = planted.unit(rng.standard_normal((4_000, 16)))
     item_id = rng.permutation(10_000)[:4_000]
-    known = Knowledge(UID, item_id, TASTES, songs, model(0).heard)
+    known = ModelData(UID, item_id, TASTES, songs, model(0).heard)
     lists = indexing.build(songs, item_id, TASTES, "ivf_flat").index
     served.write(tmp_path, known, POPULAR, lists)
     service = Service.read(tmp_path)

@@ -17,7 +17,7 @@ from ms_assets.evaluation import charts, official, passes
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
-from ms_assets.evaluation.comparison import JUDGED_BY, Today
+from ms_assets.evaluation.comparison import JUDGED_BY, Holdout
 from ms_assets.retrieval.methods import METHODS
 from ms_assets.settings import EvaluationSettings
 from ms_assets.streams import TableStream
@@ -264,7 +264,7 @@ def champion(
     registry = mlflow.registry(context.partition_key)
     challenger = registry.version(served_model.project("version").fetchall()[0][0])
     registry.log_metrics(challenger, champions.metrics_of(leaderboard.pl()))
-    decision = champions.decide(registry, challenger.number, Today.of(users, songs, train, ground_truth))
+    decision = champions.decide(registry, challenger.number, Holdout.of(users, songs, train, ground_truth))
     return dg.MaterializeResult(
         value=pl.DataFrame([decision], champions.SCHEMA),
         metadata={
