@@ -1,1 +1,56 @@
-"""Graph-based music recommendation on the Yandex Yambda dataset, as Dagster assets."""
+"""Graph-based music recommendation: a library of recommenders, and the Dagster platform built from it.
+
+>>> import polars as pl
+>>> from ms_assets import SVD, split
+>>> events = pl.DataFrame({"user": ["ann", "ann", "bob", "bob", "cem"], "song": ["a", "b", "a", "b", "a"]})
+>>> SVD(factors=1).fit(events).recommend(["cem"], k=1)["song"].to_list()
+['b']
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ms_assets.evaluation.evaluate import evaluate
+    from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
+    from ms_assets.retrieval.implicit_models import IALS, ItemKNN
+    from ms_assets.retrieval.index import SongIndex
+    from ms_assets.retrieval.lightgcn import LightGCN, LightGCNReplay
+    from ms_assets.splits.frames import split
+
+__version__ = "0.2.0"
+__all__ = [
+    "IALS",
+    "SVD",
+    "ContentBased",
+    "DecayedPopular",
+    "ItemKNN",
+    "LightGCN",
+    "LightGCNReplay",
+    "Popular",
+    "Random",
+    "Replay",
+    "SongIndex",
+    "evaluate",
+    "split",
+]
+_HOMES = {
+    "splits.frames": ["split"],
+    "retrieval.baselines": ["SVD", "ContentBased", "DecayedPopular", "Popular", "Random", "Replay"],
+    "retrieval.implicit_models": ["IALS", "ItemKNN"],
+    "retrieval.index": ["SongIndex"],
+    "retrieval.lightgcn": ["LightGCN", "LightGCNReplay"],
+    "evaluation.evaluate": ["evaluate"],
+}
+"""Modules of the public names, which are imported when they are first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
 from ms_assets.splits.frames import Frame, Tables, tables
-from ms_assets.splits.relevance import ground_truth
 from ms_assets.streams import Relation
 from ms_assets.vectors import vector_column
 
@@ -56,8 +55,7 @@ class Dataset:
     def of_frames(cls, train: Frame, validation: Frame | None = None, songs: Frame | None = None) -> Self:
         """Encode frames of events and songs; their columns are those of `splits.frames`."""
         found = tables(train, validation, songs=songs)
-        truth = ground_truth(found.connection, found.train, found.validation, found.test)
-        dataset = cls.of(found.users, found.songs, found.train, truth)
+        dataset = cls.of(found.users, found.songs, found.train, found.ground_truth)
         table = found.audio.to_arrow_table()
         audio, has_audio = vector_column(table, "audio"), table["has_audio"].to_numpy()
         return replace(

@@ -47,7 +47,6 @@ class LightGCN(VectorRecommender):
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         from ms_assets.graph.bipartite import bipartite_graph
         from ms_assets.graph.edges import edges
-        from ms_assets.splits.relevance import ground_truth
         from ms_assets.training import inputs, trainer
 
         given = dataset.tables
@@ -58,8 +57,7 @@ class LightGCN(VectorRecommender):
             given.audio.to_arrow_table(),
             edges(given.connection, given.train).to_arrow_table(),
         )
-        truth = ground_truth(given.connection, given.train, given.validation, given.test)
-        data = inputs.training_data(graph, given.negatives, truth)
+        data = inputs.training_data(graph, given.negatives, given.ground_truth)
         has_metadata = bool(len(graph["song"].artist_ids) + len(graph["song"].album_ids))
         known = {"audio": dataset.audio is not None, "metadata": has_metadata}
         used = {name: is_known and getattr(self.settings, name) for name, is_known in known.items()}

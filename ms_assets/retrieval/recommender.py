@@ -174,20 +174,20 @@ class Recommender(ABC):
         return self.dataset
 
 
-def places(ids: NDArray[Any], wanted: Sequence[Any], kind: str) -> NDArray[np.int64]:
+def places(ids: NDArray[Any], wanted: Sequence[Any] | NDArray[Any], kind: str) -> NDArray[np.int64]:
     """Dense ids of original ones.
 
     Raises:
         ValueError: an id is unknown; names how many are.
     """
-    asked, order = np.asarray(wanted), np.argsort(ids, kind="stable")
+    asked, order = np.array(list(wanted)), np.argsort(ids, kind="stable")
     if len(asked) and asked.dtype.kind != ids.dtype.kind and "U" in (asked.dtype.kind, ids.dtype.kind):
-        raise ValueError(f"{kind}s: found ids such as {asked[0]!r}, expected ids such as {ids[0]!r}")
+        raise ValueError(f"{kind}s: found ids such as {asked[0]}, expected ids such as {ids[0]}, of another type")
     found = order[np.searchsorted(ids, asked, sorter=order).clip(max=len(ids) - 1)]
     unknown = ids[found] != asked
     if unknown.any():
         raise ValueError(
-            f"{kind}s: found {int(unknown.sum())} unknown of {len(asked)}, such as {asked[unknown][0]!r}; "
+            f"{kind}s: found {int(unknown.sum())} unknown of {len(asked)}, such as {asked[unknown][0]}; "
             "expected those of the events that the model was fitted to"
         )
     return found

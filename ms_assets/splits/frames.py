@@ -6,9 +6,9 @@ have the column `song`, and where known `audio` (vectors of one length), `artist
 """
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 import duckdb
 import numpy as np
@@ -22,12 +22,13 @@ from ms_assets.settings import SplitSettings, UserSettings, validated
 from ms_assets.splits import catalogue, parts
 from ms_assets.splits.id_map import IdMap
 from ms_assets.splits.protocols import KINDS, NO_TYPE, PARTS, PartedEvents, parted_events
+from ms_assets.splits.relevance import ground_truth
 from ms_assets.streams import Relation, stored_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Frame: TypeAlias = "pl.DataFrame | pd.DataFrame | pa.Table | str | Path"
+Frame: TypeAlias = Union["pd.DataFrame", pl.DataFrame, pa.Table, str, Path]
 """A frame of polars or pandas, an Arrow table, or the path of a Parquet file."""
 
 ROWS = 1 << 20
@@ -68,9 +69,9 @@ def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, 
     >>> [len(part) for part in split(events)]
     [8, 1, 1]
     """
-    con, frame = duckdb.connect(), _frame(events, "events")
-    limits = validated(UserSettings, {"min_events": min_events, "max_events": max_events or max(len(frame), 1)})
-    rows = _events(con, frame, "events")  # noqa: F841  (named in the query below)
+    con, given = duckdb.connect(), frame(events, "events")
+    limits = validated(UserSettings, {"min_events": min_events, "max_events": max_events or max(len(given), 1)})
+    rows = _events(con, given, "events")  # noqa: F841  (named in the query below)
     ranked = con.sql(f"""
         SELECT dense_rank() OVER (ORDER BY "user") - 1 AS uid, dense_rank() OVER (ORDER BY song) - 1 AS item_id,
             "time" AS timestamp, type AS event_type, row
@@ -84,7 +85,7 @@ def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, 
     blocks = parted_events(ranked, uids, IdMap(item_ids), validated(SplitSettings, settings), ROWS, ("row",))
     divided = [(block.part, block.published["row"].to_numpy()) for block in blocks]
     part, row = (np.concatenate(arrays) for arrays in zip(*divided, strict=True))
-    return Split(*(frame[row[part == number]] for number in range(len(PARTS))))
+    return Split(*(given[row[part == number]] for number in range(len(PARTS))))
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Tables:
     test: Relation
     negatives: Relation
 
+    @cached_property
+    def ground_truth(self) -> Relation:
+        """Relevance of songs to users in the validation and test part."""
+        return ground_truth(self.connection, self.train, self.validation, self.test)
+
 
 def tables(
     train: Frame, validation: Frame | None = None, test: Frame | None = None, songs: Frame | None = None
@@ -117,10 +123,10 @@ def tables(
         ValueError: naming the frame, the column, what was found and what was expected.
     """
     con = duckdb.connect()
-    frames = {name: frame for name, frame in zip(PARTS, (train, validation, test), strict=True) if frame is not None}
-    events = {name: _events(con, _frame(frame, name), name) for name, frame in frames.items()}
+    given = {name: part for name, part in zip(PARTS, (train, validation, test), strict=True) if part is not None}
+    events = {name: _events(con, frame(part, name), name) for name, part in given.items()}
     no_songs = events["train"].project("song").limit(0).pl()
-    features = _songs(con, _frame(songs, "songs") if songs is not None else no_songs)
+    features = _songs(con, frame(songs, "songs") if songs is not None else no_songs)
     _refuse_several_types("song", {**events, "songs": features})
     _refuse_several_types("user", events)
     every = reduce(  # noqa: F841  (named in the queries below)
@@ -161,7 +167,8 @@ def tables(
     )
 
 
-def _frame(given: Frame, name: str) -> pl.DataFrame:
+def frame(given: Frame, name: str) -> pl.DataFrame:
+    """Read a frame, or the file that a path names; name: to call it in errors."""
     if isinstance(given, str | Path):
         if not Path(given).exists():
             raise ValueError(f"{name}: {given} does not exist; expected a frame or the path of a Parquet file")
