@@ -14,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from ms_assets_tests.workplace import free_port
 
-PATIENCE = 90
+PATIENCE = 300
 """Seconds that a server may take to start, a page to show something, or a run to finish, on a busy machine."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 """The machine's own browser: none is downloaded."""

@@ -44,6 +44,8 @@ class Hub:
     """Bytes of a body after which each connection breaks."""
     wrong_bytes: bool = False
     bytes_per_second: float | None = None
+    silent_after: int | None = None
+    """Bytes of a body after which no more come, though the connection stays open."""
     ignores_range: bool = False
     without_length: bool = False
     shift: int = 0
@@ -135,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = body if whole else body[: self.hub.drop_after]
         for position in range(0, len(body), BLOCK):
             block = body[position : position + BLOCK]
+            if self.hub.silent_after is not None and position >= self.hub.silent_after:
+                threading.Event().wait()
             if self.hub.bytes_per_second:
                 time.sleep(len(block) / self.hub.bytes_per_second)
             self.wfile.write(block)

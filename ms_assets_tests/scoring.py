@@ -15,7 +15,7 @@ from ms_assets.registry import Registry
 from ms_assets_tests.workplace import PROGRAMS, ROOT, free_port
 
 JSON = {"Content-Type": "application/json"}
-STARTS_WITHIN = 120
+STARTS_WITHIN = 300
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Server:
     log: Path
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=STARTS_WITHIN)
 
     def post(self, body: str | bytes, headers: dict[str, str] = JSON) -> tuple[int, str]:
         """Status and text of the answer to a body."""

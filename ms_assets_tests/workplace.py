@@ -4,11 +4,14 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import dagster as dg
 
@@ -19,6 +22,26 @@ PROGRAMS = Path(sys.executable).parent
 OURS = ("DAGSTER", "MLFLOW", "MS_ASSETS", "HF_")
 FEW = {"splits__users": {"min_events": 500}}
 """The sample's 147 busiest users: everything is there in a third of the time."""
+
+HELD = """
+import itertools, os, sys, time
+from pathlib import Path
+from dagster_dg_cli.cli import main
+
+file, wanted, mark, *sys.argv[1:] = sys.argv[1:]
+mark, replaced, replace, parent = Path(mark), itertools.count(1), os.replace, os.getppid()
+
+def held(source, target):
+    replace(source, target)
+    if os.fspath(target) == file and next(replaced) == int(wanted) and not mark.exists():
+        mark.touch()
+        while not mark.read_text() and os.getppid() == parent:
+            time.sleep(0.05)
+
+os.replace = held
+main()
+"""
+"""`dg`, which waits once a file has been replaced so often: the first process of those that share a mark."""
 
 
 class Workplace:
@@ -32,27 +55,33 @@ class Workplace:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         self.environment = {**inherited, "PYTHONPATH": str(folder), "MS_ASSETS_HOME": str(self.home)}
 
-    def run(self, program: str, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess:
-        """Run a program of this Python's environment to its end; what it prints is in `stdout`, errors included."""
-        environment = {**self.environment, "MS_ASSETS_HOME": str(home or self.home)}
-        return subprocess.run(
+    def start(
+        self, program: str, *arguments: str, home: Path | None = None, stdout: int | IO = subprocess.PIPE
+    ) -> subprocess.Popen:
+        """Start a program of this Python's environment, in a session of its own; `stdout` has errors too."""
+        return subprocess.Popen(
             [str(PROGRAMS / program), *arguments],
             cwd=self.folder,
-            env=environment,
-            stdout=subprocess.PIPE,
+            env={**self.environment, "MS_ASSETS_HOME": str(home or self.home)},
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            start_new_session=True,
         )
 
-    def launch(
-        self, *what: str, config: dict | None = None, scale: str = "sample", home: Path | None = None
-    ) -> subprocess.CompletedProcess:
+    def start_held(self, file: Path, times: int, mark: Path, *arguments: str, **how: Any) -> subprocess.Popen:
+        """Start `dg`, which makes the mark and waits, for ever or for a word in it, when the file is there so often."""
+        return self.start("python", "-c", HELD, str(file), str(times), str(mark), *arguments, **how)
+
+    def run(self, *command: str, **how: Any) -> subprocess.CompletedProcess:
+        """Run a program to its end; what it prints is in `stdout`, errors included."""
+        process = self.start(*command, **how)
+        said, _ = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, said)
+
+    def launch(self, *what: str, config: dict | None = None, scale: str = "sample", **how: Any) -> Any:
         """`dg launch` for one scale; config: settings by op."""
-        options = ["--partition", scale]
-        if config:
-            options += ["--config-json", run_config(config)]
-        return self.run("dg", "launch", *what, *options, home=home)
+        return self.run("dg", *launching(*what, config=config, scale=scale), **how)
 
     def materialise(self, key: str, scale: str = "sample", home: Path | None = None) -> subprocess.CompletedProcess:
         """`dagster asset materialize` for one asset and scale."""
@@ -69,6 +98,25 @@ class Workplace:
         """Every artefact's inode and time of change: a file that was replaced differs."""
         entries = {str(path): path.lstat() for path in (self.home / "data").rglob("*")}
         return {path: (entry.st_ino, entry.st_mtime_ns) for path, entry in entries.items()}
+
+
+def launching(*what: str, config: dict | None = None, scale: str = "sample") -> list[str]:
+    """Arguments of `dg` that launch a run of one scale; config: settings by op."""
+    return ["launch", *what, "--partition", scale, *(("--config-json", run_config(config)) if config else ())]
+
+
+def kill(process: subprocess.Popen) -> None:
+    """`kill -9` a process and its children."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def until(condition: Callable[[], Any], *processes: subprocess.Popen) -> None:
+    """Wait for what these processes bring about, for as long as they live."""
+    while not condition():
+        for process in processes:
+            assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
 
 
 def free_port() -> int:

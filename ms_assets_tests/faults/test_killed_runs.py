@@ -5,10 +5,8 @@ pipeline of the sample have a mark of their own.
 """
 
 import logging
-import os
 import random
 import shutil
-import signal
 import subprocess
 import time
 
@@ -18,7 +16,7 @@ import pytest
 from ms_assets.defs.platform import runs
 from ms_assets_tests.test_commands import CHECKPOINT, REPORT, artefacts, before_provenance, checkpoint, index
 from ms_assets_tests.test_lineage import FRESH, latest, sha256, statuses
-from ms_assets_tests.workplace import FEW, PROGRAMS, Workplace, run_config
+from ms_assets_tests.workplace import FEW, Workplace, kill, launching, until
 from ms_assets_tests.worlds import World, listen, reaction
 
 logger = logging.getLogger(__name__)
@@ -35,25 +33,8 @@ WORLD = World(
     [*range(10, 17)],
 )
 EVERYBODY = {"splits__users": {"min_events": 1}}
-SPLITS = ("--assets", '+key:"graph/edges"', "--partition", "50m", "--config-json", run_config(EVERYBODY))
-PIPELINE = ("--job", "pipeline", "--partition", "sample", "--config-json", run_config(SETTINGS))
-
-
-def start(place, home, what, **environment):
-    return subprocess.Popen(
-        [str(PROGRAMS / "dg"), "launch", *what],
-        cwd=place.folder,
-        env={**place.environment, "MS_ASSETS_HOME": str(home), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def kill(process):
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+SPLITS = launching("--assets", '+key:"graph/edges"', config=EVERYBODY, scale="50m")
+PIPELINE = ("--job", "pipeline")
 
 
 def hidden(home):
@@ -80,26 +61,29 @@ def mistaken(place, scale):
 def broken(tmp_path_factory):
     """A place in which a run was killed once its first tables were there, and then two were started at once.
 
-    Gives the place, the two's output, and the artefacts of an unbroken run in a home of its own.
+    Gives the place, the two's output, and the artefacts of an unbroken run in a home of its own. The first of the two
+    waits for the other where the killed one was killed, or on a busy machine it may be over before the other begins.
     """
     place = Workplace(tmp_path_factory.mktemp("broken"))
     WORLD.write(place.folder / "world")
-    source = {"MS_ASSETS_SOURCE": str(place.folder / "world")}
+    place.environment["MS_ASSETS_SOURCE"] = str(place.folder / "world")
     # Dagster's SQLite stores, made by two processes at the same moment, would have two versions for ever after.
     with place.instance():
         pass
-    unbroken = start(place, place.folder / "unbroken", SPLITS, **source)
-    killed = start(place, place.home, SPLITS, **source)
-    while not (place.home / "data/splits/users/50m.parquet").exists():
-        assert killed.poll() is None, killed.communicate()[0]
-        time.sleep(0.005)
+    unbroken = place.start("dg", *SPLITS, home=place.folder / "unbroken")
+    users = place.home / "data/splits/users/50m.parquet"
+    killed_is_held, one_is_held = place.folder / "killed", place.folder / "one"
+    killed = place.start_held(users, 1, killed_is_held, *SPLITS)
+    until(killed_is_held.exists, killed)
     kill(killed)
-    (place.home / "data/splits/users/.50m.parquet.12345.unfinished").touch()
-    both = [start(place, place.home, SPLITS, **source) for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
+    users.with_name(".50m.parquet.12345.unfinished").touch()
+    logs = [place.folder / f"{number}.log" for number in range(2)]
+    both = [place.start_held(users, 1, one_is_held, *SPLITS, stdout=log.open("w")) for log in logs]
+    until(lambda: one_is_held.exists() and any("waiting for 50m" in log.read_text() for log in logs), *both)
+    one_is_held.write_text("go on")
+    codes, said = [process.wait() for process in both], [log.read_text() for log in logs]
     text = unbroken.communicate()[0]
-    assert unbroken.returncode == 0, text
-    assert [process.returncode for process in both] == [0, 0], said
+    assert (unbroken.returncode, *codes) == (0, 0, 0), (text, *said)
     return place, said, artefacts(place.folder / "unbroken")
 
 
@@ -158,16 +142,15 @@ def comparable(home):
 def test_fifty_kills_at_random_moments_of_the_pipeline_are_healed_by_the_next_run(tmp_path):
     place, rng = Workplace(tmp_path), random.Random(0)
     started = time.monotonic()
-    unbroken = start(place, tmp_path / "unbroken", PIPELINE)
-    said = unbroken.communicate()[0]
-    assert unbroken.returncode == 0, said
+    unbroken = place.launch(*PIPELINE, config=SETTINGS, home=tmp_path / "unbroken")
+    assert unbroken.returncode == 0, unbroken.stdout
     seconds, expected = time.monotonic() - started, comparable(tmp_path / "unbroken")
     logger.info("an unbroken run takes %.0f s", seconds)
     n = 0
     while n < N_KILLS:
         if n % 2:  # otherwise there are artefacts of the run before, which the killed one replaces
             shutil.rmtree(place.home, ignore_errors=True)
-        process, moment = start(place, place.home, PIPELINE), rng.uniform(0, seconds)
+        process, moment = place.start("dg", *launching(*PIPELINE, config=SETTINGS)), rng.uniform(0, seconds)
         try:
             said = process.communicate(timeout=moment)[0]
         except subprocess.TimeoutExpired:
@@ -176,9 +159,8 @@ def test_fifty_kills_at_random_moments_of_the_pipeline_are_healed_by_the_next_ru
             assert process.returncode == 0, said
             continue  # it was over before its moment
         n_made = len(artefacts(place.home))
-        again = start(place, place.home, PIPELINE)
-        said = again.communicate()[0]
-        assert again.returncode == 0, (n, said)
+        again = place.launch(*PIPELINE, config=SETTINGS)
+        assert again.returncode == 0, (n, again.stdout)
         found = comparable(place.home)
         differing = {name for name, content in found.items() if content != expected.get(name)}
         assert differing == set(), n

@@ -1,11 +1,8 @@
 """Two trainings never share a card, and one that is killed keeps it from nobody."""
 
-import subprocess
-import time
-
 import pytest
 
-from ms_assets_tests.workplace import PROGRAMS, Workplace
+from ms_assets_tests.workplace import Workplace, kill, until
 
 TRAININGS = """
 import time
@@ -19,8 +16,9 @@ def training(context):
     log = Path("log")
     with log.open("a") as file:
         file.write(f"{context.partition_key} begins\\n")
-    until = time.monotonic() + (60 if Path("hangs").exists() else 2)
-    while time.monotonic() < until:
+    hangs = Path("hangs").exists()
+    time.sleep(2)
+    while hangs:
         time.sleep(0.1)
     with log.open("a") as file:
         file.write(f"{context.partition_key} ends\\n")
@@ -42,14 +40,7 @@ def place(tmp_path):
 
 def start(place, scale):
     target = ["-m", "trainings", "--select", "training", "--partition", scale]
-    return subprocess.Popen(
-        [str(PROGRAMS / "dagster"), "asset", "materialize", *target],
-        cwd=place.folder,
-        env=place.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return place.start("dagster", "asset", "materialize", *target)
 
 
 def log(place):
@@ -60,17 +51,17 @@ def log(place):
 def test_a_second_training_waits_for_the_first_and_goes_on_when_that_is_killed(place):
     (place.folder / "hangs").touch()
     first = start(place, "sample")
-    while not log(place):
-        assert first.poll() is None
-        time.sleep(0.1)
-    (place.folder / "hangs").unlink()
-    others = {scale: start(place, scale) for scale in ("500m", "sample")}
-    for scale, what in (("500m", "gpu"), ("sample", "sample")):
-        assert any(f"waiting for {what}: it is the turn of run" in line for line in others[scale].stderr)
-    assert log(place) == ["sample begins"]
-    first.kill()
+    try:
+        until(lambda: log(place), first)
+        (place.folder / "hangs").unlink()
+        others = {scale: start(place, scale) for scale in ("500m", "sample")}
+        for scale, what in (("500m", "gpu"), ("sample", "sample")):
+            assert any(f"waiting for {what}: it is the turn of run" in line for line in others[scale].stdout)
+        assert log(place) == ["sample begins"]
+    finally:
+        kill(first)
     for other in others.values():
-        assert other.communicate(timeout=90) and other.returncode == 0
+        assert other.communicate() and other.returncode == 0
     begun, *rest = log(place)
     assert begun == "sample begins"
     assert sorted([rest[:2], rest[2:]]) == [["500m begins", "500m ends"], ["sample begins", "sample ends"]]

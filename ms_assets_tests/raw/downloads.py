@@ -106,5 +106,5 @@ class Outcome:
 
 
 def outcome(process: subprocess.Popen) -> Outcome:
-    printed, log = process.communicate(timeout=60)
+    printed, log = process.communicate(timeout=600)
     return Outcome(process.returncode, printed, log)

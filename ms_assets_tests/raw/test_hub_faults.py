@@ -2,10 +2,7 @@
 
 import hashlib
 import itertools
-import os
 import shutil
-import signal
-import time
 
 import httpx2
 import pytest
@@ -13,6 +10,7 @@ import pytest
 from ms_assets.raw import transfer
 from ms_assets_tests.loopback_hub import serve
 from ms_assets_tests.raw.downloads import DATASET, FILE, MB, SIZE, Place, outcome
+from ms_assets_tests.workplace import until
 
 
 @pytest.fixture
@@ -60,18 +58,16 @@ def test_a_connection_that_drops_at_once_is_given_up_with_what_is_here(place, hu
 
 
 def test_a_killed_download_goes_on_where_it_stopped(place, hub, content):
-    hub.bytes_per_second = 4 * MB
+    hub.silent_after = MB + MB // 8
     process = place.start(hub)
-    while not sum(place.blobs().values()) > MB:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    until(lambda: sum(place.blobs().values()) > MB, process)
+    process.kill()
     outcome(process)
     here = place.partial().stat().st_size
     assert MB < here < SIZE
     assert place.finished() == []
 
-    hub.bytes_per_second = None
+    hub.silent_after = None
     asked = len(hub.bodies())
     assert place.download(hub).path.read_bytes() == content
     assert [request.range for request in hub.bodies()[asked:]] == [f"bytes={here}-{SIZE - 1}"]
@@ -137,7 +133,7 @@ def test_a_hub_that_stays_down_before_the_first_byte_is_given_up_soon(place, hub
 
 
 def test_a_hub_that_falls_silent_is_given_up(place, hub):
-    hub.bytes_per_second = 1
+    hub.silent_after = 0
     error = place.download(hub, first="transfer.FILE_ATTEMPTS = 1; constants.HF_HUB_DOWNLOAD_TIMEOUT = 0.2").error
     assert "ReadTimeout" in error
     assert place.finished() == []

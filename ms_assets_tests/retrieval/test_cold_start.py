@@ -72,7 +72,8 @@ def test_calibration_gives_cold_songs_the_share_that_they_have_in_validation(lea
 def test_calibration_keeps_the_order_among_cold_songs_and_among_trained_ones():
     planted = Planted(0.5, 40)
     fit = cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner)
-    scores, scaled = (planted.users @ (length * planted.cold).T for length in (1.0, fit.length))
+    users, cold = planted.users.astype(np.float64), planted.cold.astype(np.float64)
+    scores, scaled = (users @ (length * cold).T for length in (1.0, fit.length))
     assert fit.length > 0
     np.testing.assert_array_equal(np.argsort(scores[:, :50]), np.argsort(scaled[:, :50]))
 

@@ -10,6 +10,8 @@ from ms_assets.retrieval.recommenders import from_index
 from ms_assets_tests.training.graphs import unit_rows
 
 N_SONGS, DIMENSIONS = 5_000, 16
+NEARLY = 1e-3
+"""Of songs whose scores differ by rounding alone, two ways to multiply may find the one or the other."""
 
 
 def clustered(rng, n):
@@ -43,7 +45,7 @@ def test_a_small_catalogue_is_searched_exactly(world):
     assert (built.recall, built.index.ntotal) == (1.0, N_SONGS)
     scores, found = built.index.search(users, 10)
     np.testing.assert_allclose(scores, -np.sort(-(users @ songs.T), axis=1)[:, :10], atol=1e-5)
-    assert recall_at(built.index, users, nearest(world, 10)) == 1.0
+    assert recall_at(built.index, users, nearest(world, 10)) == pytest.approx(1, abs=NEARLY)
     assert set(found.ravel().tolist()) <= set(item_id.tolist())
 
 
@@ -77,7 +79,7 @@ def test_exact_search_is_sorting_all_scores(world, monkeypatch):
 def test_every_kind_finds_what_exact_search_finds_under_item_ids(world, kind):
     built = build(*world, kind)
     assert built.index.ntotal == N_SONGS
-    assert built.recall == pytest.approx(recall_at(built.index, world[2], nearest(world, RECALL_AT)))
+    assert built.recall == pytest.approx(recall_at(built.index, world[2], nearest(world, RECALL_AT)), abs=NEARLY)
     assert built.recall >= TARGET_RECALL
     assert built.effort > 1
 
@@ -114,7 +116,7 @@ def test_inverted_lists_find_what_exact_search_finds(world, lists):
     hits = sum(len(set(a) & set(b)) for a, b in zip(found.tolist(), wanted.tolist(), strict=True))
     assert lists.index.ntotal == N_SONGS
     assert lists.recall >= TARGET_RECALL == 0.98
-    assert hits / wanted.size == pytest.approx(lists.recall)
+    assert hits / wanted.size == pytest.approx(lists.recall, abs=NEARLY)
     assert 1 < lists.index.nprobe < 71
 
 
@@ -136,7 +138,7 @@ def test_building_again_gives_the_same_index(lists, world):
 def test_recall_is_the_share_of_exact_results_found(world):
     index = build(*world, "exact").index
     half = np.where(np.arange(4) < 2, nearest(world, 4), -5)
-    assert recall_at(index, world[2], half) == 0.5
+    assert recall_at(index, world[2], half) == pytest.approx(0.5, abs=NEARLY)
 
 
 @pytest.mark.parametrize("kind", ["exact", "ivf_flat", "ivf_sq8", "hnsw"])

@@ -1,17 +1,13 @@
 """`kill -9` while the command line trains, then the same command: the model is that of an unbroken training."""
 
-import os
 import shutil
-import signal
-import subprocess
-import time
 
 import mlflow
 import polars as pl
 import pytest
 import torch
 
-from ms_assets_tests.workplace import FEW, PROGRAMS, Workplace, run_config
+from ms_assets_tests.workplace import FEW, Workplace, kill, launching, until
 
 QUICK = {"epochs": 4, "patience": 4, "neutral_negatives": 16, "embedding_dim": 32}
 SETTINGS = {"training__lightgcn": {**QUICK, "checkpoint_seconds": 0, "refit": True}}
@@ -43,24 +39,11 @@ def trained(workplace, home):
 
 def kill_when(workplace, home, stage, n_saved):
     """Start training, and kill it and its children when the stage's checkpoint has been replaced so many times."""
-    file = home / f"data/training/lightgcn/.sample.{stage}.checkpoint"
-    arguments = ["launch", "--assets", TRAINING, "--partition", "sample", "--config-json", run_config(SETTINGS)]
-    process = subprocess.Popen(
-        [str(PROGRAMS / "dg"), *arguments],
-        cwd=workplace.folder,
-        env={**workplace.environment, "MS_ASSETS_HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    seen, deadline = set(), time.monotonic() + 300
-    while len(seen) < n_saved and time.monotonic() < deadline and process.poll() is None:
-        if file.exists():
-            seen.add(file.stat().st_mtime_ns)
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len(seen) == n_saved, f"{len(seen)} checkpoints seen"
+    file, mark = home / f"data/training/lightgcn/.sample.{stage}.checkpoint", home.with_name(f"{stage} is held")
+    command = launching("--assets", TRAINING, config=SETTINGS)
+    process = workplace.start_held(file, n_saved, mark, *command, home=home)
+    until(mark.exists, process)
+    kill(process)
 
 
 def tables(home):

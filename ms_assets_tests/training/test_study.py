@@ -2,9 +2,10 @@
 
 import json
 import math
+import sqlite3
 import subprocess
 import sys
-import time
+from contextlib import closing
 
 import mlflow
 import numpy as np
@@ -139,23 +140,32 @@ searched(sys.argv[1], 16, Trainings())
 def test_processes_side_by_side_share_a_study_and_never_try_the_same(url):
     studies.open_study(url, "taste", BASE)
     processes = [subprocess.Popen([sys.executable, "-c", TWO_PROCESSES, url]) for _ in range(2)]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    assert [process.wait() for process in processes] == [0, 0]
     table = studies.trials(studies.open_study(url, "taste", BASE))
     # One process may begin its last trial while the other is in its own.
     assert 16 <= len(table) <= 17
     assert table["parameters"].n_unique() == len(table)
 
 
-def test_a_trial_of_a_killed_process_is_tried_again(url, monkeypatch):
-    monkeypatch.setattr(studies, "HEARTBEAT_SECONDS", 1)
-    killed = """
-import os, sys
-from ms_assets_tests.training import test_study
-test_study.studies.HEARTBEAT_SECONDS = 1
-test_study.searched(sys.argv[1], 3, lambda name, settings, listener: os._exit(9))
+KILLED = """
+import os, sqlite3, sys, time
+from ms_assets_tests.training.test_study import searched
+
+def killed(name, settings, listener):
+    file = sqlite3.connect(sys.argv[1].removeprefix("sqlite:///"))
+    while file.execute("SELECT count(*) FROM trial_heartbeats").fetchone() == (0,):
+        time.sleep(0.01)
+    os._exit(9)
+
+searched(sys.argv[1], 3, killed)
 """
-    assert subprocess.run([sys.executable, "-c", killed, url], check=False).returncode == 9
-    time.sleep(3)
+
+
+def test_a_trial_of_a_killed_process_is_tried_again_when_its_heart_has_been_silent(url):
+    assert subprocess.run([sys.executable, "-c", KILLED, url], check=False).returncode == 9
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file, file:
+        silence = f"-{2 * studies.HEARTBEAT_SECONDS + 1} seconds"
+        file.execute("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, ?)", [silence])
     trainings = Trainings()
     table = studies.trials(searched(url, 3, trainings))
     assert trainings.settings[0] == BASE
