@@ -1,7 +1,6 @@
 """Files of a dataset on the Hugging Face Hub, in the hub client's own cache: fetched once, verified, found again."""
 
 import logging
-import os
 import re
 import shutil
 import time
@@ -11,10 +10,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import WeakFileLock
 
 from ms_assets.files import flush, published, sha256
+from ms_assets.raw.hub_cache import CachedFile
 from ms_assets.raw.transfer import (
     MB,
     REQUEST_ATTEMPTS,
@@ -60,27 +58,20 @@ def download(dataset: str, commit: str, file: str, verified: Path) -> Path:
         HubError: the hub cannot be reached, has no such file or gives a wrong one, or the disk is too small.
     """
     what = f"{dataset}/{file} at revision {commit[:12]}"
-    storage = (Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=dataset, repo_type="dataset")).absolute()
-    link = storage / "snapshots" / commit / file
+    cached = CachedFile(dataset, commit, file)
     with _explaining(what):
-        cached = storage / "blobs" / link.readlink().name if link.is_symlink() else None
-        if cached and _is_whole(cached, verified):
-            return link
+        if cached.linked and _is_whole(cached.linked, verified):
+            return cached.link
         url = hf_hub_url(dataset, file, repo_type="dataset", revision=commit)
         stated, size = _published(what, url)
-        blob = storage / "blobs" / stated
-        # The client's own lock: neither another run nor another tool fetches the same content meanwhile.
-        lock = storage.parent / ".locks" / storage.name / f"{stated}.lock"
-        for folder in (blob.parent, link.parent, lock.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(lock):
+        blob = cached.content(stated)
+        with cached.locked(blob):
             if not _is_whole(blob, verified):
                 blob.unlink(missing_ok=True)
                 _fetch(what, url, size, blob)
                 _note(blob, verified)
-            link.unlink(missing_ok=True)
-            link.symlink_to(os.path.relpath(blob, link.parent))
-    return link
+            cached.point_to(blob)
+    return cached.link
 
 
 def _published(what: str, url: str) -> tuple[str, int]:

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
+from ms_assets.files import sha256
+from ms_assets.raw.hub_cache import CachedFile
 from ms_assets_tests.loopback_hub import COMMIT, NEXT_COMMIT, serve
 from ms_assets_tests.raw.downloads import DATASET, FILE, MB, SIZE, Place, outcome
 from ms_assets_tests.worlds import World, listen
@@ -151,6 +154,18 @@ def test_files_lie_where_other_tools_look_for_them(place, hub):
     asked = len(hub.asked())
     assert download_by_the_client(place, hub).path == ours
     assert len(hub.asked()) == asked
+
+
+def test_the_client_keeps_content_names_and_locks_where_hub_cache_says(place, hub, monkeypatch):
+    theirs = download_by_the_client(place, hub).path
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place.cache / "hub"))
+    ours = CachedFile(DATASET, COMMIT, FILE)
+    content = ours.content(sha256(theirs))
+    assert theirs == ours.link
+    assert theirs.resolve() == ours.linked == content
+    locks = [*(place.cache / "hub/.locks").rglob("*.lock")]
+    with ours.locked(content):
+        assert [*(place.cache / "hub/.locks").rglob("*.lock")] == locks, "another lock than the client's"
 
 
 def test_a_file_that_another_tool_has_put_there_is_verified_and_used(place, hub):

@@ -128,19 +128,27 @@ BYTES_PER_ROW = 1024
 """An event and everything that is computed of it at a time, with room to spare."""
 
 
+TUNING = {
+    # Files that are read again are in the system's cache already; a second one would only take memory.
+    "enable_external_file_cache": False,
+    # Written by threads of its own, a table whose query fails half way may never come back to say so (DuckDB 2.0).
+    "async_threads": 0,
+}
+"""Settings of DuckDB that came with one version of it and may go with another, which then does without."""
+
+
 @lru_cache
 def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.DuckDBPyConnection:
     config: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": temp_directory,
         "memory_limit": f"{memory}B",
-        # Files that are read again are in the system's cache already; a second one would only take memory.
-        "enable_external_file_cache": False,
-        # Written by threads of its own, a table whose query fails half way may never come back to say so (DuckDB 2.0).
-        "async_threads": 0,
     }
     if threads is not None:
         config["threads"] = threads
     connection = duckdb.connect(config=config)
+    known = connection.sql("SELECT name FROM duckdb_settings()").fetchall()
+    for name in TUNING.keys() & {name for (name,) in known}:
+        connection.execute(f"SET {name} = {TUNING[name]}")
     atexit.register(connection.close)
     return connection
 

@@ -1,0 +1,55 @@
+"""Place of a file in the hub client's cache, and the lock that the client takes for its content.
+
+All that is used of the client without being in its API stands here: the folders of its cache, which its documentation
+describes, and its locks, which it does not.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """One file of a dataset at a commit: a link by that name to content that is named by its sha256."""
+
+    dataset: str
+    commit: str
+    file: str
+
+    @property
+    def _folder(self) -> Path:
+        return (Path(constants.HF_HUB_CACHE) / "--".join(("datasets", *self.dataset.split("/")))).absolute()
+
+    @property
+    def link(self) -> Path:
+        """Path by which the file is opened."""
+        return self._folder / "snapshots" / self.commit / self.file
+
+    @property
+    def linked(self) -> Path | None:
+        """Path of the content that the link names; None if there is no link."""
+        return self.content(self.link.readlink().name) if self.link.is_symlink() else None
+
+    def content(self, sha256: str) -> Path:
+        """Path of the content with a sha256, whether or not it is there."""
+        return self._folder / "blobs" / sha256
+
+    @contextmanager
+    def locked(self, content: Path) -> Iterator[None]:
+        """Keep other runs and other tools that use the client from fetching the same content meanwhile."""
+        lock = self._folder.parent / ".locks" / self._folder.name / f"{content.name}.lock"
+        for folder in (content.parent, self.link.parent, lock.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            yield
+
+    def point_to(self, content: Path) -> None:
+        """Link the file's name to a content."""
+        self.link.unlink(missing_ok=True)
+        self.link.symlink_to(os.path.relpath(content, self.link.parent))
