@@ -3,10 +3,10 @@
 import faiss
 import numpy as np
 import pytest
+from ms_assets.retrieval.recommenders import from_index
 
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.index import RECALL_AT, TARGET_RECALL, build, choose, fingerprint, on_gpu, recall_at
-from ms_assets.retrieval.recommenders import from_index
 from ms_assets_tests.training.graphs import unit_rows
 
 N_SONGS, DIMENSIONS = 5_000, 16
