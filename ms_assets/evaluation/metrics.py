@@ -75,6 +75,11 @@ class Songs:
         empty = Ragged(artists.values, np.append(artists.offsets, artists.offsets[-1]))
         return cls(np.append(n_plays.astype(np.float64), 0.0), np.append(cold, False), empty)
 
+    @cached_property
+    def has_artist(self) -> Flags:
+        """Songs with a known artist, bool [n_songs + 1]."""
+        return self.artists.lengths > 0
+
     def __len__(self) -> int:
         return len(self.cold) - 1
 
@@ -86,7 +91,7 @@ class Songs:
         order = np.argsort(keys, kind="stable")
         repeated = np.zeros(len(keys), np.bool_)
         repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
-        fresh = self.artists.lengths[recommended.ravel()] > 0
+        fresh = self.has_artist[recommended.ravel()]
         fresh[of_slot[repeated]] = False
         return fresh.reshape(recommended.shape)
 
@@ -129,7 +134,7 @@ def user_metrics(lists: Lists, k: int) -> pl.DataFrame:
     hits, n_targets, n_shown = gains["base_relevance"], test.n_positive("base_relevance"), shown.sum(axis=1)
     novelty = ranking.novelty(lists.heard[:, :k], recommended)
     plays = ranking.ratio(songs.n_plays[recommended].sum(axis=1), n_shown)
-    n_known = (songs.artists.lengths[recommended] > 0).sum(axis=1)
+    n_known = songs.has_artist[recommended].sum(axis=1)
     columns = {
         **{name: ranking.ndcg(gains[worth], test.ideal_dcg(worth, k)) for name, worth in NDCGS.items()},
         "recall": ranking.recall(hits, n_targets),
