@@ -11,7 +11,7 @@ FAISS ?= cpu
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help install demo test lint format ui mlflow pictures clean
+.PHONY: help install demo test lint format hooks ui mlflow pictures clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,9 @@ lint: $(TESTABLE) ## Check style and types
 format: $(TESTABLE) ## Format the code
 	ruff check --fix .
 	ruff format .
+
+hooks: $(TESTABLE) ## Run lint's checks before each commit
+	pre-commit install
 
 ui: $(INSTALLED) ## Open the Dagster UI (http://127.0.0.1:3000) with its daemon
 	dg dev --host 127.0.0.1

@@ -101,3 +101,10 @@ def test_every_file_that_a_document_links_to_is_there(document):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
     missing = [link for link in links if not link.startswith("http") and not (document.parent / link).exists()]
     assert missing == []
+
+
+def test_the_version_stands_in_one_place_and_the_changelog_begins_with_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "ms_assets.__version__"}
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == ms_assets.__version__
