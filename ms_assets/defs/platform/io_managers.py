@@ -23,7 +23,6 @@ from upath import UPath
 
 from ms_assets.defs.platform import lineage, runs
 from ms_assets.defs.platform.resources import DuckDB
-from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
 from ms_assets.files import published, reading, sha256, writing
 from ms_assets.streams import ROW_GROUP, TableStream, TableWriter, stored_table
@@ -84,15 +83,17 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
 
     def load_partitions(self, context: dg.InputContext) -> Any:
         """Load the scale of the run: a check has no partitions of its own and would be given every scale."""
-        paths = self._get_paths_for_partitions(context)
-        scale = next(iter(paths)) if len(paths) == 1 else context.step_context.dagster_run.tags.get(PARTITION_TAG)
-        if scale not in paths:
+        if not context.has_partition_key:
             raise ValueError(
                 f"{context.asset_key.to_user_string()}: this run has no scale; a check runs with its asset, "
                 "so materialise the asset for a scale"
             )
+        path = self._path(context.asset_key, context.partition_key)
         optional = (context.definition_metadata or {}).get(OPTIONAL, False)
-        return None if optional and not paths[scale].exists() else self.load_from_path(context, paths[scale])
+        return None if optional and not path.exists() else self.load_from_path(context, UPath(path))
+
+    def _path(self, key: dg.AssetKey, scale: str) -> Path:
+        return Path(self.base_dir, *key.path, f"{scale}{self.extension}")
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """Read one partition; say which asset to materialise when it is not there."""
@@ -161,9 +162,6 @@ class TableIOManager(ArtefactIOManager):
                 stack.callback(path.unlink, missing_ok=True)
                 writers[name] = stack.enter_context(TableWriter(path))
             yield writers
-
-    def _path(self, key: dg.AssetKey, scale: str) -> Path:
-        return Path(self.base_dir, *key.path, f"{scale}{self.extension}")
 
 
 class LinkedTableIOManager(TableIOManager):
