@@ -131,11 +131,6 @@ class TrainingSettings(Settings):
     )
     margin: float = Field(0.0, ge=0, le=2, description="By how much a positive should outscore a negative.")
     temperature: float = Field(0.15, gt=0, le=10, description="Divides score differences; below 1 it sharpens.")
-    contrast_weight: float = Field(
-        0.0, ge=0, description="Weight of XSimGCL's contrastive loss, which spreads embeddings; 0 is without."
-    )
-    contrast_noise: float = Field(0.1, gt=0, description="Length of the noise on every layer, with that loss.")
-    contrast_temperature: float = Field(0.2, gt=0, description="Temperature of that loss.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     learning_rate: float = Field(0.001, gt=0, description="Peak rate; reached after the warm-up, then a cosine to 0.")
@@ -170,12 +165,6 @@ class TrainingSettings(Settings):
     def _songs_are_something(self) -> Self:
         if not (self.audio or self.metadata or self.song_residual):
             raise ValueError("audio, metadata and song_residual are all off: a song must be known by one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _contrast_has_layers(self) -> Self:
-        if self.contrast_weight and not self.layers:
-            raise ValueError("contrast_weight needs layers, at least 1: the noise is added to them")
         return self
 
 

@@ -39,8 +39,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "BPR": {"objective": "bpr"},
     "sampled softmax": {"objective": "softmax"},
     "without explicit negatives": {"hard_weight": 0.0},
-    "InfoNCE of weight 0.02": {"contrast_weight": 0.02},
-    "without InfoNCE": {"contrast_weight": 0.0},
     "no propagation": {"layers": 0},
 }
 """By what the variant is called; one that changes nothing of the training at hand is left out."""
@@ -52,7 +50,7 @@ def variants(base: TrainingSettings) -> dict[str, TrainingSettings]:
     for name, change in CHANGES.items():
         values = {**base.model_dump(), **change}
         knows_songs = values["audio"] or values["metadata"] or values["song_residual"]
-        if values != base.model_dump() and knows_songs and (values["layers"] or not values["contrast_weight"]):
+        if values != base.model_dump() and knows_songs:
             found[name] = TrainingSettings(**values)
     return found
 

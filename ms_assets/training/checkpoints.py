@@ -13,7 +13,7 @@ from ms_assets.training.steps import Pairs
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what a checkpoint holds, or what training makes of it, changes."""
 NOT_IDENTITY = {"accumulation", "checkpoint_seconds", "replace_checkpoint", "refit", "use_study"}
 """Settings that change nothing about the course of a training, rounding apart."""

@@ -15,7 +15,7 @@ lies in the same space as the rest. Nobody knows how popular it will be: its len
 """
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,14 +25,7 @@ from torch.nn import functional
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.edge_weights import edge_weights
-from ms_assets.training.propagation import (
-    Adjacency,
-    Noise,
-    Propagation,
-    fastest_product,
-    propagate_learning,
-    propagate_learning_noisy,
-)
+from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -269,24 +262,11 @@ class LightGCN(nn.Module):
             warm = propagate_learning(self.adjacency, self.edge_weights(), start[:n_nodes], self.n_layers)
         else:
             warm = propagation(start[:n_nodes])
-        return self._finished(warm, start[n_nodes:])
-
-    def _finished(self, warm: Tensor, cold: Tensor) -> Tensor:
-        finished = centred(warm, self.n_users, self.lengths)
+        finished, cold = centred(warm, self.n_users, self.lengths), start[n_nodes:]
         if not len(cold):
             return finished
         # Of a handful of cold songs no gradient goes into the centre of all the others.
         return torch.cat([finished, unit(cold - centre(warm[self.n_users :]).detach())])
-
-    def noisy(self, features: SongFeatures, propagation: Propagation | None, noise: Noise) -> tuple[Tensor, Tensor]:
-        """As `forward`, with noise on every layer; and of the first noisy layer, [n_users + n_graph_songs, d]."""
-        start, n_nodes = self.start(features), self.n_users + self.n_graph_songs
-        if propagation is None:
-            weights = self.edge_weights()
-            warm, first = propagate_learning_noisy(self.adjacency, weights, start[:n_nodes], self.n_layers, noise)
-        else:
-            warm, first = propagation.noisy(start[:n_nodes], noise)
-        return self._finished(warm, start[n_nodes:]), centred(first, self.n_users, self.lengths)
 
     @torch.no_grad()
     def embed(self) -> tuple[Tensor, Tensor]:
@@ -297,7 +277,4 @@ class LightGCN(nn.Module):
     def move(self, device: torch.device) -> "LightGCN":
         """Move parameters and graph to a device; features stay, whoever trains moves those that it needs."""
         self.adjacency = self.adjacency.to(device)
-        self.to(device)
-        nodes = self.users.new_ones(self.adjacency.n_nodes, self.users.shape[1], dtype=self.precision)
-        self.adjacency = replace(self.adjacency, product=fastest_product(self.adjacency, nodes))
-        return self
+        return self.to(device)

@@ -55,8 +55,7 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     # Gradients, and the optimiser's own: two moments for AdamW, one for momentum; and the best state so far.
     copies = 1 + 1 + (2 if settings.optimizer == "adamw" else 1) + 1
     # A layer that learns edge weights keeps its input and its output for its backward pass.
-    layers = 3 + (2 * settings.layers if settings.edge_weights == "learned" else 0)
-    views = 2 if settings.contrast_weight else 1
+    layers = 6 + (2 * settings.layers if settings.edge_weights == "learned" else 0)
     # Two entries of the CSR, each two int32 and a float; the pairs, their weights and keys, an order.
     per_edge = 2 * (2 * INT + FLOAT) + 2 * LONG + FLOAT + LONG + LONG
     return {
@@ -64,7 +63,7 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
         "song features": FLOAT * (sizes.n_songs + sizes.n_graph_songs) * sizes.audio_dimensions,
         # Metadata, the sum, the unit vectors, and two gradients.
         "song encoder": 5 * FLOAT * sizes.n_graph_songs * d,
-        "propagation": (layers + 3 * views) * vectors,
+        "propagation": layers * vectors,
         "edges": per_edge * sizes.n_edges,
         "piece of a step": _piece(sizes, settings),
     }

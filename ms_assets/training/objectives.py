@@ -42,12 +42,3 @@ def sampled_softmax(
     others = torch.logsumexp(difference.masked_fill(~kept, LEFT_OUT), dim=1)
     correction = torch.log(n_songs / kept.sum(dim=1).clamp(min=1))
     return temperature * functional.softplus(others + correction)
-
-
-def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """−log of a node's share, in its row of similarities, of its own other view; [n] (van den Oord et al., 1807.03748).
-
-    one, other: unit vectors [n, d], two views of the same n nodes.
-    """
-    similarities = one @ other.T / temperature
-    return functional.cross_entropy(similarities, torch.arange(len(one), device=one.device), reduction="none")

@@ -15,18 +15,17 @@ from torch.nn import functional
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
-from ms_assets.training.lightgcn import LightGCN, SongFeatures, unit
+from ms_assets.training.lightgcn import LightGCN, SongFeatures
 from ms_assets.training.negatives import NegativeSampler
-from ms_assets.training.objectives import info_nce, margin_bpr, positive_weights, sampled_softmax
+from ms_assets.training.objectives import margin_bpr, positive_weights, sampled_softmax
 from ms_assets.training.optimisers import optimiser, warm_cosine
-from ms_assets.training.propagation import Noise, Propagation
+from ms_assets.training.propagation import Propagation
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 SMALLEST_BATCH, LARGEST_BATCH = 8_192, 262_144
 LARGEST_PIECE = 32_768
-CONTRASTED_AT_ONCE = 2_048
 
 Pairs = tuple[NDArray[np.integer], NDArray[np.integer]]
 """User ids and song ids."""
@@ -80,7 +79,6 @@ class Steps:
     ) -> None:
         self.model, self.settings, self.device = model, settings, device
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.noise = Noise(settings.contrast_noise, torch.Generator(device).manual_seed(settings.seed))
         self.user, self.song = (ids.to(device) for ids in graph[INTERACTS].edge_index)
         self.weight = positive_weights(graph[INTERACTS].edge_attr).to(device)
         self.heard = self._heard()
@@ -159,7 +157,7 @@ class Steps:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "generators": [self.generator.get_state(), self.noise.generator.get_state(), self._epoch_start],
+            "generators": [self.generator.get_state(), self._epoch_start],
             "position": self._position,
             "loss": self._loss,
             "n_done": self.n_done,
@@ -170,9 +168,8 @@ class Steps:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        mine, noise, self._epoch_start = state["generators"]
+        mine, self._epoch_start = state["generators"]
         self.generator.set_state(mine)
-        self.noise.generator.set_state(noise)
         self._position, self._loss, self.n_done = state["position"], state["loss"], state["n_done"]
         # Edge weights have not changed since the propagation was last frozen.
         self.propagation = self.model.frozen_propagation()
@@ -201,19 +198,11 @@ class Steps:
         Embeddings are propagated once. The pieces of the batch each add to the gradient of the embeddings, which
         then goes back through the propagation, once as well: a piece costs next to nothing but its own loss.
         """
-        views = []
-        if self.settings.contrast_weight:
-            views = list(self.model.noisy(self.features, propagation, self.noise))
-        else:
-            views = [self.model(self.features, propagation)]
-        gradients = [torch.zeros_like(view) for view in views]
-        total = torch.zeros((), device=self.device)
-        batch = self._draw(edges)
-        for piece in batch.pieces(self.n_pieces, self.settings.group_size):
-            total += self._ranking_loss(piece, views[0].detach(), gradients[0], len(edges))
-        if self.settings.contrast_weight:
-            total += self._contrast_loss(edges, views, gradients)
-        torch.autograd.backward(views, gradients)
+        embeddings = self.model(self.features, propagation)
+        gradient, total = torch.zeros_like(embeddings), torch.zeros((), device=self.device)
+        for piece in self._draw(edges).pieces(self.n_pieces, self.settings.group_size):
+            total += self._ranking_loss(piece, embeddings.detach(), gradient, len(edges))
+        embeddings.backward(gradient)
         return float(total)
 
     def _draw(self, edges: Tensor) -> Batch:
@@ -257,22 +246,6 @@ class Steps:
             return sampled_softmax(positive, scores, kept, n_songs, settings.margin, settings.temperature)
         loss = margin_bpr(positive[:, None], scores, settings.margin, settings.temperature) * kept
         return loss.sum(dim=1) / kept.sum(dim=1).clamp(min=1)
-
-    def _contrast_loss(self, edges: Tensor, views: list[Tensor], gradients: list[Tensor]) -> Tensor:
-        """InfoNCE between the final and the first noisy layer of the batch's users, and of its songs."""
-        total = torch.zeros((), device=self.device)
-        for nodes in (torch.unique(self.user[edges]), torch.unique(self.song[edges]) + self.model.n_users):
-            shuffled = nodes[torch.randperm(len(nodes), generator=self.generator).to(self.device)]
-            for block in shuffled.split(CONTRASTED_AT_ONCE):
-                with (
-                    _rows(views[0].detach(), gradients[0], block) as one,
-                    _rows(views[1].detach(), gradients[1], block) as other,
-                ):
-                    losses = info_nce(unit(one), unit(other), self.settings.contrast_temperature)
-                    loss = self.settings.contrast_weight * losses.sum() / len(nodes)
-                    loss.backward()
-                total += loss.detach()
-        return total
 
 
 @contextmanager

@@ -20,17 +20,17 @@ def test_every_variant_changes_the_training_in_one_setting():
     }
     assert {len(changed) for changed in changes.values()} == {1}
     parts = {"edge_weights", "audio", "metadata", "song_residual", "balance_scales", "spectral_start", "objective",
-             "popularity", "hard_weight", "contrast_weight", "layers"}  # fmt: skip
+             "popularity", "hard_weight", "layers"}  # fmt: skip
     assert set.union(*changes.values()) == parts
 
 
 def test_a_variant_that_is_the_training_already_or_no_model_at_all_is_left_out():
     audio_alone = ablation.variants(
-        TrainingSettings(metadata=False, edge_weights="uniform", contrast_weight=0.1, song_residual=False)
+        TrainingSettings(metadata=False, edge_weights="uniform", layers=0, song_residual=False)
     )
     left_out = {"without audio", "without artists and albums", "edge weights uniform", "no propagation"}
     assert not left_out & set(audio_alone)
-    assert {"edge weights learned", "without InfoNCE"} <= set(audio_alone)
+    assert "edge weights learned" in audio_alone
 
 
 def fit(name, settings, listener):

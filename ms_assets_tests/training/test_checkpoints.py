@@ -73,7 +73,7 @@ def outcome(result):
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"optimizer": "sgd"}, {"contrast_weight": 0.1}, {"spectral_start": False, "objective": "bpr"}],
+    [{}, {"optimizer": "sgd"}, {"spectral_start": False, "objective": "bpr"}],
     ids=str,
 )
 @pytest.mark.parametrize("die_after", [1, 5, 6, 7, 16, STEPS])

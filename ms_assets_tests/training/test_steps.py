@@ -1,4 +1,4 @@
-"""One step: its pieces, its noise, its end; and every switch of the model, trained."""
+"""One step: its pieces and its end; and every switch of the model, trained."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,8 @@ import torch
 from torch.nn import functional
 
 from ms_assets.ranking import Judgements
-from ms_assets.training import propagation as propagations
 from ms_assets.training.lightgcn import LightGCN, centred, unit
-from ms_assets.training.objectives import info_nce
-from ms_assets.training.propagation import Adjacency, Noise, Propagation, propagate_learning_noisy
+from ms_assets.training.propagation import Adjacency, Propagation
 from ms_assets.training.steps import Steps, n_pieces
 from ms_assets.training.trainer import train
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, random_graph, two_blocks
@@ -39,7 +37,7 @@ def gradients(device=CPU, **changed):
     return loss, {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("changed", [{}, {"objective": "bpr"}, {"contrast_weight": 0.1}], ids=str)
+@pytest.mark.parametrize("changed", [{}, {"objective": "bpr"}], ids=str)
 @pytest.mark.parametrize("n", [2, 5, 44, 1_000])
 def test_a_step_in_pieces_is_the_same_step(n, changed):
     loss, wanted = gradients(accumulation=1, **changed)
@@ -79,8 +77,7 @@ def share_of_own_block(**changed):
         {"edge_weights": "uniform"},
         {"precision": "bf16"},
         {"accumulation": 4},
-        {"contrast_weight": 0.02},
-        {"contrast_weight": 0.02, "edge_weights": "heuristic", "layers": 1},
+        {"edge_weights": "heuristic", "layers": 1},
     ],
     ids=str,
 )
@@ -145,61 +142,12 @@ def x():
     return unit(torch.randn(27, 6, generator=torch.Generator().manual_seed(2)))
 
 
-def noise(size, seed=0):
-    return Noise(size, torch.Generator().manual_seed(seed))
-
-
-def test_noise_is_of_one_length_and_within_the_orthant_of_each_node(x):
-    steps = noise(0.3)(x)
-    torch.testing.assert_close(steps.norm(dim=1), torch.full((27,), 0.3))
-    assert bool((steps * x >= 0).all())
-
-
-def test_without_noise_the_noisy_propagation_is_the_propagation_and_its_first_layer(frozen, x):
-    found, first = frozen.noisy(x, noise(0.0))
-    torch.testing.assert_close(found, frozen(x))
-    torch.testing.assert_close(first, frozen.step_(x.clone()))
-
-
-@pytest.mark.parametrize("n_layers", [1, 2, 3])
-def test_noisy_propagation_frozen_or_learning_has_the_same_values_and_gradients(frozen, x, n_layers):
-    adjacency = frozen.adjacency
-    weights = torch.rand(adjacency.edge.max() + 1, generator=torch.Generator().manual_seed(3)) + 0.05
-    pulls = [torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) for seed in (4, 5)]
-    found = []
-    for run in (
-        lambda y: Propagation(adjacency, weights, n_layers).noisy(y, noise(0.2)),
-        lambda y: propagate_learning_noisy(adjacency, weights, y, n_layers, noise(0.2)),
-    ):
-        y = x.clone().requires_grad_()
-        outputs = run(y)
-        torch.autograd.backward(outputs, pulls)
-        found.append((*(output.detach() for output in outputs), y.grad))
-    for frozen_one, learning_one in zip(*found, strict=True):
-        torch.testing.assert_close(frozen_one, learning_one)
-
-
-def test_info_nce_by_hand():
-    one = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    found = info_nce(one, one, temperature=0.5)
-    torch.testing.assert_close(found, torch.full((2,), float(np.log(1 + np.exp(-2)))))
-
-
 def test_bf16_propagation_is_the_same_within_its_precision(frozen, x):
     coarse = Propagation(frozen.adjacency, frozen.entries[frozen.adjacency.edge.argsort()[::2]], 3, torch.bfloat16)
     fine = Propagation(frozen.adjacency, frozen.entries[frozen.adjacency.edge.argsort()[::2]], 3)
     assert coarse(x).dtype == torch.float32
     torch.testing.assert_close(coarse(x), fine(x), atol=2e-2, rtol=2e-2)
     assert not torch.equal(coarse(x), fine(x))
-
-
-def test_the_vendors_sparse_product_gives_the_same_numbers(frozen, x):
-    ours = propagations.embedding_bag_product(frozen.adjacency, frozen.entries, x)
-    torch.testing.assert_close(propagations.csr_product(frozen.adjacency, frozen.entries, x), ours)
-
-
-def test_on_the_cpu_the_clock_does_not_choose_the_product(frozen, x):
-    assert propagations.fastest_product(frozen.adjacency, x) is propagations.embedding_bag_product
 
 
 def test_more_edges_than_offsets_can_count_are_refused():
@@ -237,22 +185,13 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("product", [propagations.embedding_bag_product, propagations.csr_product])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_both_products_on_cuda_give_the_numbers_of_the_cpu(frozen, x, product, precision):
+def test_the_product_on_cuda_gives_the_numbers_of_the_cpu(frozen, x, precision):
     adjacency = frozen.adjacency.to(torch.device("cuda"))
-    found = product(adjacency, frozen.entries.cuda().to(precision), x.cuda().to(precision))
+    found = adjacency.multiply(frozen.entries.cuda().to(precision), x.cuda().to(precision))
     wanted = frozen.adjacency.multiply(frozen.entries, x)
     tolerance = 1e-5 if precision == torch.float32 else 3e-2
     torch.testing.assert_close(found.float().cpu(), wanted, atol=tolerance, rtol=tolerance)
-
-
-@pytest.mark.gpu
-@needs_cuda
-def test_on_cuda_one_of_the_products_is_chosen(frozen, x):
-    adjacency = frozen.adjacency.to(torch.device("cuda"))
-    chosen = propagations.fastest_product(adjacency, x.cuda())
-    assert chosen in (propagations.embedding_bag_product, propagations.csr_product)
 
 
 @pytest.mark.gpu
