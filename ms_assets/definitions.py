@@ -19,7 +19,7 @@ from ms_assets.io_managers import (
 from ms_assets.raw import assets as raw_assets
 from ms_assets.raw import checks as raw_checks
 from ms_assets.raw.resources import YambdaSource
-from ms_assets.resources import ComputeDevice, DuckDB, Environment, MLflow
+from ms_assets.resources import DuckDB, Environment, MLflow
 from ms_assets.retrieval import assets as retrieval_assets
 from ms_assets.retrieval import checks as retrieval_checks
 from ms_assets.splits import assets as splits_assets
@@ -67,7 +67,6 @@ def define(environment: Environment) -> dg.Definitions:
             "faiss_files": FaissIOManager(base_dir=data),
             "folders": FolderIOManager(base_dir=data),
             "json_files": JsonIOManager(base_dir=data),
-            "device": ComputeDevice(),
             "study_storage": StudyStorage(folder=str(environment.home / "studies")),
             "mlflow": MLflow(
                 tracking_uri=environment.tracking_uri,

@@ -76,9 +76,9 @@ def dcg(gains: Floats) -> Floats:
     return gains @ (1 / np.log2(np.arange(gains.shape[1]) + 2))
 
 
-def ndcg(gains: Floats, ideal: Floats) -> Floats:
-    """DCG over the DCG of the ideal ranking."""
-    return ratio(dcg(gains), dcg(ideal))
+def ndcg(gains: Floats, ideal_dcg: Floats) -> Floats:
+    """DCG over that of the best possible list; `Interactions.ideal_dcg` computes the latter."""
+    return ratio(dcg(gains), ideal_dcg)
 
 
 def recall(gains: Floats, n_targets: Integers) -> Floats:

@@ -4,11 +4,14 @@ Plain pydantic models, so that a notebook can use them without Dagster. The defa
 `50m`; `scales.py` lists what differs at other scales, and a run's config overrides both.
 """
 
+import math
 import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+SMALLEST_BATCH, LARGEST_BATCH = 8_192, 262_144
+LARGEST_PIECE = 32_768
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
 
@@ -166,6 +169,14 @@ class TrainingSettings(Settings):
         if not (self.audio or self.metadata or self.song_residual):
             raise ValueError("audio, metadata and song_residual are all off: a song must be known by one of them")
         return self
+
+    def step_size(self, n_edges: int) -> int:
+        """Positive edges in a step of a training on so many."""
+        return min(self.batch_size or min(max(n_edges // 8, SMALLEST_BATCH), LARGEST_BATCH), max(n_edges, 1))
+
+    def n_pieces(self, n_edges: int) -> int:
+        """Pieces that such a step is computed in."""
+        return self.accumulation or math.ceil(self.step_size(n_edges) / LARGEST_PIECE)
 
 
 class StudySettings(Settings):

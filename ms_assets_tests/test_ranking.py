@@ -38,7 +38,7 @@ def test_ndcg_of_one_target_falls_with_its_rank():
     recommended = lists(
         [5, 1, 2, 3, 4, 6, 7], [1, 2, 5, 3, 4, 6, 7], [1, 2, 3, 4, 6, 7, 5], [0, 1, 2, 3, 4, 6, 7]
     )  # fmt: skip
-    found = ranking.ndcg(judged.gains(recommended), judged.ideal(7))
+    found = ranking.ndcg(judged.gains(recommended), ranking.dcg(judged.ideal(7)))
     assert found.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 0])
 
 
@@ -46,7 +46,7 @@ def test_the_ideal_ranking_is_cut_at_k():
     judged = judgements({1: 0.2, 4: 1.0, 7: 0.5}, {})
     assert judged.ideal(2).tolist() == [[1.0, 0.5], [0, 0]]
     assert judged.ideal(4).tolist() == [[1.0, 0.5, 0.2, 0], [0, 0, 0, 0]]
-    found = ranking.ndcg(judged.gains(lists([7], [7])), judged.ideal(1))
+    found = ranking.ndcg(judged.gains(lists([7], [7])), ranking.dcg(judged.ideal(1)))
     assert found[0] == pytest.approx(0.5 / 1.0)
     assert np.isnan(found[1])
 
@@ -131,7 +131,7 @@ def test_what_others_hold_is_left_out():
 def test_without_any_judgement_nothing_is_defined():
     judged, recommended = judgements({}, {}), lists([1, 2], [-1, -1])
     assert judged.gains(recommended).tolist() == [[0, 0], [0, 0]]
-    assert np.isnan(ranking.ndcg(judged.gains(recommended), judged.ideal(2))).all()
+    assert np.isnan(ranking.ndcg(judged.gains(recommended), ranking.dcg(judged.ideal(2)))).all()
     assert np.isnan(ranking.recall(judged.gains(recommended), judged.counts)).all()
 
 
@@ -171,7 +171,7 @@ class Case:
         history = judgements(*(dict.fromkeys(songs, 1.0) for songs in self.heard), n_songs=self.n_songs)
         gains, n_candidates = judged.gains(self.recommended), np.full(len(self.heard), self.n_songs)
         return {
-            "ndcg": ranking.ndcg(gains, judged.ideal(self.recommended.shape[1])),
+            "ndcg": ranking.ndcg(gains, ranking.dcg(judged.ideal(self.recommended.shape[1]))),
             "recall": ranking.recall(gains, judged.counts),
             "precision": ranking.precision(gains, judged.counts),
             "mrr": ranking.reciprocal_rank(gains, judged.counts),

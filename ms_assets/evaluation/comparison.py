@@ -139,4 +139,4 @@ def _ndcg(
 ) -> Floats:
     find = nearest(model.users[_rows(model.uid, users)], model.songs[_rows(model.item_id, songs)])
     found, _ = ranked(np.arange(len(users)), heard, len(songs), find, K)
-    return ranking.ndcg(truth.gains(found[VIEWS.index(VIEW)]), truth.ideal(K))
+    return ranking.ndcg(truth.gains(found[VIEWS.index(VIEW)]), ranking.dcg(truth.ideal(K)))

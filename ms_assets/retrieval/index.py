@@ -4,12 +4,13 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.retrieval import exact
+from ms_assets.training.trained import TrainedModel
 
 if TYPE_CHECKING:
     import faiss
@@ -156,18 +157,18 @@ def fingerprint(*arrays: NDArray) -> str:
 
 
 def origin(
-    model: dict[str, Any],
+    model: TrainedModel,
     item_id: NDArray[np.int64],
     users: NDArray[np.float32],
     songs: NDArray[np.float32],
 ) -> dict[str, str]:
     """What an index is built from: a training, its split, the id map, and both kinds of embeddings.
 
-    model: the checkpoint of training/lightgcn.
+    model: the model of training/lightgcn.
     """
     return {
-        "training_run": model["mlflow_run_id"],
-        "split": model["inputs"].get("splits/ground_truth", "unknown"),
+        "training_run": model.mlflow_run_id,
+        "split": model.inputs.get("splits/ground_truth", "unknown"),
         "id_map": fingerprint(item_id),
         "user_embeddings": fingerprint(users),
         "song_embeddings": fingerprint(songs),

@@ -75,7 +75,7 @@ class Tuner:
     def _mean(self, targets: Judgements, songs: NDArray[np.int64]) -> float:
         if not len(targets.keys):
             return 0.0
-        return float(np.nanmean(ranking.ndcg(targets.gains(songs), targets.ideal(TUNING_K))))
+        return float(np.nanmean(ranking.ndcg(targets.gains(songs), ranking.dcg(targets.ideal(TUNING_K)))))
 
     def choose(self, grid: Sequence[Setting], make: Callable[..., Recommender], views: Sequence[str] = VIEWS) -> Tuned:
         """The setting whose recommender ranks best for the drawn users; the grid's first where nobody validates.

@@ -61,10 +61,9 @@ def table(base: TrainingSettings, seeds: Iterable[int], fit: Fit) -> pl.DataFram
     for number, (name, settings) in enumerate(compared.items(), start=1):
         logger.info("variant %d of %d: %s", number, len(compared), name)
         for seed in seeds:
-            found = fit(f"{name}, seed {seed}", settings.model_copy(update={"seed": seed}), lambda epoch: None)
-            best = found.trained.best
-            seconds = found.trained.history[-1].seconds
-            rows.append((name, seed, best.validation_ndcg, best.number, seconds, found.mlflow_run_id))
+            trained = fit(f"{name}, seed {seed}", settings.model_copy(update={"seed": seed}), lambda epoch: None)
+            best, seconds = trained.best, trained.history[-1].seconds
+            rows.append((name, seed, best.validation_ndcg, best.number, seconds, trained.mlflow_run_id))
     return pl.DataFrame(rows, schema=COLUMNS, orient="row")
 
 

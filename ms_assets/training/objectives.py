@@ -1,10 +1,12 @@
-"""What training minimises: a weighted BPR with margin, or a sampled softmax."""
+"""Objectives that training minimises: a weighted BPR with margin, or a sampled softmax."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ms_assets.graph.edges import TYPE_CODES
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.negatives import Piece
 
 LEFT_OUT = -1e9
 """A logit that has no share, and unlike −∞ a gradient."""
@@ -15,6 +17,43 @@ def positive_weights(edge_attributes: Tensor) -> Tensor:
     kind, ratio = edge_attributes[:, 0], edge_attributes[:, 2]
     weights = torch.where(kind == TYPE_CODES["like"], 1.0, 0.3 + 0.7 * ratio)
     return torch.where(kind == TYPE_CODES["undislike"], 0.5, weights)
+
+
+def ranking_loss(piece: Piece, weight: Tensor, rows: Tensor, n_songs: int, settings: TrainingSettings) -> Tensor:
+    """Weighted losses of a piece's positives, summed up; [].
+
+    Args:
+        piece: positives and their negatives.
+        weight: of each positive, [n].
+        rows: embeddings of the n users, their n positive songs, `piece.hard` and `piece.neutral`, in this order.
+        n_songs: songs that the neutral negatives were drawn from.
+        settings: objective, margin, temperature and weights.
+    """
+    n = len(piece.edges)
+    wanting, positive, hard, neutral = rows.split([n, n, len(piece.hard), piece.neutral.numel()])
+    positive = (wanting * positive).sum(dim=1)
+    losses = settings.neutral_weight * _neutral_losses(piece, wanting, positive, neutral, n_songs, settings)
+    loss = (weight * losses).sum()
+    if len(piece.hard):
+        # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
+        wanting, positive = (tensor.index_select(0, piece.disliking) for tensor in (wanting, positive))
+        losses = margin_bpr(positive, (wanting * hard).sum(dim=1), settings.margin, settings.temperature)
+        loss = loss + settings.hard_weight * (weight[piece.disliking] * losses).sum()
+    return loss
+
+
+def _neutral_losses(
+    piece: Piece, wanting: Tensor, positive: Tensor, neutral: Tensor, n_songs: int, settings: TrainingSettings
+) -> Tensor:
+    """Loss of each positive against the neutral negatives of its group, heard songs left out, [n]."""
+    n, (n_groups, k) = len(wanting), piece.neutral.shape
+    # The last group may be short: pad it, and drop the padding after the batched product.
+    grouped = functional.pad(wanting, (0, 0, 0, n_groups * settings.group_size - n)).unflatten(0, (n_groups, -1))
+    scores = torch.bmm(grouped, neutral.unflatten(0, (n_groups, k)).transpose(1, 2)).flatten(0, 1)[:n]
+    if settings.objective == "softmax":
+        return sampled_softmax(positive, scores, piece.unheard, n_songs, settings.margin, settings.temperature)
+    losses = margin_bpr(positive[:, None], scores, settings.margin, settings.temperature) * piece.unheard
+    return losses.sum(dim=1) / piece.unheard.sum(dim=1).clamp(min=1)
 
 
 def margin_bpr(positive: Tensor, negative: Tensor, margin: float, temperature: float) -> Tensor:

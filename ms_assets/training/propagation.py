@@ -7,18 +7,16 @@ edges × dimensions message. Â is symmetric: every backward pass is a product w
 P is its own backward pass and keeps nothing.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 LARGEST_INT32 = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Adjacency:
+class Adjacency(nn.Module):
     """The symmetric sparsity pattern in CSR form: every edge stands once in its user's row, once in its song's."""
 
     neighbours: Tensor
@@ -27,32 +25,27 @@ class Adjacency:
     """int32 [n_nodes + 1], where each node's row begins."""
     edge: Tensor
     """int32 [2 n_edges], the edge that each entry belongs to."""
-    n_nodes: int
 
-    @classmethod
-    def of(cls, user: Tensor, song: Tensor, n_users: int, n_songs: int) -> Self:
-        """Build from edges, int64 [n_edges] each; several edges may join the same user and song.
+    def __init__(self, user: Tensor, song: Tensor, n_users: int, n_songs: int) -> None:
+        """Take edges, int64 [n_edges] each; several edges may join the same user and song.
 
         Raises:
             ValueError: more edges than 32-bit offsets can count, 2^30.
         """
-        n_nodes, n_edges = n_users + n_songs, len(user)
+        super().__init__()
+        n_edges, self.n_nodes = len(user), n_users + n_songs
         if 2 * n_edges > LARGEST_INT32:
             raise ValueError(f"found {n_edges:,} edges, expected {LARGEST_INT32 // 2:,} at most: leave out some users")
         source = torch.cat([user, song + n_users])
         target = torch.cat([song + n_users, user])
-        order = torch.argsort(source * n_nodes + target, stable=True)
-        counts = torch.bincount(source, minlength=n_nodes)
-        offsets = functional.pad(counts.cumsum(0), (1, 0))
-        return cls(target[order].int(), offsets.int(), (order % n_edges).int(), n_nodes)
+        order = torch.argsort(source * self.n_nodes + target, stable=True)
+        offsets = functional.pad(torch.bincount(source, minlength=self.n_nodes).cumsum(0), (1, 0))
+        arrays = {"neighbours": target[order], "offsets": offsets, "edge": order % n_edges}
+        for name, array in arrays.items():
+            self.register_buffer(name, array.int(), persistent=False)
 
-    def to(self, device: torch.device) -> "Adjacency":
-        """The same pattern on another device."""
-        arrays = {name: getattr(self, name).to(device) for name in ("neighbours", "offsets", "edge")}
-        return replace(self, **arrays)
-
-    def multiply(self, entries: Tensor, x: Tensor) -> Tensor:
-        """The product of the matrix whose non-zeros are `entries` [2 n_edges] with x [n_nodes, d].
+    def forward(self, entries: Tensor, x: Tensor) -> Tensor:
+        """Product of the matrix whose non-zeros are `entries` [2 n_edges] with x [n_nodes, d].
 
         A weighted sum of rows by `embedding_bag`, differentiable in the entries.
         """
@@ -87,7 +80,7 @@ class Propagation:
         y = x.clone()
         for _ in range(self.n_layers):
             scaled = y.mul_(self.roots).to(self.precision)
-            y = self.adjacency.multiply(self.entries, scaled).add_(scaled).to(x.dtype).mul_(self.roots).add_(x)
+            y = self.adjacency(self.entries, scaled).add_(scaled).to(x.dtype).mul_(self.roots).add_(x)
         return y.div_(self.n_layers + 1)
 
 
@@ -121,7 +114,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, entries: Tensor, x: Tensor, adjacency: Adjacency) -> Tensor:
         with torch.enable_grad():
             ctx.entries = entries.detach().requires_grad_()
-            ctx.product = adjacency.multiply(ctx.entries, x.detach())
+            ctx.product = adjacency(ctx.entries, x.detach())
         ctx.adjacency = adjacency
         return ctx.product.detach()
 
@@ -129,4 +122,4 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         gradient = gradient.contiguous()
         (of_entries,) = torch.autograd.grad(ctx.product, ctx.entries, gradient)
-        return of_entries, ctx.adjacency.multiply(ctx.entries.detach(), gradient), None
+        return of_entries, ctx.adjacency(ctx.entries.detach(), gradient), None

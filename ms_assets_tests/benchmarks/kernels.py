@@ -53,7 +53,7 @@ class Case:
 
     def ours(self) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[], object]]:
         """Propagation with frozen weights, with learned ones, and the freezing of learned ones."""
-        adjacency = Adjacency.of(self.user, self.song, self.size.n_users, self.size.n_songs)
+        adjacency = Adjacency(self.user, self.song, self.size.n_users, self.size.n_songs)
         frozen, network = Propagation(adjacency, self.weights, LAYERS), EdgeWeightMLP(self.attributes)
 
         def freeze() -> Propagation:
@@ -140,15 +140,15 @@ def measure(size: Size = GOWALLA, repeat: int = 7) -> Kernels:
 
 
 def _products(case: Case) -> dict[str, Callable[[], object]]:
-    adjacency = Adjacency.of(case.user, case.song, case.size.n_users, case.size.n_songs)
+    adjacency = Adjacency(case.user, case.song, case.size.n_users, case.size.n_songs)
     entries, x = case.weights[adjacency.edge], case.x.detach()
     offsets, neighbours, shape = adjacency.offsets, adjacency.neighbours, [case.n_nodes] * 2
     short = torch.sparse_csr_tensor(offsets, neighbours, entries, shape, check_invariants=False)
     long = torch.sparse_csr_tensor(offsets.long(), neighbours.long(), entries, shape, check_invariants=False)
     coo = long.to_sparse_coo()
     return {
-        "embedding_bag, fp32": lambda: adjacency.multiply(entries, x),
-        "embedding_bag, bf16": partial(adjacency.multiply, entries.bfloat16(), x.bfloat16()),
+        "embedding_bag, fp32": lambda: adjacency(entries, x),
+        "embedding_bag, bf16": partial(adjacency, entries.bfloat16(), x.bfloat16()),
         "CSR, int32": lambda: short @ x,
         "CSR, int64": lambda: long @ x,
         "COO": lambda: torch.sparse.mm(coo, x),

@@ -6,8 +6,7 @@ import pytest
 
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import ablation
-from ms_assets.training.experiments import Fitted
-from ms_assets.training.trainer import Epoch, Trained
+from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets_tests.training.test_study import plant
 
 
@@ -36,7 +35,7 @@ def test_a_variant_that_is_the_training_already_or_no_model_at_all_is_left_out()
 def fit(name, settings, listener):
     """Worth its number of layers, and a little of its seed."""
     epoch = Epoch(3, 0.5, settings.layers / 10 + settings.seed / 100, 0.1, 7.0)
-    return Fitted(Trained({}, epoch, [epoch]), f"run of {name}")
+    return TrainedModel(settings, {}, epoch, [epoch], mlflow_run_id=f"run of {name}")
 
 
 def test_the_table_has_a_row_for_every_variant_and_seed():
