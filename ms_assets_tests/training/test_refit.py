@@ -100,5 +100,5 @@ def test_explicit_negatives_of_both_parts_come_once_each_and_always_in_the_same_
                   (1, 1, "like", None))  # fmt: skip
     graph, train = graph_of([(0, 0, "like", 1, 1.0)], 5_001, 2_000), table(EVENT, (0, 0, "like", None))
     found = refit.refit_data(duckdb.connection, graph, negatives, train, later).disliked
-    pairs = list(zip(found.user.tolist(), found.song.tolist(), strict=True))
-    assert pairs == sorted({*map(tuple, pairs.tolist()), (3, 4), (5_000, 1)})
+    in_order = list(zip(found.user.tolist(), found.song.tolist(), strict=True))
+    assert in_order == sorted({*map(tuple, pairs.tolist()), (3, 4), (5_000, 1)})
