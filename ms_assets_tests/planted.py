@@ -16,11 +16,12 @@ from ms_assets.registry import Registry, Version
 from ms_assets.retrieval import pyfunc_model, served
 from ms_assets.retrieval.served import ModelData
 from ms_assets.vectors import Ragged
+from ms_assets_tests.training.graphs import trained_model
 
 N_USERS, N_SONGS, N_HEARD, N_TARGETS, DIMENSIONS = 60, 200, 6, 8, 16
 UID, ITEM_ID = 7 * np.arange(N_USERS) + 1_000, 2**32 - 1 - 3 * np.arange(N_SONGS)
 POPULAR = pa.table({"item_id": ITEM_ID[::2], "score": np.linspace(9, 1, N_SONGS // 2).astype(np.float32)})
-TRAINING = {"best": {"validation_ndcg": 0.25}, "inputs": {"splits/train": "run@1.000"}}
+TRAINING = trained_model(best=0.25, inputs={"splits/train": "run@1.000"})
 CLEAR = 3e-7
 """A difference of scores that no processor's rounding of float32 turns round."""
 _numbers = itertools.count()

@@ -1,5 +1,7 @@
 """An index of other data is refused, and a table of recommendations for whatever is wrong with it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,10 +11,10 @@ from ms_assets.defs.retrieval import assets
 from ms_assets.defs.retrieval import checks as retrieval
 from ms_assets.retrieval.index import build, origin
 from ms_assets.vectors import fixed_size_list
-from ms_assets_tests.training.graphs import unit_rows
+from ms_assets_tests.training.graphs import trained_model, unit_rows
 
 N_SONGS, N_TRAINED = 400, 390
-MODEL = {"mlflow_run_id": "run", "inputs": {"splits/ground_truth": "run@1"}}
+MODEL = trained_model(mlflow_run_id="run", inputs={"splits/ground_truth": "run@1"})
 
 
 class Indexed:
@@ -59,8 +61,8 @@ def test_an_index_that_probes_too_few_lists_fails(indexed):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"model": {**MODEL, "mlflow_run_id": "later"}}, "training_run: built from run, found later"),
-        ({"model": {**MODEL, "inputs": {"splits/ground_truth": "x@2"}}}, "split: built from run@1, found x@2"),
+        ({"model": replace(MODEL, mlflow_run_id="later")}, "training_run: built from run, found later"),
+        ({"model": replace(MODEL, inputs={"splits/ground_truth": "x@2"})}, "split: built from run@1, found x@2"),
         ({"item_id": 10 * np.arange(N_SONGS)}, "id_map: built from"),
         ({"users": unit_rows(np.random.default_rng(9), 30, 8)}, "user_embeddings: built from"),
         ({"songs": unit_rows(np.random.default_rng(9), N_SONGS, 8)}, "song_embeddings: built from"),

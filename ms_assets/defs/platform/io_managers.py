@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import faiss
     from torch_geometric.data import HeteroData
 
+    from ms_assets.training.trained import TrainedModel
+
 Relation = duckdb.DuckDBPyRelation
 OPTIONAL = "optional"
 """Metadata of an input: None is given instead of an error when its partition has not been materialised."""
@@ -206,6 +208,16 @@ class TorchIOManager(ArtefactIOManager):
 
 class ModelIOManager(TorchIOManager):
     """Trained models, and beside each the checkpoints of a training that is not over."""
+
+    def write(self, context: dg.OutputContext, value: "TrainedModel", path: Path) -> dict[str, Any]:
+        """Save the model's dictionary."""
+        return super().write(context, value.to_dict(), path)
+
+    def read(self, path: Path) -> "TrainedModel":
+        """Build the model from its dictionary."""
+        from ms_assets.training.trained import TrainedModel
+
+        return TrainedModel.from_dict(super().read(path))
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Publish the model, after which its checkpoints have served."""
