@@ -112,6 +112,14 @@ def test_the_same_histories_give_the_same_lists_and_no_warning(counts, model):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning")  # no mean length
+@pytest.mark.parametrize("model", MODELS)
+def test_settings_can_be_tried_on_drawn_users_of_whom_none_has_heard_anything(counts, model):
+    some = dataset(np.where(np.arange(N_USERS)[:, None] == 3, 0, counts)).of_users(np.array([3]))
+    _, scores = MODELS[model].fit(some).rank(np.array([3]), 5)
+    assert (scores == 0).all()
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_who_has_heard_nothing_is_no_trouble(counts, model):
     fewer = counts.copy()

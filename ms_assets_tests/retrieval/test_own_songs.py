@@ -1,6 +1,7 @@
 """Replays, their blend with LightGCN, and popularity of late, worked out by hand."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from ms_assets.retrieval.baselines import DecayedPopular, Replay
@@ -27,7 +28,7 @@ def test_a_song_that_nobody_knows_the_times_of_is_replayed_by_its_id():
 
 def test_where_nobody_has_heard_anything_there_is_nothing_to_replay():
     with pytest.raises(ValueError, match="train: found no listen, like or undislike, expected events to learn from"):
-        Replay().fit(dataset_of([{}, {}], 2))
+        Replay().fit(pl.DataFrame({"user": ["ann"], "song": ["a"], "type": ["dislike"]}))
 
 
 def test_replay_gives_no_rows_in_discovery():
