@@ -60,7 +60,7 @@ def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, 
         events: a frame, or the path of a Parquet file.
         min_events: users with fewer events are left out.
         max_events: users with more events are left out; None for no limit.
-        settings: fields of `SplitSettings`, such as `train_ratio` or `protocol`; `test_start` is the last day by default.
+        settings: fields of `SplitSettings`; by default `test_start` is a day before the last event.
 
     Raises:
         ValueError: naming the column or the setting, what was found and what was expected.

@@ -127,12 +127,7 @@ def exposure(
 
 
 def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boards.Pane]:
-    """A view and k at a time, so that no more than that is held."""
-    return [
-        boards.pane(table.filter(f"view = '{view}' AND k = {k}").pl(), metrics_of_view)
-        for table, metrics_of_view in ((user_metrics, boards.MEANS), (official_user_metrics, boards.OFFICIAL))
-        for view, k in sorted(table.project("view, k").distinct().fetchall())
-    ]
+    return [*boards.panes(user_metrics), *boards.panes(official_user_metrics, boards.OFFICIAL)]
 
 
 @asset(
