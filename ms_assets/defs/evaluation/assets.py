@@ -212,8 +212,8 @@ def report(
         board=board,
         compared=differences.pl(),
         slices=cut,
-        settings=lightgcn["settings"],
-        provenance=[*reports.software(), ("MLflow run", lightgcn["mlflow_run_id"]), *_made_by(context)],
+        settings=lightgcn.settings.model_dump(),
+        provenance=[*reports.software(), ("MLflow run", lightgcn.mlflow_run_id), *_made_by(context)],
         charts=charts.charts(board, recall_curve.pl(), cut, exposure.pl()),
     )
     files = reports.files(found)

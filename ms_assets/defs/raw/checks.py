@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from ms_assets.defs.platform.io_managers import PARTITION_TAG, Relation
+from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.events import EVENT_TYPES
 from ms_assets.raw import published
 
