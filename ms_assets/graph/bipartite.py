@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError
+from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError, name_of
 from ms_assets.raw.schema import AUDIO_DIMENSIONS
 from ms_assets.vectors import Ragged, vector_column
 
@@ -99,10 +99,9 @@ def refuse_other_types(edge_attributes: "torch.Tensor", expected: Mapping[str, E
     """
     import torch
 
-    names = {kind.code: name for name, kind in EVENT_TYPES.items()}
     codes = torch.tensor([kind.code for kind in expected.values()], dtype=edge_attributes.dtype)
     for code in edge_attributes[~torch.isin(edge_attributes[:, 0], codes), 0][:1].tolist():
-        raise UnknownEventTypeError(names.get(code, f"code {code:g}"), expected)
+        raise UnknownEventTypeError(name_of(code), expected)
 
 
 def _tensor(table: pa.Table, name: str) -> "torch.Tensor":
