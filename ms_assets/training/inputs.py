@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-import duckdb
-
 from ms_assets.defs.platform.resources import ComputeDevice
 from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
+from ms_assets.streams import Relation
 from ms_assets.training import memory
 from ms_assets.training.steps import Pairs
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     import torch
     from torch_geometric.data import HeteroData
 
-Relation = duckdb.DuckDBPyRelation
 Inputs = tuple["HeteroData", Pairs, Judgements]
 """The graph, the explicit negatives, and the relevance of songs in the validation part."""
 

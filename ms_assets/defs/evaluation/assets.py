@@ -1,5 +1,6 @@
 """Room 6: metrics per user, slices, and the leaderboard with its intervals."""
 
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -7,35 +8,41 @@ import dagster as dg
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.defs.evaluation import columns
-from ms_assets.defs.platform import lineage
-from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.defs.platform import lineage, schemas
 from ms_assets.defs.platform.resources import MLflow
-from ms_assets.defs.platform.scales import FRESHNESS, config_schema, room, settings_of
+from ms_assets.defs.platform.scales import FRESHNESS, assets_of, config_schema, room, settings_of
 from ms_assets.evaluation import champion as champions
-from ms_assets.evaluation import charts, official, passes
+from ms_assets.evaluation import charts, metrics, official, passes
+from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
+from ms_assets.evaluation.certainty import CONFIDENCE
 from ms_assets.evaluation.comparison import JUDGED_BY, Holdout
 from ms_assets.retrieval.methods import METHODS
 from ms_assets.settings import EvaluationSettings
-from ms_assets.streams import TableStream
+from ms_assets.streams import Relation, TableStream
 
 asset = room("evaluation")
-RECOMMENDATIONS = {name: dg.AssetIn(["retrieval", name]) for name in METHODS}
-
-
-def _splits(*names: str) -> dict[str, dg.AssetIn]:
-    return {name: dg.AssetIn(["splits", name]) for name in names}
+columns = partial(
+    schemas.columns,
+    methods=",".join(METHODS),
+    metrics=",".join(metrics.METRICS),
+    compared=",".join(exposures.COMPARED),
+    confidence=f"{CONFIDENCE:.0%}",
+    judged_by=JUDGED_BY,
+)
+RECOMMENDATIONS = assets_of("retrieval", *METHODS)
+PARTS = assets_of("splits", "users", "songs", "train", "validation", "test")
+EVENTS = assets_of("raw", "multi_event")
 
 
 @asset(
     kinds={"numpy", "polars"},
     code_version="2",
     config_schema=config_schema(EvaluationSettings),
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=columns.USER_METRICS,
+    ins={**RECOMMENDATIONS, **assets_of("splits", "users", "songs", "train", "ground_truth")},
+    metadata=columns("evaluation/user_metrics", **metrics.METRICS),
 )
 def user_metrics(
     context: dg.AssetExecutionContext,
@@ -62,8 +69,8 @@ def _ks(user_metrics: Relation) -> list[int]:
 @asset(
     kinds={"numpy", "duckdb"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=columns.OFFICIAL_USER_METRICS,
+    ins={**RECOMMENDATIONS, **PARTS},
+    metadata=columns("evaluation/official_user_metrics"),
 )
 def official_user_metrics(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -82,8 +89,8 @@ def official_user_metrics(
 @asset(
     kinds={"numpy", "polars"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "test", "ground_truth")},
-    metadata=columns.SLICES,
+    ins={**RECOMMENDATIONS, **assets_of("splits", "users", "songs", "train", "test", "ground_truth")},
+    metadata=columns("evaluation/slices"),
 )
 def slices(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, test: Relation, ground_truth: Relation,
@@ -96,8 +103,8 @@ def slices(
 @asset(
     kinds={"numpy"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=columns.RECALL_CURVE,
+    ins={**RECOMMENDATIONS, **assets_of("splits", "users", "songs", "train", "ground_truth")},
+    metadata=columns("evaluation/recall_curve"),
 )
 def recall_curve(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
@@ -111,8 +118,8 @@ def recall_curve(
 @asset(
     kinds={"numpy"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=columns.EXPOSURE,
+    ins={**RECOMMENDATIONS, **PARTS},
+    metadata=columns("evaluation/exposure", **exposures.METRICS),
 )
 def exposure(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -138,7 +145,7 @@ def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boar
 @asset(
     kinds={"numpy", "polars"},
     code_version="1",
-    metadata=columns.DIFFERENCES,
+    metadata=columns("evaluation/differences"),
 )
 def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
     """LightGCN minus every other method, with paired intervals: a difference whose interval holds 0 may be chance."""
@@ -150,10 +157,10 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
     freshness_policy=FRESHNESS,
     code_version="2",
     ins={
-        **_splits("users", "songs", "train", "validation", "test"),
-        "multi_event": dg.AssetIn(["raw", "multi_event"]),
+        **PARTS,
+        **EVENTS,
     },
-    metadata=columns.LEADERBOARD,
+    metadata=columns("evaluation/leaderboard"),
 )
 def leaderboard(
     context: dg.AssetExecutionContext,
@@ -196,9 +203,9 @@ def user_metrics_json(user_metrics: Relation) -> Relation:
     code_version="1",
     io_manager_key="folders",
     ins={
-        **_splits("users", "songs", "train", "validation", "test"),
-        "multi_event": dg.AssetIn(["raw", "multi_event"]),
-        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
+        **PARTS,
+        **EVENTS,
+        **assets_of("training", "lightgcn"),
     },
 )
 def report(
@@ -247,10 +254,10 @@ def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
     kinds={"numpy", "mlflow"},
     code_version="1",
     ins={
-        **_splits("users", "songs", "train", "ground_truth"),
-        "served_model": dg.AssetIn(["retrieval", "served_model"]),
+        **assets_of("splits", "users", "songs", "train", "ground_truth"),
+        **assets_of("retrieval", "served_model"),
     },
-    metadata=columns.CHAMPION,
+    metadata=columns("evaluation/champion"),
 )
 def champion(
     context: dg.AssetExecutionContext,

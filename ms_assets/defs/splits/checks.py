@@ -4,16 +4,17 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from ms_assets.defs.platform.io_managers import OPTIONAL, Relation
 from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import assets_of
 from ms_assets.splits import audits
+from ms_assets.streams import Relation
 
 LOW_SHARE_OF_CANDIDATES = 0.5
 
 
 @dg.asset_check(
     asset=["splits", "candidate_songs"],
-    additional_ins={"multi_event": dg.AssetIn(["raw", "multi_event"])},
+    additional_ins=assets_of("raw", "multi_event"),
     blocking=True,
 )
 def events_name_candidate_songs(candidate_songs: Relation, multi_event: Relation) -> dg.AssetCheckResult:
@@ -68,7 +69,7 @@ def graph_songs_come_first(songs: Relation) -> dg.AssetCheckResult:
 
 @dg.asset_check(
     asset=["splits", "ground_truth"],
-    additional_ins={name: dg.AssetIn(["splits", name]) for name in ("train", "validation", "test")},
+    additional_ins=assets_of("splits", "train", "validation", "test"),
     blocking=True,
 )
 def held_out_events_follow_train(
@@ -93,22 +94,15 @@ DIVIDED = ("songs", "validation", "test")
 
 @dg.asset_check(
     asset=["splits", "train"],
-    additional_ins={
-        "multi_event": dg.AssetIn(["raw", "multi_event"]),
-        "users": dg.AssetIn(["splits", "users"]),
-        **{name: dg.AssetIn(["splits", name], metadata={OPTIONAL: True}) for name in DIVIDED},
-    },
+    additional_ins=assets_of("raw", "multi_event")
+    | assets_of("splits", "users")
+    | assets_of("splits", *DIVIDED, optional=True),
     blocking=True,
 )
 def every_kept_event_is_in_one_part(
-    duckdb: DuckDB,
-    train: Relation,
-    multi_event: Relation,
-    users: Relation,
-    songs: Relation | None,
-    validation: Relation | None,
-    test: Relation | None,
-) -> dg.AssetCheckResult:
+    duckdb: DuckDB, train: Relation, multi_event: Relation, users: Relation,
+    songs: Relation | None, validation: Relation | None, test: Relation | None,
+) -> dg.AssetCheckResult:  # fmt: skip
     """The parts hold the positive events of active users with candidate songs, none lost and none twice.
 
     Only a division by time may leave some out: those in its gaps, and those of users without a train part.
@@ -121,7 +115,7 @@ def every_kept_event_is_in_one_part(
 
 @dg.asset_check(
     asset=["splits", "train"],
-    additional_ins={"songs": dg.AssetIn(["splits", "songs"], metadata={OPTIONAL: True})},
+    additional_ins=assets_of("splits", "songs", optional=True),
     blocking=True,
 )
 def songs_count_the_plays_of_train_alone(
@@ -142,7 +136,7 @@ def songs_count_the_plays_of_train_alone(
 
 @dg.asset_check(
     asset=["splits", "ground_truth"],
-    additional_ins={name: dg.AssetIn(["splits", name]) for name in ("train", "validation", "test")},
+    additional_ins=assets_of("splits", "train", "validation", "test"),
     blocking=True,
 )
 def ground_truth_speaks_of_the_events(

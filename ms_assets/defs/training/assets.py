@@ -11,19 +11,27 @@ import pyarrow as pa
 
 from ms_assets import pictures
 from ms_assets.defs.platform import lineage
-from ms_assets.defs.platform.io_managers import ModelIOManager, Relation, TableIOManager
+from ms_assets.defs.platform.io_managers import ModelIOManager, TableIOManager
 from ms_assets.defs.platform.resources import ComputeDevice, DuckDB, MLflow, StudyStorage
-from ms_assets.defs.platform.scales import FRESHNESS, OWNERS, SCALES, config_schema, room, scale_settings, settings_of
-from ms_assets.defs.platform.schemas import columns, each
+from ms_assets.defs.platform.scales import (
+    FRESHNESS,
+    SCALES,
+    assets_of,
+    config_schema,
+    outputs,
+    room,
+    scale_settings,
+    settings_of,
+)
+from ms_assets.defs.platform.schemas import columns
 from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
+from ms_assets.streams import Relation
 from ms_assets.vectors import fixed_size_list
 
 asset = room("training")
 STUDY = dg.AssetKey(["training", "hyperparameter_study"])
-TRAINED_ON = {
-    "bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"]),
-    **{name: dg.AssetIn(["splits", name]) for name in ("negatives", "ground_truth")},
-}
+GRAPH, REFIT = assets_of("graph", "bipartite_graph"), assets_of("splits", "train", "validation")
+TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 
 
 @asset(
@@ -32,7 +40,7 @@ TRAINED_ON = {
     code_version="4",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
-    ins={**TRAINED_ON, **{name: dg.AssetIn(["splits", name]) for name in ("train", "validation")}},
+    ins=TRAINED_ON | REFIT,
 )
 def lightgcn(
     context: dg.AssetExecutionContext,
@@ -120,58 +128,24 @@ def _shown(image: bytes, title: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(pictures.to_markdown(image, title))
 
 
-LEARNED = (
-    *each("graph/edges", "user_id", "song_id", "event_type", "n_events", "played_ratio", "weight"),
-    *each("splits/songs", "artist_ids", "album_ids"),
-    "raw/embeddings.normalized_embed",
-    *each("splits/negatives", "user_id", "song_id"),
-    *each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance"),
-)
-"""What a model is made of; the last says when to stop."""
-EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs are scores", *LEARNED)
-
-
 @dg.multi_asset(
     name="embeddings",
     can_subset=True,
     group_name="training",
     partitions_def=SCALES,
-    ins={
-        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
-        "bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"]),
-        **{name: dg.AssetIn(["splits", name]) for name in ("train", "validation")},
-    },
-    outs={
-        "user_embeddings": dg.AssetOut(
-            key=["training", "user_embeddings"],
-            description="One row per user: what LightGCN learned of their taste; songs to recommend lie near.",
-            metadata=columns(
-                user_id=("INTEGER", "dense user id", "splits/users.user_id"),
-                uid=("BIGINT", "Yambda's user id", "splits/users.uid"),
-                embedding=EMBEDDING,
-            ),
-            is_required=False,
-            kinds={"pytorch"},
-            owners=OWNERS,
-            freshness_policy=FRESHNESS,
-            code_version="1",
-        ),
-        "song_embeddings": dg.AssetOut(
-            key=["training", "song_embeddings"],
-            description="One row per song, in the space of the users; new ones by how they sound and who plays.",
-            metadata=columns(
-                song_id=("INTEGER", "dense song id", "splits/songs.song_id"),
-                item_id=("BIGINT", "Yambda's song id", "splits/songs.item_id"),
-                cold=("BOOLEAN", "has no edge; encoded from audio, artists and albums", "splits/songs.in_graph"),
-                embedding=EMBEDDING,
-            ),
-            is_required=False,
-            kinds={"pytorch"},
-            owners=OWNERS,
-            freshness_policy=FRESHNESS,
-            code_version="1",
-        ),
-    },
+    ins=assets_of("training", "lightgcn") | GRAPH | REFIT,
+    outs=outputs(
+        "training",
+        {
+            "user_embeddings": "One row per user: what LightGCN learned of their taste; songs to recommend lie near.",
+            "song_embeddings": "One row per song, in the space of the users; new ones by how they sound and who plays.",
+        },
+        words={},
+        is_required=False,
+        kinds={"pytorch"},
+        freshness_policy=FRESHNESS,
+        code_version="1",
+    ),
 )
 def embeddings(
     context: dg.AssetExecutionContext,
@@ -219,17 +193,7 @@ def embeddings(
     code_version="1",
     config_schema=config_schema(StudySettings),
     ins=TRAINED_ON,
-    metadata=columns(
-        number=("BIGINT", "trial, from 0"),
-        state=("VARCHAR", "complete, pruned (given up early) or fail"),
-        validation_ndcg=("DOUBLE", "of the trial's best epoch; null if it had none", *LEARNED),
-        is_best=("BOOLEAN", "the best complete trial"),
-        n_epochs=("BIGINT", "epochs trained"),
-        seconds=("DOUBLE", "of the trial"),
-        parameters=("VARCHAR", "what was tried, as JSON"),
-        mlflow_run_id=("VARCHAR", "the trial's MLflow run, within that of the study"),
-        remark=("VARCHAR", "why it ended before its time, if it did"),
-    ),
+    metadata=columns("training/hyperparameter_study"),
 )
 def hyperparameter_study(
     context: dg.AssetExecutionContext,
@@ -285,14 +249,7 @@ def hyperparameter_study(
     code_version="1",
     config_schema=config_schema(AblationSettings),
     ins=TRAINED_ON,
-    metadata=columns(
-        variant=("VARCHAR", "what was changed"),
-        seed=("BIGINT", "seed of the training"),
-        validation_ndcg=("DOUBLE", "of its best epoch", *LEARNED),
-        best_epoch=("BIGINT", "the best epoch's number"),
-        seconds=("DOUBLE", "of training"),
-        mlflow_run_id=("VARCHAR", "its MLflow run, within that of the ablation"),
-    ),
+    metadata=columns("training/ablation"),
 )
 def ablation(
     context: dg.AssetExecutionContext,
