@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
+QUIET := $(VENV)/.quiet
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 # `make FAISS=gpu demo` installs the CUDA build of Faiss instead.
 FAISS ?= cpu
@@ -26,13 +27,19 @@ $(TESTABLE): $(INSTALLED)
 	$(PIP) '.[dev]'
 	touch $@
 
-install: $(INSTALLED) ## Create .venv with all that runs need
+# `dg` reports that it was used before it reads a file of this folder, and MLflow to whoever imports it.
+$(QUIET): quiet.pth $(INSTALLED)
+	printf '[cli.telemetry]\nenabled = false\n' > $(VENV)/dg.toml
+	cp quiet.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	touch $@
 
-demo: $(INSTALLED) ## Run the whole pipeline on the built-in sample and print the leaderboard
+install: $(QUIET) ## Create .venv with all that runs need
+
+demo: $(QUIET) ## Run the whole pipeline on the built-in sample and print the leaderboard
 	dg launch --job pipeline --partition sample --config-json '{"loggers": {"console": {"config": {"log_level": "INFO"}}}}'
 	@python -m ms_assets sample
 
-test: $(TESTABLE) lint ## Run every test that needs no GPU
+test: $(QUIET) $(TESTABLE) lint ## Run every test that needs no GPU
 	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu and not slow' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(TESTABLE) ## Check style and types
@@ -44,14 +51,14 @@ format: $(TESTABLE) ## Format the code
 	ruff check --fix .
 	ruff format .
 
-ui: $(INSTALLED) ## Open the Dagster UI (http://127.0.0.1:3000) with its daemon
+ui: $(QUIET) ## Open the Dagster UI (http://127.0.0.1:3000) with its daemon
 	dg dev --host 127.0.0.1
 
-mlflow: $(INSTALLED) ## Open the MLflow UI (http://127.0.0.1:5000)
+mlflow: $(QUIET) ## Open the MLflow UI (http://127.0.0.1:5000)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --workers 1 \
 		--backend-store-uri sqlite:///$${MS_ASSETS_HOME:-var}/mlflow/mlflow.db
 
-pictures: $(TESTABLE) ## Take the README's pictures anew, after `make demo`
+pictures: $(QUIET) $(TESTABLE) ## Take the README's pictures anew, after `make demo`
 	python -m ms_assets_tests.pictures docs/images
 
 clean: ## Remove everything generated, the virtual environment excepted

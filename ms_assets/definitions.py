@@ -8,7 +8,7 @@ import dagster as dg
 from ms_assets.defs.automation import retraining_schedules
 from ms_assets.defs.platform import common_checks, io_managers
 from ms_assets.defs.platform.executor import executor_by_scale
-from ms_assets.defs.platform.resources import ComputeDevice, DuckDB, Environment, MLflow, StudyStorage, YambdaSource
+from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow, StudyStorage, YambdaSource
 
 
 @cache
@@ -39,7 +39,6 @@ def define(environment: Environment) -> dg.Definitions:
             "faiss_files": io_managers.FaissIOManager(base_dir=data),
             "folders": io_managers.FolderIOManager(base_dir=data),
             "json_files": io_managers.JsonIOManager(base_dir=data),
-            "device": ComputeDevice(),
             "study_storage": StudyStorage(folder=str(environment.home / "studies")),
             "mlflow": MLflow(
                 tracking_uri=environment.tracking_uri,

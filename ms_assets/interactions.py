@@ -70,7 +70,7 @@ class Interactions:
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """Where each user's pairs begin, and the number of pairs at the end, int64 [n_users + 1]."""
+        """Position of each user's first pair, and the number of pairs at the end, int64 [n_users + 1]."""
         return np.searchsorted(self.keys, np.arange(self.n_users + 1) * self.n_songs)
 
     @cached_property
@@ -107,7 +107,7 @@ class Interactions:
         return self.keep(~self.among(others))
 
     def among(self, others: "Interactions") -> Flags:
-        """Which of these pairs the others hold too, bool [n_pairs]."""
+        """Flags of the pairs that the others hold too, bool [n_pairs]."""
         return others._find(self.keys) < len(others)
 
     def places(self, songs: Integers) -> NDArray[np.int64]:

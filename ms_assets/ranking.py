@@ -5,69 +5,10 @@ Training validates with the very code that evaluation reports with. Everywhere: 
 meaning for a user (a recall without targets).
 """
 
-from dataclasses import dataclass
-from typing import Self
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Floats, Integers
-
-
-@dataclass(frozen=True)
-class Judgements:
-    """What songs were worth to users: a sparse matrix [n_users, n_songs] of positive relevances."""
-
-    keys: NDArray[np.int64]
-    """user · n_songs + song, ascending, each once."""
-    relevance: Floats
-    n_users: int
-    n_songs: int
-
-    @classmethod
-    def of(cls, user: Integers, song: Integers, relevance: Floats, n_users: int, n_songs: int) -> Self:
-        """Build from distinct (user, song) pairs in any order; pairs without relevance are dropped.
-
-        Raises:
-            ValueError: a pair is given twice, or an id is out of range.
-        """
-        relevance = np.asarray(relevance, np.float64)
-        if len(user) and not (0 <= user.min() <= user.max() < n_users and 0 <= song.min() <= song.max() < n_songs):
-            raise ValueError(f"judgements: expected users below {n_users} and songs below {n_songs}")
-        keys = np.asarray(user, np.int64) * n_songs + np.asarray(song, np.int64)
-        order = np.argsort(keys, kind="stable")
-        keys, relevance = keys[order], relevance[order]
-        if (keys[1:] == keys[:-1]).any():
-            raise ValueError("judgements: a user and song are given twice")
-        return cls(keys[relevance > 0], relevance[relevance > 0], n_users, n_songs)
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """Relevant songs of each user, int64 [n_users]."""
-        return np.bincount(self.keys // self.n_songs, minlength=self.n_users)
-
-    def without(self, others: "Judgements") -> "Judgements":
-        """These judgements, less the pairs that the others hold too."""
-        kept = ~np.isin(self.keys, others.keys, assume_unique=True)
-        return Judgements(self.keys[kept], self.relevance[kept], self.n_users, self.n_songs)
-
-    def gains(self, recommended: Integers) -> Floats:
-        """The relevance of each recommendation, 0 where it has none, float64 [n_users, k]."""
-        wanted = np.arange(self.n_users)[:, None] * self.n_songs + recommended
-        if not len(self.keys):
-            return np.zeros(recommended.shape)
-        found = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
-        return np.where((self.keys[found] == wanted) & (recommended >= 0), self.relevance[found], 0.0)
-
-    def ideal(self, k: int) -> Floats:
-        """DCG of the best possible list of k songs, float64 [n_users]."""
-        user = self.keys // self.n_songs
-        order = np.lexsort((-self.relevance, user))
-        place = np.arange(len(user)) - np.concatenate([[0], np.cumsum(self.counts)])[user]
-        best = np.zeros((self.n_users, k))
-        shown = place < k
-        best[user[shown], place[shown]] = self.relevance[order][shown]
-        return dcg(best)
 
 
 def dcg(gains: Floats) -> Floats:

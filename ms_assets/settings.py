@@ -4,12 +4,15 @@ Plain pydantic models, so that a notebook can use them without Dagster. The defa
 `50m`; `scales.py` lists what differs at other scales, and a run's config overrides both.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+SMALLEST_BATCH, LARGEST_BATCH = 8_192, 262_144
+LARGEST_PIECE = 32_768
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
 
@@ -151,11 +154,6 @@ class TrainingSettings(Settings):
     hard_weight: float = Field(1.0, ge=0, description="Weight of an explicit negative of the positive's user.")
     margin: float = Field(0.0, ge=0, le=2, description="By how much a positive should outscore a negative.")
     temperature: float = Field(0.15, gt=0, le=10, description="Divides score differences; below 1 it sharpens.")
-    contrast_weight: float = Field(
-        0.0, ge=0, description="Weight of XSimGCL's contrastive loss, which spreads embeddings; 0 is without."
-    )
-    contrast_noise: float = Field(0.1, gt=0, description="Length of the noise on every layer, with that loss.")
-    contrast_temperature: float = Field(0.2, gt=0, description="Temperature of that loss.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     learning_rate: float = Field(0.001, gt=0, description="Peak rate; reached after the warm-up, then a cosine to 0.")
@@ -192,11 +190,13 @@ class TrainingSettings(Settings):
             raise ValueError("audio, metadata and song_residual are all off: a song must be known by one of them")
         return self
 
-    @model_validator(mode="after")
-    def _contrast_has_layers(self) -> Self:
-        if self.contrast_weight and not self.layers:
-            raise ValueError("contrast_weight needs layers, at least 1: the noise is added to them")
-        return self
+    def step_size(self, n_edges: int) -> int:
+        """Positive edges in a step of a training on so many."""
+        return min(self.batch_size or min(max(n_edges // 8, SMALLEST_BATCH), LARGEST_BATCH), max(n_edges, 1))
+
+    def n_pieces(self, n_edges: int) -> int:
+        """Pieces that such a step is computed in."""
+        return self.accumulation or math.ceil(self.step_size(n_edges) / LARGEST_PIECE)
 
 
 class StudySettings(Settings):

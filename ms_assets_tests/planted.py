@@ -12,15 +12,16 @@ import pyarrow as pa
 
 from ms_assets.defs.platform.resources import MLflow
 from ms_assets.evaluation.comparison import Holdout
+from ms_assets.interactions import Interactions
 from ms_assets.registry import Registry, Version
 from ms_assets.retrieval import pyfunc_model, served
 from ms_assets.retrieval.served import ModelData
-from ms_assets.vectors import Ragged
+from ms_assets_tests.training.graphs import trained_model
 
 N_USERS, N_SONGS, N_HEARD, N_TARGETS, DIMENSIONS = 60, 200, 6, 8, 16
 UID, ITEM_ID = 7 * np.arange(N_USERS) + 1_000, 2**32 - 1 - 3 * np.arange(N_SONGS)
 POPULAR = pa.table({"item_id": ITEM_ID[::2], "score": np.linspace(9, 1, N_SONGS // 2).astype(np.float32)})
-TRAINING = {"best": {"validation_ndcg": 0.25}, "inputs": {"splits/train": "run@1.000"}}
+TRAINING = trained_model(best=0.25, inputs={"splits/train": "run@1.000"})
 CLEAR = 3e-7
 """A difference of scores that no processor's rounding of float32 turns round."""
 _numbers = itertools.count()
@@ -42,8 +43,12 @@ def model(noise: float, seed: int = 0) -> ModelData:
     users = unit(TASTES + noise * unit(np.random.default_rng(seed).standard_normal(TASTES.shape)))
     scores = np.sort(users.astype(np.float64) @ SONGS.T.astype(np.float64), axis=1)
     assert np.diff(scores, axis=1).min() > CLEAR, "another processor might rank songs otherwise: take another seed"
-    offsets = np.arange(N_USERS + 1) * N_HEARD
-    return ModelData(UID, ITEM_ID, users, SONGS, Ragged(np.sort(HEARD, axis=1).ravel(), offsets))
+    return ModelData(UID, ITEM_ID, users, SONGS, heard(HEARD))
+
+
+def heard(songs, n_songs: int = N_SONGS) -> Interactions:
+    """Every user with their row of an array of songs."""
+    return Interactions.of(np.repeat(np.arange(N_USERS), songs.shape[1]), songs.ravel(), N_USERS, n_songs)
 
 
 def part(known: ModelData, users=slice(None), songs=slice(None)) -> ModelData:
@@ -51,12 +56,11 @@ def part(known: ModelData, users=slice(None), songs=slice(None)) -> ModelData:
     users, songs = np.arange(len(known.uid))[users], np.arange(len(known.item_id))[songs]
     place = np.full(len(known.item_id), -1)
     place[songs] = np.arange(len(songs))
-    values, row = known.heard.take(users)
-    kept = place[values] >= 0
-    heard = Ragged.from_pairs(row[kept], place[values[kept]], len(users))
+    song, row = known.heard.take(users)
+    kept = place[song] >= 0
     return replace(
         known, uid=known.uid[users], item_id=known.item_id[songs], users=known.users[users], songs=known.songs[songs],
-        heard=heard,
+        heard=Interactions.of(row[kept], place[song[kept]], len(users), len(songs)),
     )  # fmt: skip
 
 

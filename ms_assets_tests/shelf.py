@@ -7,6 +7,7 @@ from ms_assets.defs.platform.io_managers import (
     FolderIOManager,
     GraphIOManager,
     JsonIOManager,
+    ModelIOManager,
     TableIOManager,
     TorchIOManager,
 )
@@ -27,6 +28,7 @@ class Shelf:
         self.managers = {
             "io_manager": TableIOManager(base_dir=data, duckdb=self.duckdb),
             "torch": TorchIOManager(base_dir=data),
+            "model": ModelIOManager(base_dir=data),
             "graph": GraphIOManager(base_dir=data),
             "faiss": FaissIOManager(base_dir=data),
             "folder": FolderIOManager(base_dir=data),

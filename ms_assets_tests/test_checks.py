@@ -17,7 +17,7 @@ from ms_assets.defs.platform.schemas import as_metadata, declared
 from ms_assets.defs.training import checks as training
 from ms_assets.vectors import fixed_size_list
 from ms_assets_tests.conftest import metadata
-from ms_assets_tests.training.graphs import unit_rows
+from ms_assets_tests.training.graphs import trained_model, unit_rows
 
 
 def test_every_check_is_tested_here():
@@ -131,8 +131,7 @@ def test_embeddings_in_few_dimensions_are_worth_a_warning_and_broken_ones_an_err
 
 def test_a_training_learned_when_its_loss_fell_and_it_finds_something():
     def passed(losses, best):
-        history = [{"loss": loss} for loss in losses]
-        return training.training_learned({"history": history, "best": {"validation_ndcg": best}}).passed
+        return training.training_learned(trained_model(losses, best)).passed
 
     assert passed([0.5, 0.3, 0.35], 0.1)
     assert not passed([0.5, 0.3], 0.0)
@@ -141,8 +140,8 @@ def test_a_training_learned_when_its_loss_fell_and_it_finds_something():
 
 
 def test_a_training_that_diverged_stops_what_would_build_on_it_and_says_where():
-    assert training.training_did_not_diverge({"diverged": ""}).passed
-    found = training.training_did_not_diverge({"diverged": "training diverged in epoch 3, step 4 of 6"})
+    assert training.training_did_not_diverge(trained_model()).passed
+    found = training.training_did_not_diverge(trained_model(diverged="training diverged in epoch 3, step 4 of 6"))
     assert not found.passed
     assert "epoch 3, step 4" in found.description
 

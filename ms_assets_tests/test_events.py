@@ -11,8 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ms_assets.evaluation.tables import Users
-from ms_assets.evaluation.truth import Pairs
+from ms_assets.evaluation import passes
 from ms_assets.events import EVENT_TYPES, NEGATIVES
 from ms_assets.graph.bipartite import INTERACTS, with_edges
 from ms_assets.graph.edges import edges
@@ -55,6 +54,7 @@ def two_more(tmp_path_factory):
     """What the rooms make of a world with a sixth and a seventh type, once the table has an entry for each."""
     folder = tmp_path_factory.mktemp("two_more_types")
     shutil.copytree(ROOT / "ms_assets", folder / "ms_assets", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)  # by which the definitions find their folder
     table = folder / "ms_assets/events.py"
     source = table.read_text()
     assert source.count('\n}\n"""Every event type') == 1
@@ -145,8 +145,14 @@ PLACES = {
     "negatives of a refit": lambda duckdb, table, known, unknown: refit.explicit_negatives(
         known.project("user_id, song_id"), unknown
     ).fetchall(),
-    "slices by source": lambda duckdb, table, known, unknown: Users(0, np.array([1])).driven(
-        unknown, Pairs.of(np.array([0]), np.array([0]), 1, 1)
+    "slices by source": lambda duckdb, table, known, unknown: passes.slices(
+        {},
+        table("user_id uid", (0, 7)),
+        table("song_id in_graph n_train_plays artist_ids", (0, True, 1, [0])),
+        known,
+        unknown,
+        table("split user_id song_id adjusted_relevance", ("test", 0, 0, 1.0)),
+        [10],
     ),
 }
 

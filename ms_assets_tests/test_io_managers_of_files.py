@@ -1,6 +1,7 @@
 """How values other than tables become files, and back."""
 
 import os
+from dataclasses import replace
 from zipfile import ZipFile
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from torch_geometric.data import HeteroData
 
 from ms_assets.defs.platform.io_managers import IndexOfOrigin
+from ms_assets.files import DamagedFileError
 from ms_assets_tests.shelf import Shelf
+from ms_assets_tests.training.graphs import trained_model
 
 
 def test_a_value_that_cannot_be_saved_leaves_the_earlier_checkpoint(shelf):
@@ -34,6 +37,28 @@ def test_a_checkpoint_has_the_same_bytes_whichever_process_writes_it(shelf):
     shelf.put({"weight": torch.arange(3)}, "torch")
     with ZipFile(shelf.folder / "data/room/value/50m.pt") as archive:
         assert not [name for name in archive.namelist() if str(os.getpid()) in name]
+
+
+def test_a_trained_model_is_saved_as_tensors_and_plain_values_and_comes_back_as_it_was(shelf):
+    state = {"users": torch.arange(6.0).reshape(3, 2)}
+    model = replace(trained_model((0.5, 0.3), inputs={"splits/train": "abc"}, mlflow_run_id="run"), state=state)
+    shelf.put(model, "model")
+    stored = torch.load(shelf.folder / "data/room/value/50m.pt", weights_only=True)
+    assert (stored["format"], stored["best"]["loss"], stored["settings"]["layers"]) == (2, 0.3, 1)
+    loaded = shelf.get("model")
+    assert torch.equal(loaded.state.pop("users"), state.pop("users"))
+    assert loaded == model
+
+
+@pytest.mark.parametrize(("change", "found"), [({"format": 3}, "format 3"), ({}, "format 1")])
+def test_a_model_of_another_format_is_refused_with_what_to_do(shelf, change, found):
+    shelf.put(trained_model(), "model")
+    file = shelf.folder / "data/room/value/50m.pt"
+    stored = torch.load(file, weights_only=True)
+    del stored["format"]  # as files were before formats had numbers
+    torch.save({**stored, **change}, file)
+    with pytest.raises(DamagedFileError, match=f"found {found}, expected 2: materialise training/lightgcn again"):
+        shelf.get("model")
 
 
 def test_a_graph_is_saved_as_tensors_and_comes_back_as_a_graph(shelf):

@@ -10,8 +10,8 @@ import re
 import pytest
 from mlflow.exceptions import MlflowException
 
+from ms_assets.defs.platform.resources import TUNING, DuckDB
 from ms_assets.registry import MODEL
-from ms_assets.resources import TUNING, DuckDB
 from ms_assets.retrieval import pyfunc_model
 from ms_assets_tests import planted
 from ms_assets_tests.workplace import ROOT, Workplace

@@ -112,7 +112,7 @@ def test_a_version_tells_its_training_inputs_metrics_signature_and_example(regis
         mlflow.log_param("epochs", 3)
     version = _of_run(registry, run.info.run_id)
     assert version.run_id == run.info.run_id
-    assert json.loads(version.tags["inputs"]) == planted.TRAINING["inputs"]
+    assert json.loads(version.tags["inputs"]) == planted.TRAINING.inputs
     client = mlflow.MlflowClient(store.tracking_uri)
     logged = client.get_logged_model(version.model_id)
     assert logged.source_run_id == run.info.run_id
@@ -122,7 +122,7 @@ def test_a_version_tells_its_training_inputs_metrics_signature_and_example(regis
     info = mlflow.models.get_model_info(f"models:/{registry.name}/1")
     assert info.signature.inputs.input_names() == ["uid", "k", "exclude_heard"]
     assert info.signature.outputs.input_names() == ["uid", "answer", "item_ids", "scores"]
-    assert info.metadata == {"inputs": planted.TRAINING["inputs"], "metrics": {"best_validation_ndcg": 0.25}}
+    assert info.metadata == {"inputs": planted.TRAINING.inputs, "metrics": {"best_validation_ndcg": 0.25}}
     example = mlflow.pyfunc.load_model(f"models:/{registry.name}/1").input_example
     assert example.to_dict("list") == {"uid": [int(planted.UID[0]), -1], "k": [10, 10], "exclude_heard": [True, False]}
     registry.log_metrics(version, {"test all ndcg at 10": 0.5})

@@ -47,8 +47,8 @@ main()
 class Workplace:
     """The package with its configuration files, a home, and the programs as a user types them."""
 
-    def __init__(self, folder: Path, origin: Path = ROOT) -> None:
-        self.folder, self.home = folder, folder / "home"
+    def __init__(self, folder: Path, origin: Path = ROOT, programs: Path = PROGRAMS) -> None:
+        self.folder, self.home, self.programs = folder, folder / "home", programs
         for name in ("workspace.yaml", "dagster.yaml", "pyproject.toml"):
             shutil.copy(origin / name, folder)
         shutil.copytree(origin / "ms_assets", folder / "ms_assets", ignore=shutil.ignore_patterns("__pycache__"))
@@ -60,7 +60,7 @@ class Workplace:
     ) -> subprocess.Popen:
         """Start a program of this Python's environment, in a session of its own; `stdout` has errors too."""
         return subprocess.Popen(
-            [str(PROGRAMS / program), *arguments],
+            [str(self.programs / program), *arguments],
             cwd=self.folder,
             env={**self.environment, "MS_ASSETS_HOME": str(home or self.home)},
             stdout=stdout,

@@ -1,4 +1,4 @@
-"""Which registered model is the champion: a challenger takes the place only when it is surely better, or it is free."""
+"""The champion among registered models: a challenger takes its place only when surely better, or where it is free."""
 
 from dataclasses import asdict
 from typing import Any
@@ -24,7 +24,7 @@ SCHEMA = pl.Schema(
         **dict.fromkeys(("users_known", "targets_known"), pl.Float64),
     }
 )
-"""Of the table of the decision, with null where nothing was compared."""
+"""Columns of the table of the decision, null where nothing was compared."""
 
 
 def decide(registry: Registry, number: int, holdout: Holdout) -> dict[str, Any]:
@@ -73,13 +73,9 @@ def roll_back(registry: Registry) -> dict[str, Any]:
 
 
 def _row(
-    registry: Registry,
-    challenger: int,
-    before: int | None,
-    after: int | None,
-    reason: str,
+    registry: Registry, challenger: int, before: int | None, after: int | None, reason: str,
     found: Comparison | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     numbers = {name: None if value != value else value for name, value in asdict(found).items()} if found else {}
     versions = {"challenger": challenger, "champion_before": before, "champion": after, "promoted": before != after}
     return dict.fromkeys(SCHEMA) | {"name": registry.name, **versions, "reason": reason} | numbers
@@ -88,7 +84,7 @@ def _row(
 def _judged(
     registry: Registry, challenger: Version, champion: Version | None, holdout: Holdout
 ) -> tuple[bool, str, Comparison | None]:
-    """Whether the challenger takes over, and why."""
+    """Judge whether the challenger takes over, and why."""
     if ROLLED_BACK in challenger.tags:
         return False, "a person rolled it back, so only a person can promote it again", None
     if champion is None:
@@ -133,7 +129,7 @@ def history(registry: Registry) -> pl.DataFrame:
 
 
 def fault(registry: Registry, uid: int) -> str | None:
-    """What is wrong with the champion's answers to a user and to a stranger, asked as a server is; None if nothing."""
+    """Fault in the champion's answers to a user and to a stranger, asked as a server is; None if there is none."""
     import mlflow
     import pandas as pd
 

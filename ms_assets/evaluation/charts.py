@@ -1,5 +1,6 @@
-"""The comparison in pictures."""
+"""Charts of the leaderboard and of the tables behind it."""
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def ndcg_by_history_length(slices: pl.DataFrame) -> "Figure":
 
 
 def exposure_of_head_and_tail(exposure: pl.DataFrame) -> "Figure":
-    """What share of each method's recommendations is head, tail and cold, at the largest k, a pane for each view."""
+    """Shares of each method's recommendations that are head, tail and cold, at the largest k, a pane for each view."""
     longest = exposure["k"].to_numpy().max()
     rows = exposure.filter(pl.col("k") == longest)
     figure = pictures.figure(10, 1.2 + 0.4 * rows["method"].n_unique())
@@ -89,18 +90,11 @@ def exposure_of_head_and_tail(exposure: pl.DataFrame) -> "Figure":
 
 
 def _styles(rows: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]:
-    """How to draw each method, the same in every pane."""
-    methods, colours = rows["method"].unique().sort(), pictures.PALETTE
+    """Style of each method's line, the same in every pane."""
+    styles = product(("-", "--"), pictures.PALETTE)
     return [
-        (
-            method,
-            {
-                "color": colours[number % len(colours)],
-                "linestyle": "-" if number < len(colours) else "--",
-                "linewidth": 2.5 if method == HIGHLIGHTED else 1.2,
-            },
-        )
-        for number, method in enumerate(methods)
+        (method, {"color": colour, "linestyle": line, "linewidth": 2.5 if method == HIGHLIGHTED else 1.2})
+        for method, (line, colour) in zip(rows["method"].unique().sort(), styles, strict=False)
     ]
 
 
@@ -112,6 +106,6 @@ def _with_legend(figure: "Figure") -> "Figure":
 
 
 def _spread(rows: pl.DataFrame) -> list[np.ndarray]:
-    """How far the interval reaches below and above each mean; not at all where there is none."""
+    """Distance of the interval's ends below and above each mean; 0 where there is no interval."""
     mean = rows["mean"].fill_null(0).to_numpy()
     return [np.abs(rows[end].fill_null(pl.Series(mean)).to_numpy() - mean) for end in ("ci_low", "ci_high")]

@@ -38,7 +38,7 @@ class Holdout:
 
     @classmethod
     def of(cls, users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> "Holdout":
-        """From the tables of splits; of more than USERS_COMPARED users so many are drawn."""
+        """Build from the tables of splits; of more than USERS_COMPARED users so many are drawn."""
         heard = train.project("user_id, song_id").distinct().set_alias("heard")
         test = ground_truth.filter("split = 'test' AND adjusted_relevance > 0").set_alias("test")
         fresh = test.join(heard, "user_id, song_id", how="anti").project("user_id, song_id, adjusted_relevance")

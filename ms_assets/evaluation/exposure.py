@@ -1,4 +1,4 @@
-"""Which songs a method shows at all, and how unevenly."""
+"""Songs that a method shows at all, and how unevenly."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,11 @@ METRICS = {
     "cold_share": "share of the recommendations that are cold songs",
 }
 COMPARED = ("coverage", "exposure_gini")
-"""Those that the leaderboard takes; its own cold_share is a mean over users."""
+"""Metrics that the leaderboard takes; its own cold_share is a mean over users."""
 
 
 def times_shown(recommended: Integers, n_songs: int) -> NDArray[np.int64]:
-    """How often each song is in lists of song ids [n_users, k], −1 where there is none, int64 [n_songs]."""
+    """Number of times each song is in lists of song ids [n_users, k], −1 where there is none, int64 [n_songs]."""
     return np.bincount(recommended[recommended >= 0], minlength=n_songs)
 
 

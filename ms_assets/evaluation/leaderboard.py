@@ -1,4 +1,4 @@
-"""Methods side by side: means over users with bootstrap intervals, and which differences are real."""
+"""Methods side by side: means over users with bootstrap intervals, and the differences that are real."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,17 @@ from numpy.typing import NDArray
 from ms_assets import pictures
 from ms_assets.evaluation import exposure
 from ms_assets.evaluation.certainty import Resamples, intervals, ratios
-from ms_assets.evaluation.metrics import METRICS
+from ms_assets.evaluation.metrics import KEYS, METRICS
 from ms_assets.interactions import Floats
+from ms_assets.streams import Relation
 
-KEYS = ["method", "view", "k"]
 ESTIMATE = {"ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64}
-SCHEMA = pl.Schema(
-    {"method": pl.String, "view": pl.String, "k": pl.Int32, "metric": pl.String, "mean": pl.Float64, **ESTIMATE}
-)
+SCHEMA = pl.Schema({**KEYS, "metric": pl.String, "mean": pl.Float64, **ESTIMATE})
 DIFFERENCES = pl.Schema(
     {
         "view": pl.String,
         "k": pl.Int32,
-        "metric": pl.String,
-        "method": pl.String,
-        "other": pl.String,
+        **dict.fromkeys(("metric", "method", "other"), pl.String),
         "difference": pl.Float64,
         **ESTIMATE,
     }
@@ -48,7 +44,7 @@ class Pane:
 
 
 Parts = dict[str, tuple[pl.Expr, pl.Expr]]
-"""Of every metric what is summed over users, and over which sum: the users for whom it is defined, for a mean."""
+"""Numerator and denominator of every metric, each summed over users; for a mean, that counts who has a value."""
 MEANS: Parts = {name: (pl.col(name), pl.col(name).is_not_null()) for name in METRICS}
 OFFICIAL: Parts = {"ndcg": (pl.col("dcg"), pl.col("ideal_dcg")), "recall": (pl.col("recall"), pl.lit(1.0))}
 
@@ -62,20 +58,27 @@ def pane(rows: pl.DataFrame, metrics: Parts) -> Pane:
     """
     [(view, k)] = rows.select("view", "k").unique().rows()
     methods = rows["method"].unique().sort().to_list()
-    users = rows.select(pl.col("uid").unique().sort()).with_row_index("user")
-    rows = rows.join(users, on="uid")
-    user = rows["user"].to_numpy()
-    method = rows["method"].replace_strict(methods, range(len(methods)), return_dtype=pl.Int64).to_numpy()
-    arrays = []
-    for part in (0, 1):
-        array = np.zeros((len(users), len(methods), len(metrics)))
+    user, method = ((rows[name].rank("dense") - 1).to_numpy() for name in ("uid", "method"))
+    n_users = rows["uid"].n_unique()
+    arrays = np.zeros((2, n_users, len(methods), len(metrics)))
+    for part, array in enumerate(arrays):
         found = rows.select(both[part].cast(pl.Float64).fill_null(0.0).alias(name) for name, both in metrics.items())
         array[user, method] = found.to_numpy()
-        arrays.append(array)
-    resamples = Resamples.of(len(users))
-    sums = [resamples.sums(array.reshape(len(users), -1)) for array in arrays]
+    resamples = Resamples.of(n_users)
+    sums = [resamples.sums(array.reshape(n_users, -1)) for array in arrays]
     samples = ratios(*sums).reshape(-1, len(methods), len(metrics))
     return Pane(view, k, methods, tuple(metrics), samples, arrays[1] > 0)
+
+
+def panes(per_user: Relation, metrics: Parts = MEANS) -> list[Pane]:
+    """Compare methods in every view and at every k, one after the other so that no more than that is held.
+
+    Args:
+        per_user: evaluation/user_metrics or official_user_metrics.
+        metrics: MEANS or OFFICIAL.
+    """
+    keys = sorted(per_user.project("view, k").distinct().fetchall())
+    return [pane(per_user.filter(f"view = '{view}' AND k = {k}").pl(), metrics) for view, k in keys]
 
 
 def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:
@@ -86,7 +89,9 @@ def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:
     boards = [_rows(pane) for pane in measured]
     counted = [(pane.view, pane.k, len(pane.known)) for pane in measured]
     n_users = pl.DataFrame(counted, {"view": pl.String, "k": pl.Int32, "n_users": pl.Int64}, orient="row")
-    whole = shown.unpivot(exposure.COMPARED, index=KEYS, variable_name="metric", value_name="mean").drop_nulls("mean")
+    whole = shown.unpivot(exposure.COMPARED, index=[*KEYS], variable_name="metric", value_name="mean").drop_nulls(
+        "mean"
+    )
     whole = whole.join(n_users, on=["view", "k"])
     boards.append(whole.with_columns(ci_low=None, ci_high=None).select(*SCHEMA).cast(SCHEMA))
     return pl.concat(boards).sort("view", "k", "metric", "method")
@@ -163,21 +168,17 @@ def to_markdown(board: pl.DataFrame, compared: pl.DataFrame) -> str:
     ndcg = board.filter(pl.col("metric") == "ndcg").with_columns(
         pl.format("{} to {}", pl.col("ci_low").round(4), pl.col("ci_high").round(4)).alias("95 % of ndcg")
     )
-    return "\n\n".join(
-        f"**{view}, K = {k}**\n\n{pictures.table_to_markdown(_with_interval(summary(board, view, k), rows))}\n\n"
-        f"{verdict(compared, view, k)}"
-        for (view, k), rows in ndcg.sort("view", "k").group_by("view", "k", maintain_order=True)
-    )
-
-
-def _with_interval(table: pl.DataFrame, intervals: pl.DataFrame) -> pl.DataFrame:
-    """The table with the intervals right of NDCG itself."""
-    joined = table.join(intervals.select("method", "95 % of ndcg"), on="method", how="left", maintain_order="left")
-    return joined.select("method", "ndcg", "95 % of ndcg", pl.exclude("method", "ndcg", "95 % of ndcg"))
+    said, first = [], ("method", "ndcg", "95 % of ndcg")
+    for (view, k), rows in ndcg.sort("view", "k").group_by("view", "k", maintain_order=True):
+        intervals = rows.select("method", "95 % of ndcg")
+        table = summary(board, view, k).join(intervals, on="method", how="left", maintain_order="left")
+        text = pictures.table_to_markdown(table.select(*first, pl.exclude(*first)))
+        said.append(f"**{view}, K = {k}**\n\n{text}\n\n{verdict(compared, view, k)}")
+    return "\n\n".join(said)
 
 
 def verdict(compared: pl.DataFrame, view: str, k: int, metric: str = "ndcg") -> str:
-    """In words: whom COMPARED beats, who beats it, and whose difference may be chance; compared: of `differences`."""
+    """Methods that COMPARED beats, that beat it, and whose difference may be chance; compared: `differences`."""
     rows = compared.filter((pl.col("view") == view) & (pl.col("k") == k) & (pl.col("metric") == metric))
     found: dict[str, list[str]] = {"better than": [], "level with": [], "worse than": []}
     for row in rows.drop_nulls("ci_low").sort("difference", descending=True).iter_rows(named=True):

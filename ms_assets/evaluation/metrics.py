@@ -1,4 +1,4 @@
-"""Every metric of one list of recommendations, per user."""
+"""Metrics of one list of recommendations, per user."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,8 @@ from ms_assets.evaluation.truth import Truth
 from ms_assets.interactions import Flags, Floats, Integers
 from ms_assets.vectors import Ragged
 
+KEYS = {"method": pl.String, "view": pl.String, "k": pl.Int32}
+"""First columns of every table of metrics, with their types."""
 NDCGS = {
     "ndcg": "adjusted_relevance",
     "ndcg_base": "base_relevance",
@@ -41,7 +43,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Songs:
-    """What metrics ask of songs, and nothing at the end for a place left empty (−1)."""
+    """The catalogue as metrics see it, with a song of no plays and artists at the end for a place left empty (−1)."""
 
     n_plays: Floats
     """Listens in the train part, float64 [n_songs + 1]."""
@@ -52,29 +54,34 @@ class Songs:
 
     @classmethod
     def of(cls, n_plays: Integers, cold: Flags, artists: Ragged) -> "Songs":
-        """From arrays [n_songs]."""
+        """Build from arrays [n_songs]."""
         empty = Ragged(artists.values, np.append(artists.offsets, artists.offsets[-1]))
         return cls(np.append(n_plays.astype(np.float64), 0.0), np.append(cold, False), empty)
+
+    @cached_property
+    def has_artist(self) -> Flags:
+        """Songs with a known artist, bool [n_songs + 1]."""
+        return self.artists.lengths > 0
 
     def __len__(self) -> int:
         return len(self.cold) - 1
 
     def bring_new_artists(self, recommended: NDArray[np.int64]) -> Flags:
-        """Whether no song above in the list shares an artist, bool [n_users, k]; without artists: False."""
+        """Songs with an artist none of whose artists stands above them in the list, bool [n_users, k]."""
         artist, of_slot = self.artists.take(recommended.ravel())
         n_artists = int(self.artists.values.max(initial=0)) + 1
         keys = of_slot // recommended.shape[1] * n_artists + artist
         order = np.argsort(keys, kind="stable")
         repeated = np.zeros(len(keys), np.bool_)
         repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
-        fresh = self.artists.lengths[recommended.ravel()] > 0
+        fresh = self.has_artist[recommended.ravel()]
         fresh[of_slot[repeated]] = False
         return fresh.reshape(recommended.shape)
 
 
 @dataclass(frozen=True)
 class Lists:
-    """The recommendations of one method and view beside the truth: what all metrics look up, once."""
+    """Recommendations of one method and view beside the truth, with what every metric and k looks up computed once."""
 
     recommended: NDArray[np.int64]
     """Song ids [n_users, k], −1 where there is none."""
@@ -88,7 +95,7 @@ class Lists:
 
     @cached_property
     def heard(self) -> Flags:
-        """Recommendations that the user has positive train events with."""
+        """Recommendations that the user has positive train events with, bool [n_users, k]."""
         return self.truth.history.places(self.recommended) < len(self.truth.history)
 
     @cached_property
@@ -98,28 +105,19 @@ class Lists:
 
     @cached_property
     def new_artists(self) -> Flags:
-        """Recommendations none of whose artists stands above them."""
+        """Recommendations none of whose artists stands above them, bool [n_users, k]."""
         return self.songs.bring_new_artists(self.recommended)
-
-    @cached_property
-    def known_artists(self) -> Flags:
-        """Recommendations with an artist."""
-        return self.songs.artists.lengths[self.recommended] > 0
-
-    @cached_property
-    def n_plays(self) -> Floats:
-        """Plays of each recommendation in train, 0 for a place left empty."""
-        return self.songs.n_plays[self.recommended]
 
 
 def user_metrics(lists: Lists, k: int) -> pl.DataFrame:
     """One row per tested user: uid and the metrics of the first k recommendations; null where undefined."""
-    truth, test = lists.truth, lists.truth.test
+    truth, test, songs = lists.truth, lists.truth.test, lists.songs
     gains = {name: values[:, :k] for name, values in lists.gains.items()}
     recommended, shown = lists.recommended[:, :k], lists.recommended[:, :k] >= 0
     hits, n_targets, n_shown = gains["base_relevance"], test.n_positive("base_relevance"), shown.sum(axis=1)
     novelty = ranking.novelty(lists.heard[:, :k], recommended)
-    plays = ranking.ratio(lists.n_plays[:, :k].sum(axis=1), n_shown)
+    plays = ranking.ratio(songs.n_plays[recommended].sum(axis=1), n_shown)
+    n_known = songs.has_artist[recommended].sum(axis=1)
     columns = {
         **{name: ranking.ndcg(gains[worth], test.ideal_dcg(worth, k)) for name, worth in NDCGS.items()},
         "recall": ranking.recall(hits, n_targets),
@@ -133,8 +131,8 @@ def user_metrics(lists: Lists, k: int) -> pl.DataFrame:
         "novelty": novelty,
         "replay_share": 1 - novelty,
         "popularity_lift": ranking.ratio(plays, truth.usual_plays) - 1,
-        "artist_diversity": ranking.ratio(lists.new_artists[:, :k].sum(axis=1), lists.known_artists[:, :k].sum(axis=1)),
-        "cold_share": ranking.ratio(lists.songs.cold[recommended].sum(axis=1), n_shown),
+        "artist_diversity": ranking.ratio(lists.new_artists[:, :k].sum(axis=1), n_known),
+        "cold_share": ranking.ratio(songs.cold[recommended].sum(axis=1), n_shown),
     }
     frame = pl.DataFrame({"uid": truth.uid, **{name: columns[name] for name in METRICS}})
     return frame[truth.tested].with_columns(pl.col(*METRICS).fill_nan(None))

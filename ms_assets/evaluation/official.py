@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import ranking
+from ms_assets.evaluation.metrics import KEYS
 from ms_assets.interactions import Interactions
 from ms_assets.streams import Relation
 
@@ -16,18 +17,8 @@ VIEWS = {
     "official_listen_plus": "event_type = 'listen' AND played_ratio >= 0.5",
     "official_like": "event_type = 'like'",
 }
-"""What counts as a target, by view; here half a track is enough, where our own listen+ wants more than half."""
-SCHEMA = pl.Schema(
-    {
-        "method": pl.String,
-        "view": pl.String,
-        "k": pl.Int32,
-        "uid": pl.Int64,
-        "dcg": pl.Float64,
-        "ideal_dcg": pl.Float64,
-        "recall": pl.Float64,
-    }
-)
+"""Targets by view, as SQL over splits/test; here half a track is enough, where our own listen+ wants more than half."""
+SCHEMA = pl.Schema({**KEYS, "uid": pl.Int64, **dict.fromkeys(("dcg", "ideal_dcg", "recall"), pl.Float64)})
 
 
 def targets(test: Relation, train: Relation, view: str) -> Relation:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import metrics, official
 from ms_assets.evaluation import slices as slicing
-from ms_assets.evaluation.metrics import Lists
+from ms_assets.evaluation.metrics import KEYS, Lists
 from ms_assets.evaluation.tables import songs_of, users_of
 from ms_assets.evaluation.truth import Truth
 from ms_assets.events import IS_POSITIVE
@@ -61,8 +61,7 @@ def recall_curve(
         for (method, view), total in sums.items()
         for k, recall in enumerate((total / max(n_users[method, view], 1)).tolist(), start=1)
     ]
-    schema = {"method": pl.String, "view": pl.String, "k": pl.Int32, "recall": pl.Float64}
-    return pl.DataFrame(rows, schema, orient="row")
+    return pl.DataFrame(rows, {**KEYS, "recall": pl.Float64}, orient="row")
 
 
 def slices(
@@ -93,7 +92,7 @@ def slices(
 def exposure(
     methods: Methods, users: Relation, songs: Relation, train: Relation, is_global: bool, ks: list[int]
 ) -> pl.DataFrame:
-    """Which songs are shown: method, view, k and exposure.METRICS; in official views, if is_global, coverage alone."""
+    """Songs that are shown: method, view, k and exposure.METRICS; in official views, if is_global, coverage alone."""
     catalogue, everybody = songs_of(songs), users_of(users)
     is_head, cold = slicing.head(catalogue), catalogue.cold[:-1]
     trained = [some.n_train_events(train) > 0 for some in everybody]
@@ -111,8 +110,7 @@ def exposure(
             elif is_global:
                 coverage = np.count_nonzero(shown) / np.count_nonzero(~cold)
                 rows += [{"method": method, "view": name, "k": k, "coverage": coverage} for name in official.VIEWS]
-    schema = {"method": pl.String, "view": pl.String, "k": pl.Int32, **dict.fromkeys(exposures.METRICS, pl.Float64)}
-    return pl.DataFrame(rows, schema=schema)
+    return pl.DataFrame(rows, {**KEYS, **dict.fromkeys(exposures.METRICS, pl.Float64)})
 
 
 def _lists(

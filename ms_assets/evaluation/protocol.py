@@ -1,4 +1,4 @@
-"""How the data were divided, told from the tables themselves, and what that means for published figures."""
+"""Division of the data, told from the tables themselves, and what it means for published figures."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from ms_assets.splits.protocols import GAP
 from ms_assets.streams import Relation
 
 TEST_START = PUBLISHED_LAST_TIMESTAMP - 86_400
-"""Where Yambda's authors cut: the last day is tested."""
+"""Second at which Yambda's authors cut: the last day is tested."""
 
 
 Spans = dict[str, tuple[int, int] | None]
@@ -17,13 +17,13 @@ Spans = dict[str, tuple[int, int] | None]
 
 
 def spans_of(**parts: Relation) -> Spans:
-    """parts: splits/train, validation and test by name."""
+    """First and last second of each part; parts: splits/train, validation and test by name."""
     spans = {name: part.aggregate("min(timestamp), max(timestamp)").fetchall()[0] for name, part in parts.items()}
     return {name: None if span[0] is None else span for name, span in spans.items()}
 
 
 def is_global(spans: Spans) -> bool:
-    """Every test event is later than every event that trains or validates, whoever's."""
+    """True if every test event is later than every event that trains or validates, whoever's."""
     test, last = spans["test"], _last_before_test(spans)
     return test is not None and last is not None and last < test[0]
 
@@ -34,13 +34,13 @@ def _last_before_test(spans: Spans) -> int | None:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the tables say of themselves."""
+    """Division and size of the data, as the tables show them."""
 
     scale: str
     spans: Spans
     n_users: int
     n_raw_users: int
-    """Of raw/multi_event."""
+    """Users of raw/multi_event."""
     n_songs: int
     n_raw_songs: int
     differing: dict[str, str]
@@ -66,7 +66,7 @@ class Protocol:
 
     @property
     def obstacles(self) -> list[str]:
-        """What keeps official figures from being those of the authors' protocol; nothing where they are."""
+        """Differences from the authors' protocol, in words; empty where official figures follow it."""
         test, last = self.spans["test"], _last_before_test(self.spans)
         if test is None or last is None or not is_global(self.spans):
             return ["users are divided one by one, the authors cut at one time for everybody (global_temporal)"]
@@ -86,16 +86,16 @@ class Protocol:
 
     @property
     def matches(self) -> bool:
-        """Users, songs and events are divided as the authors do."""
+        """True if users, songs and events are divided as by the authors."""
         return not self.obstacles
 
     @property
     def comparable(self) -> bool:
-        """Official figures can be compared with the published ones."""
+        """True if official figures can be compared with the published ones."""
         return self.matches and not self.differing
 
     def verdict(self) -> str:
-        """Whether official figures can be compared with the published ones and why not, in a sentence."""
+        """A sentence on whether official figures can be compared with the published ones, and why not."""
         if self.comparable:
             return "Official figures are comparable with the published table: same events, users, songs and division."
         reasons = self.obstacles or [

@@ -9,7 +9,7 @@ FIGURES = {
     ("recall", 100): "Recall@100",
     ("coverage", 100): "Coverage@100",
 }
-"""What they report, in their order: metric and k, and its heading."""
+"""Published figures in the authors' order: metric and k, and the heading."""
 
 RESULTS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     "50m": {
@@ -48,7 +48,7 @@ RESULTS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
         },
     },
 }
-"""By scale, view of the leaderboard and model, in the order of FIGURES; the last ones may be missing."""
+"""Published results by scale, view of the leaderboard and model, in the order of FIGURES; the last may be missing."""
 
 
 def beside(board: pl.DataFrame, scale: str, view: str) -> pl.DataFrame:

@@ -42,11 +42,11 @@ td:not(:first-child), th:not(:first-child) { text-align: right } img { max-width
 
 @dataclass(frozen=True)
 class Findings:
-    """All that the report tells."""
+    """Content of the report."""
 
     protocol: Protocol
     n_events: dict[str, int]
-    """Of train, validation and test."""
+    """Number of events in train, validation and test."""
     n_cold_songs: int
     board: pl.DataFrame
     """evaluation/leaderboard."""
@@ -55,9 +55,9 @@ class Findings:
     slices: pl.DataFrame
     """evaluation/slices."""
     settings: Mapping[str, Any]
-    """Of the training."""
+    """Settings of the training."""
     provenance: list[tuple[str, str]]
-    """What was made by what, and when."""
+    """Tables and software behind the figures: what was made by what, and when."""
     charts: "dict[str, Figure]"
 
 
@@ -95,7 +95,7 @@ def markdown(findings: Findings, source: Callable[[str], str]) -> str:
     sections = {
         "Data": _data(findings),
         "Protocol": _protocol(findings),
-        "Results": _results(findings),
+        "Results": boards.to_markdown(findings.board, findings.compared),
         "Beside the published table": _published(findings),
         "Pictures": "\n\n".join(f"![{TITLES[name]}]({source(name)})\n\n{TITLES[name]}." for name in findings.charts),
         "Who and what a method is good for": _slices(findings),
@@ -136,10 +136,6 @@ def _protocol(findings: Findings) -> str:
         "every method. A difference is called real when its paired interval does not hold 0; no correction is made for "
         "how many are looked at."
     )
-
-
-def _results(findings: Findings) -> str:
-    return boards.to_markdown(findings.board, findings.compared)
 
 
 def _published(findings: Findings) -> str:

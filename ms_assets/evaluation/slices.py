@@ -1,4 +1,4 @@
-"""Who and what a method is good for: the main metrics over parts of the users, the songs and the events."""
+"""The main metrics over parts of the users, the songs and the events: who and what a method is good for."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ms_assets import ranking
 from ms_assets.evaluation.certainty import Resamples, intervals, ratios
-from ms_assets.evaluation.metrics import Lists, Songs
+from ms_assets.evaluation.metrics import KEYS, Lists, Songs
 from ms_assets.evaluation.truth import Truth
 from ms_assets.interactions import Flags, Floats, Interactions
 
@@ -19,8 +19,7 @@ HEAD_SHARE = 0.5
 
 SCHEMA = pl.Schema(
     {
-        **dict.fromkeys(("method", "view"), pl.String),
-        "k": pl.Int32,
+        **KEYS,
         **dict.fromkeys(("slice", "value", "metric"), pl.String),
         **dict.fromkeys(("mean", "ci_low", "ci_high"), pl.Float64),
         "n_users": pl.Int64,

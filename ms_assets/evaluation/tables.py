@@ -1,4 +1,4 @@
-"""From tables to the arrays that metrics are computed from, some users at a time."""
+"""Arrays that metrics are computed from, read from tables some users at a time."""
 
 from dataclasses import dataclass
 
@@ -24,21 +24,21 @@ class Users:
     uid: NDArray[np.int64]
 
     def rows(self, table: Relation) -> Relation:
-        """Their rows of a table, `user_id` counting from the first of them."""
+        """Rows of these users in a table, `user_id` counting from the first of them."""
         last = self.first + len(self.uid) - 1
         return table.filter(f"user_id BETWEEN {self.first} AND {last}").project(
             f"* REPLACE (user_id - {self.first} AS user_id)"
         )
 
     def interactions(self, table: Relation, n_songs: int, **values: str) -> Interactions:
-        """Their pairs of user and song in a table; values: SQL over it by name, if it holds every pair once."""
+        """Pairs of these users in a table; values: SQL over it by name, of a table that holds every pair once."""
         columns = ["user_id", "song_id", *(f"CAST({sql} AS DOUBLE)" for sql in values.values())]
         rows = self.rows(table).project(", ".join(columns)).to_arrow_table()
         user, song, *arrays = (column.to_numpy() for column in rows.columns)
         return Interactions.of(user, song, len(self.uid), n_songs, **dict(zip(values, arrays, strict=True)))
 
     def truth(self, ground_truth: Relation, train: Relation, songs: Songs, *relevances: str) -> Truth:
-        """What they did in the test part, in the view `all`; relevances: some of RELEVANCES, all if none is named.
+        """Truth of these users in the view `all`; relevances: some of RELEVANCES, all if none is named.
 
         Raises:
             ValueError: the ground truth has a user and song twice in the test part.
@@ -48,7 +48,7 @@ class Users:
         return Truth.of(self.uid, test, self.interactions(train, len(songs)), songs.n_plays)
 
     def lists(self, recommended: Relation, k: int) -> dict[str, NDArray[np.int64]]:
-        """What was recommended to them by view: song ids int64 [n_users, k] by rank, −1 where there is none."""
+        """Recommendations for these users by view: song ids int64 [n_users, k] by rank, −1 where there is none."""
         columns = "user_id, rank - 1 AS place, song_id, view"
         rows = self.rows(recommended.filter(f"rank <= {k}")).project(columns).pl()
         matrices = {}
@@ -59,7 +59,7 @@ class Users:
         return matrices
 
     def n_train_events(self, train: Relation) -> NDArray[np.int64]:
-        """Number of positive train events of each of them, int64 [n_users]."""
+        """Number of positive train events of each of these users, int64 [n_users]."""
         counts = self.rows(train).aggregate("user_id, count(*) AS n").to_arrow_table()
         found = np.zeros(len(self.uid), np.int64)
         found[counts["user_id"].to_numpy()] = counts["n"].to_numpy()

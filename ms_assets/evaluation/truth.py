@@ -1,4 +1,4 @@
-"""What users did in the test part and heard before it: the pairs that metrics are computed from.
+"""Truth that lists are measured by: pairs of the test part, and what users had heard before it.
 
 Users are numbered from 0, whichever of all users they are, so that a scale can be measured some users at a time.
 """

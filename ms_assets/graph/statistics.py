@@ -53,11 +53,14 @@ def degrees(graph: "HeteroData") -> dict[str, np.ndarray]:
     }
 
 
-def degree_picture(graph: "HeteroData") -> "Figure":
-    """How many users and songs have at least so many edges, on logarithmic axes."""
+def degree_picture(degrees: dict[str, np.ndarray]) -> "Figure":
+    """Numbers of users and of songs that have at least so many edges, on logarithmic axes.
+
+    degrees: number of edges of each node, by `user` and `song`.
+    """
     figure = pictures.figure(9, 3.5)
     panes = figure.subplots(1, 2)
-    for pane, (node, degree), colour in zip(panes, degrees(graph).items(), pictures.PALETTE, strict=False):
+    for pane, (node, degree), colour in zip(panes, degrees.items(), pictures.PALETTE, strict=False):
         ordered = np.sort(degree[degree > 0])[::-1]
         pane.loglog(ordered, np.arange(1, len(ordered) + 1), color=colour)
         pane.set(title=f"{node}s", xlabel="edges, at least", ylabel=f"number of {node}s")

@@ -53,9 +53,15 @@ class Dataset:
 
     @classmethod
     def of_frames(cls, train: Frame, validation: Frame | None = None, songs: Frame | None = None) -> Self:
-        """Encode frames of events and songs; their columns are those of `splits.frames`."""
+        """Encode frames of events and songs; their columns are those of `splits.frames`.
+
+        Raises:
+            ValueError: naming the frame, the column, what was found and what was expected.
+        """
         found = tables(train, validation, songs=songs)
         dataset = cls.of(found.users, found.songs, found.train, found.ground_truth)
+        if not len(dataset.heard):
+            raise ValueError("train: found no listen, like or undislike, expected events to learn from")
         table = found.audio.to_arrow_table()
         audio, has_audio = vector_column(table, "audio"), table["has_audio"].to_numpy()
         return replace(

@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.files import published, reading
 from ms_assets.retrieval import exact
+from ms_assets.training.trained import TrainedModel
 
 if TYPE_CHECKING:
     import faiss
@@ -237,18 +238,18 @@ def fingerprint(*arrays: NDArray) -> str:
 
 
 def origin(
-    model: dict[str, Any],
+    model: TrainedModel,
     item_id: NDArray[np.int64],
     users: NDArray[np.float32],
     songs: NDArray[np.float32],
 ) -> dict[str, str]:
     """What an index is built from: a training, its split, the id map, and both kinds of embeddings.
 
-    model: the checkpoint of training/lightgcn.
+    model: the model of training/lightgcn.
     """
     return {
-        "training_run": model["mlflow_run_id"],
-        "split": model["inputs"].get("splits/ground_truth", "unknown"),
+        "training_run": model.mlflow_run_id,
+        "split": model.inputs.get("splits/ground_truth", "unknown"),
         "id_map": fingerprint(item_id),
         "user_embeddings": fingerprint(users),
         "song_embeddings": fingerprint(songs),

@@ -62,7 +62,7 @@ class LightGCN(VectorRecommender):
         known = {"audio": dataset.audio is not None, "metadata": has_metadata}
         used = {name: is_known and getattr(self.settings, name) for name, is_known in known.items()}
         settings, device = inputs.fitted(validated(TrainingSettings, self.settings.model_dump() | used), data.graph)
-        self.trained = trainer.train(data, settings, device)
+        self.trained = trainer.fit(data, settings, device)
         users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
         if dataset.n_graph_songs < dataset.n_songs:
             artists = Ragged.from_column(given.songs.order("song_id").to_arrow_table(), "artist_ids")

@@ -21,6 +21,7 @@ from mlflow.types.schema import Array
 from ms_assets.registry import Candidate
 from ms_assets.retrieval.recommender import TOP_K
 from ms_assets.retrieval.served import Service
+from ms_assets.training.trained import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +43,13 @@ SCORING_SERVER = "mlflow.pyfunc.scoring_server.app"
 """The module that is being imported while MLflow's server loads its model, and in no other program."""
 
 
-def candidate(folder: Path, example_uid: int, training: dict[str, Any], run_id: str | None) -> Candidate:
+def candidate(folder: Path, example_uid: int, training: TrainedModel, run_id: str | None) -> Candidate:
     """What is registered of the data files in a folder.
 
     Args:
         folder: written by `served.write`.
         example_uid: a known user for the input example; beside them stands one whom nobody can know.
-        training: the checkpoint of training/lightgcn.
+        training: the model of training/lightgcn.
         run_id: its MLflow run, if the store has it.
     """
     return Candidate(
@@ -58,8 +59,8 @@ def candidate(folder: Path, example_uid: int, training: dict[str, Any], run_id: 
         example=pd.DataFrame({"uid": [example_uid, -1], "k": [10, 10], "exclude_heard": [True, False]}),
         requirements=REQUIREMENTS,
         run_id=run_id,
-        metrics={"best_validation_ndcg": training["best"]["validation_ndcg"]},
-        inputs=training["inputs"],
+        metrics={"best_validation_ndcg": training.best.validation_ndcg},
+        inputs=training.inputs,
     )
 
 

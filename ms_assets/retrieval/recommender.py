@@ -58,8 +58,6 @@ class Recommender(ABC):
             ValueError: naming the frame, the column, what was found and what was expected.
         """
         self.dataset = train if isinstance(train, Dataset) else Dataset.of_frames(train, validation, songs)
-        if not len(self.dataset.heard):
-            raise ValueError("train: found no listen, like or undislike, expected events to learn from")
         self.learned = self._learn(self.dataset)
         self._prepare(self.dataset)
         return self

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Frame: TypeAlias = Union["pd.DataFrame", pl.DataFrame, pa.Table, str, Path]
 """A frame of polars or pandas, an Arrow table, or the path of a Parquet file."""
 
+DAY = 86_400
 ROWS = 1 << 20
 """Rows that `split` divides at a time."""
 OPTIONAL = {
@@ -59,7 +60,7 @@ def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, 
         events: a frame, or the path of a Parquet file.
         min_events: users with fewer events are left out.
         max_events: users with more events are left out; None for no limit.
-        settings: fields of `SplitSettings`, such as `train_ratio` or `protocol`.
+        settings: fields of `SplitSettings`; by default `test_start` is a day before the last event.
 
     Raises:
         ValueError: naming the column or the setting, what was found and what was expected.
@@ -81,11 +82,18 @@ def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, 
     """).materialize()
     if not len(ranked):
         raise ValueError(f"events: no user has between {limits.min_events} (min_events) and {limits.max_events} events")
+    [(last,)] = ranked.aggregate("coalesce(max(timestamp), 0)").fetchall()
+    wanted = validated(SplitSettings, {"test_start": max(last - DAY, 0), **settings})
     uids, item_ids = (ranked.project(name).distinct().order(name).fetchnumpy()[name] for name in ("uid", "item_id"))
-    blocks = parted_events(ranked, uids, IdMap(item_ids), validated(SplitSettings, settings), ROWS, ("row",))
+    blocks = parted_events(ranked, uids, IdMap(item_ids), wanted, ROWS, ("row",))
     divided = [(block.part, block.published["row"].to_numpy()) for block in blocks]
     part, row = (np.concatenate(arrays) for arrays in zip(*divided, strict=True))
-    return Split(*(given[row[part == number]] for number in range(len(PARTS))))
+    found = Split(*(given[row[part == number]] for number in range(len(PARTS))))
+    if empty := [name for name in ("train", "test") if not len(getattr(found, name))]:
+        raise ValueError(
+            f"events: {wanted} leaves none in {' and '.join(empty)}; found {[*map(len, found)]} in the parts"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "BPR": {"objective": "bpr"},
     "sampled softmax": {"objective": "softmax"},
     "without explicit negatives": {"hard_weight": 0.0},
-    "InfoNCE of weight 0.02": {"contrast_weight": 0.02},
-    "without InfoNCE": {"contrast_weight": 0.0},
     "no propagation": {"layers": 0},
 }
 """By what the variant is called; one that changes nothing of the training at hand is left out."""
@@ -52,7 +50,7 @@ def variants(base: TrainingSettings) -> dict[str, TrainingSettings]:
     for name, change in CHANGES.items():
         values = {**base.model_dump(), **change}
         knows_songs = values["audio"] or values["metadata"] or values["song_residual"]
-        if values != base.model_dump() and knows_songs and (values["layers"] or not values["contrast_weight"]):
+        if values != base.model_dump() and knows_songs:
             found[name] = TrainingSettings(**values)
     return found
 
@@ -63,10 +61,9 @@ def table(base: TrainingSettings, seeds: Iterable[int], fit: Fit) -> pl.DataFram
     for number, (name, settings) in enumerate(compared.items(), start=1):
         logger.info("variant %d of %d: %s", number, len(compared), name)
         for seed in seeds:
-            found = fit(f"{name}, seed {seed}", settings.model_copy(update={"seed": seed}), lambda epoch: None)
-            best = found.trained.best
-            seconds = found.trained.history[-1].seconds
-            rows.append((name, seed, best.validation_ndcg, best.number, seconds, found.mlflow_run_id))
+            trained = fit(f"{name}, seed {seed}", settings.model_copy(update={"seed": seed}), lambda epoch: None)
+            best, seconds = trained.best, trained.history[-1].seconds
+            rows.append((name, seed, best.validation_ndcg, best.number, seconds, trained.mlflow_run_id))
     return pl.DataFrame(rows, schema=COLUMNS, orient="row")
 
 

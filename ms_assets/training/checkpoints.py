@@ -1,19 +1,14 @@
-"""Checkpoints of a training that is not over: of which data and settings they are, and whether they may be used."""
+"""Checkpoints of a training that is not over: their data and settings, and whether they may be used."""
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
-from torch import Tensor
 
-from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
-from ms_assets.training.steps import Pairs
+from ms_assets.training.data import TrainingData
 
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
-
-FORMAT = 1
+FORMAT = 2
 """Raised when what a checkpoint holds, or what training makes of it, changes."""
 NOT_IDENTITY = {"accumulation", "checkpoint_seconds", "replace_checkpoint", "refit", "use_study"}
 """Settings that change nothing about the course of a training, rounding apart."""
@@ -43,20 +38,13 @@ class Checkpoint:
         """Whatever else should outlive a killed process."""
 
     @classmethod
-    def open(
-        cls,
-        file: CheckpointFile,
-        graph: "HeteroData",
-        explicit_negatives: Pairs,
-        validation: Judgements,
-        settings: TrainingSettings,
-    ) -> Self:
-        """Open for the training that `trainer.train` would do of these.
+    def open(cls, file: CheckpointFile, data: TrainingData, settings: TrainingSettings) -> Self:
+        """Open for the training that `trainer.fit` would do of these.
 
         Raises:
             OtherTrainingError: the file is of another training; names what differs, on both sides.
         """
-        wanted = identity(graph, explicit_negatives, validation, settings)
+        wanted = identity(data, settings)
         return cls(file, wanted, _usable(file.load(), wanted, settings.replace_checkpoint))
 
     def save(self, state: dict[str, Any]) -> None:
@@ -64,21 +52,21 @@ class Checkpoint:
         self._file.save({"identity": self._identity, "notes": self.notes, "state": state})
 
 
-def identity(
-    graph: "HeteroData", explicit_negatives: Pairs, validation: Judgements, settings: TrainingSettings
-) -> dict[str, str]:
-    """What a training is determined by: content of the data, settings, and the format of checkpoints."""
-    data = {"users": graph["user"].num_nodes, "songs": graph["song"].num_nodes}
-    digest = hashlib.sha256()
-    for array in (*_tensors(graph), *explicit_negatives, validation.keys, validation.relevance):
+def identity(data: TrainingData, settings: TrainingSettings) -> dict[str, str]:
+    """Content of the data, settings and format of checkpoints, which determine a training."""
+    graph = data.graph
+    digest = hashlib.sha256(str(graph.n_graph_songs).encode())
+    owners = [tensor for lists in graph.features.owners.values() for tensor in lists]
+    tensors = [graph.user, graph.song, graph.attributes, graph.features.audio, graph.features.silent, *owners]
+    judged = [data.disliked.keys, data.targets.keys, data.targets.values["relevance"]]
+    for array in [*(tensor.numpy() for tensor in tensors), *judged]:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-    edges = sum(store.num_edges for store in graph.edge_stores)
-    parts = settings.model_dump(exclude=NOT_IDENTITY)
+    sizes = f"{graph.n_users:,} users, {graph.n_songs:,} songs, {graph.n_edges:,} edges"
     return {
         "format": str(FORMAT),
-        "data": f"{data['users']:,} users, {data['songs']:,} songs, {edges:,} edges, sha256 {digest.hexdigest()[:16]}",
-        **{name: str(value) for name, value in parts.items()},
+        "data": f"{sizes}, sha256 {digest.hexdigest()[:16]}",
+        **{name: str(value) for name, value in settings.model_dump(exclude=NOT_IDENTITY).items()},
     }
 
 
@@ -97,13 +85,3 @@ def _usable(saved: dict[str, Any] | None, wanted: dict[str, str], replace: bool)
         f"a training that was cut off left a checkpoint of other data or settings ({'; '.join(differing)}): train with "
         "those to go on from it, or set replace_checkpoint to throw it away"
     )
-
-
-def _tensors(graph: "HeteroData") -> list[np.ndarray]:
-    stores = [(str(store._key), store) for store in graph.stores if store._key is not None]
-    return [
-        value.numpy()
-        for _, store in sorted(stores, key=lambda named: named[0])
-        for _, value in sorted(store.items())
-        if isinstance(value, Tensor)
-    ]

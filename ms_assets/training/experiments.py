@@ -1,43 +1,33 @@
 """Trainings that are compared with one another: how a study and an ablation have them done."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 
-from ms_assets.defs.platform.resources import ComputeDevice, MLflowRun
 from ms_assets.settings import TrainingSettings
+from ms_assets.tracking import MLflowRun
 from ms_assets.training import trainer
-from ms_assets.training.inputs import Inputs, fitted
-from ms_assets.training.trainer import Epoch, Trained
+from ms_assets.training.data import TrainingData
+from ms_assets.training.inputs import fitted
+from ms_assets.training.trained import Epoch, TrainedModel
 
 Listener = Callable[[Epoch], bool | None]
 """Told of every epoch; training ends when it answers True."""
+Fit = Callable[[str, TrainingSettings, Listener], TrainedModel]
+"""Trains under a name to show; raises what `inputs.fitted` and `trainer.fit` raise."""
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A training, and the MLflow run that tells of it."""
+def within(run: MLflowRun, data: TrainingData) -> Fit:
+    """Trainings on the same data, each an MLflow run within this one."""
 
-    trained: Trained
-    mlflow_run_id: str
-
-
-Fit = Callable[[str, TrainingSettings, Listener], Fitted]
-"""Trains under a name to show; raises what `memory.fitted` and `trainer.train` raise."""
-
-
-def within(run: MLflowRun, device: ComputeDevice, inputs: Inputs) -> Fit:
-    """Trainings of the same inputs, each an MLflow run within this one."""
-
-    def fit(name: str, asked: TrainingSettings, listener: Listener) -> Fitted:
-        settings, processor = fitted(asked, inputs[0], device)
+    def fit(name: str, asked: TrainingSettings, listener: Listener) -> TrainedModel:
+        settings, device = fitted(asked, data.graph)
         with run.child(name) as child:
-            child.log_settings({**settings.model_dump(), "device": str(processor)})
+            child.log_settings({**settings.model_dump(), "device": str(device)})
 
             def tell(epoch: Epoch) -> bool | None:
                 child.log_metrics(asdict(epoch), step=epoch.number)
                 return listener(epoch)
 
-            trained = trainer.train(*inputs, settings, processor, tell)
-        return Fitted(trained, child.run_id)
+            return replace(trainer.fit(data, settings, device, tell), mlflow_run_id=child.run_id)
 
     return fit

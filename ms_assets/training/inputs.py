@@ -1,40 +1,33 @@
-"""What a training is given: from tables to arrays, and from the settings asked for to those that fit."""
+"""Inputs of a training: from tables to tensors, and from the settings asked for to those that fit."""
 
 from typing import TYPE_CHECKING
 
-from ms_assets.defs.platform.resources import ComputeDevice
-from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
 from ms_assets.streams import Relation
-from ms_assets.training import memory
-from ms_assets.training.steps import Pairs
+from ms_assets.training import devices, memory
+from ms_assets.training.data import GraphTensors, TrainingData
 
 if TYPE_CHECKING:
     import torch
     from torch_geometric.data import HeteroData
 
-Inputs = tuple["HeteroData", Pairs, Judgements]
-"""The graph, the explicit negatives, and the relevance of songs in the validation part."""
+
+def training_data(graph: "HeteroData", negatives: Relation, ground_truth: Relation) -> TrainingData:
+    """Graph of the train part, its explicit negatives, and the validation part of `splits/ground_truth`."""
+    tensors = GraphTensors.of(graph)
+    disliked = negatives.to_arrow_table()
+    validation = ground_truth.filter("split = 'validation'").to_arrow_table()
+    explicit = (disliked[name].to_numpy() for name in ("user_id", "song_id"))
+    user, song, relevance = (validation[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
+    return TrainingData(tensors, tensors.pairs(*explicit), tensors.pairs(user, song, relevance=relevance))
 
 
-def of(graph: "HeteroData", negatives: Relation, ground_truth: Relation) -> Inputs:
-    """Read the tables `splits/negatives` and `splits/ground_truth`."""
-    rows = ground_truth.filter("split = 'validation'").to_arrow_table()
-    user, song, relevance = (rows[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
-    validation = Judgements.of(user, song, relevance, graph["user"].num_nodes, graph["song"].num_nodes)
-    return graph, pairs(negatives), validation
+def fitted(settings: TrainingSettings, graph: GraphTensors) -> tuple[TrainingSettings, "torch.device"]:
+    """Settings that fit into the memory of the device that they name, and that device.
 
-
-def pairs(negatives: Relation) -> Pairs:
-    """The columns user_id and song_id."""
-    table = negatives.project("user_id, song_id").to_arrow_table()
-    return table["user_id"].to_numpy(), table["song_id"].to_numpy()
-
-
-def fitted(
-    settings: TrainingSettings, graph: "HeteroData", device: ComputeDevice
-) -> tuple[TrainingSettings, "torch.device"]:
-    """The settings as they fit into the memory of the device that they name, and that device."""
-    processor = device.resolve(settings.device)
-    sizes, free = memory.Sizes.of(graph), device.free_bytes(processor)
-    return memory.fitted(sizes, settings, free, str(processor)), processor
+    Raises:
+        ValueError: this machine has no such device.
+        NotEnoughMemoryError: not even the smallest pieces of a step fit.
+    """
+    device = devices.resolve(settings.device)
+    return memory.fitted(memory.Sizes.of(graph), settings, devices.free_bytes(device), str(device)), device

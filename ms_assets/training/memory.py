@@ -3,13 +3,10 @@
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from ms_assets.settings import TrainingSettings
-from ms_assets.training.steps import n_pieces, step_size
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+from ms_assets.training.data import GraphTensors
 
 logger = logging.getLogger(__name__)
 
@@ -23,23 +20,21 @@ class NotEnoughMemoryError(ValueError):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a graph."""
+    """Numbers of nodes, edges and features of a graph."""
 
     n_users: int
     n_graph_songs: int
     n_songs: int
     n_edges: int
     n_owners: int
-    """Artists and albums."""
+    """Artists and albums, one for unknown of each included."""
     audio_dimensions: int = 128
 
     @classmethod
-    def of(cls, graph: "HeteroData") -> Self:
-        """Read a graph's."""
-        songs = graph["song"]
-        n_owners = sum(int(ids.max()) + 2 if len(ids) else 1 for ids in (songs.artist_ids, songs.album_ids))
-        n_graph_songs = int(songs.in_graph.sum())
-        return cls(graph["user"].num_nodes, n_graph_songs, songs.num_nodes, graph.num_edges, n_owners, songs.x.shape[1])
+    def of(cls, graph: GraphTensors) -> Self:
+        """Count those of a graph."""
+        n_owners, n_dimensions = sum(graph.features.n_owners.values()), graph.features.audio.shape[1]
+        return cls(graph.n_users, graph.n_graph_songs, graph.n_songs, graph.n_edges, n_owners, n_dimensions)
 
 
 def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
@@ -55,8 +50,7 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     # Gradients, and the optimiser's own: two moments for AdamW, one for momentum; and the best state so far.
     copies = 1 + 1 + (2 if settings.optimizer == "adamw" else 1) + 1
     # A layer that learns edge weights keeps its input and its output for its backward pass.
-    layers = 3 + (2 * settings.layers if settings.edge_weights == "learned" else 0)
-    views = 2 if settings.contrast_weight else 1
+    layers = 6 + (2 * settings.layers if settings.edge_weights == "learned" else 0)
     # Two entries of the CSR, each two int32 and a float; the pairs, their weights and keys, an order.
     per_edge = 2 * (2 * INT + FLOAT) + 2 * LONG + FLOAT + LONG + LONG
     return {
@@ -64,7 +58,7 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
         "song features": FLOAT * (sizes.n_songs + sizes.n_graph_songs) * sizes.audio_dimensions,
         # Metadata, the sum, the unit vectors, and two gradients.
         "song encoder": 5 * FLOAT * sizes.n_graph_songs * d,
-        "propagation": (layers + 3 * views) * vectors,
+        "propagation": layers * vectors,
         "edges": per_edge * sizes.n_edges,
         "piece of a step": _piece(sizes, settings),
     }
@@ -77,9 +71,8 @@ def fitted(sizes: Sizes, settings: TrainingSettings, available: int, device: str
         NotEnoughMemoryError: not even pieces of 1,024 edges fit; says what takes how much, and what to change.
     """
     parts = estimate(sizes, settings)
-    edges_of_step = min(step_size(settings, sizes.n_edges), sizes.n_edges)
-    most = max(math.ceil(edges_of_step / SMALLEST_PIECE), 1)
-    pieces = n_pieces(settings, sizes.n_edges)
+    most = math.ceil(settings.step_size(sizes.n_edges) / SMALLEST_PIECE)
+    pieces = settings.n_pieces(sizes.n_edges)
     while sum(parts.values()) > available and pieces < most:
         pieces = min(2 * pieces, most)
         settings = settings.model_copy(update={"accumulation": pieces})
@@ -106,7 +99,7 @@ def text(n_bytes: int) -> str:
 
 
 def _piece(sizes: Sizes, settings: TrainingSettings) -> int:
-    edges = math.ceil(min(step_size(settings, sizes.n_edges), sizes.n_edges) / n_pieces(settings, sizes.n_edges))
+    edges = math.ceil(settings.step_size(sizes.n_edges) / settings.n_pieces(sizes.n_edges))
     negatives = settings.neutral_negatives * math.ceil(edges / settings.group_size)
     rows = 3 * edges + negatives
     # Rows and their gradients, split and padded; scores, their loss and gradients, and keys to look songs up.

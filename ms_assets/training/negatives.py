@@ -1,21 +1,47 @@
 """Songs to rank below the positives: a user's explicit negatives, and random songs."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ms_assets.vectors import Ragged
+from ms_assets.interactions import Interactions
+from ms_assets.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Positives of a step in groups, the last of which may be short, and the negatives that were drawn for them."""
+
+    edges: Tensor
+    """int64 [n]."""
+    user: Tensor
+    """int64 [n], the user of each edge."""
+    disliking: Tensor
+    """int64 [n_hard], places in `edges` whose users have explicit negatives."""
+    hard: Tensor
+    """int64 [n_hard], one of these for each."""
+    neutral: Tensor
+    """int64 [n_groups, k], random songs that a group shares."""
+    unheard: Tensor
+    """bool [n, k], which neutral negatives of its group a user has not heard."""
 
 
 @dataclass(frozen=True)
 class NegativeSampler:
-    """Draws explicit negatives per user and neutral ones per group; all draws come from one generator."""
+    """Draws explicit negatives per user and neutral ones per group; all draws come from one generator.
 
+    Songs are numbered as in `songs`: graph songs keep their ids, and cold negatives follow them without gaps.
+    """
+
+    songs: Tensor
+    """int64, ids of graph songs and cold negatives; on the CPU."""
     heard: Tensor
-    """Sorted int64 keys user · n_songs + song of all positives."""
+    """int64 keys user · n_songs + song of all positives, sorted."""
     offsets: Tensor
     """int64 [n_users + 1] into `disliked`."""
     disliked: Tensor
@@ -24,26 +50,32 @@ class NegativeSampler:
     n_graph_songs: int
 
     @classmethod
-    def of(
-        cls,
-        positives: NDArray[np.int64],
-        user: NDArray[np.integer],
-        song: NDArray[np.integer],
-        n_users: int,
-        n_songs: int,
-        n_graph_songs: int,
-        device: torch.device,
-    ) -> "NegativeSampler":
-        """Build from sorted positive keys, and explicit negatives as (user, song) pairs in any order.
-
-        n_songs counts every song that has a position, cold negatives included.
-        """
-        pairs = np.unique(np.stack([user, song], axis=1).astype(np.int64), axis=0)
-        lists = Ragged.from_pairs(pairs[:, 0], pairs[:, 1], n_users)
-        heard, offsets, disliked = (
-            torch.from_numpy(array).to(device) for array in (positives, lists.offsets, lists.values)
+    def of(cls, heard: Interactions, disliked: Interactions, n_graph_songs: int, device: torch.device) -> Self:
+        """Build from positives, which are of graph songs alone, and explicit negatives."""
+        n, song = n_graph_songs, disliked.song
+        cold = np.unique(song[song >= n])
+        places = np.where(song < n, song, n + np.searchsorted(cold, song))
+        songs = torch.from_numpy(np.concatenate([np.arange(n), cold]))
+        keys, offsets, explicit = (
+            torch.from_numpy(array).to(device) for array in (heard.keys, disliked.offsets, places)
         )
-        return cls(heard, offsets, disliked, n_songs, n_graph_songs)
+        return cls(songs, keys, offsets, explicit, heard.n_songs, n)
+
+    def pieces(
+        self, edges: Tensor, user: Tensor, n: int, settings: TrainingSettings, generator: torch.Generator
+    ) -> Iterator[Piece]:
+        """Draw for the positives of a step, and cut them into about n pieces of whole groups."""
+        hard, has_hard = self.hard(user, generator)
+        n_groups = math.ceil(len(edges) / settings.group_size)
+        neutral = self.neutral(n_groups, settings.neutral_negatives, generator)
+        groups_at_once = math.ceil(n_groups / n)
+        size = groups_at_once * settings.group_size
+        parts = (*(part.split(size) for part in (edges, user, hard, has_hard)), neutral.split(groups_at_once))
+        for some, wanting, explicit, has_explicit, shared in zip(*parts, strict=True):
+            disliking = has_explicit.nonzero().squeeze(1)
+            drawn = shared.repeat_interleave(settings.group_size, dim=0)[: len(some)]
+            unheard = ~self.is_heard(wanting[:, None], drawn)
+            yield Piece(some, wanting, disliking, explicit[disliking], shared, unheard)
 
     def neutral(self, n_groups: int, n: int, generator: torch.Generator) -> Tensor:
         """Random graph songs, int64 [n_groups, n]."""
@@ -51,7 +83,7 @@ class NegativeSampler:
         return drawn.to(self.heard.device)
 
     def is_heard(self, user: Tensor, song: Tensor) -> Tensor:
-        """Whether the user has the song among the positives; shapes broadcast."""
+        """Tell whether the user has the song among the positives; shapes broadcast."""
         keys = user * self.n_songs + song
         found = torch.searchsorted(self.heard, keys).clamp(max=len(self.heard) - 1)
         return self.heard[found] == keys

@@ -1,4 +1,4 @@
-"""What training minimises: a weighted BPR with margin, or a sampled softmax."""
+"""Objectives that training minimises: a weighted BPR with margin, or a sampled softmax."""
 
 import torch
 from torch import Tensor
@@ -6,6 +6,8 @@ from torch.nn import functional
 
 from ms_assets.events import POSITIVES
 from ms_assets.graph.bipartite import refuse_other_types
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.negatives import Piece
 
 LEFT_OUT = -1e9
 """A logit that has no share, and unlike −∞ a gradient."""
@@ -24,6 +26,43 @@ def positive_weights(edge_attributes: Tensor) -> Tensor:
         intercept, slope = kind.loss
         weights = torch.where(code == kind.code, intercept + slope * ratio, weights)
     return weights
+
+
+def ranking_loss(piece: Piece, weight: Tensor, rows: Tensor, n_songs: int, settings: TrainingSettings) -> Tensor:
+    """Weighted losses of a piece's positives, summed up; [].
+
+    Args:
+        piece: positives and their negatives.
+        weight: of each positive, [n].
+        rows: embeddings of the n users, their n positive songs, `piece.hard` and `piece.neutral`, in this order.
+        n_songs: songs that the neutral negatives were drawn from.
+        settings: objective, margin, temperature and weights.
+    """
+    n = len(piece.edges)
+    wanting, positive, hard, neutral = rows.split([n, n, len(piece.hard), piece.neutral.numel()])
+    positive = (wanting * positive).sum(dim=1)
+    losses = settings.neutral_weight * _neutral_losses(piece, wanting, positive, neutral, n_songs, settings)
+    loss = (weight * losses).sum()
+    if len(piece.hard):
+        # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
+        wanting, positive = (tensor.index_select(0, piece.disliking) for tensor in (wanting, positive))
+        losses = margin_bpr(positive, (wanting * hard).sum(dim=1), settings.margin, settings.temperature)
+        loss = loss + settings.hard_weight * (weight[piece.disliking] * losses).sum()
+    return loss
+
+
+def _neutral_losses(
+    piece: Piece, wanting: Tensor, positive: Tensor, neutral: Tensor, n_songs: int, settings: TrainingSettings
+) -> Tensor:
+    """Loss of each positive against the neutral negatives of its group, heard songs left out, [n]."""
+    n, (n_groups, k) = len(wanting), piece.neutral.shape
+    # The last group may be short: pad it, and drop the padding after the batched product.
+    grouped = functional.pad(wanting, (0, 0, 0, n_groups * settings.group_size - n)).unflatten(0, (n_groups, -1))
+    scores = torch.bmm(grouped, neutral.unflatten(0, (n_groups, k)).transpose(1, 2)).flatten(0, 1)[:n]
+    if settings.objective == "softmax":
+        return sampled_softmax(positive, scores, piece.unheard, n_songs, settings.margin, settings.temperature)
+    losses = margin_bpr(positive[:, None], scores, settings.margin, settings.temperature) * piece.unheard
+    return losses.sum(dim=1) / piece.unheard.sum(dim=1).clamp(min=1)
 
 
 def margin_bpr(positive: Tensor, negative: Tensor, margin: float, temperature: float) -> Tensor:
@@ -51,12 +90,3 @@ def sampled_softmax(
     others = torch.logsumexp(difference.masked_fill(~kept, LEFT_OUT), dim=1)
     correction = torch.log(n_songs / kept.sum(dim=1).clamp(min=1))
     return temperature * functional.softplus(others + correction)
-
-
-def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """−log of a node's share, in its row of similarities, of its own other view; [n] (van den Oord et al., 1807.03748).
-
-    one, other: unit vectors [n, d], two views of the same n nodes.
-    """
-    similarities = one @ other.T / temperature
-    return functional.cross_entropy(similarities, torch.arange(len(one), device=one.device), reduction="none")

@@ -3,11 +3,13 @@
 from typing import TYPE_CHECKING
 
 import duckdb
+import numpy as np
 
 from ms_assets.events import IS_NEGATIVE, IS_POSITIVE
 from ms_assets.graph.bipartite import with_edges
 from ms_assets.graph.edges import edges
 from ms_assets.streams import Relation
+from ms_assets.training.data import GraphTensors, TrainingData
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -25,8 +27,18 @@ def graph_of_train_and_validation(
     return with_edges(graph, edges(con, train.union(later)).to_arrow_table())
 
 
+def refit_data(
+    con: duckdb.DuckDBPyConnection, graph: "HeteroData", negatives: Relation, train: Relation, validation: Relation
+) -> TrainingData:
+    """Graph and explicit negatives of both parts, and nothing to validate with."""
+    tensors = GraphTensors.of(graph_of_train_and_validation(con, graph, train, validation))
+    disliked = explicit_negatives(negatives, validation).to_arrow_table()
+    explicit = (disliked[name].to_numpy() for name in ("user_id", "song_id"))
+    nobody = np.empty(0, np.int64)
+    return TrainingData(tensors, tensors.pairs(*explicit), tensors.pairs(nobody, nobody, relevance=np.empty(0)))
+
+
 def explicit_negatives(negatives: Relation, validation: Relation) -> Relation:
-    """Distinct user_id, song_id of explicit negatives in either part, in this order."""
+    """Pairs user_id, song_id that were disliked or unliked in either part; a pair may come twice."""
     later = validation.filter(IS_NEGATIVE)
-    either = negatives.project("user_id, song_id").union(later.project("user_id, song_id"))
-    return either.distinct().order("user_id, song_id")
+    return negatives.project("user_id, song_id").union(later.project("user_id, song_id"))

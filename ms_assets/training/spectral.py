@@ -5,40 +5,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ms_assets.training.lightgcn import LightGCN, SongFeatures
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.data import SongFeatures
+from ms_assets.training.network import Network
 
 
 @torch.no_grad()
-def start_from_spectrum(model: LightGCN, seed: int, balance: bool = True) -> None:
+def start_from_spectrum(network: Network, features: SongFeatures, settings: TrainingSettings) -> None:
     """Set users, metadata embeddings and the projection so that layer 0 is near a truncated SVD of the graph.
 
     Users take their left singular vectors; artists and albums take the mean of their songs' right ones; a ridge
-    regression fits the projection to the songs' right ones; a residual takes what is left. All of length 1.
-    balance: set the encoder's scales as `SongEncoder.balance` does, before the projection is fitted.
+    regression fits the projection to the songs' right ones; a residual takes what is left. All of length 1. If the
+    settings say so the encoder's scales are balanced, before the projection is fitted.
     """
-    users, songs = _singular_vectors(model, seed)
-    graph_songs = model.features.select(torch.arange(model.n_graph_songs))
-    model.users.copy_(users)
-    for owner, embedding in model.encoder.owners.items():
+    users, songs = _singular_vectors(network, settings.seed)
+    graph_songs = features.select(torch.arange(network.n_graph_songs))
+    network.users.copy_(users)
+    for owner, embedding in network.encoder.owners.items():
         (ids, offsets), weight = graph_songs.owners[owner], embedding.get_parameter("weight")
-        song = torch.arange(model.n_graph_songs).repeat_interleave(offsets.diff())
+        song = torch.arange(network.n_graph_songs).repeat_interleave(offsets.diff())
         total = torch.zeros_like(weight).index_add(0, ids, songs[song])
         count = torch.bincount(ids, minlength=len(weight))[:, None]
         weight.copy_(torch.where(count > 0, total / count.clamp(min=1), total))
-    if balance:
-        model.encoder.balance(graph_songs)
-    _fit_projection(model, graph_songs, songs)
-    if model.residual is not None:
-        model.residual.copy_(songs - model.encoder(graph_songs))
+    if settings.balance_scales:
+        network.encoder.balance(graph_songs)
+    _fit_projection(network, graph_songs, songs)
+    if network.residual is not None:
+        network.residual.copy_(songs - network.encoder(graph_songs))
 
 
-def _singular_vectors(model: LightGCN, seed: int) -> tuple[Tensor, Tensor]:
+def _singular_vectors(network: Network, seed: int) -> tuple[Tensor, Tensor]:
     """Unit rows of U Σ and V Σ of the degree-normalised weighted user × song matrix, float32 [·, d]."""
     from scipy.sparse import csr_matrix
     from sklearn.utils.extmath import randomized_svd
 
-    n_users, n_songs = model.n_users, model.n_graph_songs
-    adjacency, weights = model.adjacency, model.edge_weights()
+    n_users, n_songs = network.n_users, network.n_graph_songs
+    adjacency, weights = network.adjacency, network.edge_weights()
     roots = adjacency.inverse_root_degrees(weights).numpy()
     # The rows of users come first: their entries are the first half.
     n_entries = len(adjacency.edge) // 2
@@ -47,7 +49,7 @@ def _singular_vectors(model: LightGCN, seed: int) -> tuple[Tensor, Tensor]:
     rows = np.repeat(np.arange(n_users), np.diff(offsets))
     values = weights[adjacency.edge[:n_entries]].numpy() * roots[rows] * roots[n_users + columns]
     matrix = csr_matrix((values, columns, offsets), shape=(n_users, n_songs))
-    dimensions = model.users.shape[1]
+    dimensions = network.users.shape[1]
     rank = min(dimensions, n_users, n_songs)
     left, singular, right = randomized_svd(matrix, rank, random_state=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -72,9 +74,9 @@ def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> 
     return functional.normalize(vectors, dim=1)
 
 
-def _fit_projection(model: LightGCN, features: SongFeatures, targets: Tensor, ridge: float = 1e-2) -> None:
-    inputs = functional.pad(model.encoder.inputs(features), (0, 1), value=1.0)
+def _fit_projection(network: Network, features: SongFeatures, targets: Tensor, ridge: float = 1e-2) -> None:
+    inputs = functional.pad(network.encoder.inputs(features), (0, 1), value=1.0)
     gram = inputs.T @ inputs / len(inputs) + ridge * torch.eye(inputs.shape[1])
     solution = torch.linalg.solve(gram, inputs.T @ targets / len(inputs))
-    model.encoder.projection.weight.copy_(solution[:-1].T)
-    model.encoder.projection.bias.copy_(solution[-1])
+    network.encoder.projection.weight.copy_(solution[:-1].T)
+    network.encoder.projection.bias.copy_(solution[-1])

@@ -15,7 +15,8 @@ from ms_assets import pictures
 from ms_assets.settings import StudySettings, TrainingSettings
 from ms_assets.training.experiments import Fit
 from ms_assets.training.memory import NotEnoughMemoryError
-from ms_assets.training.trainer import DivergedError, Epoch
+from ms_assets.training.trained import Epoch
+from ms_assets.training.trainer import DivergedError
 from ms_assets.training.validation import VALIDATION_K
 
 if TYPE_CHECKING:
@@ -117,15 +118,15 @@ def _tried(trial: optuna.Trial, base: TrainingSettings, fit: Fit) -> float:
         return trial.should_prune()
 
     try:
-        fitted = fit(f"trial {trial.number}", settings, is_hopeless)
+        trained = fit(f"trial {trial.number}", settings, is_hopeless)
     except (NotEnoughMemoryError, torch.OutOfMemoryError, DivergedError) as error:
         trial.set_user_attr("remark", str(error))
         raise optuna.TrialPruned from error
-    trial.set_user_attr("mlflow_run_id", fitted.mlflow_run_id)
-    trial.set_user_attr("remark", fitted.trained.diverged)
+    trial.set_user_attr("mlflow_run_id", trained.mlflow_run_id)
+    trial.set_user_attr("remark", trained.diverged)
     if trial.should_prune():
         raise optuna.TrialPruned
-    return fitted.trained.best.validation_ndcg
+    return trained.best.validation_ndcg
 
 
 def _suggested(trial: optuna.Trial) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from ms_assets.defs.platform.scales import SCALE_DEFAULTS
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import memory
-from ms_assets.training.lightgcn import LightGCN
+from ms_assets.training.data import GraphTensors, TrainingData
 from ms_assets.training.memory import Sizes
+from ms_assets.training.network import Network
 from ms_assets.training.spectral import start_from_spectrum
-from ms_assets.training.steps import Steps, step_size
+from ms_assets.training.steps import Steps
 from ms_assets_tests.benchmarks.kernels import resident
 from ms_assets_tests.benchmarks.report import machine, table
 
@@ -94,15 +95,16 @@ def measure(precision: str, **sizes: int) -> Epoch:
 
 def print_epoch(precision: str, sizes: dict[str, int]) -> None:
     """Print an `Epoch`: model, spectral start, and the first eleven steps, of which two learn edge weights."""
-    graph = graph_like_yambda(**sizes)
+    graph = GraphTensors.of(graph_like_yambda(**sizes))
+    nobody = np.empty(0, np.int64)
+    nothing = graph.pairs(nobody, nobody, relevance=np.empty(0))
     settings = TrainingSettings(embedding_dim=DIMENSIONS, precision=precision)
     before, clock = resident("VmRSS"), time.perf_counter()
-    model = LightGCN(graph, settings)
+    network = Network(graph, settings)
     built = time.perf_counter()
-    start_from_spectrum(model, settings.seed)
+    start_from_spectrum(network, graph.features, settings)
     started = time.perf_counter()
-    nobody = (np.empty(0, np.int64), np.empty(0, np.int64))
-    steps = Steps(model.move(torch.device("cpu")), graph, nobody, settings, torch.device("cpu"))
+    steps = Steps(network, TrainingData(graph, nothing, nothing), settings)
     seconds, epoch = [], steps.epoch()
     for _ in range(min(11, steps.n_batches)):
         now = time.perf_counter()
@@ -110,7 +112,7 @@ def print_epoch(precision: str, sizes: dict[str, int]) -> None:
         seconds.append(time.perf_counter() - now)
     found = Epoch(
         precision=precision,
-        n_edges=graph.num_edges,
+        n_edges=graph.n_edges,
         n_steps=steps.n_batches,
         model=built - clock,
         spectral=started - built,
@@ -161,7 +163,7 @@ def section(found: list[Epoch]) -> str:
 
 def _larger(scale: str, sizes: Sizes, measured: Epoch) -> tuple[str, ...]:
     settings = TrainingSettings(**SCALE_DEFAULTS[scale][TrainingSettings])
-    n_steps = math.ceil(sizes.n_edges / step_size(settings, sizes.n_edges))
+    n_steps = math.ceil(sizes.n_edges / settings.step_size(sizes.n_edges))
     growth = sizes.n_edges * settings.embedding_dim / (measured.n_edges * DIMENSIONS)
     seconds = n_steps * (0.9 * measured.frozen_step + 0.1 * measured.learning_step) * growth
     gib = sum(memory.estimate(sizes, settings).values()) / 2**30

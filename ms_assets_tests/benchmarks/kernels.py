@@ -16,13 +16,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import LGConv
 
 from ms_assets.training.edge_weights import EdgeWeightMLP
-from ms_assets.training.propagation import (
-    Adjacency,
-    Propagation,
-    csr_product,
-    embedding_bag_product,
-    propagate_learning,
-)
+from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
 from ms_assets_tests.benchmarks.report import machine, table
 
 LAYERS, INTERVAL = 3, 10
@@ -59,7 +53,7 @@ class Case:
 
     def ours(self) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[], object]]:
         """Propagation with frozen weights, with learned ones, and the freezing of learned ones."""
-        adjacency = Adjacency.of(self.user, self.song, self.size.n_users, self.size.n_songs)
+        adjacency = Adjacency(self.user, self.song, self.size.n_users, self.size.n_songs)
         frozen, network = Propagation(adjacency, self.weights, LAYERS), EdgeWeightMLP(self.attributes)
 
         def freeze() -> Propagation:
@@ -146,16 +140,16 @@ def measure(size: Size = GOWALLA, repeat: int = 7) -> Kernels:
 
 
 def _products(case: Case) -> dict[str, Callable[[], object]]:
-    adjacency = Adjacency.of(case.user, case.song, case.size.n_users, case.size.n_songs)
+    adjacency = Adjacency(case.user, case.song, case.size.n_users, case.size.n_songs)
     entries, x = case.weights[adjacency.edge], case.x.detach()
-    long = torch.sparse_csr_tensor(
-        adjacency.offsets.long(), adjacency.neighbours.long(), entries, [case.n_nodes] * 2, check_invariants=False
-    )
+    offsets, neighbours, shape = adjacency.offsets, adjacency.neighbours, [case.n_nodes] * 2
+    short = torch.sparse_csr_tensor(offsets, neighbours, entries, shape, check_invariants=False)
+    long = torch.sparse_csr_tensor(offsets.long(), neighbours.long(), entries, shape, check_invariants=False)
     coo = long.to_sparse_coo()
     return {
-        "embedding_bag, fp32": lambda: embedding_bag_product(adjacency, entries, x),
-        "embedding_bag, bf16": partial(embedding_bag_product, adjacency, entries.bfloat16(), x.bfloat16()),
-        "CSR, int32": lambda: csr_product(adjacency, entries, x),
+        "embedding_bag, fp32": lambda: adjacency(entries, x),
+        "embedding_bag, bf16": partial(adjacency, entries.bfloat16(), x.bfloat16()),
+        "CSR, int32": lambda: short @ x,
         "CSR, int64": lambda: long @ x,
         "COO": lambda: torch.sparse.mm(coo, x),
     }

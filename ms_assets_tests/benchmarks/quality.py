@@ -13,13 +13,11 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch_geometric.data import HeteroData
 
 from ms_assets.defs.platform.scales import SCALE_DEFAULTS
-from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import trainer
+from ms_assets.training.data import GraphTensors, TrainingData
 from ms_assets_tests.benchmarks.authors import BATCH, RATE, Positives, epochs
 from ms_assets_tests.benchmarks.report import machine, table
 from ms_assets_tests.conftest import Platform
@@ -54,10 +52,9 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Split:
-    """The graph of the train part, and what validation and test hold."""
+    """Data of a training, and the held-out songs of validation and test."""
 
-    graph: HeteroData
-    validation: Judgements
+    data: TrainingData
     validated: HeldOut
     tested: HeldOut
 
@@ -71,17 +68,20 @@ class Split:
             platform.materialise("graph/bipartite_graph", "splits/ground_truth", config=CONFIG)
             graph = platform.graph()
             truth = pl.read_parquet(platform.file("splits/ground_truth"))
-        shape = graph["user"].num_nodes, int(graph["song"].in_graph.sum())
+        tensors = GraphTensors.of(graph)
+        shape = tensors.n_users, tensors.n_graph_songs
         train, validation, test = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, bool)
-        train[*graph[INTERACTS].edge_index.numpy()] = True
+        train[tensors.heard.user, tensors.heard.song] = True
         for name, part in (("validation", validation), ("test", test)):
             rows = truth.filter((pl.col("split") == name) & (pl.col("song_id") < shape[1]))
             part[rows["user_id"], rows["song_id"]] = True
         rows = truth.filter(pl.col("split") == "validation")
-        columns = (rows[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
-        judged = Judgements.of(*columns, shape[0], graph["song"].num_nodes)
+        user, song, relevance = (rows[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
+        nobody = np.empty(0, np.int64)
+        targets = tensors.pairs(user, song, relevance=relevance)
+        data = TrainingData(tensors, tensors.pairs(nobody, nobody), targets)
         known = train | validation
-        return cls(graph, judged, HeldOut(validation & ~train, train), HeldOut(test & ~known, known))
+        return cls(data, HeldOut(validation & ~train, train), HeldOut(test & ~known, known))
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,8 @@ class Ours:
 def ours(split: Split, goal: float, seed: int) -> Ours:
     """Train from the graph, model and start included, testing (outside the clock) after every epoch."""
     settings = TrainingSettings(**SCALE_DEFAULTS["50m"].get(TrainingSettings, {}), seed=seed)
-    nobody = (np.empty(0, np.int64), np.empty(0, np.int64))
     with _tested_epochs(split) as history:
-        result = trainer.train(split.graph, nobody, split.validation, settings, torch.device("cpu"))
+        result = trainer.fit(split.data, settings, torch.device("cpu"))
     reached = next((seconds for seconds, quality in history if quality[0] >= goal), float("nan"))
     return Ours(seed, history[result.best.number - 1][1], reached, history[-1][0])
 
@@ -168,7 +167,7 @@ def section(split: Split, plain: Theirs, trained: list[Ours]) -> str:
     slowest = max(o.seconds for o in trained)
     return "\n".join(
         [
-            f"{n_users:,} users, {n_songs:,} songs, {split.graph.num_edges:,} edges; test, songs of train and "
+            f"{n_users:,} users, {n_songs:,} songs, {split.data.graph.n_edges:,} edges; test, songs of train and "
             f"validation excluded; the epoch is chosen on validation. {machine()}.",
             "",
             table(("", f"NDCG@{K}", f"Recall@{K}", "s to the authors' NDCG", "times as fast"), rows),

@@ -29,10 +29,11 @@ def index_section() -> str:
     vectors, queries = clustered(rng, N_SONGS, centres), clustered(rng, N_QUERIES, centres)
     item_id, k = rng.permutation(10 * N_SONGS)[:N_SONGS], index.RECALL_AT
     before = measure.resident_mib()
-    built = index.build(vectors, item_id, queries, index.choose(N_SONGS, DIMENSIONS, N_QUERIES, singly=False))
+    built = index.SongIndex.build(vectors, item_id, queries)
+    measured = built.measured
     memory, some = measure.resident_mib() - before, queries[:N_EXACT]
     searches = {
-        "index": (queries, lambda: built.index.search(queries, k)[1]),
+        "index": (queries, lambda: built.search(queries, k)[0]),
         "exact: `retrieval/exact.py`": (some, lambda: item_id[exact.search(some, vectors, k)[1]]),
         "exact: `faiss.knn`": (some, lambda: item_id[faiss.knn(some, vectors, k, faiss.METRIC_INNER_PRODUCT)[1]]),
     }
@@ -57,8 +58,8 @@ def index_section() -> str:
                 ],
             ),
             "",
-            f"`{built.kind}`, {built.effort} of {index.list_count(N_SONGS)} lists probed, **built in "
-            f"{built.build_seconds:.1f} s**, {memory:,} MiB. **Recall@{k} {recall:.4f} of {N_EXACT:,} queries at "
+            f"`{measured.kind}`, {measured.effort} of {index.list_count(N_SONGS)} lists probed, **built in "
+            f"{measured.build_seconds:.1f} s**, {memory:,} MiB. **Recall@{k} {recall:.4f} of {N_EXACT:,} queries at "
             f"{first / max(others):.1f} × the throughput of the faster exact batch search**, "
             f"{first / min(others):.1f} × that of the other.",
         ]

@@ -133,4 +133,4 @@ def _repeat(answer: Callable[[NDArray[np.int64]], object], uid: NDArray[np.int64
 
 def _exact(known: ModelData, uid: NDArray[np.int64]) -> object:
     user = np.flatnonzero(known.uid == uid)
-    return exact.search(known.users[user], known.songs, K + int(known.heard.lengths[user[0]]))
+    return exact.search(known.users[user], known.songs, K + int(known.heard.counts[user[0]]))

@@ -4,11 +4,12 @@ import dagster as dg
 import duckdb
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
 from ms_assets.defs.evaluation import assets
-from ms_assets.evaluation import passes, tables
+from ms_assets.evaluation import leaderboard, passes, tables
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets_tests import slow_metrics
 
@@ -183,6 +184,20 @@ def everything(splits, shown):
         assets.slices(**shared, **inputs(splits, "users", "songs", "train", "test", "ground_truth")),
     ]
     return [frame.sort(pl.col(pl.String, pl.Int32, pl.Int64)) for frame in found]
+
+
+def test_a_leaderboard_is_made_from_relations_without_any_asset(many):
+    splits, shown = many
+    names, ks = ("users", "songs", "train", "ground_truth"), [2, 4]
+    rows = pa.concat_tables(passes.user_metrics({"popular": shown}, *(splits[name] for name in names), ks))
+    exposed = passes.exposure({"popular": shown}, *(splits[name] for name in names[:3]), False, ks)
+    board = leaderboard.leaderboard(leaderboard.panes(splits["con"].from_arrow(rows)), exposed)
+    assert board.schema == leaderboard.SCHEMA
+    for view, k in (("all", 2), ("discovery", 4)):
+        [row] = board.filter(view=view, k=k, metric="ndcg").to_dicts()
+        mean = pl.DataFrame(rows).filter(view=view, k=k)["ndcg"].mean()
+        assert row["mean"] == pytest.approx(mean) and row["ci_low"] < mean < row["ci_high"]
+        assert len(board.filter(view=view, k=k, metric="coverage")) == 1
 
 
 def close(one, other):

@@ -8,7 +8,6 @@ import pytest
 
 from ms_assets.evaluation import comparison
 from ms_assets.evaluation.comparison import Holdout, compare
-from ms_assets.vectors import Ragged
 from ms_assets_tests import planted
 from ms_assets_tests.planted import HEARD, ITEM_ID, UID, WANTED, model, part
 
@@ -77,8 +76,7 @@ def test_swapping_the_models_swaps_the_sign():
 
 
 def test_what_the_champion_has_trained_on_is_no_target_so_that_seeing_the_test_part_gains_nothing():
-    seen = np.sort(np.concatenate([HEARD, WANTED[:, :4]], axis=1), axis=1)
-    cheat = replace(OTHER, heard=Ragged(seen.ravel(), np.arange(len(UID) + 1) * seen.shape[1]))
+    cheat = replace(OTHER, heard=planted.heard(np.concatenate([HEARD, WANTED[:, :4]], axis=1)))
     found = compare(ONE, cheat, planted.holdout())
     rest = planted.holdout()
     later = Holdout(

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from ms_assets.retrieval.baselines import HALF_LIVES
 from ms_assets.retrieval.implicit_models import IALS_GRID, ITEM_KNN_GRID
-from ms_assets.retrieval.recommenders import HALF_LIVES
 from ms_assets_tests.worlds import random_case
 
 GRIDS = {"decayed_popularity": HALF_LIVES, "item_knn": ITEM_KNN_GRID, "ials": IALS_GRID}

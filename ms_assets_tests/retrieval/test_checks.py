@@ -1,5 +1,7 @@
 """An index of other data is refused, and a table of recommendations for whatever is wrong with it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,12 +9,12 @@ import pytest
 from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.retrieval import assets
 from ms_assets.defs.retrieval import checks as retrieval
-from ms_assets.retrieval.index import build, origin
+from ms_assets.retrieval.index import built, origin
 from ms_assets.vectors import fixed_size_list
-from ms_assets_tests.training.graphs import unit_rows
+from ms_assets_tests.training.graphs import trained_model, unit_rows
 
 N_SONGS, N_TRAINED = 400, 390
-MODEL = {"mlflow_run_id": "run", "inputs": {"splits/ground_truth": "run@1"}}
+MODEL = trained_model(mlflow_run_id="run", inputs={"splits/ground_truth": "run@1"})
 
 
 class Indexed:
@@ -44,13 +46,13 @@ def indexed(duckdb):
 
 def test_the_index_holds_every_song_under_its_item_id(indexed):
     songs, item_id, users = indexed.songs, indexed.item_id, indexed.users
-    assert indexed.result(build(songs, item_id, users, "exact").index).passed
+    assert indexed.result(built(songs, item_id, users, "exact")[0]).passed
     for vectors, ids in ((songs[:-1], item_id[:-1]), (songs, np.arange(N_SONGS)), (songs, np.roll(item_id, 1))):
-        assert not indexed.result(build(vectors, ids, users, "exact").index).passed
+        assert not indexed.result(built(vectors, ids, users, "exact")[0]).passed
 
 
 def test_an_index_that_probes_too_few_lists_fails(indexed):
-    index = build(indexed.songs, indexed.item_id, indexed.users, "ivf_flat").index
+    index, _ = built(indexed.songs, indexed.item_id, indexed.users, "ivf_flat")
     assert indexed.result(index).passed
     index.nprobe = 2
     assert not indexed.result(index).passed
@@ -59,15 +61,15 @@ def test_an_index_that_probes_too_few_lists_fails(indexed):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"model": {**MODEL, "mlflow_run_id": "later"}}, "training_run: built from run, found later"),
-        ({"model": {**MODEL, "inputs": {"splits/ground_truth": "x@2"}}}, "split: built from run@1, found x@2"),
+        ({"model": replace(MODEL, mlflow_run_id="later")}, "training_run: built from run, found later"),
+        ({"model": replace(MODEL, inputs={"splits/ground_truth": "x@2"})}, "split: built from run@1, found x@2"),
         ({"item_id": 10 * np.arange(N_SONGS)}, "id_map: built from"),
         ({"users": unit_rows(np.random.default_rng(9), 30, 8)}, "user_embeddings: built from"),
         ({"songs": unit_rows(np.random.default_rng(9), N_SONGS, 8)}, "song_embeddings: built from"),
     ],
 )
 def test_an_index_of_another_model_split_or_id_map_is_refused_by_name(indexed, changed, said):
-    index = build(indexed.songs, indexed.item_id, indexed.users, "exact").index
+    index, _ = built(indexed.songs, indexed.item_id, indexed.users, "exact")
     result = indexed.result(index, **changed)
     assert not result.passed
     assert f"the index is of other data: {said}" in result.description
@@ -100,7 +102,7 @@ def test_nothing_is_recommended_from_an_index_of_other_users_or_songs(indexed):
             {"user_id": np.arange(30), "embedding": fixed_size_list(indexed.users)},
         ]
         users, songs, train, vectors = (indexed.con.from_arrow(pa.table(table)) for table in columns)
-        index = build(indexed.songs, indexed.item_id, indexed.users, "exact").index
+        index, _ = built(indexed.songs, indexed.item_id, indexed.users, "exact")
         stored = IndexOfOrigin(index, origin(MODEL, indexed.item_id, indexed.users, indexed.songs))
         return assets.lightgcn(users, songs, train, stored, vectors)
 
@@ -127,7 +129,7 @@ def full(row):
 @pytest.fixture
 def check(duckdb, table):
     """What the check says of the recommendations of a method."""
-    by_method = {check.check_key.asset_key.path[-1]: check for check in retrieval.checks}
+    by_method = {check.check_key.asset_key.path[-1]: check for check in retrieval.of_recommendations}
 
     def result(rows, method="lightgcn", n_songs=3):
         return by_method[method](

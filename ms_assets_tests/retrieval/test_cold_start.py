@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from ms_assets.retrieval.recommenders import nearest
 
+from ms_assets.interactions import Interactions
 from ms_assets.retrieval import cold_start
-from ms_assets.retrieval.recommender import ranked
+from ms_assets.retrieval.recommender import nearest, ranked
 from ms_assets.retrieval.tuning import Tuner
 from ms_assets.vectors import Ragged
-from ms_assets_tests.retrieval.test_recommendations import history_of
+from ms_assets_tests.retrieval.test_recommendations import dataset_of
 from ms_assets_tests.training.graphs import unit_rows
 
 N_USERS, N_TRAINED, N_COLD, DIMENSIONS = 200, 1_500, 400, 16
@@ -42,16 +42,18 @@ class Planted:
         self.cold = unit_rows(rng, N_COLD, DIMENSIONS)
         self.cold[:, 0] += lean
         self.cold /= np.linalg.norm(self.cold, axis=1, keepdims=True)
-        self.heard = history_of([set(rng.permutation(N_TRAINED)[:30].tolist()) for _ in range(N_USERS)])
+        heard = [set(rng.permutation(N_TRAINED)[:30].tolist()) for _ in range(N_USERS)]
         user = np.repeat(np.arange(N_USERS), 20)
         song = np.concatenate([np.arange(20) + (N_TRAINED if u < n_cold_targets else 0) for u in range(N_USERS)])
-        self.tuner = Tuner.of(user, song, np.ones(len(user)), self.heard.songs, N_TRAINED + N_COLD)
+        n_songs = N_TRAINED + N_COLD
+        validation = Interactions.of(user, song, N_USERS, n_songs, relevance=np.ones(len(user)))
+        dataset = dataset_of(heard, n_songs, N_TRAINED, validation=validation)
+        self.heard, self.tuner = dataset.heard, Tuner.of(dataset)
 
     def share(self, length):
         """Of cold songs among the top 100 of discovery, by search over all songs."""
         songs = np.concatenate([self.trained, np.float32(length) * self.cold])
-        everybody = np.arange(N_USERS)
-        found, _ = ranked(everybody, self.heard.songs, len(songs), nearest(self.users, songs), 100)
+        found, _ = ranked(nearest(self.users, songs), np.arange(N_USERS), self.heard, len(songs), 100)
         return (found[1] >= N_TRAINED).mean()
 
 
@@ -61,7 +63,7 @@ def test_calibration_gives_cold_songs_the_share_that_they_have_in_validation(lea
     planted = Planted(lean, n_cold_targets)
     fit = cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner)
     targets = planted.tuner.targets["discovery"]
-    wanted = (targets.keys % targets.n_songs >= N_TRAINED).mean()
+    wanted = (targets.song >= N_TRAINED).mean()
     assert fit.wanted_share == pytest.approx(wanted)
     assert planted.share(1.0) == pytest.approx(fit.share_before, abs=1e-3)
     assert planted.share(fit.length) == pytest.approx(fit.share_after, abs=1e-3)

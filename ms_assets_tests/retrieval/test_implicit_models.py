@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ms_assets.retrieval import implicit_models
-from ms_assets.retrieval.implicit_models import ials, item_knn
-from ms_assets_tests.retrieval.test_recommendations import history_of
+from ms_assets.retrieval.implicit_models import IALS, ItemKNN
+from ms_assets_tests.retrieval.test_recommendations import dataset_of
 
 N_USERS, N_SONGS = 40, 30
 ALL = np.arange(N_USERS)
@@ -19,8 +19,9 @@ def counts():
     return rng.integers(1, 6, (N_USERS, N_SONGS)) * (rng.random((N_USERS, N_SONGS)) < 0.2)
 
 
-def history(counts):
-    return history_of([{song: (int(row[song]), 0) for song in np.flatnonzero(row)} for row in counts])
+def dataset(counts):
+    heard = [{song: (int(row[song]), 0) for song in np.flatnonzero(row)} for row in counts]
+    return dataset_of(heard, counts.shape[1])
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +43,23 @@ def bm25(counts):
 def test_neighbours_score_by_the_sum_of_similarity_times_events(counts, similarity):
     weights = bm25(counts) if similarity == "bm25" else counts / np.linalg.norm(counts, axis=0)
     scores = counts @ (weights.T @ weights)
-    found, values = item_knn(history(counts), N_SONGS, similarity, neighbours=N_SONGS)(ALL, 10)
+    found, values = ItemKNN(similarity, neighbours=N_SONGS).fit(dataset(counts)).rank(ALL, 10)
     np.testing.assert_allclose(values, -np.sort(-scores, axis=1)[:, :10], rtol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(scores, found, axis=1), values, rtol=1e-5)
 
 
 def test_a_list_ends_where_no_neighbour_is_left():
-    lists, scores = item_knn(history_of([{0, 1}, {1}, {2}, {}]), 4, "cosine", neighbours=4)(np.arange(4), 4)
+    model = ItemKNN("cosine", neighbours=4).fit(dataset_of([{0, 1}, {1}, {2}, {}], 4))
+    lists, scores = model.rank(np.arange(4), 4)
     assert [sorted(row) for row in lists.tolist()] == [[-1, -1, 0, 1], [-1, -1, 0, 1], [-1, -1, -1, 2], [-1] * 4]
     assert (scores[lists < 0] == 0).all()
 
 
 def test_similarities_come_from_a_users_most_played_songs(monkeypatch):
-    heard = history_of([{0: (9, 0), 1: (8, 0), 2: (1, 0)}, {1: (1, 0), 2: (1, 0)}, {2: (1, 0)}])
+    heard = dataset_of([{0: (9, 0), 1: (8, 0), 2: (1, 0)}, {1: (1, 0), 2: (1, 0)}, {2: (1, 0)}], 3)
 
     def neighbours():
-        songs, _ = item_knn(heard, 3, "cosine", neighbours=3)(np.array([2]), 3)
+        songs, _ = ItemKNN("cosine", neighbours=3).fit(heard).rank(np.array([2]), 3)
         return sorted(songs[0].tolist())
 
     assert neighbours() == [0, 1, 2]
@@ -82,38 +84,46 @@ def test_ials_scores_as_least_squares_solved_row_by_row(counts, monkeypatch):
     monkeypatch.setattr(implicit_models, "ITERATIONS", 60)
     users, songs = exact_als(counts, 64, alpha=5.0, regularization=3.0)
     expected = users @ songs.T
-    found, values = ials(history(counts), N_SONGS, alpha=5.0, regularization=3.0, seed=0)(ALL, N_SONGS)
+    found, values = IALS(alpha=5.0, regularization=3.0).fit(dataset(counts)).rank(ALL, N_SONGS)
     scores = np.zeros_like(expected)
     np.put_along_axis(scores, found, values, axis=1)
     np.testing.assert_allclose(scores, expected, atol=0.02)
 
 
 MODELS = {
-    "item_knn bm25": lambda history: item_knn(history, N_SONGS, "bm25", 10),
-    "item_knn cosine": lambda history: item_knn(history, N_SONGS, "cosine", 10),
-    "ials": lambda history: ials(history, N_SONGS, alpha=10.0, regularization=1.0, seed=0),
+    "item_knn bm25": ItemKNN("bm25", 10),
+    "item_knn cosine": ItemKNN("cosine", 10),
+    "ials": IALS(alpha=10.0, regularization=1.0),
 }
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_two_tastes_are_told_apart(tastes, model):
     same, counts = tastes
-    found, _ = MODELS[model](history(counts))(ALL, 10)
+    found, _ = MODELS[model].fit(dataset(counts)).rank(ALL, 10)
     assert np.take_along_axis(same, found, axis=1).mean() > 0.95
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_same_histories_give_the_same_lists_and_no_warning(counts, model):
     with warnings.catch_warnings(action="error"):
-        one, again = (MODELS[model](history(counts))(ALL, 20) for _ in range(2))
+        one, again = (MODELS[model].fit(dataset(counts)).rank(ALL, 20) for _ in range(2))
     for ours, theirs in zip(one, again, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning")  # no mean length
+@pytest.mark.parametrize("model", MODELS)
+def test_settings_can_be_tried_on_drawn_users_of_whom_none_has_heard_anything(counts, model):
+    some = dataset(np.where(np.arange(N_USERS)[:, None] == 3, 0, counts)).of_users(np.array([3]))
+    _, scores = MODELS[model].fit(some).rank(np.array([3]), 5)
+    assert (scores == 0).all()
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_who_has_heard_nothing_is_no_trouble(counts, model):
     fewer = counts.copy()
     fewer[3] = 0
-    found, scores = MODELS[model](history(fewer))(np.array([3, 4]), 5)
+    found, scores = MODELS[model].fit(dataset(fewer)).rank(np.array([3, 4]), 5)
     assert np.isfinite(scores).all()
     assert len(set(found[1].tolist())) == 5

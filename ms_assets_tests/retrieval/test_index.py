@@ -1,12 +1,14 @@
 """The index: exact while small, inverted lists with a recall beyond, item ids throughout."""
 
+from dataclasses import replace
+
 import faiss
 import numpy as np
 import pytest
 
 from ms_assets.retrieval import exact
-from ms_assets.retrieval.index import RECALL_AT, TARGET_RECALL, build, choose, fingerprint, on_gpu, recall_at
-from ms_assets.retrieval.recommenders import from_index
+from ms_assets.retrieval.index import RECALL_AT, TARGET_RECALL, SongIndex, built, choose, fingerprint, recall_at
+from ms_assets.retrieval.lightgcn import LightGCN
 from ms_assets_tests.training.graphs import unit_rows
 
 N_SONGS, DIMENSIONS = 5_000, 16
@@ -33,6 +35,16 @@ def lists(world):
     return build(*world, "ivf_flat")
 
 
+def build(*vectors_ids_queries_and_kind):
+    return SongIndex(*built(*vectors_ids_queries_and_kind))
+
+
+def lightgcn(index, world):
+    """Rank for the world's users by an index of songs under their item ids."""
+    _, item_id, users = world
+    return LightGCN().of_embeddings(None, index, item_id[: index.index.ntotal], users=users).rank
+
+
 def nearest(world, k):
     """Item ids by exact search, the plain way."""
     songs, item_id, users = world
@@ -41,11 +53,11 @@ def nearest(world, k):
 
 def test_a_small_catalogue_is_searched_exactly(world):
     songs, item_id, users = world
-    built = build(*world, "exact")
-    assert (built.recall, built.index.ntotal) == (1.0, N_SONGS)
-    scores, found = built.index.search(users, 10)
+    index = build(*world, "exact")
+    assert (index.measured.recall_at_100, index.index.ntotal) == (1.0, N_SONGS)
+    found, scores = index.search(users, 10)
     np.testing.assert_allclose(scores, -np.sort(-(users @ songs.T), axis=1)[:, :10], atol=1e-5)
-    assert recall_at(built.index, users, nearest(world, 10)) == pytest.approx(1, abs=NEARLY)
+    assert recall_at(index.index, users, nearest(world, 10)) == pytest.approx(1, abs=NEARLY)
     assert set(found.ravel().tolist()) <= set(item_id.tolist())
 
 
@@ -77,11 +89,13 @@ def test_exact_search_is_sorting_all_scores(world, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["ivf_sq8", "hnsw"])
 def test_every_kind_finds_what_exact_search_finds_under_item_ids(world, kind):
-    built = build(*world, kind)
-    assert built.index.ntotal == N_SONGS
-    assert built.recall == pytest.approx(recall_at(built.index, world[2], nearest(world, RECALL_AT)), abs=NEARLY)
-    assert built.recall >= TARGET_RECALL
-    assert built.effort > 1
+    index = build(*world, kind)
+    assert index.index.ntotal == N_SONGS
+    assert index.measured.recall_at_100 == pytest.approx(
+        recall_at(index.index, world[2], nearest(world, RECALL_AT)), abs=NEARLY
+    )
+    assert index.measured.recall_at_100 >= TARGET_RECALL
+    assert index.measured.effort > 1
 
 
 def test_vectors_too_close_for_bytes_are_held_whole(world):
@@ -89,9 +103,9 @@ def test_vectors_too_close_for_bytes_are_held_whole(world):
     close = (songs[:1] + 1e-3 * songs).astype(np.float32)
     close /= np.linalg.norm(close, axis=1, keepdims=True)
     with_outliers = np.concatenate([close[:-100], users[:100]])
-    built = build(with_outliers, item_id, users, "ivf_sq8")
-    assert built.kind == "ivf_flat"
-    assert built.recall >= TARGET_RECALL
+    index = build(with_outliers, item_id, users, "ivf_sq8")
+    assert index.measured.kind == "ivf_flat"
+    assert index.measured.recall_at_100 >= TARGET_RECALL
 
 
 def test_other_content_has_another_fingerprint(world):
@@ -104,10 +118,10 @@ def test_other_content_has_another_fingerprint(world):
 @pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq8"])
 def test_an_index_built_on_a_gpu_is_one_of_the_cpu(world, kind):
     assert faiss.get_num_gpus() > 0
-    built = build(*world, kind)
-    assert built.recall >= TARGET_RECALL
-    found, _ = from_index(built.index, world[2], world[1], on_gpu(built.index))(np.arange(300), 100)
-    assert recall_at(built.index, world[2], world[1][found]) >= TARGET_RECALL
+    index = build(*world, kind)
+    assert index.measured.recall_at_100 >= TARGET_RECALL
+    found, _ = lightgcn(replace(index, use_gpu=True), world)(np.arange(300), 100)
+    assert recall_at(index.index, world[2], world[1][found]) >= TARGET_RECALL
 
 
 def test_inverted_lists_find_what_exact_search_finds(world, lists):
@@ -115,24 +129,24 @@ def test_inverted_lists_find_what_exact_search_finds(world, lists):
     _, found = lists.index.search(world[2], RECALL_AT)
     hits = sum(len(set(a) & set(b)) for a, b in zip(found.tolist(), wanted.tolist(), strict=True))
     assert lists.index.ntotal == N_SONGS
-    assert lists.recall >= TARGET_RECALL == 0.98
-    assert hits / wanted.size == pytest.approx(lists.recall, abs=NEARLY)
+    assert lists.measured.recall_at_100 >= TARGET_RECALL == 0.98
+    assert hits / wanted.size == pytest.approx(lists.measured.recall_at_100, abs=NEARLY)
     assert 1 < lists.index.nprobe < 71
 
 
 def test_an_index_keeps_its_probes_and_its_ids_in_its_file(lists, world, tmp_path):
-    file = str(tmp_path / "index.faiss")
-    faiss.write_index(lists.index, file)
-    read = faiss.read_index(file)
-    assert read.nprobe == lists.index.nprobe
-    for ours, theirs in zip(lists.index.search(world[2], 20), read.search(world[2], 20), strict=True):
+    lists.save(tmp_path / "index.faiss")
+    read = SongIndex.load(tmp_path / "index.faiss")
+    assert read.index.nprobe == lists.index.nprobe
+    for ours, theirs in zip(lists.search(world[2], 20), read.search(world[2], 20), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_building_again_gives_the_same_index(lists, world):
     again = build(*world, "ivf_flat")
-    assert (again.effort, again.recall) == (lists.effort, lists.recall)
-    np.testing.assert_array_equal(again.index.search(world[2], 20)[1], lists.index.search(world[2], 20)[1])
+    for attribute in ("effort", "recall_at_100"):
+        assert getattr(again.measured, attribute) == getattr(lists.measured, attribute)
+    np.testing.assert_array_equal(again.search(world[2], 20)[0], lists.search(world[2], 20)[0])
 
 
 def test_recall_is_the_share_of_exact_results_found(world):
@@ -143,31 +157,29 @@ def test_recall_is_the_share_of_exact_results_found(world):
 
 @pytest.mark.parametrize("kind", ["exact", "ivf_flat", "ivf_sq8", "hnsw"])
 def test_lightgcn_recommends_song_ids_not_item_ids(world, kind):
-    songs, item_id, users = world
-    index = build(*world, kind).index
+    songs, _, users = world
     chosen = np.array([7, 3, 200])
-    found, scores = from_index(index, users, item_id)(chosen, 50)
+    found, scores = lightgcn(build(*world, kind), world)(chosen, 50)
     wanted = np.argsort(-(users[chosen] @ songs.T), axis=1)[:, :50]
     assert np.mean([len(np.intersect1d(a, b)) / 50 for a, b in zip(found, wanted, strict=True)]) > 0.95
     np.testing.assert_allclose(scores, np.take_along_axis(users[chosen] @ songs.T, found, axis=1), atol=0.01)
 
 
 def test_where_the_probed_lists_hold_too_few_songs_more_are_probed(world):
-    _, item_id, users = world
-    index = faiss.clone_index(build(*world, "ivf_flat").index)
-    index.nprobe = 1
-    _, few = index.search(users, 1_000)
+    index = SongIndex(faiss.clone_index(build(*world, "ivf_flat").index))
+    index.index.nprobe = 1
+    _, few = index.index.search(world[2], 1_000)
     assert (few == -1).any()
-    found, _ = from_index(index, users, item_id)(np.arange(300), 1_000)
+    found, _ = lightgcn(index, world)(np.arange(300), 1_000)
     assert all(len(set(row)) == 1_000 for row in found.tolist())
     assert found.min() >= 0
-    everything, _ = from_index(index, users, item_id)(np.arange(3), N_SONGS)
+    everything, _ = lightgcn(index, world)(np.arange(3), N_SONGS)
     assert sorted(everything[0].tolist()) == list(range(N_SONGS))
 
 
 def test_what_the_index_does_not_find_never_becomes_a_song(world):
     songs, item_id, users = world
-    index = build(songs[:50], item_id[:50], users, "exact").index
-    found, _ = from_index(index, users, item_id)(np.arange(2), 60)
+    index = build(songs[:50], item_id[:50], users, "exact")
+    found, _ = lightgcn(index, world)(np.arange(2), 60)
     assert (found[:, 50:] == -1).all()
     assert sorted(found[0, :50].tolist()) == list(range(50))

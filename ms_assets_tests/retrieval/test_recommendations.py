@@ -1,30 +1,27 @@
 """The recommendations table against a plain loop over users, whoever recommends."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from ms_assets.retrieval import recommendations
-from ms_assets.retrieval.recommender import Audience, History, recommend
+from ms_assets.interactions import Interactions
+from ms_assets.retrieval import recommender
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.recommender import Recommender, recommendations
 
 COLUMNS = ["view", "user_id", "uid", "rank", "song_id", "item_id", "score"]
 
 
-def history_of(heard):
+def dataset_of(heard, n_songs, n_graph_songs=None, **known):
     """heard: for each user a set of songs, or the number of events and the time of the last for each song."""
     rows = [
         (user, song, *(songs[song] if isinstance(songs, dict) else (1, -1)))
         for user, songs in enumerate(heard)
         for song in sorted(songs)
     ]
-    columns = np.array(rows, np.int64).reshape(-1, 4).T
-    return History.of(pa.table(list(columns), names=["user_id", "song_id", "n_events", "last"]), len(heard))
-
-
-def audience_of(heard, n_songs):
-    """heard: a set of songs for each user, or as in `history_of`."""
+    user, song, n_events, last = np.array(rows, np.int64).reshape(-1, 4).T
     uid, item_id = 10 * np.arange(len(heard)) + 3, 2**32 - 1 - 7 * np.arange(n_songs)
-    return Audience(uid, item_id, n_songs, history_of(heard))
+    pairs = Interactions.of(user, song, len(heard), n_songs, n_events=n_events, last=last)
+    return Dataset(uid, item_id, n_songs if n_graph_songs is None else n_graph_songs, pairs, **known)
 
 
 def random_histories(rng, n_users, n_songs):
@@ -32,25 +29,29 @@ def random_histories(rng, n_users, n_songs):
     return [set(rng.choice(n_songs, min(size, n_songs), replace=False).tolist()) for size in sizes]
 
 
-def by_scores(scores):
+class ByScores(Recommender):
     """Recommend by a matrix of scores, float32 [n_users, n_songs]; a NaN is never recommended."""
 
-    def recommender(users, n):
-        best = np.argsort(-scores[users], axis=1, kind="stable")[:, :n]  # NaN sorts last
-        values = np.take_along_axis(scores[users], best, axis=1)
+    def __init__(self, scores, dataset=None):
+        self.scores, self.dataset = scores, dataset
+
+    def _learn(self, dataset):
+        return {}
+
+    def rank(self, user, n):
+        best = np.argsort(-self.scores[user], axis=1, kind="stable")[:, :n]  # NaN sorts last
+        values = np.take_along_axis(self.scores[user], best, axis=1)
         return np.where(np.isnan(values), -1, best), values
 
-    return recommender
 
-
-def slow_table(scores, audience, heard, k):
+def slow_table(scores, dataset, heard, k):
     rows = []
     for view in ("all", "discovery"):
         for user, row in enumerate(scores):
             ranked = sorted((-value, song) for song, value in enumerate(row.tolist()) if value == value)
             kept = [(song, -value) for value, song in ranked if view == "all" or song not in heard[user]]
             rows += [
-                (view, user, audience.uid[user], rank, song, audience.item_id[song], value)
+                (view, user, dataset.user_ids[user], rank, song, dataset.song_ids[song], value)
                 for rank, (song, value) in enumerate(kept[:k], start=1)
             ]
     return rows
@@ -75,27 +76,27 @@ def songs_of(table):
 def test_the_table_equals_a_loop_over_users(n_songs, share_missing):
     rng = np.random.default_rng(n_songs)
     heard = random_histories(rng, 30, n_songs)
-    audience = audience_of(heard, n_songs)
+    dataset = dataset_of(heard, n_songs)
     scores = rng.standard_normal((30, n_songs)).astype(np.float32)
     scores[rng.random(scores.shape) < share_missing] = np.nan
-    found = rows_of(recommend(audience, by_scores(scores)))
-    assert sorted(found) == sorted(slow_table(scores, audience, heard, 100))
+    found = rows_of(recommendations(ByScores(scores, dataset)))
+    assert sorted(found) == sorted(slow_table(scores, dataset, heard, 100))
 
 
 @pytest.mark.parametrize("users_at_once", [1, 7, 29, 1_000])
 def test_how_many_users_are_served_at_once_changes_nothing(users_at_once, monkeypatch):
     rng = np.random.default_rng(3)
-    audience = audience_of(random_histories(rng, 30, 150), 150)
-    recommender = by_scores(rng.standard_normal((30, 150)).astype(np.float32))
-    wanted = recommend(audience, recommender)
-    monkeypatch.setattr(recommendations, "USERS_AT_ONCE", users_at_once)
-    assert recommend(audience, recommender).equals(wanted)
+    dataset = dataset_of(random_histories(rng, 30, 150), 150)
+    model = ByScores(rng.standard_normal((30, 150)).astype(np.float32), dataset)
+    wanted = recommendations(model)
+    monkeypatch.setattr(recommender, "USERS_AT_ONCE", users_at_once)
+    assert recommendations(model).equals(wanted)
 
 
 def test_discovery_leaves_out_what_was_heard_and_all_does_not():
     heard = [set(range(120)), {0, 2}, set()]
     falling = np.tile(-np.arange(130, dtype=np.float32), (3, 1))
-    lists = songs_of(recommend(audience_of(heard, 130), by_scores(falling)))
+    lists = songs_of(recommendations(ByScores(falling, dataset_of(heard, 130))))
     assert [lists["all", user] for user in range(3)] == [list(range(100))] * 3
     assert lists["discovery", 0] == list(range(120, 130))
     assert lists["discovery", 1] == [1, *range(3, 102)]
@@ -103,22 +104,23 @@ def test_discovery_leaves_out_what_was_heard_and_all_does_not():
 
 
 def test_who_has_heard_everything_has_nothing_to_discover():
-    lists = songs_of(recommend(audience_of([{0, 1, 2}], 3), by_scores(np.zeros((1, 3), np.float32))))
+    lists = songs_of(recommendations(ByScores(np.zeros((1, 3), np.float32), dataset_of([{0, 1, 2}], 3))))
     assert lists == {("all", 0): [0, 1, 2]}
 
 
 def test_a_place_that_a_recommender_leaves_empty_never_becomes_a_song():
-    def recommender(users, n):
-        songs = np.tile([-1, 4, -1, 2, -1], (len(users), 1))
-        return songs, np.zeros(songs.shape, np.float32)
+    class WithGaps(ByScores):
+        def rank(self, user, n):
+            songs = np.tile([-1, 4, -1, 2, -1], (len(user), 1))
+            return songs, np.zeros(songs.shape, np.float32)
 
-    lists = songs_of(recommend(audience_of([set(), {4}], 5), recommender))
+    lists = songs_of(recommendations(WithGaps(None, dataset_of([set(), {4}], 5))))
     assert lists == {("all", 0): [4, 2], ("all", 1): [4, 2], ("discovery", 0): [4, 2], ("discovery", 1): [2]}
 
 
 def test_a_shorter_list_is_the_beginning_of_a_longer_one():
     rng = np.random.default_rng(5)
-    audience = audience_of(random_histories(rng, 10, 60), 60)
-    recommender = by_scores(rng.standard_normal((10, 60)).astype(np.float32))
-    short, long = (songs_of(recommend(audience, recommender, k)) for k in (5, 50))
+    dataset = dataset_of(random_histories(rng, 10, 60), 60)
+    model = ByScores(rng.standard_normal((10, 60)).astype(np.float32), dataset)
+    short, long = (songs_of(recommendations(model, k)) for k in (5, 50))
     assert {key: songs[:5] for key, songs in long.items()} == short

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from sklearn.decomposition import TruncatedSVD
 
-from ms_assets.retrieval import recommendations, recommenders
-from ms_assets.retrieval.recommender import recommend
-from ms_assets_tests.retrieval.test_recommendations import audience_of, random_histories, songs_of
+from ms_assets.retrieval import recommender
+from ms_assets.retrieval.baselines import SVD, ContentBased, Popular, Random
+from ms_assets.retrieval.recommender import recommendations
+from ms_assets_tests.retrieval.test_recommendations import dataset_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
 
 N_USERS, N_SONGS, N_GRAPH_SONGS = 90, 160, 130
@@ -20,13 +21,21 @@ def heard():
 
 
 @pytest.fixture(scope="module")
-def audience(heard):
-    return audience_of(heard, N_SONGS)
+def audio():
+    return unit_rows(np.random.default_rng(3), N_SONGS)
+
+
+def with_audio(audio):
+    return {"audio": (audio, audio.any(axis=1))}
 
 
 @pytest.fixture(scope="module")
-def audio():
-    return unit_rows(np.random.default_rng(3), N_SONGS)
+def dataset(heard, audio):
+    return dataset_of(heard, N_SONGS, N_GRAPH_SONGS, **with_audio(audio))
+
+
+def random_songs(n_songs, seed=1):
+    return Random(seed).fit(dataset_of([{0}], n_songs)).rank
 
 
 def matrix_of(heard, n_songs):
@@ -42,21 +51,21 @@ def assert_best(found, scores, wanted, n):
 
 
 def test_popular_songs_have_the_most_events_and_equals_come_by_id():
-    n_events = np.array([3, 0, 7, 3, 0, 9])
-    songs, scores = recommenders.popular(n_events)(np.array([4, 4, 8]), 5)
+    dataset = dataset_of([{0: (2, 0), 2: (7, 0), 3: (3, 0)}, {0: (1, 0), 5: (9, 0)}], 6)
+    songs, scores = Popular().fit(dataset).rank(np.array([1, 1, 0]), 5)
     assert songs.tolist() == [[5, 2, 0, 3, 1]] * 3
     assert scores.tolist() == [[9, 7, 3, 3, 0]] * 3
 
 
 def test_random_songs_are_distinct_and_come_from_the_whole_catalogue():
-    songs, scores = recommenders.random(50, seed=1)(np.arange(400), 10)
+    songs, scores = random_songs(50)(np.arange(400), 10)
     assert all(len(set(row)) == 10 for row in songs.tolist())
     assert set(songs.ravel().tolist()) == set(range(50))
     assert bool((np.diff(scores, axis=1) < 0).all())
 
 
 def test_random_songs_are_equally_likely_at_every_rank():
-    songs, _ = recommenders.random(20, seed=1)(np.arange(4_000), 8)
+    songs, _ = random_songs(20)(np.arange(4_000), 8)
     for rank in range(8):
         expected = 4_000 / 20
         counts = np.bincount(songs[:, rank], minlength=20)
@@ -66,20 +75,20 @@ def test_random_songs_are_equally_likely_at_every_rank():
 
 def test_random_songs_are_the_same_for_the_same_seed_and_user():
     user = np.array([5, 1, 77])
-    one, again, other = (recommenders.random(1_000, seed)(user, 30)[0] for seed in (1, 1, 2))
+    one, again, other = (random_songs(1_000, seed)(user, 30)[0] for seed in (1, 1, 2))
     assert one.tolist() == again.tolist()
     assert one.tolist() != other.tolist()
     assert one[0].tolist() != one[1].tolist()
-    assert recommenders.random(1_000, 1)(user[::-1], 30)[0].tolist() == one[::-1].tolist()
+    assert random_songs(1_000)(user[::-1], 30)[0].tolist() == one[::-1].tolist()
 
 
 def test_random_songs_of_a_user_do_not_depend_on_how_many_are_asked_for():
-    few, many = (recommenders.random(1_000, 1)(np.array([5, 1]), n)[0] for n in (10, 200))
+    few, many = (random_songs(1_000)(np.array([5, 1]), n)[0] for n in (10, 200))
     assert few.tolist() == many[:, :10].tolist()
 
 
-def test_content_is_the_inner_product_with_the_mean_of_what_was_heard(audience, heard, audio):
-    found, scores = recommenders.content_based(audience.history.songs, audio, np.ones(N_SONGS, bool))(EVERYBODY, 40)
+def test_content_is_the_inner_product_with_the_mean_of_what_was_heard(dataset, heard, audio):
+    found, scores = ContentBased().fit(dataset).rank(EVERYBODY, 40)
     means = [audio[sorted(songs)].mean(axis=0) if songs else np.zeros(128) for songs in heard]
     assert_best(found, scores, np.array(means) @ audio.T, 40)
 
@@ -87,23 +96,20 @@ def test_content_is_the_inner_product_with_the_mean_of_what_was_heard(audience, 
 def test_content_knows_cold_songs():
     audio = np.eye(4, 128, dtype=np.float32)
     audio[3] = audio[0]
-    found, _ = recommenders.content_based(audience_of([{0}], 4).history.songs, audio, np.ones(4, bool))(
-        np.array([0]), 2
-    )
+    found, _ = ContentBased().fit(dataset_of([{0}], 4, **with_audio(audio))).rank(np.array([0]), 2)
     assert sorted(found[0].tolist()) == [0, 3]
 
 
 def test_content_neither_recommends_songs_without_audio_nor_learns_of_them():
     audio = np.zeros((5, 128), np.float32)
     audio[0, 0], audio[2, :2], audio[3, 0] = 1, (-0.6, 0.8), -1
-    heard = audience_of([{0, 1}], 5).history.songs
-    found, scores = recommenders.content_based(heard, audio, audio.any(axis=1))(np.array([0]), 5)
+    found, scores = ContentBased().fit(dataset_of([{0, 1}], 5, **with_audio(audio))).rank(np.array([0]), 5)
     assert found.tolist() == [[0, 2, 3, -1, -1]]
     np.testing.assert_allclose(scores[0, :3], [0.5, -0.3, -0.5])
 
 
-def test_collaborative_filtering_is_the_reconstruction_of_a_truncated_svd(audience, heard):
-    found, scores = recommenders.collaborative_filtering(audience.history.songs, N_GRAPH_SONGS, seed=0)(EVERYBODY, 30)
+def test_collaborative_filtering_is_the_reconstruction_of_a_truncated_svd(dataset, heard):
+    found, scores = SVD().fit(dataset).rank(EVERYBODY, 30)
     matrix = matrix_of(heard, N_GRAPH_SONGS)
     svd = TruncatedSVD(64, random_state=0)
     assert_best(found, scores, svd.fit_transform(matrix) @ svd.components_, 30)
@@ -111,9 +117,7 @@ def test_collaborative_filtering_is_the_reconstruction_of_a_truncated_svd(audien
 
 def test_collaborative_filtering_with_few_users_equals_the_exact_decomposition():
     heard = [{0, 1, 2}, {0, 1}, {3, 4}, {3, 4, 5}, {0, 5}]
-    found, scores = recommenders.collaborative_filtering(audience_of(heard, 6).history.songs, 6, seed=0)(
-        np.arange(5), 6
-    )
+    found, scores = SVD().fit(dataset_of(heard, 6)).rank(np.arange(5), 6)
     left, singular, right = np.linalg.svd(matrix_of(heard, 6))
     assert_best(found, scores, left[:, :4] * singular[:4] @ right[:4], 6)
 
@@ -121,36 +125,22 @@ def test_collaborative_filtering_with_few_users_equals_the_exact_decomposition()
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # no variance to explain
 @pytest.mark.parametrize(("n_users", "n_songs"), [(1, 5), (5, 1), (2, 2)])
 def test_collaborative_filtering_works_for_the_smallest_worlds(n_users, n_songs):
-    heard = audience_of([set(range(n_songs))] * n_users, n_songs).history.songs
-    found, _ = recommenders.collaborative_filtering(heard, n_songs, seed=0)(np.arange(n_users), n_songs)
+    model = SVD().fit(dataset_of([set(range(n_songs))] * n_users, n_songs))
+    found, _ = model.rank(np.arange(n_users), n_songs)
     assert [sorted(row) for row in found.tolist()] == [list(range(n_songs))] * n_users
 
 
-def test_collaborative_filtering_knows_no_cold_songs_and_leaves_their_places_empty(audience):
-    found, _ = recommenders.collaborative_filtering(audience.history.songs, N_GRAPH_SONGS, seed=0)(
-        EVERYBODY[:3], N_SONGS
-    )
+def test_collaborative_filtering_knows_no_cold_songs_and_leaves_their_places_empty(dataset):
+    found, _ = SVD().fit(dataset).rank(EVERYBODY[:3], N_SONGS)
     assert found.shape == (3, N_SONGS)
     assert [sorted(row) for row in found[:, :N_GRAPH_SONGS].tolist()] == [list(range(N_GRAPH_SONGS))] * 3
     assert (found[:, N_GRAPH_SONGS:] == -1).all()
 
 
-RECOMMENDERS = {
-    "popular": lambda audience, audio: recommenders.popular(np.arange(N_SONGS)[::-1]),
-    "random": lambda audience, audio: recommenders.random(N_SONGS, 0),
-    "collaborative_filtering": lambda audience, audio: recommenders.collaborative_filtering(
-        audience.history.songs, N_GRAPH_SONGS, 0
-    ),
-    "content_based": lambda audience, audio: recommenders.content_based(
-        audience.history.songs, audio, np.ones(N_SONGS, bool)
-    ),
-}
-
-
-@pytest.mark.parametrize("name", RECOMMENDERS)
-def test_no_recommender_discovers_what_was_heard(name, audience, heard, audio):
-    lists = songs_of(recommend(audience, RECOMMENDERS[name](audience, audio)))
-    n_known = N_GRAPH_SONGS if name == "collaborative_filtering" else N_SONGS
+@pytest.mark.parametrize("method", [Popular, Random, SVD, ContentBased])
+def test_no_recommender_discovers_what_was_heard(method, dataset, heard):
+    lists = songs_of(recommendations(method().fit(dataset)))
+    n_known = N_GRAPH_SONGS if method is SVD else N_SONGS
     for user in range(N_USERS):
         assert len(lists["all", user]) == 100
         found = lists.get(("discovery", user), [])
@@ -169,15 +159,17 @@ def ranked(table):
     return {key: (np.array(songs), np.array(scores)) for key, (songs, scores) in lists.items()}
 
 
-@pytest.mark.parametrize("name", RECOMMENDERS)
-def test_a_users_songs_do_not_depend_on_who_is_served_with_them(name, audio, monkeypatch):
+@pytest.mark.parametrize("method", [Popular, Random, SVD, ContentBased])
+def test_a_users_songs_do_not_depend_on_who_is_served_with_them(method, audio, monkeypatch):
     rng = np.random.default_rng(4)  # histories of no structure, so that hardly two songs score alike
-    audience = audience_of(
-        [set(rng.permutation(N_GRAPH_SONGS)[: rng.integers(5, 60)]) for _ in range(N_USERS)], N_SONGS
-    )
-    wanted = ranked(recommend(audience, RECOMMENDERS[name](audience, audio)))
-    monkeypatch.setattr(recommendations, "USERS_AT_ONCE", 5)
-    found = ranked(recommend(audience, RECOMMENDERS[name](audience, audio)))
+    heard = [
+        {int(song): (int(rng.integers(1, 10_000)), 0) for song in rng.permutation(N_GRAPH_SONGS)[: rng.integers(5, 60)]}
+        for _ in range(N_USERS)
+    ]
+    model = method().fit(dataset_of(heard, N_SONGS, N_GRAPH_SONGS, **with_audio(audio)))
+    wanted = ranked(recommendations(model))
+    monkeypatch.setattr(recommender, "USERS_AT_ONCE", 5)
+    found = ranked(recommendations(model))
     assert found.keys() == wanted.keys()
     n_told_apart = 0
     for key, (songs, scores) in wanted.items():

@@ -5,16 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 import faiss
 import numpy as np
 import pytest
-from ms_assets.retrieval.recommenders import nearest
 
-from ms_assets.retrieval import index as indexing
+from ms_assets.interactions import Interactions
 from ms_assets.retrieval import served
-from ms_assets.retrieval.recommender import VIEWS, Audience, recommend
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.index import built
+from ms_assets.retrieval.recommender import VIEWS, recommendations
 from ms_assets.retrieval.served import ModelData, Service
-from ms_assets.vectors import Ragged
 from ms_assets_tests import planted
 from ms_assets_tests.planted import HEARD, ITEM_ID, N_SONGS, POPULAR, SONGS, TASTES, UID, model, part
-from ms_assets_tests.retrieval.test_recommendations import history_of
+from ms_assets_tests.retrieval.test_recommendations import ByScores
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +39,16 @@ def test_what_is_written_comes_back(known, tmp_path):
     found = ModelData.read(tmp_path)
     for name in ("uid", "item_id", "users", "songs"):
         np.testing.assert_array_equal(getattr(found, name), getattr(known, name))
-    np.testing.assert_array_equal(found.heard.values, known.heard.values)
-    np.testing.assert_array_equal(found.heard.offsets, known.heard.offsets)
+    np.testing.assert_array_equal(found.heard.keys, known.heard.keys)
+    assert (found.heard.n_users, found.heard.n_songs) == (known.heard.n_users, known.heard.n_songs)
 
 
 @pytest.mark.parametrize("exclude_heard", [False, True])
 def test_answers_are_the_recommendations_of_the_view(service, known, exclude_heard):
-    heard = [set(HEARD[np.flatnonzero(uid == UID)[0]].tolist()) for uid in known.uid]
-    audience = Audience(known.uid, known.item_id, N_SONGS, history_of(heard))
-    table = recommend(audience, nearest(known.users, known.songs)).to_pylist()
+    user = np.searchsorted(UID, known.uid)
+    heard = Interactions.of(np.repeat(np.arange(len(user)), HEARD.shape[1]), HEARD[user].ravel(), len(user), N_SONGS)
+    dataset = Dataset(known.uid, known.item_id, N_SONGS, heard)
+    table = recommendations(ByScores(known.users @ known.songs.T, dataset)).to_pylist()
     wanted = {}
     for row in table:
         if row["view"] == VIEWS[exclude_heard]:
@@ -89,7 +90,7 @@ def test_cold_songs_are_answered_like_others(tmp_path):
 
 def test_who_heard_everything_is_answered_with_nothing_new(tmp_path):
     known = part(model(0), users=slice(0, 2), songs=slice(0, 5))
-    everything = Ragged(np.array([0, 1, 2, 3, 4, 0]), np.array([0, 5, 6]))
+    everything = Interactions(np.arange(6), 2, 5)
     known = ModelData(known.uid, known.item_id, known.users, known.songs, everything)
     served.write(tmp_path, known, POPULAR, planted.index(known))
     found = ask(Service.read(tmp_path), known.uid, 10, True)
@@ -101,8 +102,8 @@ def test_many_may_ask_at_once(tmp_path):
     rng = np.random.default_rng(2)
     songs = planted.unit(rng.standard_normal((4_000, 16)))
     item_id = rng.permutation(10_000)[:4_000]
-    known = ModelData(UID, item_id, TASTES, songs, model(0).heard)
-    lists = indexing.build(songs, item_id, TASTES, "ivf_flat").index
+    known = ModelData(UID, item_id, TASTES, songs, planted.heard(HEARD, len(songs)))
+    lists, _ = built(songs, item_id, TASTES, "ivf_flat")
     served.write(tmp_path, known, POPULAR, lists)
     service = Service.read(tmp_path)
     wanted = [ask(service, [uid], 100, True)[0].items.tolist() for uid in UID]

@@ -1,34 +1,36 @@
 """Settings are chosen by validation NDCG of drawn users, and stay the default where nobody validates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from ms_assets.interactions import Interactions
 from ms_assets.retrieval import tuning
 from ms_assets.retrieval.tuning import Tuner
-from ms_assets_tests.retrieval.test_recommendations import by_scores, history_of
+from ms_assets_tests.retrieval.test_recommendations import ByScores, dataset_of
 
 N_SONGS = 20
 
 
 def tuner_of(rows, heard, n_songs=N_SONGS):
-    user, song, relevance = (
-        (np.array(column) for column in zip(*rows, strict=True)) if rows else 3 * (np.array([], int),)
-    )
-    return Tuner.of(user, song, relevance.astype(float), history_of(heard).songs, n_songs)
+    user, song, relevance = np.array(rows, float).reshape(-1, 3).T
+    validation = Interactions.of(user.astype(int), song.astype(int), len(heard), n_songs, relevance=relevance)
+    return Tuner.of(replace(dataset_of(heard, n_songs), validation=validation))
 
 
 def always(*songs):
     """Everybody gets these songs, in this order."""
     scores = np.full((9, N_SONGS), np.nan, np.float32)
     scores[:, list(songs)] = -np.arange(len(songs))
-    return by_scores(scores)
+    return ByScores(scores)
 
 
 def test_ndcg_is_that_of_the_drawn_users_in_both_views():
     # User 1 wants 3 (heard) and 5; user 4 wants 7, which nobody recommends; user 2 has no relevant row.
     tuner = tuner_of([(1, 3, 1.0), (1, 5, 1.0), (4, 7, 0.5), (2, 6, 0.0)], [set(), {3}, set(), set(), {0}])
     assert tuner.users.tolist() == [1, 4]
-    found = tuner.ndcg(always(9, 3, 5))
+    found = tuner.ndcg(always(9, 3, 5).rank)
     second, third = 1 / np.log2(3), 1 / np.log2(4)
     assert found["all"] == pytest.approx(((second + third) / (1 + second) + 0) / 2)
     assert found["discovery"] == pytest.approx((second / 1 + 0) / 2)

@@ -4,7 +4,11 @@ import numpy as np
 import pyarrow as pa
 
 from ms_assets.graph.bipartite import bipartite_graph
+from ms_assets.settings import TrainingSettings
+from ms_assets.training.data import GraphTensors, TrainingData
+from ms_assets.training.trained import Epoch, TrainedModel
 
+NOBODY = (np.empty(0, np.int64), np.empty(0, np.int64))
 RATIOS = {"like": 1.0, "undislike": 0.5}
 WEIGHTS = {"listen": 0.7, "like": 1.0, "undislike": 0.3}
 
@@ -35,6 +39,25 @@ def graph_of(edges, n_users, n_graph_songs, n_cold=0, artists=None, albums=None,
         pa.table({"audio": audio.tolist(), "has_audio": heard}),
         pa.table(columns),
     )
+
+
+def trained_model(losses=(0.5,), best=0.1, **said):
+    """A model without parameters, whose epochs had these losses."""
+    history = [Epoch(number, loss, best, 0.1, 7.0) for number, loss in enumerate(losses, start=1)]
+    return TrainedModel(TrainingSettings(), {}, history[-1], history, **said)
+
+
+def data_of(graph, explicit=NOBODY, wanted=NOBODY):
+    """What a training is given: explicit negatives, and validation targets of relevance 1, are (users, songs)."""
+    tensors = GraphTensors.of(graph)
+    relevance = np.ones(len(wanted[0]))
+    return TrainingData(tensors, tensors.pairs(*explicit), tensors.pairs(*wanted, relevance=relevance))
+
+
+def pairs_of(lists):
+    """Users and songs of one list of songs for each user."""
+    user = np.repeat(np.arange(len(lists)), [len(songs) for songs in lists])
+    return user, np.array([song for songs in lists for song in songs], np.int64)
 
 
 def unit_rows(rng, n, dimensions=128):

@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional
 
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.training import diagnostics
-from ms_assets.training.lightgcn import LightGCN
+from ms_assets.training import diagnostics, figures
+from ms_assets.training.data import GraphTensors
+from ms_assets.training.network import Network
 from ms_assets_tests.training.graphs import random_graph
 from ms_assets_tests.training.test_trainer import settings_of
 
@@ -19,16 +20,22 @@ def graph():
 
 def model_of(graph, **changed):
     torch.manual_seed(0)
-    model = LightGCN(graph, settings_of(**changed))
-    model.encoder.balance(model.features)
-    return model.eval()
+    return Network(GraphTensors.of(graph), settings_of(**changed))
+
+
+def features_of(graph):
+    return GraphTensors.of(graph).features
+
+
+def diagnosis_of(graph, model):
+    return diagnostics.diagnose(model, features_of(graph))
 
 
 def test_norms_are_the_lengths_of_the_models_vectors(graph):
     model = model_of(graph, song_residual=True)
     with torch.no_grad():
         model.residual.normal_()
-        found = diagnostics.diagnose(model)
+        found = diagnosis_of(graph, model)
         audio, metadata = model.encoder.projection.weight.split([128, 16], dim=1)
         wanted = {
             "user parameters": model.users,
@@ -36,7 +43,7 @@ def test_norms_are_the_lengths_of_the_models_vectors(graph):
             "album embeddings": model.encoder.owners["album"].weight,
             "audio in songs": model.encoder.audio_scale * graph["song"].x[:15] @ audio.T,
             "metadata in songs": model.encoder.metadata_scale
-            * model.encoder.metadata(model.features)[:15]
+            * model.encoder.metadata(features_of(graph))[:15]
             @ metadata.T,
             "residuals of songs": model.residual,
         }
@@ -55,14 +62,14 @@ def test_norms_are_the_lengths_of_the_models_vectors(graph):
 
 def test_propagated_norms_are_those_before_scaling_to_length_1(graph):
     model = model_of(graph, edge_weights="uniform", layers=1)
-    found = diagnostics.diagnose(model)
+    found = diagnosis_of(graph, model)
     user, song = graph[INTERACTS].edge_index
     adjacency = torch.eye(27)
     adjacency.index_put_((user, song + 12), torch.ones(len(user)), accumulate=True)
     adjacency.index_put_((song + 12, user), torch.ones(len(user)), accumulate=True)
     roots = adjacency.sum(dim=1).rsqrt()
     with torch.no_grad():
-        start = model.start(model.features)[:27]
+        start = model.start(features_of(graph))[:27]
         layers = (start + roots[:, None] * adjacency @ (roots[:, None] * start)) / 2
     np.testing.assert_allclose(found.norms["propagated users"], layers[:12].norm(dim=1), rtol=1e-5)
     np.testing.assert_allclose(found.norms["propagated songs"], layers[12:].norm(dim=1), rtol=1e-5)
@@ -70,7 +77,7 @@ def test_propagated_norms_are_those_before_scaling_to_length_1(graph):
 
 def test_learned_weights_are_the_networks_for_edges_of_that_kind_count_and_ratio(graph):
     model = model_of(graph)
-    found = diagnostics.diagnose(model).weights
+    found = diagnosis_of(graph, model).weights
     assert set(found) == {f"{kind}, {n}" for kind in ("listen", "like", "undislike") for n in ("1 event", "10 events")}
     network = model.edge_weights.layers
     # A like is code 2 of 5 and weighs 1; ten events are 6 half octaves, which is 3 octaves; ratios in twentieths.
@@ -80,18 +87,18 @@ def test_learned_weights_are_the_networks_for_edges_of_that_kind_count_and_ratio
 
 
 def test_weights_that_are_not_learned_and_parts_that_are_off_are_not_shown(graph):
-    found = diagnostics.diagnose(model_of(graph, edge_weights="heuristic", audio=False))
+    found = diagnosis_of(graph, model_of(graph, edge_weights="heuristic", audio=False))
     assert found.weights == {}
     assert set(found.scales) == {"metadata"}
     assert "audio in songs" not in found.norms
 
 
 def test_pictures_and_numbers_name_everything(graph):
-    found = diagnostics.diagnose(model_of(graph))
-    numbers = found.numbers()
+    found = diagnosis_of(graph, model_of(graph))
+    numbers = found.numbers
     assert numbers["audio scale"] == found.scales["audio"]
     assert numbers["mean norm of propagated users"] == pytest.approx(found.norms["propagated users"].mean())
-    norms, weights = diagnostics.norms_picture(found), diagnostics.weights_picture(found)
+    norms, weights = figures.norms_picture(found), figures.weights_picture(found)
     shown = [text.get_text() for pane in norms.get_axes() for text in pane.get_legend().get_texts()]
     assert len(shown) == len(found.norms)
     assert len(weights.get_axes()[0].lines) == len(found.weights)
@@ -100,6 +107,6 @@ def test_pictures_and_numbers_name_everything(graph):
 def test_balanced_parts_weigh_the_same(graph):
     model = model_of(graph)
     with torch.no_grad():
-        lengths = [float((scale * part).norm(dim=1).mean()) for scale, part in model.encoder.parts(model.features)]
+        lengths = [float((scale * part).norm(dim=1).mean()) for scale, part in model.encoder.parts(features_of(graph))]
     assert lengths == pytest.approx([0.5**0.5] * 2)
     assert functional.normalize(torch.tensor(lengths), dim=0).tolist() == pytest.approx([0.5**0.5] * 2)

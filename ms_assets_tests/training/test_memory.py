@@ -8,10 +8,9 @@ import psutil
 import pytest
 import torch
 
-from ms_assets.defs.platform import resources
-from ms_assets.defs.platform.resources import ComputeDevice
 from ms_assets.settings import TrainingSettings
-from ms_assets.training import memory
+from ms_assets.training import devices, memory
+from ms_assets.training.data import GraphTensors
 from ms_assets.training.memory import Sizes
 from ms_assets_tests.training.graphs import graph_of
 
@@ -27,7 +26,7 @@ def test_the_sizes_are_those_of_the_graph():
     edges = [(0, 0, "listen", 2, 0.5), (1, 1, "like", 1, 0), (1, 2, "like", 1, 0)]
     graph = graph_of(edges, 2, 3, n_cold=1, artists=[[0], [1], [2], []], albums=[[0], [0], [0], [0]])
     # Three artists and one album, and an embedding for unknown of either.
-    assert Sizes.of(graph) == Sizes(2, 3, 4, 3, (3 + 1) + (1 + 1))
+    assert Sizes.of(GraphTensors.of(graph)) == Sizes(2, 3, 4, 3, (3 + 1) + (1 + 1))
 
 
 def test_parameters_their_gradients_moments_and_best_copy_are_counted():
@@ -79,16 +78,16 @@ def test_what_does_not_fit_is_refused_with_the_parts_and_a_way_out():
 
 
 def test_free_memory_of_the_machine_is_within_what_it_has():
-    assert 0 < ComputeDevice().free_bytes(torch.device("cpu")) <= psutil.virtual_memory().total
+    assert 0 < devices.free_bytes(torch.device("cpu")) <= psutil.virtual_memory().total
 
 
 def test_a_containers_limit_counts(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
-    monkeypatch.setattr(resources, "CGROUP", tmp_path)
-    assert ComputeDevice().free_bytes(torch.device("cpu")) == 2_000_000
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    assert devices.free_bytes(torch.device("cpu")) == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert ComputeDevice().free_bytes(torch.device("cpu")) > 2_000_000
+    assert devices.free_bytes(torch.device("cpu")) > 2_000_000
 
 
 MEASURED = """
@@ -96,14 +95,15 @@ import sys, resource
 import numpy as np, psutil, torch
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import memory
-from ms_assets.training.lightgcn import LightGCN
+from ms_assets.training.network import Network
 from ms_assets.training.steps import Steps
-from ms_assets_tests.training.graphs import graph_of, random_graph
+from ms_assets_tests.training.graphs import data_of, random_graph
 from ms_assets.graph.bipartite import INTERACTS
 
 def step(graph, settings):
-    steps = Steps(LightGCN(graph, settings), graph, (np.empty(0, int), np.empty(0, int)), settings, torch.device("cpu"))
-    list(steps.epoch())
+    data = data_of(graph)
+    list(Steps(Network(data.graph, settings), data, settings).epoch())
+    return data
 
 settings = TrainingSettings(embedding_dim=128, batch_size=200_000, epochs=1)
 step(random_graph(0), settings)
@@ -119,9 +119,9 @@ for owner in ("artist", "album"):
 graph[INTERACTS].edge_index = torch.stack([torch.randint(n_users, (n_edges,)), torch.randint(n_songs, (n_edges,))])
 graph[INTERACTS].edge_attr = torch.rand(n_edges, 4)
 before = psutil.Process().memory_info().rss
-step(graph, settings)
+data = step(graph, settings)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(sum(memory.estimate(memory.Sizes.of(graph), settings).values()) / (peak - before))
+print(sum(memory.estimate(memory.Sizes.of(data.graph), settings).values()) / (peak - before))
 """
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ms_assets.interactions import Interactions
 from ms_assets.training.negatives import NegativeSampler
 
 N_USERS, N_SONGS, N_GRAPH_SONGS = 6, 12, 9
@@ -13,10 +14,14 @@ DISLIKED = {0: {2}, 2: {1, 10, 11}, 5: {4, 8}}
 
 @pytest.fixture
 def sampler():
-    positives = np.sort([user * N_SONGS + song for user, song in HEARD])
     pairs = [(user, song) for user, songs in DISLIKED.items() for song in songs]
-    twice = np.array([*pairs, *pairs])[::-1]
-    return NegativeSampler.of(positives, twice[:, 0], twice[:, 1], N_USERS, N_SONGS, N_GRAPH_SONGS, torch.device("cpu"))
+    heard, disliked = interactions(HEARD), interactions([*pairs, *pairs][::-1])
+    return NegativeSampler.of(heard, disliked, N_GRAPH_SONGS, torch.device("cpu"))
+
+
+def interactions(pairs, n_users=N_USERS, n_songs=N_SONGS):
+    user, song = np.array(list(pairs), np.int64).reshape(-1, 2).T
+    return Interactions.of(user, song, n_users, n_songs)
 
 
 def generator(seed=0):
@@ -49,12 +54,12 @@ def test_hard_negatives_come_from_the_users_own_alone_cold_songs_included(sample
         own = DISLIKED.get(u, set())
         assert has[user == u].unique().tolist() == [bool(own)]
         if own:
-            assert set(song[user == u].tolist()) == own
+            assert set(sampler.songs[song[user == u]].tolist()) == own
 
 
 def test_each_of_a_users_hard_negatives_is_as_likely_as_another(sampler):
     song, _ = sampler.hard(torch.full((9_000,), 2), generator())
-    shares = {s: (song == s).float().mean().item() for s in DISLIKED[2]}
+    shares = {s: (sampler.songs[song] == s).float().mean().item() for s in DISLIKED[2]}
     assert shares == pytest.approx(dict.fromkeys(DISLIKED[2], 1 / 3), abs=0.02)
 
 
@@ -65,8 +70,7 @@ def test_draws_are_songs_even_for_users_who_dislike_nothing(sampler):
 
 
 def test_without_any_dislike_nobody_has_hard_negatives():
-    none = np.array([], np.int64)
-    sampler = NegativeSampler.of(np.array([3]), none, none, 2, 4, 4, torch.device("cpu"))
+    sampler = NegativeSampler.of(interactions([(0, 3)], 2, 4), interactions([], 2, 4), 4, torch.device("cpu"))
     song, has = sampler.hard(torch.tensor([0, 1, 1]), generator())
     assert not has.any()
     assert song.tolist() == [0, 0, 0]

@@ -5,8 +5,10 @@ import polars as pl
 import pytest
 
 from ms_assets.defs.platform.scales import SCALE_DEFAULTS
+from ms_assets.interactions import Interactions
 from ms_assets.raw.sample import SampleShape, generate
 from ms_assets.retrieval import cold_start
+from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.tuning import Tuner
 from ms_assets.settings import TrainingSettings
 from ms_assets.vectors import Ragged, vector_column
@@ -39,9 +41,11 @@ class Trained:
         self.tuner = self._tuner(truth.filter(pl.col("split") == "validation"))
 
     def _tuner(self, validation):
-        heard = np.unique(self.heard, axis=1)
-        columns = (validation[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
-        return Tuner.of(*columns, Ragged.from_pairs(*heard, len(self.users)), len(self.songs))
+        user, song, relevance = (validation[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
+        users, songs = np.arange(len(self.users)), np.arange(len(self.songs))
+        shape = len(users), len(songs)
+        wanted = Interactions.of(user, song, *shape, relevance=relevance)
+        return Tuner.of(Dataset(users, songs, self.n_warm, Interactions.of(*self.heard, *shape), validation=wanted))
 
     def _of_known_artists(self, songs):
         lists = np.split(songs.artist_ids.numpy(), songs.artist_offsets.numpy()[1:-1])

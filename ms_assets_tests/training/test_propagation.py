@@ -21,7 +21,7 @@ def graph(request):
 
 @pytest.fixture
 def adjacency(graph):
-    return Adjacency.of(*graph[INTERACTS].edge_index, N_USERS, N_SONGS)
+    return Adjacency(*graph[INTERACTS].edge_index, N_USERS, N_SONGS)
 
 
 @pytest.fixture
@@ -125,13 +125,13 @@ def test_a_frozen_propagation_gives_the_weights_no_gradient(adjacency, weights, 
 
 def test_one_hop_by_hand():
     # One edge of weight 1: both degrees are 2, so Â is ½ everywhere, and P = (I + Â) / 2.
-    adjacency = Adjacency.of(torch.tensor([0]), torch.tensor([0]), 1, 1)
+    adjacency = Adjacency(torch.tensor([0]), torch.tensor([0]), 1, 1)
     found = Propagation(adjacency, torch.ones(1), 1)(torch.tensor([[1.0], [0.0]]))
     torch.testing.assert_close(found, torch.tensor([[3 / 4], [1 / 4]]))
 
 
 def test_a_node_without_edges_keeps_its_vector():
-    adjacency = Adjacency.of(torch.tensor([0]), torch.tensor([1]), 2, 2)
+    adjacency = Adjacency(torch.tensor([0]), torch.tensor([1]), 2, 2)
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(7))
     torch.testing.assert_close(Propagation(adjacency, torch.tensor([0.7]), 3)(x)[[1, 2]], x[[1, 2]])
 
@@ -139,8 +139,8 @@ def test_a_node_without_edges_keeps_its_vector():
 def test_the_order_of_edges_changes_nothing(graph, weights, x):
     order = torch.randperm(len(weights), generator=torch.Generator().manual_seed(6))
     user, song = graph[INTERACTS].edge_index
-    one = Propagation(Adjacency.of(user, song, N_USERS, N_SONGS), weights, 2)(x)
-    other = Propagation(Adjacency.of(user[order], song[order], N_USERS, N_SONGS), weights[order], 2)(x)
+    one = Propagation(Adjacency(user, song, N_USERS, N_SONGS), weights, 2)(x)
+    other = Propagation(Adjacency(user[order], song[order], N_USERS, N_SONGS), weights[order], 2)(x)
     torch.testing.assert_close(one, other)
 
 

@@ -5,14 +5,11 @@ import pytest
 import torch
 
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import refit, trainer
-from ms_assets.training.lightgcn import LightGCN
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, graph_of, two_blocks
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, data_of, graph_of, pairs_of, two_blocks
 
 CPU = torch.device("cpu")
-NOBODY = (np.empty(0, np.int64), np.empty(0, np.int64))
 EVENT = "user_id song_id event_type played_ratio"
 TRAIN = [(0, 0, "listen", 0.5), (0, 1, "like", None), (1, 2, "listen", 1.0)]
 VALIDATION = [
@@ -49,60 +46,59 @@ def test_edges_are_those_of_both_parts_among_the_graphs_songs(duckdb, table, gra
     assert found["song"].in_graph.tolist() == [True, True, True, False]
 
 
-def test_dislikes_of_both_parts_are_explicit_negatives(table):
+def test_dislikes_of_both_parts_are_explicit_negatives(duckdb, table, graph):
     negatives = table("user_id song_id event_type", (0, 2, "dislike"), (1, 2, "unlike"))
-    found = refit.explicit_negatives(negatives, table(EVENT, *VALIDATION)).fetchall()
-    assert sorted(found) == [(0, 2), (1, 1), (1, 2)]
+    train, validation = table(EVENT, *TRAIN), table(EVENT, *VALIDATION)
+    found = refit.refit_data(duckdb.connection, graph, negatives, train, validation)
+    pairs = zip(found.disliked.user.tolist(), found.disliked.song.tolist(), strict=True)
+    assert sorted(pairs) == [(0, 2), (1, 1), (1, 2)]
+    assert len(found.targets) == 0
 
 
 @pytest.fixture(scope="module")
 def world():
-    """Two tastes; the graph of train, the graph that knows what validation holds too, and what it holds."""
+    """Two tastes: data of train, and data whose graph knows what validation holds too."""
     graph, held_out = two_blocks()
-    user = np.repeat(np.arange(N_USERS), 8)
-    song = np.concatenate(held_out)
+    user, song = pairs_of(held_out)
     old = [(u, s, "listen", 1, 0.9) for u, s in graph[INTERACTS].edge_index.T.tolist()]
     new = [(int(u), int(s), "listen", 1, 0.9) for u, s in zip(user, song, strict=True)]
     more = graph_of(sorted(old + new), N_USERS, N_SONGS, n_cold=2)
-    return graph, more, Judgements.of(user, song, np.ones(len(song)), N_USERS, N_SONGS + 2)
+    return data_of(graph, wanted=(user, song)), data_of(more)
 
 
 def test_it_trains_as_many_epochs_as_were_best_and_keeps_what_validation_said(world):
-    graph, more, validation = world
+    data, more = world
     settings = TrainingSettings(embedding_dim=16, layers=2, epochs=20, patience=3, learning_rate=0.1)
-    fitted = trainer.train(graph, NOBODY, validation, settings, CPU)
+    fitted = trainer.fit(data, settings, CPU)
     assert fitted.best.number < len(fitted.history) < 20
-    found = trainer.refit(more, NOBODY, fitted, settings, CPU)
+    found = trainer.refit(more, fitted, CPU)
     assert (found.best, found.history) == (fitted.best, fitted.history)
-    nothing = trainer.nothing_to_find(more)
-    wanted = trainer.train(more, NOBODY, nothing, settings, CPU, last_epoch=fitted.best.number)
+    wanted = trainer.fit(more, settings, CPU, last_epoch=fitted.best.number)
     assert len(wanted.history) == fitted.best.number
     assert all(torch.equal(found.state[name], wanted.state[name]) for name in wanted.state)
 
 
 def test_afterwards_users_are_nearer_to_what_they_heard_in_validation(world):
-    graph, more, validation = world
-    settings = TrainingSettings(embedding_dim=16, layers=2, epochs=6)
-    fitted = trainer.train(graph, NOBODY, validation, settings, CPU)
-    again = trainer.refit(more, NOBODY, fitted, settings, CPU)
-    user, song = (torch.from_numpy(ids) for ids in np.divmod(validation.keys, validation.n_songs))
+    data, more = world
+    fitted = trainer.fit(data, TrainingSettings(embedding_dim=16, layers=2, epochs=6), CPU)
+    again = trainer.refit(more, fitted, CPU)
+    user, song = torch.from_numpy(data.targets.user), torch.from_numpy(data.targets.song)
     scores = []
-    for knows, result in ((graph, fitted), (more, again)):
-        model = LightGCN(knows, settings)
-        model.load_state_dict(result.state)
-        users, songs = model.eval().embed()
+    for knows, result in ((data, fitted), (more, again)):
+        users, songs = result.embeddings(knows.graph)
         scores.append(float((users[user] * songs[song]).sum(dim=1).mean()))
     assert scores[1] > scores[0] + 0.01
 
 
-def test_explicit_negatives_of_both_parts_come_once_each_and_always_in_the_same_order(table):
+def test_explicit_negatives_of_both_parts_come_once_each_and_always_in_the_same_order(duckdb, table):
     # Enough rows for several threads, which meet them in another order each time.
     n = 200_000
     rng = np.random.default_rng(0)
     pairs = np.unique(rng.integers(2_000, size=(n, 2)), axis=0)
     negatives = table("user_id song_id event_type", *((int(u), int(s), "dislike") for u, s in rng.permutation(pairs)))
-    later = table(
-        "user_id song_id event_type", (3, 4, "dislike"), (3, 4, "unlike"), (5_000, 1, "unlike"), (1, 1, "like")
-    )
-    found = refit.explicit_negatives(negatives, later).fetchall()
-    assert found == sorted({*map(tuple, pairs.tolist()), (3, 4), (5_000, 1)})
+    later = table(EVENT, (3, 4, "dislike", None), (3, 4, "unlike", None), (5_000, 1, "unlike", None),
+                  (1, 1, "like", None))  # fmt: skip
+    graph, train = graph_of([(0, 0, "like", 1, 1.0)], 5_001, 2_000), table(EVENT, (0, 0, "like", None))
+    found = refit.refit_data(duckdb.connection, graph, negatives, train, later).disliked
+    in_order = list(zip(found.user.tolist(), found.song.tolist(), strict=True))
+    assert in_order == sorted({*map(tuple, pairs.tolist()), (3, 4), (5_000, 1)})

@@ -1,23 +1,21 @@
-"""One step: its pieces, its noise, its end; and every switch of the model, trained."""
+"""One step: its pieces and its end; and every switch of the model, trained."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from ms_assets.ranking import Judgements
-from ms_assets.training import propagation as propagations
-from ms_assets.training.lightgcn import LightGCN, centred, unit
-from ms_assets.training.objectives import info_nce
-from ms_assets.training.propagation import Adjacency, Noise, Propagation, propagate_learning_noisy
-from ms_assets.training.steps import Steps, n_pieces
-from ms_assets.training.trainer import train
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, random_graph, two_blocks
+from ms_assets.training.network import Network, centred, unit
+from ms_assets.training.propagation import Adjacency, Propagation
+from ms_assets.training.steps import Steps
+from ms_assets.training.trainer import fit
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, data_of, pairs_of, random_graph, two_blocks
 from ms_assets_tests.training.test_trainer import settings_of
 
 CPU = torch.device("cpu")
 GRAPH, HELD_OUT = two_blocks()
 EXPLICIT = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
+DATA = data_of(GRAPH, EXPLICIT)
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +30,14 @@ def gradients(device=CPU, **changed):
     """The mean loss of the first batch and the parameters' gradients, before any step."""
     settings = settings_of(spectral_start=False, **changed)
     torch.manual_seed(0)
-    model = LightGCN(GRAPH, settings).move(device)
-    steps = Steps(model, GRAPH, EXPLICIT, settings, device)
+    network = Network(DATA.graph, settings).to(device)
+    steps = Steps(network, DATA, settings)
     edges = torch.arange(700, device=device)
     loss = steps._add_gradients(edges, steps.propagation)
-    return loss, {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    return loss, {name: p.grad.cpu() for name, p in network.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("changed", [{}, {"objective": "bpr"}, {"contrast_weight": 0.1}], ids=str)
+@pytest.mark.parametrize("changed", [{}, {"objective": "bpr"}], ids=str)
 @pytest.mark.parametrize("n", [2, 5, 44, 1_000])
 def test_a_step_in_pieces_is_the_same_step(n, changed):
     loss, wanted = gradients(accumulation=1, **changed)
@@ -50,19 +48,14 @@ def test_a_step_in_pieces_is_the_same_step(n, changed):
 
 
 def test_by_default_a_piece_has_32_768_edges_at_most():
-    assert n_pieces(settings_of(batch_size=None), 6_000_000) == 262_144 // 32_768
-    assert n_pieces(settings_of(batch_size=100_000), 6_000_000) == 4
-    assert n_pieces(settings_of(batch_size=None), 500) == 1
+    assert settings_of(batch_size=None).n_pieces(6_000_000) == 262_144 // 32_768
+    assert settings_of(batch_size=100_000).n_pieces(6_000_000) == 4
+    assert settings_of(batch_size=None).n_pieces(500) == 1
 
 
 def share_of_own_block(**changed):
-    settings = settings_of(**changed)
-    user, song = np.repeat(np.arange(N_USERS), 8), np.concatenate(HELD_OUT)
-    wanted = Judgements.of(user, song, np.ones(len(song)), N_USERS, N_SONGS + 2)
-    result = train(GRAPH, EXPLICIT, wanted, settings, CPU)
-    model = LightGCN(GRAPH, settings)
-    model.load_state_dict(result.state)
-    users, songs = model.eval().embed()
+    data = data_of(GRAPH, EXPLICIT, pairs_of(HELD_OUT))
+    users, songs = fit(data, settings_of(**changed), CPU).embeddings(data.graph)
     scores = users @ songs[:N_SONGS].T
     scores[tuple(GRAPH["user", "interacts", "song"].edge_index)] = -torch.inf
     found = block_of(scores.topk(8).indices.numpy(), N_SONGS)
@@ -79,8 +72,7 @@ def share_of_own_block(**changed):
         {"edge_weights": "uniform"},
         {"precision": "bf16"},
         {"accumulation": 4},
-        {"contrast_weight": 0.02},
-        {"contrast_weight": 0.02, "edge_weights": "heuristic", "layers": 1},
+        {"edge_weights": "heuristic", "layers": 1},
     ],
     ids=str,
 )
@@ -91,11 +83,11 @@ def test_every_switch_of_the_model_learns_the_planted_taste(changed, spectral_st
 
 
 def test_what_is_switched_off_says_nothing_of_songs():
-    graph, settings = random_graph(0), settings_of()
+    graph, settings = data_of(random_graph(0)).graph, settings_of()
     with torch.no_grad():
         for switched_off, kept in (("audio", "metadata"), ("metadata", "audio")):
             torch.manual_seed(0)
-            encoder = LightGCN(graph, settings.model_copy(update={switched_off: False})).encoder
+            encoder = Network(graph, settings.model_copy(update={switched_off: False})).encoder
             assert encoder.projection.in_features == {"audio": 128, "metadata": 16}[kept]
             assert (len(encoder.owners) == 0) == (switched_off == "metadata")
 
@@ -103,18 +95,19 @@ def test_what_is_switched_off_says_nothing_of_songs():
 def test_songs_of_which_nothing_is_known_share_one_vector():
     settings = settings_of(audio=False, metadata=False, song_residual=True)
     torch.manual_seed(0)
-    _, songs = LightGCN(random_graph(0), settings).embed()
+    graph = data_of(random_graph(0)).graph
+    _, songs = Network(graph, settings).embed(graph.features)
     cold = songs[15:]
     torch.testing.assert_close(cold, cold[:1].expand(3, -1))
 
 
 def test_the_encoder_is_the_projection_of_its_inputs():
     torch.manual_seed(0)
-    model = LightGCN(random_graph(0), settings_of())
-    model.encoder.balance(model.features)
+    graph = data_of(random_graph(0)).graph
+    encoder = Network(graph, settings_of()).encoder
     with torch.no_grad():
-        wanted = functional.normalize(model.encoder.projection(model.encoder.inputs(model.features)), dim=1)
-        torch.testing.assert_close(model.encoder(model.features), wanted)
+        wanted = functional.normalize(encoder.projection(encoder.inputs(graph.features)), dim=1)
+        torch.testing.assert_close(encoder(graph.features), wanted)
 
 
 def test_unit_has_the_gradient_of_normalize():
@@ -135,7 +128,7 @@ def test_centred_users_and_songs_have_the_gradient_of_the_same_in_single_operati
 @pytest.fixture
 def frozen():
     user, song = random_graph(0)["user", "interacts", "song"].edge_index
-    adjacency = Adjacency.of(user, song, 12, 15)
+    adjacency = Adjacency(user, song, 12, 15)
     weights = torch.rand(len(user), generator=torch.Generator().manual_seed(1)) + 0.05
     return Propagation(adjacency, weights, 3)
 
@@ -143,46 +136,6 @@ def frozen():
 @pytest.fixture
 def x():
     return unit(torch.randn(27, 6, generator=torch.Generator().manual_seed(2)))
-
-
-def noise(size, seed=0):
-    return Noise(size, torch.Generator().manual_seed(seed))
-
-
-def test_noise_is_of_one_length_and_within_the_orthant_of_each_node(x):
-    steps = noise(0.3)(x)
-    torch.testing.assert_close(steps.norm(dim=1), torch.full((27,), 0.3))
-    assert bool((steps * x >= 0).all())
-
-
-def test_without_noise_the_noisy_propagation_is_the_propagation_and_its_first_layer(frozen, x):
-    found, first = frozen.noisy(x, noise(0.0))
-    torch.testing.assert_close(found, frozen(x))
-    torch.testing.assert_close(first, frozen.step_(x.clone()))
-
-
-@pytest.mark.parametrize("n_layers", [1, 2, 3])
-def test_noisy_propagation_frozen_or_learning_has_the_same_values_and_gradients(frozen, x, n_layers):
-    adjacency = frozen.adjacency
-    weights = torch.rand(adjacency.edge.max() + 1, generator=torch.Generator().manual_seed(3)) + 0.05
-    pulls = [torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) for seed in (4, 5)]
-    found = []
-    for run in (
-        lambda y: Propagation(adjacency, weights, n_layers).noisy(y, noise(0.2)),
-        lambda y: propagate_learning_noisy(adjacency, weights, y, n_layers, noise(0.2)),
-    ):
-        y = x.clone().requires_grad_()
-        outputs = run(y)
-        torch.autograd.backward(outputs, pulls)
-        found.append((*(output.detach() for output in outputs), y.grad))
-    for frozen_one, learning_one in zip(*found, strict=True):
-        torch.testing.assert_close(frozen_one, learning_one)
-
-
-def test_info_nce_by_hand():
-    one = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    found = info_nce(one, one, temperature=0.5)
-    torch.testing.assert_close(found, torch.full((2,), float(np.log(1 + np.exp(-2)))))
 
 
 def test_bf16_propagation_is_the_same_within_its_precision(frozen, x):
@@ -193,39 +146,25 @@ def test_bf16_propagation_is_the_same_within_its_precision(frozen, x):
     assert not torch.equal(coarse(x), fine(x))
 
 
-def test_the_vendors_sparse_product_gives_the_same_numbers(frozen, x):
-    ours = propagations.embedding_bag_product(frozen.adjacency, frozen.entries, x)
-    torch.testing.assert_close(propagations.csr_product(frozen.adjacency, frozen.entries, x), ours)
-
-
-def test_on_the_cpu_the_clock_does_not_choose_the_product(frozen, x):
-    assert propagations.fastest_product(frozen.adjacency, x) is propagations.embedding_bag_product
-
-
 def test_more_edges_than_offsets_can_count_are_refused():
     many = torch.empty(1, dtype=torch.long).expand(2**30)
     with pytest.raises(ValueError, match="1,073,741,824 edges, expected 1,073,741,823 at most"):
-        Adjacency.of(many, many, 10, 10)
-
-
-def nothing():
-    ids = np.empty(0, np.int64)
-    return Judgements.of(ids, ids, np.empty(0), N_USERS, N_SONGS + 2)
+        Adjacency(many, many, 10, 10)
 
 
 def test_a_loss_that_diverges_in_the_first_epoch_stops_with_epoch_step_and_settings():
     with pytest.raises(ValueError, match=r"diverged in epoch 1, step 2 of 6: the loss is nan.*learning_rate 1e\+38"):
-        train(GRAPH, EXPLICIT, nothing(), settings_of(learning_rate=1e38, optimizer="sgd", warmup_epochs=0), CPU)
+        fit(DATA, settings_of(learning_rate=1e38, optimizer="sgd", warmup_epochs=0), CPU)
 
 
 def test_a_loss_that_diverges_later_leaves_the_best_epoch(monkeypatch):
-    unbroken, step = train(GRAPH, EXPLICIT, nothing(), settings_of(epochs=3), CPU), Steps._add_gradients
+    unbroken, step = fit(DATA, settings_of(epochs=3), CPU), Steps._add_gradients
 
     def diverging(self, edges, propagation):
         return step(self, edges, propagation) if self.n_done < 2 * 6 + 3 else float("inf")
 
     monkeypatch.setattr(Steps, "_add_gradients", diverging)
-    result = train(GRAPH, EXPLICIT, nothing(), settings_of(epochs=3), CPU)
+    result = fit(DATA, settings_of(epochs=3), CPU)
     assert "diverged in epoch 3, step 4 of 6: the loss is inf" in result.diverged
     assert result.history[-1].loss == unbroken.history[1].loss
     assert result.best.number == len(result.history) == 2
@@ -237,22 +176,13 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("product", [propagations.embedding_bag_product, propagations.csr_product])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_both_products_on_cuda_give_the_numbers_of_the_cpu(frozen, x, product, precision):
+def test_the_product_on_cuda_gives_the_numbers_of_the_cpu(frozen, x, precision):
     adjacency = frozen.adjacency.to(torch.device("cuda"))
-    found = product(adjacency, frozen.entries.cuda().to(precision), x.cuda().to(precision))
-    wanted = frozen.adjacency.multiply(frozen.entries, x)
+    found = adjacency(frozen.entries.cuda().to(precision), x.cuda().to(precision))
+    wanted = frozen.adjacency(frozen.entries, x)
     tolerance = 1e-5 if precision == torch.float32 else 3e-2
     torch.testing.assert_close(found.float().cpu(), wanted, atol=tolerance, rtol=tolerance)
-
-
-@pytest.mark.gpu
-@needs_cuda
-def test_on_cuda_one_of_the_products_is_chosen(frozen, x):
-    adjacency = frozen.adjacency.to(torch.device("cuda"))
-    chosen = propagations.fastest_product(adjacency, x.cuda())
-    assert chosen in (propagations.embedding_bag_product, propagations.csr_product)
 
 
 @pytest.mark.gpu

@@ -16,9 +16,9 @@ import torch
 
 from ms_assets.settings import StudySettings, TrainingSettings
 from ms_assets.training import study as studies
-from ms_assets.training.experiments import Fitted
 from ms_assets.training.memory import NotEnoughMemoryError
-from ms_assets.training.trainer import DivergedError, Epoch, Trained
+from ms_assets.training.trained import Epoch, TrainedModel
+from ms_assets.training.trainer import DivergedError
 from ms_assets_tests.training.graphs import two_blocks
 from ms_assets_tests.training.test_trainer import settings_of
 
@@ -45,7 +45,7 @@ class Trainings:
             if listener(history[-1]):
                 break
         self.n_epochs.append(len(history))
-        return Fitted(Trained({}, history[-1], history), f"run of {name}")
+        return TrainedModel(settings, {}, history[-1], history, mlflow_run_id=f"run of {name}")
 
 
 @pytest.fixture

@@ -7,16 +7,13 @@ import pytest
 import torch
 
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
-from ms_assets.training.lightgcn import LightGCN
-from ms_assets.training.trainer import train
+from ms_assets.training.trainer import fit
 from ms_assets.training.validation import VALIDATION_K
 from ms_assets_tests import slow_metrics
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, graph_of, two_blocks
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, NOBODY, block_of, data_of, graph_of, pairs_of, two_blocks
 
 CPU = torch.device("cpu")
-NOBODY = (np.array([], np.int64), np.array([], np.int64))
 SMALL = {
     "embedding_dim": 16,
     "layers": 2,
@@ -42,25 +39,16 @@ def settings_of(**changed):
     return TrainingSettings(**{**SMALL, **changed})
 
 
-def judged(lists):
-    """Relevance 1 for every song of every user's list."""
-    user = np.repeat(np.arange(len(lists)), [len(songs) for songs in lists])
-    song = np.array([s for songs in lists for s in songs], np.int64)
-    return Judgements.of(user, song, np.ones(len(song)), len(lists), GRAPH["song"].num_nodes)
-
-
 def trained(explicit=NOBODY, held_out=HELD_OUT, graph=GRAPH, device=CPU, on_epoch=lambda epoch: None, **changed):
-    return train(graph, explicit, judged(held_out), settings_of(**changed), device, on_epoch)
+    return fit(data_of(graph, explicit, pairs_of(held_out)), settings_of(**changed), device, on_epoch)
 
 
-def embeddings(result, graph=GRAPH, **changed):
-    model = LightGCN(graph, settings_of(**changed))
-    model.load_state_dict(result.state)
-    return model.eval().embed()
+def embeddings(result, graph=GRAPH):
+    return result.embeddings(data_of(graph).graph)
 
 
-def scores_of(result, **changed):
-    users, songs = embeddings(result, **changed)
+def scores_of(result):
+    users, songs = embeddings(result)
     return (users @ songs.T).numpy()
 
 
@@ -94,7 +82,7 @@ def share_of_own_block(scores, k=10):
 def test_training_finds_the_planted_taste(changed):
     result = trained(**changed, patience=20)
     # By chance half of a user's new songs are of their block, or less, since the heard ones are left out.
-    assert share_of_own_block(scores_of(result, **changed)) > 0.95
+    assert share_of_own_block(scores_of(result)) > 0.95
     assert result.best.validation_ndcg > 0.2
 
 
@@ -219,7 +207,7 @@ def test_without_hard_weight_dislikes_change_nothing():
 
 def test_songs_that_a_user_heard_are_no_neutral_negatives():
     everything = graph_of([(user, song, "like", 1, 1.0) for user in range(3) for song in range(4)], 3, 4)
-    result = train(everything, NOBODY, Judgements.of(*[np.array([], int)] * 3, 3, 4), settings_of(epochs=2), CPU)
+    result = fit(data_of(everything), settings_of(epochs=2), CPU)
     assert [epoch.loss for epoch in result.history] == [0.0, 0.0]
 
 

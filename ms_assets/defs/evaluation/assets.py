@@ -134,12 +134,7 @@ def exposure(
 
 
 def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boards.Pane]:
-    """A view and k at a time, so that no more than that is held."""
-    return [
-        boards.pane(table.filter(f"view = '{view}' AND k = {k}").pl(), metrics_of_view)
-        for table, metrics_of_view in ((user_metrics, boards.MEANS), (official_user_metrics, boards.OFFICIAL))
-        for view, k in sorted(table.project("view, k").distinct().fetchall())
-    ]
+    return [*boards.panes(user_metrics), *boards.panes(official_user_metrics, boards.OFFICIAL)]
 
 
 @asset(
@@ -224,8 +219,8 @@ def report(
         board=board,
         compared=differences.pl(),
         slices=cut,
-        settings=lightgcn["settings"],
-        provenance=[*reports.software(), ("MLflow run", lightgcn["mlflow_run_id"]), *_made_by(context)],
+        settings=lightgcn.settings.model_dump(),
+        provenance=[*reports.software(), ("MLflow run", lightgcn.mlflow_run_id), *_made_by(context)],
         charts=charts.charts(board, recall_curve.pl(), cut, exposure.pl()),
     )
     files = reports.files(found)

@@ -72,5 +72,7 @@ def graph_statistics(bipartite_graph: Any) -> dg.MaterializeResult:
     To look at before a training: users with few songs and songs with few users are hard to learn.
     """
     numbers = statistics.graph_statistics(bipartite_graph)
-    picture = pictures.to_markdown(pictures.png(statistics.degree_picture(bipartite_graph)), "degrees")
+    picture = pictures.to_markdown(
+        pictures.png(statistics.degree_picture(statistics.degrees(bipartite_graph))), "degrees"
+    )
     return dg.MaterializeResult(value=numbers, metadata={"degrees": dg.MetadataValue.md(picture)})

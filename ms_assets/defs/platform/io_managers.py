@@ -22,7 +22,7 @@ from upath import UPath
 
 from ms_assets.defs.platform import lineage, runs
 from ms_assets.defs.platform.resources import DuckDB
-from ms_assets.defs.platform.scales import OPTIONAL, PARTITION_TAG
+from ms_assets.defs.platform.scales import OPTIONAL
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
 from ms_assets.files import published, reading, sha256, writing
 from ms_assets.streams import ROW_GROUP, Relation, TableStream, TableWriter, stored_table
@@ -30,6 +30,8 @@ from ms_assets.streams import ROW_GROUP, Relation, TableStream, TableWriter, sto
 if TYPE_CHECKING:
     import faiss
     from torch_geometric.data import HeteroData
+
+    from ms_assets.training.trained import TrainedModel
 
 
 class MissingPartitionError(FileNotFoundError):
@@ -79,15 +81,17 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
 
     def load_partitions(self, context: dg.InputContext) -> Any:
         """Load the scale of the run: a check has no partitions of its own and would be given every scale."""
-        paths = self._get_paths_for_partitions(context)
-        scale = next(iter(paths)) if len(paths) == 1 else context.step_context.dagster_run.tags.get(PARTITION_TAG)
-        if scale not in paths:
+        if not context.has_partition_key:
             raise ValueError(
                 f"{context.asset_key.to_user_string()}: this run has no scale; a check runs with its asset, "
                 "so materialise the asset for a scale"
             )
+        path = self._path(context.asset_key, context.partition_key)
         optional = (context.definition_metadata or {}).get(OPTIONAL, False)
-        return None if optional and not paths[scale].exists() else self.load_from_path(context, paths[scale])
+        return None if optional and not path.exists() else self.load_from_path(context, UPath(path))
+
+    def _path(self, key: dg.AssetKey, scale: str) -> Path:
+        return Path(self.base_dir, *key.path, f"{scale}{self.extension}")
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """Read one partition; say which asset to materialise when it is not there."""
@@ -157,9 +161,6 @@ class TableIOManager(ArtefactIOManager):
                 writers[name] = stack.enter_context(TableWriter(path))
             yield writers
 
-    def _path(self, key: dg.AssetKey, scale: str) -> Path:
-        return Path(self.base_dir, *key.path, f"{scale}{self.extension}")
-
 
 class LinkedTableIOManager(TableIOManager):
     """Source files: a link to where the file lies, never a copy, with the row's place in the file as a column."""
@@ -203,6 +204,16 @@ class TorchIOManager(ArtefactIOManager):
 
 class ModelIOManager(TorchIOManager):
     """Trained models, and beside each the checkpoints of a training that is not over."""
+
+    def write(self, context: dg.OutputContext, value: "TrainedModel", path: Path) -> dict[str, Any]:
+        """Save the model's dictionary."""
+        return super().write(context, value.to_dict(), path)
+
+    def read(self, path: Path) -> "TrainedModel":
+        """Build the model from its dictionary."""
+        from ms_assets.training.trained import TrainedModel
+
+        return TrainedModel.from_dict(super().read(path))
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Publish the model, after which its checkpoints have served."""

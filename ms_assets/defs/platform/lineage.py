@@ -45,9 +45,12 @@ def history(
 
 def inputs_of(context: dg.OutputContext | dg.AssetExecutionContext) -> dict[str, Made]:
     """What there was of an asset's inputs when its step began, by asset key: another run may replace them meanwhile."""
-    step = context.step_context if isinstance(context, dg.OutputContext) else context.get_step_execution_context()
+    if isinstance(context, dg.OutputContext):
+        step, deps = context.step_context, context.asset_spec.deps
+    else:
+        step, deps = context.get_step_execution_context(), context.assets_def.get_asset_spec(context.asset_key).deps
     [statistics] = step.instance.get_run_step_stats(step.run_id, [step.step.key])
-    keys = sorted(step.job_def.asset_layer.get(context.asset_key).parent_keys)
+    keys = sorted(dep.asset_key for dep in deps)
     made = {
         key.to_user_string(): history(step.instance, key, context.partition_key, before=statistics.start_time)
         for key in keys

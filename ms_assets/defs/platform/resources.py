@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import dagster as dg
 import duckdb
@@ -21,9 +20,10 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from ms_assets.raw.schema import SourceTable
 from ms_assets.raw.source import Source, SourceFile
 from ms_assets.registry import Registry
+from ms_assets.tracking import MLflowRun
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 def _silence_teardown() -> None:
@@ -153,42 +153,6 @@ def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.Du
     return connection
 
 
-class ComputeDevice(dg.ConfigurableResource):
-    """Which processor trains: CUDA where there is one, unless a run says otherwise."""
-
-    def resolve(self, wanted: str) -> "torch.device":
-        """`auto`, `cpu`, `cuda` or `cuda:N` as a device that exists here.
-
-        Raises:
-            ValueError: this machine has no such device.
-        """
-        import torch
-
-        if wanted == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        device = torch.device(wanted)
-        here = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
-        if device.type == "cuda" and f"cuda:{device.index or 0}" not in here:
-            raise ValueError(f"device: found {wanted!r}, but this machine has {', '.join(here)}")
-        return device
-
-    def free_bytes(self, device: "torch.device") -> int:
-        """Memory that a training may take: of the card, or of this machine within the limit of its container."""
-        import psutil
-        import torch
-
-        if device.type == "cuda":
-            return torch.cuda.mem_get_info(device)[0]
-        free = psutil.virtual_memory().available
-        limit, used = (CGROUP / f"memory.{name}" for name in ("max", "current"))
-        if limit.exists() and (most := limit.read_text().strip()) != "max":
-            free = min(free, int(most) - int(used.read_text()))
-        return free
-
-
-CGROUP = Path("/sys/fs/cgroup")
-
-
 HUB_RETRIES = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """About one, three and seven minutes: a download has waited for minutes itself before it gives up."""
 
@@ -243,7 +207,7 @@ class MLflow(dg.ConfigurableResource):
     experiment: str = "ms_assets"
 
     @contextmanager
-    def run(self, context: dg.AssetExecutionContext, run_id: str | None = None) -> Iterator["MLflowRun"]:
+    def run(self, context: dg.AssetExecutionContext, run_id: str | None = None) -> Iterator[MLflowRun]:
         """Open an MLflow run tied by tags to the Dagster run; it ends as FAILED when the body raises.
 
         run_id: the run of a training that was cut off, to go on with if the store still has it.
@@ -320,45 +284,3 @@ def _known(run_id: str | None) -> str | None:
         return mlflow.get_run(run_id).info.run_id if run_id else None
     except mlflow.exceptions.MlflowException:
         return None
-
-
-@dataclass(frozen=True)
-class MLflowRun:
-    """The open MLflow run."""
-
-    run_id: str
-    url: str
-
-    @contextmanager
-    def child(self, name: str) -> Iterator["MLflowRun"]:
-        """Open a run within this one: a trial of a study, say."""
-        import mlflow
-
-        with mlflow.start_run(run_name=name, nested=True) as run:
-            yield MLflowRun(run.info.run_id, self.url.replace(self.run_id, run.info.run_id))
-
-    def log_settings(self, settings: dict[str, Any]) -> None:
-        """Record the settings as parameters."""
-        import mlflow
-
-        mlflow.log_params(settings)
-
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Add a point to each metric's series."""
-        import mlflow
-
-        mlflow.log_metrics(metrics, step=step)
-
-    def log_summary(self, numbers: dict[str, float]) -> None:
-        """Record numbers that have no series."""
-        import mlflow
-
-        mlflow.log_metrics(numbers)
-
-    def log_picture(self, image: bytes, name: str) -> None:
-        """Keep a PNG among the run's artifacts."""
-        import mlflow
-
-        with TemporaryDirectory() as folder:
-            (Path(folder) / name).write_bytes(image)
-            mlflow.log_artifact(str(Path(folder) / name))

@@ -294,7 +294,7 @@ def served_model(
     popular = decayed_popularity.filter("view = 'all' AND user_id = 0").order("rank").project("item_id, score")
     with TemporaryDirectory() as folder:
         served.write(Path(folder), data, popular.to_arrow_table(), index)
-        run_id = mlflow.known_run(lightgcn["mlflow_run_id"])
+        run_id = mlflow.known_run(lightgcn.mlflow_run_id)
         candidate = pyfunc_model.candidate(Path(folder), int(data.uid[0]), lightgcn, run_id)
         version, is_new = registry.register(candidate)
     return dg.MaterializeResult(

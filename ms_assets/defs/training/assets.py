@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from ms_assets import pictures
 from ms_assets.defs.platform import lineage
 from ms_assets.defs.platform.io_managers import ModelIOManager, TableIOManager
-from ms_assets.defs.platform.resources import ComputeDevice, DuckDB, MLflow, StudyStorage
+from ms_assets.defs.platform.resources import DuckDB, MLflow, StudyStorage
 from ms_assets.defs.platform.scales import (
     FRESHNESS,
     SCALES,
@@ -45,63 +45,51 @@ TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 def lightgcn(
     context: dg.AssetExecutionContext,
     bipartite_graph: Any,
-    negatives: Relation,
-    ground_truth: Relation,
-    train: Relation,
-    validation: Relation,
-    duckdb: DuckDB,
-    device: ComputeDevice,
     mlflow: MLflow,
     model_files: dg.ResourceParam[ModelIOManager],
     io_manager: dg.ResourceParam[TableIOManager],
+    **splits: Relation,
 ) -> dg.MaterializeResult:
     """The best checkpoint of a LightGCN training, by validation NDCG, with its settings and its MLflow run.
 
     LightGCN learns a vector for every user and song, such that users lie near what they listen to. Curves and pictures
     are in the metadata and in MLflow; what was cut off goes on from its last checkpoint.
     """
-    from ms_assets.training import diagnostics, inputs, memory, refit, trainer
+    from ms_assets.training import diagnostics, figures, inputs, memory, refit, trainer
     from ms_assets.training.checkpoints import Checkpoint
 
-    graph, explicit, wanted = inputs.of(bipartite_graph, negatives, ground_truth)
-    settings, processor = inputs.fitted(_training_settings(context, io_manager), graph, device)
+    data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
+    settings, device = inputs.fitted(_training_settings(context, io_manager), data.graph)
+    estimated = memory.described(memory.estimate(memory.Sizes.of(data.graph), settings))
     versions = {key: made.data_version for key, made in lineage.inputs_of(context).items()}
     file = partial(model_files.checkpoint, context.asset_key, context.partition_key)
-    checkpoint = Checkpoint.open(file("fit"), graph, explicit, wanted, settings)
+    checkpoint = Checkpoint.open(file("fit"), data, settings)
     with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:
         checkpoint.notes["mlflow_run_id"] = run.run_id
-        run.log_settings({**settings.model_dump(), "device": str(processor)})
-        trained = trainer.train(
-            graph, explicit, wanted, settings, processor,
+        run.log_settings({**settings.model_dump(), "device": str(device)})
+        trained = trainer.fit(
+            data, settings, device,
             on_epoch=lambda epoch: run.log_metrics(asdict(epoch), step=epoch.number),
             checkpoint=checkpoint,
         )  # fmt: skip
         if settings.refit:
-            graph = refit.graph_of_train_and_validation(duckdb.connection, graph, train, validation)
-            explicit = inputs.pairs(refit.explicit_negatives(negatives, validation))
-            again = Checkpoint.open(file("refit"), graph, explicit, trainer.nothing_to_find(graph), settings)
-            trained = trainer.refit(graph, explicit, trained, settings, processor, again)
-        numbers, shown = diagnostics.of_training(trained, graph, settings)
+            parts = (splits[name] for name in ("negatives", "train", "validation"))
+            data = refit.refit_data(io_manager.duckdb.connection, bipartite_graph, *parts)
+            trained = trainer.refit(data, trained, device, Checkpoint.open(file("refit"), data, settings))
+        diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
+        numbers, shown = diagnosis.numbers, figures.of_training(trained, diagnosis)
         run.log_summary(numbers)
         for name, image in shown.items():
             run.log_picture(image, f"{name.replace(' ', '_')}.png")
     return dg.MaterializeResult(
-        value={
-            "settings": settings.model_dump(),
-            "state": trained.state,
-            "best": asdict(trained.best),
-            "history": [asdict(epoch) for epoch in trained.history],
-            "diverged": trained.diverged,
-            "inputs": versions,
-            "mlflow_run_id": run.run_id,
-        },
+        value=replace(trained, inputs=versions, mlflow_run_id=run.run_id),
         metadata={
             "best_epoch": trained.best.number,
             "best_validation_ndcg": round(trained.best.validation_ndcg, 4),
             "epochs": len(trained.history),
             "training_seconds": round(trained.history[-1].seconds, 1),
-            "device": str(processor),
-            "estimated_memory": memory.described(memory.estimate(memory.Sizes.of(bipartite_graph), settings)),
+            "device": str(device),
+            "estimated_memory": estimated,
             "mlflow_run": dg.MetadataValue.url(run.url),
             **{name: round(number, 4) for name, number in numbers.items()},
             **{name: _shown(image, name) for name, image in shown.items()},
@@ -157,14 +145,12 @@ def embeddings(
 ) -> Iterator[dg.Output[pa.Table]]:
     """Propagate the checkpoint's parameters over the graph once, and read off users and songs."""
     from ms_assets.training import refit
-    from ms_assets.training.lightgcn import LightGCN
+    from ms_assets.training.data import GraphTensors
 
-    settings, graph = TrainingSettings(**lightgcn["settings"]), bipartite_graph
-    if settings.refit:
+    graph = bipartite_graph
+    if lightgcn.settings.refit:
         graph = refit.graph_of_train_and_validation(duckdb.connection, graph, train, validation)
-    model = LightGCN(graph, settings)
-    model.load_state_dict(lightgcn["state"])
-    users, songs = (vectors.numpy() for vectors in model.eval().embed())
+    users, songs = (vectors.numpy() for vectors in lightgcn.embeddings(GraphTensors.of(graph)))
     graph_users, graph_songs = bipartite_graph["user"], bipartite_graph["song"]
     tables = {
         "user_embeddings": lambda: pa.table(
@@ -200,7 +186,6 @@ def hyperparameter_study(
     bipartite_graph: Any,
     negatives: Relation,
     ground_truth: Relation,
-    device: ComputeDevice,
     mlflow: MLflow,
     study_storage: StudyStorage,
 ) -> dg.MaterializeResult:
@@ -215,12 +200,12 @@ def hyperparameter_study(
     settings, scale = settings_of(context, StudySettings), context.partition_key
     fixed = {name: value for name, value in settings if name != "trials" and value is not None}
     base = scale_settings(TrainingSettings, scale, fixed)
-    given = inputs.of(bipartite_graph, negatives, ground_truth)
-    name = studies.name_of(scale, identity(*given, base))
+    data = inputs.training_data(bipartite_graph, negatives, ground_truth)
+    name = studies.name_of(scale, identity(data, base))
     study = studies.open_study(study_storage.url(scale), name, base)
     with mlflow.run(context, study.user_attrs.get("mlflow_run_id")) as run:
         study.set_user_attr("mlflow_run_id", run.run_id)
-        studies.search(study, settings, base, experiments.within(run, device, given))
+        studies.search(study, settings, base, experiments.within(run, data))
         table = studies.trials(study)
         shown = {
             "history": pictures.png(studies.history_picture(table)),
@@ -257,7 +242,6 @@ def ablation(
     bipartite_graph: Any,
     negatives: Relation,
     ground_truth: Relation,
-    device: ComputeDevice,
     mlflow: MLflow,
 ) -> dg.MaterializeResult:
     """One row per variant and seed: the training of `training/lightgcn` again with one part of the model changed.
@@ -267,11 +251,11 @@ def ablation(
     from ms_assets.training import ablation as ablations
     from ms_assets.training import experiments, inputs
 
-    base = TrainingSettings(**lightgcn["settings"]).model_copy(update={"refit": False})
+    base = lightgcn.settings.model_copy(update={"refit": False})
     seeds = range(settings_of(context, AblationSettings).seeds)
-    given = inputs.of(bipartite_graph, negatives, ground_truth)
+    data = inputs.training_data(bipartite_graph, negatives, ground_truth)
     with mlflow.run(context) as run:
-        table = ablations.table(base, seeds, experiments.within(run, device, given))
+        table = ablations.table(base, seeds, experiments.within(run, data))
         summary = ablations.summary(table)
         image = pictures.png(ablations.picture(summary))
         run.log_picture(image, "ablation.png")

@@ -51,8 +51,8 @@ def song_embeddings_are_healthy(song_embeddings: Relation) -> dg.AssetCheckResul
 @dg.asset_check(asset=["training", "lightgcn"])
 def training_learned(lightgcn: Any) -> dg.AssetCheckResult:
     """The loss fell, and the kept epoch finds something on validation."""
-    losses = [epoch["loss"] for epoch in lightgcn["history"]]
-    best = lightgcn["best"]["validation_ndcg"]
+    losses = [epoch.loss for epoch in lightgcn.history]
+    best = lightgcn.best.validation_ndcg
     return dg.AssetCheckResult(
         passed=bool(np.isfinite(losses).all() and (len(losses) == 1 or losses[-1] < losses[0]) and best > 0),
         severity=dg.AssetCheckSeverity.WARN,
@@ -63,4 +63,4 @@ def training_learned(lightgcn: Any) -> dg.AssetCheckResult:
 @dg.asset_check(asset=["training", "lightgcn"], blocking=True)
 def training_did_not_diverge(lightgcn: Any) -> dg.AssetCheckResult:
     """The loss stayed a number: else the best epoch before that is kept, and nothing is built on it unasked."""
-    return dg.AssetCheckResult(passed=not lightgcn["diverged"], description=lightgcn["diverged"] or None)
+    return dg.AssetCheckResult(passed=not lightgcn.diverged, description=lightgcn.diverged or None)

@@ -1,4 +1,4 @@
-"""Optimisers with a learning rate for each part of the model, and the course of the rates."""
+"""Optimisers with a learning rate for each part of the network, and the course of the rates."""
 
 import math
 from collections.abc import Callable
@@ -7,21 +7,21 @@ from typing import Any
 import torch
 
 from ms_assets.settings import TrainingSettings
-from ms_assets.training.lightgcn import LightGCN
+from ms_assets.training.network import Network
 
 
-def optimiser(model: LightGCN, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Learning-rate groups; embeddings alone decay.
+def optimizer(network: Network, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Optimiser with a learning rate for each part; embeddings alone decay.
 
     Artists and albums × 2, edge weights × 0.5, users, residuals and the vector for unknown audio × 1. The projection
     × 0.1: all songs share it, so that what a batch's noise does to it moves every song.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
-    embeddings = [p for p in (model.users, model.residual, model.encoder.no_audio) if p is not None]
+    embeddings = [p for p in (network.users, network.residual, network.encoder.no_audio) if p is not None]
     groups: list[dict[str, Any]] = [
-        {"params": list(model.encoder.owners.parameters()), "lr": 2 * rate, "weight_decay": decay},
-        {"params": list(model.edge_weights.parameters()), "lr": rate / 2, "weight_decay": 0.0},
-        {"params": list(model.encoder.projection.parameters()), "lr": rate / 10, "weight_decay": 0.0},
+        {"params": list(network.encoder.owners.parameters()), "lr": 2 * rate, "weight_decay": decay},
+        {"params": list(network.edge_weights.parameters()), "lr": rate / 2, "weight_decay": 0.0},
+        {"params": list(network.encoder.projection.parameters()), "lr": rate / 10, "weight_decay": 0.0},
         {"params": embeddings, "lr": rate, "weight_decay": decay},
     ]
     groups = [group for group in groups if group["params"]]
@@ -31,7 +31,7 @@ def optimiser(model: LightGCN, settings: TrainingSettings) -> torch.optim.Optimi
 
 
 def warm_cosine(warmup_steps: float, steps: int) -> Callable[[int], float]:
-    """What a step's learning rate is of the peak: a linear rise, times a cosine from 1 to 0 over all steps."""
+    """A step's learning rate as a share of the peak: a linear rise, times a cosine from 1 to 0 over all steps."""
 
     def factor(step: int) -> float:
         return min((step + 1) / (warmup_steps + 1), 1.0) * (1 + math.cos(math.pi * step / steps)) / 2

@@ -1,4 +1,4 @@
-"""LightGCN over users and songs, where a song is what its audio, artists and albums say of it.
+"""LightGCN's network over users and songs, where a song is what its audio, artists and albums say of it.
 
     user   u_0 = normalise(e_u)
     song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b), the parts that are switched on, and
@@ -15,81 +15,17 @@ lies in the same space as the rest. Nobody knows how popular it will be: its len
 """
 
 import warnings
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
+from ms_assets.training.data import GraphTensors, SongFeatures
 from ms_assets.training.edge_weights import edge_weights
-from ms_assets.training.propagation import (
-    Adjacency,
-    Noise,
-    Propagation,
-    fastest_product,
-    propagate_learning,
-    propagate_learning_noisy,
-)
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
-
+from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class SongFeatures:
-    """What is known of songs before any listening: audio float32 [n_songs, 128], ragged artists and albums."""
-
-    audio: Tensor
-    silent: Tensor
-    """int64, the songs whose audio is unknown; zeros stand for it."""
-    owners: dict[str, tuple[Tensor, Tensor]]
-    """For `artist` and `album`: flat int64 ids, and offsets [n_songs + 1]; a song without any has the last id."""
-    n_owners: dict[str, int]
-    """Number of ids, the one for unknown included."""
-
-    @classmethod
-    def of(cls, graph: "HeteroData") -> "SongFeatures":
-        """Read the graph's song nodes."""
-        songs, owners, sizes = graph["song"], {}, {}
-        for owner in ("artist", "album"):
-            ids, offsets = songs[f"{owner}_ids"], songs[f"{owner}_offsets"]
-            unknown = int(ids.max()) + 1 if len(ids) else 0
-            owners[owner] = _with_unknown(ids, offsets, unknown)
-            sizes[owner] = unknown + 1
-        return cls(songs.x, (~songs.has_audio).nonzero().squeeze(1), owners, sizes)
-
-    def select(self, songs: Tensor) -> "SongFeatures":
-        """The features of these songs, in this order."""
-        owners = {}
-        for owner, (ids, offsets) in self.owners.items():
-            lengths = offsets.diff()[songs]
-            starts = functional.pad(lengths.cumsum(0), (1, 0))
-            within = torch.arange(int(starts[-1]), device=starts.device) - starts[:-1].repeat_interleave(lengths)
-            owners[owner] = ids[offsets[songs].repeat_interleave(lengths) + within], starts
-        silent = torch.isin(songs, self.silent).nonzero().squeeze(1)
-        return SongFeatures(self.audio[songs], silent, owners, self.n_owners)
-
-    def to(self, device: torch.device) -> "SongFeatures":
-        """The same features on another device."""
-        owners = {name: (ids.to(device), offsets.to(device)) for name, (ids, offsets) in self.owners.items()}
-        return SongFeatures(self.audio.to(device), self.silent.to(device), owners, self.n_owners)
-
-
-def _with_unknown(ids: Tensor, offsets: Tensor, unknown: int) -> tuple[Tensor, Tensor]:
-    """Give every empty list the id for unknown."""
-    lengths = offsets.diff()
-    filled = functional.pad(lengths.clamp(min=1).cumsum(0), (1, 0))
-    flat = torch.full((int(filled[-1]),), unknown)
-    known = torch.ones_like(flat, dtype=torch.bool)
-    known[filled[:-1][lengths == 0]] = False
-    flat[known] = ids
-    return flat, filled
 
 
 class _Unit(torch.autograd.Function):
@@ -178,6 +114,8 @@ class SongEncoder(nn.Module):
         self.no_audio = nn.Parameter(mean) if self.uses_audio and len(features.silent) else None
         self.register_buffer("audio_scale", torch.tensor(1.0))
         self.register_buffer("metadata_scale", torch.tensor(1.0))
+        if settings.balance_scales:
+            self.balance(features)
 
     def parts(self, features: SongFeatures) -> list[tuple[Tensor, Tensor]]:
         """What a song is known by, and its scale: audio [n_songs, 128] and metadata [n_songs, d], if switched on."""
@@ -217,34 +155,33 @@ class SongEncoder(nn.Module):
         return unit(total)
 
 
-class LightGCN(nn.Module):
-    """The whole model over one graph: users first, then graph songs, then whichever cold songs are asked for."""
+class Network(nn.Module):
+    """The whole network over one graph: users first, then graph songs, then whichever cold songs are asked for.
 
+    `to(device)` moves parameters and graph. Features of songs are no part of it: the graph that it was built from holds
+    all of them, and each call takes those that it needs.
+    """
+
+    residual: nn.Parameter | None
     lengths: Tensor
 
-    def __init__(self, graph: "HeteroData", settings: TrainingSettings) -> None:
+    def __init__(self, graph: GraphTensors, settings: TrainingSettings) -> None:
         super().__init__()
-        edges, features = graph[INTERACTS], SongFeatures.of(graph)
-        self.n_users = graph["user"].num_nodes
-        self.n_graph_songs = int(graph["song"].in_graph.sum())
-        self.n_layers = settings.layers
+        self.n_users, self.n_graph_songs = graph.n_users, graph.n_graph_songs
+        self.n_layers, self.precision = settings.layers, PRECISIONS[settings.precision]
         self.users = nn.Parameter(torch.randn(self.n_users, settings.embedding_dim))
-        self.encoder = SongEncoder(features, settings)
-        self.residual = nn.Parameter(self._first_residual(settings)) if settings.song_residual else None
-        self.edge_weights = edge_weights(edges.edge_attr, settings)
-        self.precision = PRECISIONS[settings.precision]
-        user, song = edges.edge_index
-        self.adjacency = Adjacency.of(user, song, self.n_users, self.n_graph_songs)
-        self.features = features
+        self.encoder = SongEncoder(graph.features, settings)
+        self.residual = None
+        if settings.song_residual:
+            # Songs of which nothing else is known must differ from the start.
+            size = 0.0 if settings.audio or settings.metadata else 1.0
+            self.residual = nn.Parameter(size * torch.randn(self.n_graph_songs, settings.embedding_dim))
+        self.edge_weights = edge_weights(graph.attributes, settings)
+        self.adjacency = Adjacency(graph.user, graph.song, self.n_users, self.n_graph_songs)
         n_edges = self.adjacency.offsets[self.n_users :].diff()
         popularity = settings.popularity * torch.log1p(n_edges.float())[:, None]
         of_songs = (popularity - popularity.mean()).exp()
         self.register_buffer("lengths", torch.cat([torch.ones(self.n_users, 1), of_songs]), persistent=False)
-
-    def _first_residual(self, settings: TrainingSettings) -> Tensor:
-        # Songs of which nothing else is known must differ from the start.
-        size = 0.0 if settings.audio or settings.metadata else 1.0
-        return size * torch.randn(self.n_graph_songs, settings.embedding_dim)
 
     def start(self, features: SongFeatures) -> Tensor:
         """Layer 0: users, graph songs, then the songs beyond them, float32 [n_users + n_songs, d]."""
@@ -269,35 +206,14 @@ class LightGCN(nn.Module):
             warm = propagate_learning(self.adjacency, self.edge_weights(), start[:n_nodes], self.n_layers)
         else:
             warm = propagation(start[:n_nodes])
-        return self._finished(warm, start[n_nodes:])
-
-    def _finished(self, warm: Tensor, cold: Tensor) -> Tensor:
-        finished = centred(warm, self.n_users, self.lengths)
+        finished, cold = centred(warm, self.n_users, self.lengths), start[n_nodes:]
         if not len(cold):
             return finished
         # Of a handful of cold songs no gradient goes into the centre of all the others.
         return torch.cat([finished, unit(cold - centre(warm[self.n_users :]).detach())])
 
-    def noisy(self, features: SongFeatures, propagation: Propagation | None, noise: Noise) -> tuple[Tensor, Tensor]:
-        """As `forward`, with noise on every layer; and of the first noisy layer, [n_users + n_graph_songs, d]."""
-        start, n_nodes = self.start(features), self.n_users + self.n_graph_songs
-        if propagation is None:
-            weights = self.edge_weights()
-            warm, first = propagate_learning_noisy(self.adjacency, weights, start[:n_nodes], self.n_layers, noise)
-        else:
-            warm, first = propagation.noisy(start[:n_nodes], noise)
-        return self._finished(warm, start[n_nodes:]), centred(first, self.n_users, self.lengths)
-
     @torch.no_grad()
-    def embed(self) -> tuple[Tensor, Tensor]:
-        """Embeddings of all users [n_users, d] and all songs [n_songs, d], cold ones by the encoder alone."""
-        embeddings = self(self.features, self.frozen_propagation())
+    def embed(self, features: SongFeatures) -> tuple[Tensor, Tensor]:
+        """Embeddings of users [n_users, d] and the features' songs [n_songs, d], cold ones by the encoder alone."""
+        embeddings = self(features, self.frozen_propagation())
         return embeddings[: self.n_users], embeddings[self.n_users :]
-
-    def move(self, device: torch.device) -> "LightGCN":
-        """Move parameters and graph to a device; features stay, whoever trains moves those that it needs."""
-        self.adjacency = self.adjacency.to(device)
-        self.to(device)
-        nodes = self.users.new_ones(self.adjacency.n_nodes, self.users.shape[1], dtype=self.precision)
-        self.adjacency = replace(self.adjacency, product=fastest_product(self.adjacency, nodes))
-        return self

@@ -6,8 +6,9 @@ from torch.nn import functional
 
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
+from ms_assets.training.data import GraphTensors, SongFeatures
 from ms_assets.training.edge_weights import EdgeWeightMLP
-from ms_assets.training.lightgcn import LightGCN, SongFeatures
+from ms_assets.training.network import Network
 from ms_assets_tests.training.graphs import graph_of, random_graph
 
 ARTISTS = [[0], [1], [0, 1], [], [1, 2, 0]]
@@ -23,7 +24,15 @@ def graph():
 
 def model_of(graph, **settings):
     torch.manual_seed(0)
-    return LightGCN(graph, TrainingSettings(**{"embedding_dim": 8, "layers": 2, **settings}))
+    return Network(GraphTensors.of(graph), TrainingSettings(**{"embedding_dim": 8, "layers": 2, **settings}))
+
+
+def features_of(graph):
+    return GraphTensors.of(graph).features
+
+
+def embeddings(graph, **settings):
+    return model_of(graph, **settings).embed(features_of(graph))
 
 
 def owner_lists(features, owner):
@@ -35,7 +44,7 @@ def owner_lists(features, owner):
 @pytest.mark.parametrize("residual", [True, False])
 def test_users_have_length_1_and_songs_that_of_their_popularity(weights, residual):
     graph = random_graph(0)
-    users, songs = model_of(graph, edge_weights=weights, song_residual=residual, popularity=0.5).embed()
+    users, songs = embeddings(graph, edge_weights=weights, song_residual=residual, popularity=0.5)
     assert (users.shape, songs.shape) == ((graph["user"].num_nodes, 8), (graph["song"].num_nodes, 8))
     torch.testing.assert_close(users.norm(dim=1), torch.ones(len(users)))
     n_edges = torch.bincount(graph[INTERACTS].edge_index[1], minlength=len(songs)) + 1.0
@@ -46,14 +55,14 @@ def test_users_have_length_1_and_songs_that_of_their_popularity(weights, residua
 
 
 def test_without_popularity_every_embedding_has_length_1():
-    for vectors in model_of(random_graph(0), popularity=0).embed():
+    for vectors in embeddings(random_graph(0), popularity=0):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
 
 
 def test_a_song_takes_the_mean_of_its_artists_and_the_mean_of_its_albums(graph):
     model = model_of(graph)
     artist, album = (model.encoder.owners[owner].weight for owner in ("artist", "album"))
-    found = model.encoder.metadata(model.features)
+    found = model.encoder.metadata(features_of(graph))
     torch.testing.assert_close(found[2], (artist[0] + artist[1]) / 2 + album[0])
     torch.testing.assert_close(found[4], (artist[0] + artist[1] + artist[2]) / 3 + album[3])
 
@@ -62,7 +71,7 @@ def test_an_unknown_artist_or_album_is_an_embedding_of_its_own(graph):
     model = model_of(graph)
     artist, album = (model.encoder.owners[owner].weight for owner in ("artist", "album"))
     assert (len(artist), len(album)) == (3 + 1, 4 + 1)
-    found = model.encoder.metadata(model.features)
+    found = model.encoder.metadata(features_of(graph))
     torch.testing.assert_close(found[3], artist[3] + (album[1] + album[2]) / 2)
     torch.testing.assert_close(found[1], artist[1] + album[4])
 
@@ -112,52 +121,62 @@ def propagated(model, start):
 def test_a_cold_song_is_what_the_encoder_says_of_it_less_the_centre_of_songs(graph):
     model = model_of(graph, layers=1, edge_weights="heuristic", popularity=0.5)
     with torch.no_grad():
-        start = model.start(model.features)
+        start = model.start(features_of(graph))
         centre = propagated(model, start[:6])[2:].sum(dim=0) / 5
         direction = functional.normalize(start[6] - centre, dim=0)
-    torch.testing.assert_close(model.embed()[1][4], direction)
+    torch.testing.assert_close(model.embed(features_of(graph))[1][4], direction)
 
 
 def test_embeddings_are_the_formula_of_the_docstring(graph):
     model = model_of(graph, layers=1, edge_weights="heuristic", song_residual=True)
     with torch.no_grad():
         model.residual.normal_(generator=torch.Generator().manual_seed(1))
-        song = functional.normalize(model.encoder(model.features)[:4] + model.residual, dim=1)
+        song = functional.normalize(model.encoder(features_of(graph))[:4] + model.residual, dim=1)
         start = torch.cat([functional.normalize(model.users, dim=1), song])
     x = propagated(model, start)
     users_less, songs_less = x[:2] - x[:2].sum(dim=0) / 3, x[2:] - x[2:].sum(dim=0) / 5
     wanted = functional.normalize(torch.cat([users_less, songs_less]), dim=1)
-    users, songs = model.embed()
+    users, songs = model.embed(features_of(graph))
     torch.testing.assert_close(users, wanted[:2])
     torch.testing.assert_close(songs[:4], wanted[2:])
 
 
 def test_balance_gives_audio_and_metadata_half_each():
-    model = model_of(random_graph(1))
-    model.encoder.balance(model.features)
+    graph = random_graph(1)
+    encoder = model_of(graph).encoder
     with torch.no_grad():
-        audio, metadata = model.encoder.inputs(model.features).split([128, 8], dim=1)
+        audio, metadata = encoder.inputs(features_of(graph)).split([128, 8], dim=1)
     assert audio.norm(dim=1).mean().item() == pytest.approx(0.5**0.5, rel=1e-5)
     assert metadata.norm(dim=1).mean().item() == pytest.approx(0.5**0.5, rel=1e-5)
 
 
 def test_frozen_and_learning_propagation_give_the_same_embeddings():
-    model = model_of(random_graph(2))
+    graph = random_graph(2)
+    model, features = model_of(graph), features_of(graph)
     with torch.no_grad():
-        frozen = model(model.features, model.frozen_propagation())
-        learning = model(model.features)
+        frozen = model(features, model.frozen_propagation())
+        learning = model(features)
     torch.testing.assert_close(frozen, learning)
 
 
 def test_a_saved_state_gives_the_same_embeddings_in_a_new_model():
     graph = random_graph(3)
-    model = model_of(graph)
-    model.encoder.balance(model.features)
-    settings = TrainingSettings(embedding_dim=8, layers=2)
-    other = LightGCN(graph, settings)
+    model, features = model_of(graph), features_of(graph)
+    other = Network(GraphTensors.of(graph), TrainingSettings(embedding_dim=8, layers=2))
     other.load_state_dict(model.state_dict())
-    for ours, theirs in zip(model.embed(), other.embed(), strict=True):
+    for ours, theirs in zip(model.embed(features), other.embed(features), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_moving_a_model_moves_its_graph_too(graph):
+    model = model_of(graph).to("meta")
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+    adjacency = model.adjacency
+    assert {tensor.device.type for tensor in (adjacency.neighbours, adjacency.offsets, adjacency.edge)} == {"meta"}
+
+
+def test_a_saved_state_holds_nothing_of_the_graph(graph):
+    assert not [name for name in model_of(graph).state_dict() if "adjacency" in name or "bucket" in name]
 
 
 def test_the_gradient_of_learned_weights_is_the_same_however_threads_meet_the_edges():

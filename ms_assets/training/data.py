@@ -1,0 +1,121 @@
+"""Data of a training as tensors and interactions: the graph, explicit negatives, validation targets."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ms_assets.graph.bipartite import INTERACTS
+from ms_assets.interactions import Integers, Interactions
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+
+@dataclass(frozen=True, eq=False)
+class SongFeatures:
+    """Audio, artists and albums of songs, known before any listening."""
+
+    audio: Tensor
+    """float32 [n_songs, 128]."""
+    silent: Tensor
+    """int64, the songs whose audio is unknown; zeros stand for it."""
+    owners: dict[str, tuple[Tensor, Tensor]]
+    """For `artist` and `album`: flat int64 ids, and offsets [n_songs + 1]; a song without any has the last id."""
+    n_owners: dict[str, int]
+    """Number of ids, the one for unknown included."""
+
+    @classmethod
+    def of(cls, graph: "HeteroData") -> Self:
+        """Read the graph's song nodes."""
+        songs, owners, sizes = graph["song"], {}, {}
+        for owner in ("artist", "album"):
+            ids, offsets = songs[f"{owner}_ids"], songs[f"{owner}_offsets"]
+            unknown = int(ids.max()) + 1 if len(ids) else 0
+            owners[owner] = _with_unknown(ids, offsets, unknown)
+            sizes[owner] = unknown + 1
+        return cls(songs.x, (~songs.has_audio).nonzero().squeeze(1), owners, sizes)
+
+    def select(self, songs: Tensor) -> "SongFeatures":
+        """Features of these songs, in this order."""
+        owners = {}
+        for owner, (ids, offsets) in self.owners.items():
+            lengths = offsets.diff()[songs]
+            starts = functional.pad(lengths.cumsum(0), (1, 0))
+            within = torch.arange(int(starts[-1]), device=starts.device) - starts[:-1].repeat_interleave(lengths)
+            owners[owner] = ids[offsets[songs].repeat_interleave(lengths) + within], starts
+        silent = torch.isin(songs, self.silent).nonzero().squeeze(1)
+        return SongFeatures(self.audio[songs], silent, owners, self.n_owners)
+
+    def to(self, device: torch.device) -> "SongFeatures":
+        """The same features on another device."""
+        owners = {name: (ids.to(device), offsets.to(device)) for name, (ids, offsets) in self.owners.items()}
+        return SongFeatures(self.audio.to(device), self.silent.to(device), owners, self.n_owners)
+
+
+@dataclass(frozen=True, eq=False)
+class GraphTensors:
+    """Edges between users and songs, and features of songs; graph songs, which have edges, come first."""
+
+    user: Tensor
+    """int64 [n_edges]."""
+    song: Tensor
+    """int64 [n_edges]."""
+    attributes: Tensor
+    """float32 [n_edges, 4] = event type code, number of events, played ratio, heuristic weight."""
+    features: SongFeatures
+    """Of all songs. They stay in the machine's memory: a training moves those that it needs to its device."""
+    n_users: int
+    n_graph_songs: int
+
+    @classmethod
+    def of(cls, graph: "HeteroData") -> Self:
+        """Read a graph as `graph.bipartite.bipartite_graph` builds it."""
+        (user, song), attributes = graph[INTERACTS].edge_index, graph[INTERACTS].edge_attr
+        n_graph_songs = int(graph["song"].in_graph.sum())
+        return cls(user, song, attributes, SongFeatures.of(graph), graph["user"].num_nodes, n_graph_songs)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges; a user and a song may share several, one for each event type."""
+        return len(self.user)
+
+    @property
+    def n_songs(self) -> int:
+        """Number of songs, cold ones included."""
+        return len(self.features.audio)
+
+    def pairs(self, user: Integers, song: Integers, **values: NDArray[Any]) -> Interactions:
+        """Pairs of its users and songs [n_users, n_songs], cold songs included; as `Interactions.of`."""
+        return Interactions.of(user, song, self.n_users, self.n_songs, **values)
+
+    @cached_property
+    def heard(self) -> Interactions:
+        """Pairs that share an edge, [n_users, n_songs]."""
+        return self.pairs(self.user.numpy(), self.song.numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """A graph to learn from, songs to rank low, and songs to validate with."""
+
+    graph: GraphTensors
+    disliked: Interactions
+    """Explicit negatives [n_users, n_songs]: dislikes and unlikes; songs may be cold."""
+    targets: Interactions
+    """Validation part [n_users, n_songs] with a value `relevance`; pairs that share an edge are left out of it."""
+
+
+def _with_unknown(ids: Tensor, offsets: Tensor, unknown: int) -> tuple[Tensor, Tensor]:
+    """Give every empty list the id for unknown."""
+    lengths = offsets.diff()
+    filled = functional.pad(lengths.clamp(min=1).cumsum(0), (1, 0))
+    flat = torch.full((int(filled[-1]),), unknown)
+    known = torch.ones_like(flat, dtype=torch.bool)
+    known[filled[:-1][lengths == 0]] = False
+    flat[known] = ids
+    return flat, filled

@@ -1,0 +1,72 @@
+"""Pictures of a training: its curves, the graph's degrees, lengths of vectors, and learned edge weights."""
+
+from typing import TYPE_CHECKING
+
+from ms_assets import pictures
+from ms_assets.graph.statistics import degree_picture
+from ms_assets.training.diagnostics import COUNTS, RATIOS, Diagnosis
+from ms_assets.training.trained import Epoch, TrainedModel
+from ms_assets.training.validation import VALIDATION_K
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BINS = 50
+
+
+def of_training(trained: TrainedModel, diagnosis: Diagnosis) -> dict[str, bytes]:
+    """PNG of each picture by its title, drawn once for Dagster and MLflow."""
+    shown = {
+        "training curves": training_curves(trained.history, trained.best),
+        "embedding norms": norms_picture(diagnosis),
+    }
+    if diagnosis.weights:
+        shown["edge weights"] = weights_picture(diagnosis)
+    shown["degrees"] = degree_picture(diagnosis.degrees)
+    return {title: pictures.png(picture) for title, picture in shown.items()}
+
+
+def training_curves(history: list[Epoch], best: Epoch) -> "Figure":
+    """Loss and validation NDCG by epoch, the kept epoch marked."""
+    figure = pictures.figure(9, 3.5)
+    numbers = [epoch.number for epoch in history]
+    curves = (
+        ("training loss", [epoch.loss for epoch in history]),
+        (f"validation NDCG@{VALIDATION_K}", [epoch.validation_ndcg for epoch in history]),
+    )
+    for pane, (title, values), colour in zip(figure.subplots(1, 2), curves, pictures.PALETTE, strict=False):
+        pane.plot(numbers, values, marker=".", color=colour)
+        pane.axvline(best.number, color=pictures.PALETTE[4], linestyle="--", label=f"best: epoch {best.number}")
+        pane.set(title=title, xlabel="epoch")
+        pane.grid(alpha=0.3)
+        pane.legend()
+    return figure
+
+
+def norms_picture(diagnosis: Diagnosis) -> "Figure":
+    """A histogram of lengths for each kind of vector."""
+    figure = pictures.figure(9, 3.5)
+    before, after = figure.subplots(1, 2)
+    for name, lengths in diagnosis.norms.items():
+        pane = after if name.startswith("propagated") else before
+        pane.hist(lengths, bins=BINS, histtype="step", density=True, label=f"{name}, mean {lengths.mean():.2f}")
+    scales = ", ".join(f"{name} {scale:.2f}" for name, scale in diagnosis.scales.items())
+    before.set(title=f"before propagation (scales: {scales or 'none'})", xlabel="length of the vector")
+    after.set(title="after propagation, before scaling to 1", xlabel="length of the vector")
+    for pane in (before, after):
+        pane.grid(alpha=0.3)
+        pane.legend(fontsize="small")
+    return figure
+
+
+def weights_picture(diagnosis: Diagnosis) -> "Figure":
+    """The learned weight of an edge by its played ratio, a line for each event type and count."""
+    figure = pictures.figure(9, 3.5)
+    pane = figure.subplots()
+    for i, (name, weights) in enumerate(diagnosis.weights.items()):
+        kind, many = divmod(i, len(COUNTS))
+        pane.plot(RATIOS, weights, label=name, color=pictures.PALETTE[kind], linestyle=("-", "--")[many])
+    pane.set(title="learned edge weights", xlabel="played ratio", ylabel="weight", ylim=(0, 1))
+    pane.grid(alpha=0.3)
+    pane.legend(fontsize="small")
+    return figure
