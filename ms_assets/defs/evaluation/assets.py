@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.defs.platform import lineage, schemas
+from ms_assets.defs.platform import lineage, schemas, shown
 from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import FRESHNESS, assets_of, config_schema, room, settings_of
 from ms_assets.evaluation import champion as champions
@@ -34,6 +34,7 @@ columns = partial(
 )
 RECOMMENDATIONS = assets_of("retrieval", *METHODS)
 PARTS = assets_of("splits", "users", "songs", "train", "validation", "test")
+TESTED = assets_of("splits", "users", "songs", "train", "ground_truth")
 EVENTS = assets_of("raw", "multi_event")
 
 
@@ -41,17 +42,13 @@ EVENTS = assets_of("raw", "multi_event")
     kinds={"numpy", "polars"},
     code_version="2",
     config_schema=config_schema(EvaluationSettings),
-    ins={**RECOMMENDATIONS, **assets_of("splits", "users", "songs", "train", "ground_truth")},
+    ins=RECOMMENDATIONS | TESTED,
     metadata=columns("evaluation/user_metrics", **metrics.METRICS),
 )
 def user_metrics(
-    context: dg.AssetExecutionContext,
-    users: Relation,
-    songs: Relation,
-    train: Relation,
-    ground_truth: Relation,
+    context: dg.AssetExecutionContext, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     **recommendations: Relation,
-) -> dg.MaterializeResult[TableStream]:
+) -> dg.MaterializeResult[TableStream]:  # fmt: skip
     """One row per method, view, K and user with events in the test part: how good the list was for them.
 
     The means are the leaderboard; look here for single users.
@@ -69,7 +66,7 @@ def _ks(user_metrics: Relation) -> list[int]:
 @asset(
     kinds={"numpy", "duckdb"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **PARTS},
+    ins=RECOMMENDATIONS | PARTS,
     metadata=columns("evaluation/official_user_metrics"),
 )
 def official_user_metrics(
@@ -89,7 +86,7 @@ def official_user_metrics(
 @asset(
     kinds={"numpy", "polars"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **assets_of("splits", "users", "songs", "train", "test", "ground_truth")},
+    ins=RECOMMENDATIONS | TESTED | assets_of("splits", "test"),
     metadata=columns("evaluation/slices"),
 )
 def slices(
@@ -100,12 +97,7 @@ def slices(
     return passes.slices(recommendations, users, songs, train, test, ground_truth, _ks(user_metrics))
 
 
-@asset(
-    kinds={"numpy"},
-    code_version="1",
-    ins={**RECOMMENDATIONS, **assets_of("splits", "users", "songs", "train", "ground_truth")},
-    metadata=columns("evaluation/recall_curve"),
-)
+@asset(kinds={"numpy"}, code_version="1", ins=RECOMMENDATIONS | TESTED, metadata=columns("evaluation/recall_curve"))
 def recall_curve(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     **recommendations: Relation,
@@ -118,7 +110,7 @@ def recall_curve(
 @asset(
     kinds={"numpy"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **PARTS},
+    ins=RECOMMENDATIONS | PARTS,
     metadata=columns("evaluation/exposure", **exposures.METRICS),
 )
 def exposure(
@@ -137,11 +129,7 @@ def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boar
     return [*boards.panes(user_metrics), *boards.panes(official_user_metrics, boards.OFFICIAL)]
 
 
-@asset(
-    kinds={"numpy", "polars"},
-    code_version="1",
-    metadata=columns("evaluation/differences"),
-)
+@asset(kinds={"numpy", "polars"}, code_version="1", metadata=columns("evaluation/differences"))
 def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
     """LightGCN minus every other method, with paired intervals: a difference whose interval holds 0 may be chance."""
     return boards.differences(_panes(user_metrics, official_user_metrics))
@@ -151,10 +139,7 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
     kinds={"polars", "matplotlib"},
     freshness_policy=FRESHNESS,
     code_version="2",
-    ins={
-        **PARTS,
-        **EVENTS,
-    },
+    ins=PARTS | EVENTS,
     metadata=columns("evaluation/leaderboard"),
 )
 def leaderboard(
@@ -179,10 +164,7 @@ def leaderboard(
             "comparable_with_published": protocol.comparable,
             boards.NDCG_OF_LIGHTGCN: dg.MetadataValue.json(boards.ndcg_of_lightgcn(board)),
             "published": dg.MetadataValue.md(protocol.verdict()),
-            **{
-                name: dg.MetadataValue.md(pictures.to_markdown(pictures.png(figure), name))
-                for name, figure in drawn.items()
-            },
+            **shown.images({title: pictures.png(figure) for title, figure in drawn.items()}),
         },
     )
 
@@ -197,11 +179,7 @@ def user_metrics_json(user_metrics: Relation) -> Relation:
     kinds={"matplotlib"},
     code_version="1",
     io_manager_key="folders",
-    ins={
-        **PARTS,
-        **EVENTS,
-        **assets_of("training", "lightgcn"),
-    },
+    ins=PARTS | EVENTS | assets_of("training", "lightgcn"),
 )
 def report(
     context: dg.AssetExecutionContext,
@@ -248,10 +226,7 @@ def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
 @asset(
     kinds={"numpy", "mlflow"},
     code_version="1",
-    ins={
-        **assets_of("splits", "users", "songs", "train", "ground_truth"),
-        **assets_of("retrieval", "served_model"),
-    },
+    ins=TESTED | assets_of("retrieval", "served_model"),
     metadata=columns("evaluation/champion"),
 )
 def champion(

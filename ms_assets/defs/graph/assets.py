@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ms_assets import pictures
+from ms_assets.defs.platform import shown
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import assets_of, room
 from ms_assets.defs.platform.schemas import columns
@@ -60,19 +61,12 @@ def bipartite_graph(
     return dg.MaterializeResult(value=graph, metadata={"graph": str(graph)})
 
 
-@asset(
-    kinds={"polars"},
-    code_version="1",
-    name="statistics",
-    metadata=columns("graph/statistics"),
-)
+@asset(kinds={"polars"}, code_version="1", name="statistics", metadata=columns("graph/statistics"))
 def graph_statistics(bipartite_graph: Any) -> dg.MaterializeResult:
     """The graph in numbers: nodes, edges, types, degrees; and a picture of its degrees.
 
     To look at before a training: users with few songs and songs with few users are hard to learn.
     """
     numbers = statistics.graph_statistics(bipartite_graph)
-    picture = pictures.to_markdown(
-        pictures.png(statistics.degree_picture(statistics.degrees(bipartite_graph))), "degrees"
-    )
-    return dg.MaterializeResult(value=numbers, metadata={"degrees": dg.MetadataValue.md(picture)})
+    picture = pictures.png(statistics.degree_picture(statistics.degrees(bipartite_graph)))
+    return dg.MaterializeResult(value=numbers, metadata=shown.images({"degrees": picture}))

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import polars as pl
 
-from ms_assets import pictures
+from ms_assets.defs.platform import shown
 from ms_assets.defs.platform.io_managers import LinkedTableIOManager
 from ms_assets.defs.platform.resources import DuckDB, YambdaSource
 from ms_assets.defs.platform.scales import assets_of, room
@@ -99,7 +98,7 @@ def column_report(**tables: Relation | None) -> dg.MaterializeResult:
     To see what there is before any of it is used.
     """
     report = reports.column_report(_present(tables))
-    return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
+    return dg.MaterializeResult(value=report, metadata={"report": shown.table(report)})
 
 
 @asset(
@@ -114,13 +113,9 @@ def statistics_report(**tables: Relation | None) -> dg.MaterializeResult:
     To compare with the figures that Yambda's authors published.
     """
     report = reports.interaction_statistics(_present(tables))
-    return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
+    return dg.MaterializeResult(value=report, metadata={"report": shown.table(report)})
 
 
 def _present(tables: dict[str, Relation | None]) -> dict[str, Relation]:
     """The tables that are here, in the order in which they are published."""
     return {name: table for name in TABLES if (table := tables.get(name)) is not None}
-
-
-def _preview(report: pl.DataFrame) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(pictures.table_to_markdown(report))

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ms_assets import pictures
+from ms_assets.defs.platform import shown
 from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import assets_of, config_schema, room, settings_of
@@ -116,12 +116,9 @@ def _recommended(dataset: Dataset, make: Callable[[], Recommender], **metadata: 
 
 
 def _tuned(
-    dataset: Dataset,
-    grid: Sequence[Setting],
-    make: Callable[..., Recommender],
-    by_drawn_users: Callable[[Dataset], Callable[..., Recommender]] | None = None,
-    views: Sequence[str] = VIEWS,
-) -> Recommended:
+    dataset: Dataset, grid: Sequence[Setting], make: Callable[..., Recommender],
+    by_drawn_users: Callable[[Dataset], Callable[..., Recommender]] | None = None, views: Sequence[str] = VIEWS,
+) -> Recommended:  # fmt: skip
     """Choose a setting on validation.
 
     by_drawn_users: makes trials from the events of the drawn users alone, where a fit to all would take too long.
@@ -139,7 +136,7 @@ def _tuned(
         chosen_by=f"NDCG@{TUNING_K} of {len(tuner.users)} validation users in {' and '.join(views)}"
         if tuned.trials
         else "default, for nobody validates",
-        tuning=dg.MetadataValue.md(pictures.table_to_markdown(trials)),
+        tuning=shown.table(trials),
         tuning_seconds=round(time.monotonic() - started, 3),
     )
 
@@ -162,10 +159,7 @@ def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
 
 
 def _searchable(song_index: IndexOfOrigin, dataset: Dataset, user_vectors: NDArray[np.float32]) -> SongIndex:
-    expected = {
-        "id_map": indexing.fingerprint(dataset.song_ids),
-        "user_embeddings": indexing.fingerprint(user_vectors),
-    }
+    expected = {"id_map": indexing.fingerprint(dataset.song_ids), "user_embeddings": indexing.fingerprint(user_vectors)}
     return SongIndex(_unless_stale(song_index, expected), use_gpu=True)
 
 

@@ -123,9 +123,7 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
                 for view, user, rank in rows.order("2, 1, 3").limit(1).fetchall()
             ]
         return dg.AssetCheckResult(
-            passed=not found,
-            description="; ".join(found) or None,
-            metadata={"n_users": len(users), **counts},
+            passed=not found, description="; ".join(found) or None, metadata={"n_users": len(users), **counts}
         )
 
     return recommendations_are_complete

@@ -21,11 +21,7 @@ from ms_assets.streams import Relation, TableStream, in_user_ranges
 
 asset = room("splits")
 
-WORDS = {
-    "event_types": listed(EVENT_TYPES),
-    "negatives": listed(NEGATIVES),
-    "relevance": relevance.IN_WORDS,
-}
+WORDS = {"event_types": listed(EVENT_TYPES), "negatives": listed(NEGATIVES), "relevance": relevance.IN_WORDS}
 """Of descriptions in `columns.toml`."""
 
 
@@ -36,10 +32,7 @@ WORDS = {
     partitions_def=SCALES,
     config_schema=config_schema(SongSettings),
     ins=assets_of("raw", "multi_event", "embeddings")
-    | {
-        "artists": dg.AssetIn(["raw", "artist_item_mapping"]),
-        "albums": dg.AssetIn(["raw", "album_item_mapping"]),
-    },
+    | {"artists": dg.AssetIn(["raw", "artist_item_mapping"]), "albums": dg.AssetIn(["raw", "album_item_mapping"])},
     outs=outputs(
         "splits",
         {

@@ -10,7 +10,7 @@ import dagster as dg
 import pyarrow as pa
 
 from ms_assets import pictures
-from ms_assets.defs.platform import lineage
+from ms_assets.defs.platform import lineage, shown
 from ms_assets.defs.platform.io_managers import ModelIOManager, TableIOManager
 from ms_assets.defs.platform.resources import DuckDB, MLflow, StudyStorage
 from ms_assets.defs.platform.scales import (
@@ -43,13 +43,9 @@ TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
     ins=TRAINED_ON | REFIT,
 )
 def lightgcn(
-    context: dg.AssetExecutionContext,
-    bipartite_graph: Any,
-    mlflow: MLflow,
-    model_files: dg.ResourceParam[ModelIOManager],
-    io_manager: dg.ResourceParam[TableIOManager],
-    **splits: Relation,
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext, bipartite_graph: Any, mlflow: MLflow,
+    model_files: dg.ResourceParam[ModelIOManager], io_manager: dg.ResourceParam[TableIOManager], **splits: Relation,
+) -> dg.MaterializeResult:  # fmt: skip
     """The best checkpoint of a LightGCN training, by validation NDCG, with its settings and its MLflow run.
 
     LightGCN learns a vector for every user and song, such that users lie near what they listen to. Curves and pictures
@@ -77,9 +73,9 @@ def lightgcn(
             data = refit.refit_data(io_manager.duckdb.connection, bipartite_graph, *parts)
             trained = trainer.refit(data, trained, device, Checkpoint.open(file("refit"), data, settings))
         diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
-        numbers, shown = diagnosis.numbers, figures.of_training(trained, diagnosis)
+        numbers, drawn = diagnosis.numbers, figures.of_training(trained, diagnosis)
         run.log_summary(numbers)
-        for name, image in shown.items():
+        for name, image in drawn.items():
             run.log_picture(image, f"{name.replace(' ', '_')}.png")
     return dg.MaterializeResult(
         value=replace(trained, inputs=versions, mlflow_run_id=run.run_id),
@@ -92,7 +88,7 @@ def lightgcn(
             "estimated_memory": estimated,
             "mlflow_run": dg.MetadataValue.url(run.url),
             **{name: round(number, 4) for name, number in numbers.items()},
-            **{name: _shown(image, name) for name, image in shown.items()},
+            **shown.images(drawn),
         },
     )
 
@@ -110,10 +106,6 @@ def _training_settings(context: dg.AssetExecutionContext, tables: TableIOManager
             "first, or with more trials"
         )
     return settings_of(context, TrainingSettings, found=json.loads(best[0][0]))
-
-
-def _shown(image: bytes, title: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(pictures.to_markdown(image, title))
 
 
 @dg.multi_asset(
@@ -136,13 +128,9 @@ def _shown(image: bytes, title: str) -> dg.MarkdownMetadataValue:
     ),
 )
 def embeddings(
-    context: dg.AssetExecutionContext,
-    lightgcn: Any,
-    bipartite_graph: Any,
-    train: Relation,
-    validation: Relation,
+    context: dg.AssetExecutionContext, lightgcn: Any, bipartite_graph: Any, train: Relation, validation: Relation,
     duckdb: DuckDB,
-) -> Iterator[dg.Output[pa.Table]]:
+) -> Iterator[dg.Output[pa.Table]]:  # fmt: skip
     """Propagate the checkpoint's parameters over the graph once, and read off users and songs."""
     from ms_assets.training import refit
     from ms_assets.training.data import GraphTensors
@@ -182,13 +170,9 @@ def embeddings(
     metadata=columns("training/hyperparameter_study"),
 )
 def hyperparameter_study(
-    context: dg.AssetExecutionContext,
-    bipartite_graph: Any,
-    negatives: Relation,
-    ground_truth: Relation,
-    mlflow: MLflow,
-    study_storage: StudyStorage,
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext, bipartite_graph: Any, negatives: Relation, ground_truth: Relation,
+    mlflow: MLflow, study_storage: StudyStorage,
+) -> dg.MaterializeResult:  # fmt: skip
     """One row per trial of an Optuna study of the training's settings; it goes on where earlier runs left it.
 
     Only on request, for whoever brings data of their own: `use_study` trains with what it found.
@@ -207,11 +191,11 @@ def hyperparameter_study(
         study.set_user_attr("mlflow_run_id", run.run_id)
         studies.search(study, settings, base, experiments.within(run, data))
         table = studies.trials(study)
-        shown = {
+        drawn = {
             "history": pictures.png(studies.history_picture(table)),
             "importance": pictures.png(studies.importance_picture(studies.importances(study))),
         }
-        for title, image in shown.items():
+        for title, image in drawn.items():
             run.log_picture(image, f"{title}.png")
     [best] = table.filter("is_best").to_dicts() or [{"validation_ndcg": None, "parameters": "{}"}]
     return dg.MaterializeResult(
@@ -223,7 +207,7 @@ def hyperparameter_study(
             "storage": study_storage.url(scale),
             "study": name,
             "mlflow_run": dg.MetadataValue.url(run.url),
-            **{title: _shown(image, title) for title, image in shown.items()},
+            **shown.images(drawn),
         },
     )
 
@@ -237,13 +221,9 @@ def hyperparameter_study(
     metadata=columns("training/ablation"),
 )
 def ablation(
-    context: dg.AssetExecutionContext,
-    lightgcn: Any,
-    bipartite_graph: Any,
-    negatives: Relation,
-    ground_truth: Relation,
-    mlflow: MLflow,
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext, lightgcn: Any, bipartite_graph: Any, negatives: Relation,
+    ground_truth: Relation, mlflow: MLflow,
+) -> dg.MaterializeResult:  # fmt: skip
     """One row per variant and seed: the training of `training/lightgcn` again with one part of the model changed.
 
     Only on request: it says what audio, metadata, edge weights and the like are worth here.
@@ -263,8 +243,8 @@ def ablation(
     return dg.MaterializeResult(
         value=table,
         metadata={
-            "ablation": dg.MetadataValue.md(pictures.table_to_markdown(summary)),
-            "picture": _shown(image, "ablation"),
+            "ablation": shown.table(summary),
+            "picture": shown.image(image, "ablation"),
             "mlflow_run": dg.MetadataValue.url(run.url),
         },
     )
