@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError, name_of
 from ms_assets.raw.schema import AUDIO_DIMENSIONS
+from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, vector_column
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ INTERACTS = ("user", "interacts", "song")
 EDGE_ATTRIBUTES = ("event_type", "n_events", "played_ratio", "weight")
 
 
-def song_audio(
-    con: duckdb.DuckDBPyConnection, songs: duckdb.DuckDBPyRelation, embeddings: duckdb.DuckDBPyRelation
-) -> duckdb.DuckDBPyRelation:
+def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Relation) -> Relation:
     """The unit audio vector of every song, zeros if it has none, in the order of song_id: audio, has_audio."""
     return con.sql(f"""
         SELECT coalesce(normalized_embed::FLOAT[], {[0.0] * AUDIO_DIMENSIONS}::FLOAT[]) AS audio,
