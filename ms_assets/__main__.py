@@ -11,11 +11,11 @@ import click
 import polars as pl
 
 from ms_assets.definitions import define
-from ms_assets.defs.platform.io_managers import Relation
 from ms_assets.defs.platform.resources import Environment, MLflow
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard
 from ms_assets.registry import ChampionError, Registry
+from ms_assets.streams import Relation
 
 LEADERBOARD = ("evaluation", "leaderboard")
 of_scale = click.argument("scale", type=click.Choice(SCALES.get_partition_keys()))

@@ -46,6 +46,11 @@ NEGATIVES = {name: kind for name, kind in EVENT_TYPES.items() if not kind.is_pos
 LARGEST_CODE = max(kind.code for kind in EVENT_TYPES.values())
 
 
+def name_of(code: float) -> str:
+    """Name of the type with a code, or the code itself where no type has it."""
+    return next((name for name, kind in EVENT_TYPES.items() if kind.code == code), f"code {code:g}")
+
+
 class UnknownEventTypeError(ValueError):
     """An event or an edge has a type that is not expected where it was found."""
 

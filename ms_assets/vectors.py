@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Self
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation
 
 
 def vector_column(table: pa.Table, name: str) -> NDArray[np.float32]:

@@ -13,9 +13,9 @@ from ms_assets.defs.platform.io_managers import (
 )
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import SCALES
-from ms_assets.defs.platform.schemas import columns
+from ms_assets.defs.platform.schemas import as_metadata
 
-COLUMNS = columns(song_id=("INTEGER", "song"), score=("DOUBLE", "score"))
+COLUMNS = as_metadata({"song_id": ("INTEGER", "song"), "score": ("DOUBLE", "score")})
 
 
 class Shelf:

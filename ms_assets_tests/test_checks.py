@@ -13,7 +13,7 @@ from ms_assets.defs.evaluation import checks as evaluation
 from ms_assets.defs.platform import common_checks
 from ms_assets.defs.platform.lineage import Made
 from ms_assets.defs.platform.scales import SCALES
-from ms_assets.defs.platform.schemas import columns, declared
+from ms_assets.defs.platform.schemas import as_metadata, declared
 from ms_assets.defs.training import checks as training
 from ms_assets.vectors import fixed_size_list
 from ms_assets_tests.conftest import metadata
@@ -59,7 +59,7 @@ def test_inputs_that_stand_on_two_divisions_are_an_error_and_on_two_sources_a_wa
 
 
 def test_a_file_of_other_columns_than_declared_is_found(table):
-    wanted = declared(columns(user_id=("BIGINT", "user"), event_type=("VARCHAR", "type")))
+    wanted = declared(as_metadata({"user_id": ("BIGINT", "user"), "event_type": ("VARCHAR", "type")}))
 
     def result(names, row):
         return common_checks.columns_are_the_declared_ones(table(names, row), wanted)

@@ -22,7 +22,7 @@ from ms_assets.splits.id_map import IdMap
 from ms_assets.splits.protocols import parted_events
 from ms_assets.splits.relevance import ground_truth
 from ms_assets.training import refit
-from ms_assets.training.edge_weights import EdgeWeightMLP
+from ms_assets.training.data import GraphTensors
 from ms_assets.training.objectives import positive_weights
 from ms_assets_tests.training.graphs import graph_of
 from ms_assets_tests.workplace import ROOT
@@ -168,9 +168,9 @@ def test_an_unknown_type_is_refused_by_name_with_what_to_do(place, duckdb, table
     [
         graph_statistics,
         lambda found: positive_weights(found[INTERACTS].edge_attr),
-        lambda found: EdgeWeightMLP(found[INTERACTS].edge_attr),
+        GraphTensors.of,
     ],
-    ids=["statistics", "loss", "learned edge weights"],
+    ids=["statistics", "loss", "training"],
 )
 def test_an_unknown_code_of_a_stored_graph_is_refused(place):
     with pytest.raises(ValueError, match="event_type: found code 6, expected listen, like"):

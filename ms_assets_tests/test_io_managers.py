@@ -13,11 +13,11 @@ from ms_assets.defs.platform.io_managers import (
 )
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import SCALES
-from ms_assets.defs.platform.schemas import columns
+from ms_assets.defs.platform.schemas import as_metadata
 from ms_assets.streams import ROW_GROUP, TableStream
 from ms_assets_tests.worlds import Rules, World, listen
 
-COLUMNS = columns(song_id=("INTEGER", "song"), score=("DOUBLE", "score"))
+COLUMNS = as_metadata({"song_id": ("INTEGER", "song"), "score": ("DOUBLE", "score")})
 WORLD = World([listen(1, i, 10 + i % 3) for i in range(10)], [10, 11, 12])
 
 
@@ -49,7 +49,7 @@ def test_a_table_is_compressed_with_zstd(shelf):
 
 
 def test_a_vector_column_keeps_its_fixed_size(tmp_path):
-    @dg.asset(partitions_def=SCALES, metadata=columns(embedding=("FLOAT[]", "vector")))
+    @dg.asset(partitions_def=SCALES, metadata=as_metadata({"embedding": ("FLOAT[]", "vector")}))
     def vectors():
         array = pa.FixedSizeListArray.from_arrays(pa.array(range(6), pa.float32()), 3)
         return pa.table({"embedding": array})

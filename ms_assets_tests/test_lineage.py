@@ -14,7 +14,7 @@ from ms_assets.defs.platform import common_checks, lineage
 from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import SCALES
-from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, columns
+from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, as_metadata
 from ms_assets_tests.worlds import World, listen
 
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
@@ -190,7 +190,7 @@ def numbers(*rows):
 
 def test_an_input_that_another_run_replaces_meanwhile_is_named_as_it_was_read(tmp_path, instance):
     manager = TableIOManager(base_dir=str(tmp_path), duckdb=DuckDB(temp_directory=str(tmp_path / "tmp")))
-    number, values = columns(number=("BIGINT", "number")), iter(range(9))
+    number, values = as_metadata({"number": ("BIGINT", "number")}), iter(range(9))
 
     @dg.asset(partitions_def=SCALES, metadata=number)
     def first():
@@ -216,7 +216,7 @@ def test_an_input_that_another_run_replaces_meanwhile_is_named_as_it_was_read(tm
 
 def test_the_trainings_behind_an_artefact_are_named_through_all_that_lies_between(tmp_path, instance):
     manager = TableIOManager(base_dir=str(tmp_path), duckdb=DuckDB(temp_directory=str(tmp_path / "tmp")))
-    number = columns(number=("BIGINT", "number"))
+    number = as_metadata({"number": ("BIGINT", "number")})
 
     def asset(name, *before, page=None):
         @dg.asset(name=name, ins={key: dg.AssetIn(key) for key in before}, partitions_def=SCALES, metadata=number)

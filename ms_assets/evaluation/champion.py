@@ -6,39 +6,29 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ms_assets.evaluation.comparison import JUDGED_BY, Comparison, Holdout, K, compare
+from ms_assets.evaluation.comparison import Comparison, Holdout, K, compare
 from ms_assets.registry import ALIAS, DATA, ROLLED_BACK, SINCE, ChampionError, Registry, Version
 from ms_assets.retrieval.served import ModelData
 
 KNOWN_AT_LEAST = 0.5
 """Share of the users with targets, and of their targets, that a champion must know; below, its data are too old."""
 
-COLUMNS: dict[str, tuple[str, str]] = {
-    "name": ("VARCHAR", "registered model"),
-    "challenger": ("BIGINT", "its version that was compared"),
-    "champion_before": ("BIGINT", "version that was champion then; null if there was none"),
-    "champion": ("BIGINT", "version that is champion now; null if there is none"),
-    "promoted": ("BOOLEAN", "the challenger became champion"),
-    "reason": ("VARCHAR", "why, in words"),
-    "challenger_mean": ("DOUBLE", f"the challenger's mean {JUDGED_BY}"),
-    "champion_mean": ("DOUBLE", "the former champion's"),
-    "difference": ("DOUBLE", "challenger minus champion"),
-    "ci_low": ("DOUBLE", "lower end of the paired 95% bootstrap interval over users"),
-    "ci_high": ("DOUBLE", "upper end of the interval"),
-    "n_users": ("BIGINT", "users compared"),
-    "n_users_dropped": ("BIGINT", "users with a target whom one model does not know, or with no target left"),
-    "n_songs": ("BIGINT", "songs that both models know"),
-    "n_songs_dropped": ("BIGINT", "songs that one model alone knows"),
-    "users_known": ("DOUBLE", "share of the users with a target whom both models know"),
-    "targets_known": ("DOUBLE", "share of their targets that both models know"),
-}
+SCHEMA = pl.Schema(
+    {
+        "name": pl.String,
+        **dict.fromkeys(("challenger", "champion_before", "champion"), pl.Int64),
+        "promoted": pl.Boolean,
+        "reason": pl.String,
+        **dict.fromkeys(("challenger_mean", "champion_mean", "difference", "ci_low", "ci_high"), pl.Float64),
+        **dict.fromkeys(("n_users", "n_users_dropped", "n_songs", "n_songs_dropped"), pl.Int64),
+        **dict.fromkeys(("users_known", "targets_known"), pl.Float64),
+    }
+)
 """Columns of the table of the decision, null where nothing was compared."""
-TYPES = {"BIGINT": pl.Int64, "BOOLEAN": pl.Boolean, "VARCHAR": pl.String, "DOUBLE": pl.Float64}
-SCHEMA = pl.Schema({name: TYPES[type_] for name, (type_, _) in COLUMNS.items()})
 
 
 def decide(registry: Registry, number: int, holdout: Holdout) -> dict[str, Any]:
-    """Compare a version with the champion, move the alias if it wins, and give the row of the decision: COLUMNS.
+    """Compare a version with the champion, move the alias if it wins, and give the row of the decision: SCHEMA.
 
     Whatever fails leaves the alias where it is. A version that is champion already keeps the decision that made it so.
 
@@ -88,7 +78,7 @@ def _row(
 ) -> dict[str, Any]:  # fmt: skip
     numbers = {name: None if value != value else value for name, value in asdict(found).items()} if found else {}
     versions = {"challenger": challenger, "champion_before": before, "champion": after, "promoted": before != after}
-    return dict.fromkeys(COLUMNS) | {"name": registry.name, **versions, "reason": reason} | numbers
+    return dict.fromkeys(SCHEMA) | {"name": registry.name, **versions, "reason": reason} | numbers
 
 
 def _judged(

@@ -8,7 +8,6 @@ events gains nothing by having seen this test part. Both search exactly, so that
 
 from dataclasses import dataclass
 
-import duckdb
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -18,8 +17,8 @@ from ms_assets.evaluation.certainty import Resamples, intervals, ratios
 from ms_assets.interactions import Floats, Interactions
 from ms_assets.retrieval.recommender import VIEWS, nearest, ranked
 from ms_assets.retrieval.served import ModelData
+from ms_assets.streams import Relation
 
-Relation = duckdb.DuckDBPyRelation
 Ids = NDArray[np.int64]
 
 VIEW, K = "discovery", 10

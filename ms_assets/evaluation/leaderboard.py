@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import duckdb
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -12,8 +11,7 @@ from ms_assets.evaluation import exposure
 from ms_assets.evaluation.certainty import Resamples, intervals, ratios
 from ms_assets.evaluation.metrics import KEYS, METRICS
 from ms_assets.interactions import Floats
-
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation
 
 ESTIMATE = {"ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64}
 SCHEMA = pl.Schema({**KEYS, "metric": pl.String, "mean": pl.Float64, **ESTIMATE})

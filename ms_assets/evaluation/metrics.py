@@ -39,23 +39,6 @@ METRICS = {
     "artist_diversity": "share of the recommendations none of whose artists stands above them in the list",
     "cold_share": "share of the recommendations that are cold songs",
 }
-OF_GROUND_TRUTH = {
-    **{name: (column,) for name, column in NDCGS.items()},
-    **dict.fromkeys(("recall", "precision", "mrr", "hit", "auc"), ("base_relevance",)),
-    "hit_like": ("likes",),
-    "hit_like_or_listen": ("likes", "listen_plus"),
-    "dislike_fpr": ("dislikes",),
-}
-OF_SONGS = {"popularity_lift": "n_train_plays", "artist_diversity": "artist_ids", "cold_share": "in_graph"}
-SOURCES = {
-    **{
-        name: [f"splits/ground_truth.{column}" for column in ("split", "user_id", "song_id", *judged)]
-        for name, judged in OF_GROUND_TRUTH.items()
-    },
-    **{name: [f"splits/songs.{column}"] for name, column in OF_SONGS.items()},
-    **dict.fromkeys(("novelty", "replay_share"), ()),
-}
-"""The columns that a metric is made of, beside lists and what was heard in train."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Targets are events: a song played twice is two targets, in the ideal list too. N
 ideal DCG, recall a user's hits over their targets, coverage the songs recommended over the songs in train.
 """
 
-import duckdb
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 from ms_assets import ranking
 from ms_assets.evaluation.metrics import KEYS
 from ms_assets.interactions import Interactions
-
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation
 
 VIEWS = {
     "official_listen_plus": "event_type = 'listen' AND played_ratio >= 0.5",

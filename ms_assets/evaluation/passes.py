@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from itertools import product
 
-import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -16,8 +15,8 @@ from ms_assets.evaluation.tables import songs_of, users_of
 from ms_assets.evaluation.truth import Truth
 from ms_assets.events import IS_POSITIVE
 from ms_assets.retrieval.recommender import VIEWS
+from ms_assets.streams import Relation
 
-Relation = duckdb.DuckDBPyRelation
 Methods = dict[str, Relation]
 """Recommendations by method."""
 

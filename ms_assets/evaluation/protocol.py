@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-import duckdb
-
 from ms_assets.evaluation import published
 from ms_assets.raw.published import STATISTICS
 from ms_assets.settings import PUBLISHED_LAST_TIMESTAMP
 from ms_assets.splits.protocols import GAP
-
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation
 
 TEST_START = PUBLISHED_LAST_TIMESTAMP - 86_400
 """Second at which Yambda's authors cut: the last day is tested."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import duckdb
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -11,9 +10,8 @@ from ms_assets.evaluation.metrics import Songs
 from ms_assets.evaluation.truth import RELEVANCES, Truth
 from ms_assets.interactions import Interactions
 from ms_assets.retrieval.recommender import VIEWS
+from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged
-
-Relation = duckdb.DuckDBPyRelation
 
 USERS_AT_ONCE = 2_048
 

@@ -8,8 +8,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError
+from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError, name_of
 from ms_assets.raw.schema import AUDIO_DIMENSIONS
+from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, vector_column
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ INTERACTS = ("user", "interacts", "song")
 EDGE_ATTRIBUTES = ("event_type", "n_events", "played_ratio", "weight")
 
 
-def song_audio(
-    con: duckdb.DuckDBPyConnection, songs: duckdb.DuckDBPyRelation, embeddings: duckdb.DuckDBPyRelation
-) -> duckdb.DuckDBPyRelation:
+def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Relation) -> Relation:
     """The unit audio vector of every song, zeros if it has none, in the order of song_id: audio, has_audio."""
     return con.sql(f"""
         SELECT coalesce(normalized_embed::FLOAT[], {[0.0] * AUDIO_DIMENSIONS}::FLOAT[]) AS audio,
@@ -99,10 +98,9 @@ def refuse_other_types(edge_attributes: "torch.Tensor", expected: Mapping[str, E
     """
     import torch
 
-    names = {kind.code: name for name, kind in EVENT_TYPES.items()}
     codes = torch.tensor([kind.code for kind in expected.values()], dtype=edge_attributes.dtype)
     for code in edge_attributes[~torch.isin(edge_attributes[:, 0], codes), 0][:1].tolist():
-        raise UnknownEventTypeError(names.get(code, f"code {code:g}"), expected)
+        raise UnknownEventTypeError(name_of(code), expected)
 
 
 def _tensor(table: pa.Table, name: str) -> "torch.Tensor":

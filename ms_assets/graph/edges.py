@@ -3,8 +3,7 @@
 import duckdb
 
 from ms_assets.events import POSITIVES, sql_case
-
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation
 
 UNKNOWN_RATIO = 0.5
 MEAN_RATIO = f"coalesce(sum(played_ratio::DECIMAL(12, 9))::DOUBLE / count(played_ratio), {UNKNOWN_RATIO})"

@@ -3,16 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
 from ms_assets.raw.schema import SourceError, SourceTable
-from ms_assets.streams import ahead
-
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation, ahead
 
 ROWS_AT_A_TIME = 1 << 20
 USERS_AT_A_TIME = 64

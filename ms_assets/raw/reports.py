@@ -1,9 +1,8 @@
 """What the raw files hold: their columns, and how events are spread over users and songs."""
 
-import duckdb
 import polars as pl
 
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation
 
 # From whole numbers: sums of floats would depend on the order in which threads meet the rows.
 VARIANCE = "(sum(n * n) * count(*) - sum(n) * sum(n))::DOUBLE / (count(*) * (count(*) - 1))"

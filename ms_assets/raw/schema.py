@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ms_assets.events import EVENT_TYPES, REMEDY, listed
-from ms_assets.streams import stored_table
+from ms_assets.streams import Relation, stored_table
 
 AUDIO_DIMENSIONS = 128
 
@@ -183,7 +183,7 @@ def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable
         raise SourceError(f"{source}: not a whole Parquet file ({error})") from error
 
 
-def _verify_types(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTable) -> None:
+def _verify_types(relation: Relation, path: Path, table: SourceTable) -> None:
     found = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
     for column in table.columns:
         if column.name not in found:
@@ -195,7 +195,7 @@ def _verify_types(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTa
             )
 
 
-def _verify_values(relation: duckdb.DuckDBPyRelation, path: Path, table: SourceTable) -> int:
+def _verify_values(relation: Relation, path: Path, table: SourceTable) -> int:
     types = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
     conditions = [(column, column.condition(types[column.name])) for column in table.columns]
     checked = [(column, holds) for column, holds in conditions if holds]

@@ -13,7 +13,6 @@ of their 100 best cold songs, both falling, the j-th cold song is in the merged 
 
 from dataclasses import dataclass
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,10 +20,8 @@ from ms_assets.retrieval import exact
 from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.recommender import TOP_K, nearest, ranked
 from ms_assets.retrieval.tuning import Tuner
+from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, vector_column
-
-Relation = duckdb.DuckDBPyRelation
-
 
 SHORTEST = 1e-3
 

@@ -8,9 +8,7 @@ import duckdb
 from ms_assets.events import IS_POSITIVE
 from ms_assets.splits.protocols import GAP, VALIDATION_LENGTH
 from ms_assets.splits.relevance import LISTEN_PLUS_RATIO
-from ms_assets.streams import in_user_ranges
-
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation, in_user_ranges
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from ms_assets.splits.id_map import UNKNOWN, IdMap
 from ms_assets.splits.parts import Tally
-from ms_assets.streams import starts, whole_users
+from ms_assets.streams import Relation, starts, whole_users
 
-Relation = duckdb.DuckDBPyRelation
 Connection = duckdb.DuckDBPyConnection
 
 NO_ITEM = 2**32

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
 from ms_assets.splits.protocols import KINDS, LISTEN, NO_TYPE, PARTS, TRAIN, PartedEvents
+from ms_assets.streams import Relation
 
 EVENT_COLUMNS = ("timestamp", "played_ratio_pct", "is_organic")
 """What `tables` needs of raw/multi_event beside users, songs, types and parts."""
@@ -107,6 +107,6 @@ def _names(kind: NDArray[np.uint8]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(indices, KINDS)
 
 
-def fingerprint(table: duckdb.DuckDBPyRelation) -> tuple[int, int]:
+def fingerprint(table: Relation) -> tuple[int, int]:
     """Two numbers that equal tables share whatever their order: a hash over all rows, and how many there are."""
     return table.aggregate(f"bit_xor(hash({', '.join(table.columns)})), count(*)").fetchall()[0]

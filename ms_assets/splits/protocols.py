@@ -9,7 +9,6 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -17,9 +16,7 @@ from numpy.typing import NDArray
 from ms_assets.events import EVENT_TYPES, NEGATIVES, POSITIVES, sql_case
 from ms_assets.settings import SplitSettings
 from ms_assets.splits.id_map import UNKNOWN, IdMap
-from ms_assets.streams import starts, whole_users, with_progress
-
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation, starts, whole_users, with_progress
 
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)

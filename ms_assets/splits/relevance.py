@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import duckdb
 
 from ms_assets.events import EVENT_TYPES, KNOWN, POSITIVES, EventType
-
-Relation = duckdb.DuckDBPyRelation
+from ms_assets.streams import Relation
 
 LISTEN_PLUS_RATIO = 0.5
 """A listen counts as listen+ beyond this played ratio."""

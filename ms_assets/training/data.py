@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ms_assets.graph.bipartite import INTERACTS
+from ms_assets.events import POSITIVES
+from ms_assets.graph.bipartite import INTERACTS, refuse_other_types
 from ms_assets.interactions import Integers, Interactions
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class GraphTensors:
     def of(cls, graph: "HeteroData") -> Self:
         """Read a graph as `graph.bipartite.bipartite_graph` builds it."""
         (user, song), attributes = graph[INTERACTS].edge_index, graph[INTERACTS].edge_attr
+        refuse_other_types(attributes, POSITIVES)
         n_graph_songs = int(graph["song"].in_graph.sum())
         return cls(user, song, attributes, SongFeatures.of(graph), graph["user"].num_nodes, n_graph_songs)
 

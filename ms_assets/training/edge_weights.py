@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ms_assets.events import EVENT_TYPES, LARGEST_CODE
-from ms_assets.graph.bipartite import refuse_other_types
+from ms_assets.events import LARGEST_CODE
 from ms_assets.settings import TrainingSettings
 
 PLAYED_RATIO_STEPS = 20
@@ -80,7 +79,6 @@ def edge_weights(edge_attributes: Tensor, settings: TrainingSettings) -> EdgeWei
 
 def _buckets(edge_attributes: Tensor) -> tuple[Tensor, Tensor]:
     """The network's input for each bucket that occurs, [n_buckets, 4], and the bucket of each edge, int32."""
-    refuse_other_types(edge_attributes, EVENT_TYPES)
     kind, count, ratio, weight = edge_attributes.unbind(1)
     half_octave = (count.clamp(min=1).log2() * 2).floor().clamp(max=MOST_HALF_OCTAVES - 1)
     twentieth = (ratio * PLAYED_RATIO_STEPS).round()

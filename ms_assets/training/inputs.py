@@ -2,17 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-import duckdb
-
 from ms_assets.settings import TrainingSettings
+from ms_assets.streams import Relation
 from ms_assets.training import devices, memory
 from ms_assets.training.data import GraphTensors, TrainingData
 
 if TYPE_CHECKING:
     import torch
     from torch_geometric.data import HeteroData
-
-Relation = duckdb.DuckDBPyRelation
 
 
 def training_data(graph: "HeteroData", negatives: Relation, ground_truth: Relation) -> TrainingData:

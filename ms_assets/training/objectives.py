@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ms_assets.events import POSITIVES
-from ms_assets.graph.bipartite import refuse_other_types
+from ms_assets.events import POSITIVES, UnknownEventTypeError, name_of
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.negatives import Piece
 
@@ -19,12 +18,13 @@ def positive_weights(edge_attributes: Tensor) -> Tensor:
     Raises:
         UnknownEventTypeError: an edge is of a type that is not positive.
     """
-    refuse_other_types(edge_attributes, POSITIVES)
     code, ratio = edge_attributes[:, 0], edge_attributes[:, 2]
-    weights = torch.zeros_like(ratio)
+    weights = torch.full_like(ratio, torch.nan)
     for kind in POSITIVES.values():
         intercept, slope = kind.loss
         weights = torch.where(code == kind.code, intercept + slope * ratio, weights)
+    if len(unknown := code[weights.isnan()]):
+        raise UnknownEventTypeError(name_of(float(unknown[0])), POSITIVES)
     return weights
 
 

@@ -8,12 +8,11 @@ import numpy as np
 from ms_assets.events import IS_NEGATIVE, IS_POSITIVE
 from ms_assets.graph.bipartite import with_edges
 from ms_assets.graph.edges import edges
+from ms_assets.streams import Relation
 from ms_assets.training.data import GraphTensors, TrainingData
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
-
-Relation = duckdb.DuckDBPyRelation
 
 
 def graph_of_train_and_validation(

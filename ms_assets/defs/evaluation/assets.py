@@ -1,5 +1,6 @@
 """Room 6: metrics per user, slices, and the leaderboard with its intervals."""
 
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -7,44 +8,47 @@ import dagster as dg
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.defs.evaluation import columns
-from ms_assets.defs.platform import lineage
-from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.defs.platform import lineage, schemas, shown
 from ms_assets.defs.platform.resources import MLflow
-from ms_assets.defs.platform.scales import FRESHNESS, config_schema, room, settings_of
+from ms_assets.defs.platform.scales import FRESHNESS, assets_of, config_schema, room, settings_of
 from ms_assets.evaluation import champion as champions
-from ms_assets.evaluation import charts, official, passes
+from ms_assets.evaluation import charts, metrics, official, passes
+from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
+from ms_assets.evaluation.certainty import CONFIDENCE
 from ms_assets.evaluation.comparison import JUDGED_BY, Holdout
 from ms_assets.retrieval.methods import METHODS
 from ms_assets.settings import EvaluationSettings
-from ms_assets.streams import TableStream
+from ms_assets.streams import Relation, TableStream
 
 asset = room("evaluation")
-RECOMMENDATIONS = {name: dg.AssetIn(["retrieval", name]) for name in METHODS}
-
-
-def _splits(*names: str) -> dict[str, dg.AssetIn]:
-    return {name: dg.AssetIn(["splits", name]) for name in names}
+columns = partial(
+    schemas.columns,
+    methods=",".join(METHODS),
+    metrics=",".join(metrics.METRICS),
+    compared=",".join(exposures.COMPARED),
+    confidence=f"{CONFIDENCE:.0%}",
+    judged_by=JUDGED_BY,
+)
+RECOMMENDATIONS = assets_of("retrieval", *METHODS)
+PARTS = assets_of("splits", "users", "songs", "train", "validation", "test")
+TESTED = assets_of("splits", "users", "songs", "train", "ground_truth")
+EVENTS = assets_of("raw", "multi_event")
 
 
 @asset(
     kinds={"numpy", "polars"},
     code_version="2",
     config_schema=config_schema(EvaluationSettings),
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=columns.USER_METRICS,
+    ins=RECOMMENDATIONS | TESTED,
+    metadata=columns("evaluation/user_metrics", **metrics.METRICS),
 )
 def user_metrics(
-    context: dg.AssetExecutionContext,
-    users: Relation,
-    songs: Relation,
-    train: Relation,
-    ground_truth: Relation,
+    context: dg.AssetExecutionContext, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     **recommendations: Relation,
-) -> dg.MaterializeResult[TableStream]:
+) -> dg.MaterializeResult[TableStream]:  # fmt: skip
     """One row per method, view, K and user with events in the test part: how good the list was for them.
 
     The means are the leaderboard; look here for single users.
@@ -62,8 +66,8 @@ def _ks(user_metrics: Relation) -> list[int]:
 @asset(
     kinds={"numpy", "duckdb"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=columns.OFFICIAL_USER_METRICS,
+    ins=RECOMMENDATIONS | PARTS,
+    metadata=columns("evaluation/official_user_metrics"),
 )
 def official_user_metrics(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -82,8 +86,8 @@ def official_user_metrics(
 @asset(
     kinds={"numpy", "polars"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "test", "ground_truth")},
-    metadata=columns.SLICES,
+    ins=RECOMMENDATIONS | TESTED | assets_of("splits", "test"),
+    metadata=columns("evaluation/slices"),
 )
 def slices(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, test: Relation, ground_truth: Relation,
@@ -93,12 +97,7 @@ def slices(
     return passes.slices(recommendations, users, songs, train, test, ground_truth, _ks(user_metrics))
 
 
-@asset(
-    kinds={"numpy"},
-    code_version="1",
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "ground_truth")},
-    metadata=columns.RECALL_CURVE,
-)
+@asset(kinds={"numpy"}, code_version="1", ins=RECOMMENDATIONS | TESTED, metadata=columns("evaluation/recall_curve"))
 def recall_curve(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     **recommendations: Relation,
@@ -111,8 +110,8 @@ def recall_curve(
 @asset(
     kinds={"numpy"},
     code_version="1",
-    ins={**RECOMMENDATIONS, **_splits("users", "songs", "train", "validation", "test")},
-    metadata=columns.EXPOSURE,
+    ins=RECOMMENDATIONS | PARTS,
+    metadata=columns("evaluation/exposure", **exposures.METRICS),
 )
 def exposure(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
@@ -130,11 +129,7 @@ def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boar
     return [*boards.panes(user_metrics), *boards.panes(official_user_metrics, boards.OFFICIAL)]
 
 
-@asset(
-    kinds={"numpy", "polars"},
-    code_version="1",
-    metadata=columns.DIFFERENCES,
-)
+@asset(kinds={"numpy", "polars"}, code_version="1", metadata=columns("evaluation/differences"))
 def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
     """LightGCN minus every other method, with paired intervals: a difference whose interval holds 0 may be chance."""
     return boards.differences(_panes(user_metrics, official_user_metrics))
@@ -144,11 +139,8 @@ def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.D
     kinds={"polars", "matplotlib"},
     freshness_policy=FRESHNESS,
     code_version="2",
-    ins={
-        **_splits("users", "songs", "train", "validation", "test"),
-        "multi_event": dg.AssetIn(["raw", "multi_event"]),
-    },
-    metadata=columns.LEADERBOARD,
+    ins=PARTS | EVENTS,
+    metadata=columns("evaluation/leaderboard"),
 )
 def leaderboard(
     context: dg.AssetExecutionContext,
@@ -172,10 +164,7 @@ def leaderboard(
             "comparable_with_published": protocol.comparable,
             boards.NDCG_OF_LIGHTGCN: dg.MetadataValue.json(boards.ndcg_of_lightgcn(board)),
             "published": dg.MetadataValue.md(protocol.verdict()),
-            **{
-                name: dg.MetadataValue.md(pictures.to_markdown(pictures.png(figure), name))
-                for name, figure in drawn.items()
-            },
+            **shown.images({title: pictures.png(figure) for title, figure in drawn.items()}),
         },
     )
 
@@ -190,11 +179,7 @@ def user_metrics_json(user_metrics: Relation) -> Relation:
     kinds={"matplotlib"},
     code_version="1",
     io_manager_key="folders",
-    ins={
-        **_splits("users", "songs", "train", "validation", "test"),
-        "multi_event": dg.AssetIn(["raw", "multi_event"]),
-        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
-    },
+    ins=PARTS | EVENTS | assets_of("training", "lightgcn"),
 )
 def report(
     context: dg.AssetExecutionContext,
@@ -241,11 +226,8 @@ def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
 @asset(
     kinds={"numpy", "mlflow"},
     code_version="1",
-    ins={
-        **_splits("users", "songs", "train", "ground_truth"),
-        "served_model": dg.AssetIn(["retrieval", "served_model"]),
-    },
-    metadata=columns.CHAMPION,
+    ins=TESTED | assets_of("retrieval", "served_model"),
+    metadata=columns("evaluation/champion"),
 )
 def champion(
     context: dg.AssetExecutionContext,

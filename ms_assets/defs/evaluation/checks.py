@@ -3,12 +3,12 @@
 import dagster as dg
 
 from ms_assets.defs.platform import lineage
-from ms_assets.defs.platform.io_managers import Relation
 from ms_assets.defs.platform.resources import MLflow
-from ms_assets.defs.platform.scales import PARTITION_TAG
+from ms_assets.defs.platform.scales import PARTITION_TAG, assets_of
 from ms_assets.evaluation import champion as champions
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.retrieval.methods import BASELINES
+from ms_assets.streams import Relation
 
 RANGES = {"popularity_lift": "-1 AND 1e300"}
 """Of metrics that are no share, chance or normalised gain."""
@@ -78,9 +78,7 @@ def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
-    asset=["evaluation", "champion"], additional_ins={"users": dg.AssetIn(["splits", "users"])}, blocking=True
-)
+@dg.asset_check(asset=["evaluation", "champion"], additional_ins=assets_of("splits", "users"), blocking=True)
 def champion_answers(champion: Relation, users: Relation, mlflow: MLflow) -> dg.AssetCheckResult:
     """The champion loads as a server loads it, and gives songs, best first, to a user of today and to a stranger."""
     [(name,)] = champion.project("name").fetchall()

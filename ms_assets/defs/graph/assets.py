@@ -6,14 +6,14 @@ from typing import Any
 import dagster as dg
 
 from ms_assets import pictures
-from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.defs.platform import shown
 from ms_assets.defs.platform.resources import DuckDB
-from ms_assets.defs.platform.scales import room
-from ms_assets.defs.platform.schemas import columns, each
+from ms_assets.defs.platform.scales import assets_of, room
+from ms_assets.defs.platform.schemas import columns
 from ms_assets.events import POSITIVES, listed
 from ms_assets.graph import bipartite, statistics
 from ms_assets.graph import edges as weighting
-from ms_assets.streams import TableStream, in_user_ranges
+from ms_assets.streams import Relation, TableStream, in_user_ranges
 
 asset = room("graph")
 
@@ -21,23 +21,13 @@ asset = room("graph")
 @asset(
     kinds={"duckdb"},
     code_version="1",
-    ins={"train": dg.AssetIn(["splits", "train"])},
+    ins=assets_of("splits", "train"),
     metadata=columns(
-        user_id=("INTEGER", "dense user id", "splits/train.user_id"),
-        song_id=("INTEGER", "dense song id", "splits/train.song_id"),
-        event_type=("VARCHAR", listed(POSITIVES), "splits/train.event_type"),
-        n_events=("BIGINT", "events of this type", *each("splits/train", "user_id", "song_id", "event_type")),
-        played_ratio=(
-            "DOUBLE",
-            f"mean of the known played ratios ({weighting.UNKNOWN_RATIO} if none is known); for "
-            + ", ".join(f"{name} {kind.edge_ratio}" for name, kind in POSITIVES.items() if kind.edge_ratio is not None),
-            *each("splits/train", "event_type", "played_ratio"),
-        ),
-        weight=(
-            "DOUBLE",
-            ", ".join(f"{name} {kind.edge_weight}" for name, kind in POSITIVES.items()),
-            "splits/train.event_type",
-        ),
+        "graph/edges",
+        positives=listed(POSITIVES),
+        unknown_ratio=str(weighting.UNKNOWN_RATIO),
+        ratios=", ".join(f"{name} {t.edge_ratio}" for name, t in POSITIVES.items() if t.edge_ratio is not None),
+        weights=", ".join(f"{name} {t.edge_weight}" for name, t in POSITIVES.items()),
     ),
 )
 def edges(duckdb: DuckDB, train: Relation) -> TableStream:
@@ -53,8 +43,7 @@ def edges(duckdb: DuckDB, train: Relation) -> TableStream:
     kinds={"pytorch"},
     code_version="2",
     io_manager_key="graph_files",
-    ins={name: dg.AssetIn(["splits", name]) for name in ("users", "songs")}
-    | {"embeddings": dg.AssetIn(["raw", "embeddings"])},
+    ins=assets_of("splits", "users", "songs") | assets_of("raw", "embeddings"),
 )
 def bipartite_graph(
     duckdb: DuckDB, users: Relation, songs: Relation, embeddings: Relation, edges: Relation
@@ -72,29 +61,12 @@ def bipartite_graph(
     return dg.MaterializeResult(value=graph, metadata={"graph": str(graph)})
 
 
-@asset(
-    kinds={"polars"},
-    code_version="1",
-    name="statistics",
-    metadata=columns(
-        name=("VARCHAR", "what is counted"),
-        value=(
-            "DOUBLE",
-            "its value",
-            *each("graph/edges", "user_id", "song_id", "event_type", "played_ratio"),
-            *each("splits/songs", "song_id", "artist_ids", "album_ids", "in_graph"),
-            "splits/users.user_id",
-            "raw/embeddings.item_id",
-        ),
-    ),
-)
+@asset(kinds={"polars"}, code_version="1", name="statistics", metadata=columns("graph/statistics"))
 def graph_statistics(bipartite_graph: Any) -> dg.MaterializeResult:
     """The graph in numbers: nodes, edges, types, degrees; and a picture of its degrees.
 
     To look at before a training: users with few songs and songs with few users are hard to learn.
     """
     numbers = statistics.graph_statistics(bipartite_graph)
-    picture = pictures.to_markdown(
-        pictures.png(statistics.degree_picture(statistics.degrees(bipartite_graph))), "degrees"
-    )
-    return dg.MaterializeResult(value=numbers, metadata={"degrees": dg.MetadataValue.md(picture)})
+    picture = pictures.png(statistics.degree_picture(statistics.degrees(bipartite_graph)))
+    return dg.MaterializeResult(value=numbers, metadata=shown.images({"degrees": picture}))

@@ -4,17 +4,13 @@ from typing import Any
 
 import dagster as dg
 
-from ms_assets.defs.platform.io_managers import Relation
 from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import assets_of
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.streams import user_ranges
+from ms_assets.streams import Relation, user_ranges
 
 
-@dg.asset_check(
-    asset=["graph", "edges"],
-    additional_ins={"train": dg.AssetIn(["splits", "train"])},
-    blocking=True,
-)
+@dg.asset_check(asset=["graph", "edges"], additional_ins=assets_of("splits", "train"), blocking=True)
 def edges_are_distinct_and_weighted(edges: Relation, train: Relation) -> dg.AssetCheckResult:
     """A user, a song and an event type make one edge, with a count, a played ratio within 0–1 and a weight up to 1."""
     # Edges stand in the order of their keys, so that equal ones would be neighbours: nothing has to be held.
@@ -41,11 +37,7 @@ def edges_are_distinct_and_weighted(edges: Relation, train: Relation) -> dg.Asse
     )
 
 
-@dg.asset_check(
-    asset=["graph", "edges"],
-    additional_ins={"train": dg.AssetIn(["splits", "train"])},
-    blocking=True,
-)
+@dg.asset_check(asset=["graph", "edges"], additional_ins=assets_of("splits", "train"), blocking=True)
 def edges_are_of_train_alone(duckdb: DuckDB, edges: Relation, train: Relation) -> dg.AssetCheckResult:
     """No edge tells of an event that is not in train: what is held out would be known to the model."""
     n_leaked, example = 0, list[tuple]()

@@ -8,9 +8,9 @@ from inspect import cleandoc
 import dagster as dg
 
 from ms_assets.defs.platform import lineage
-from ms_assets.defs.platform.io_managers import Relation
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.defs.platform.schemas import SCHEMA, declared, described, difference
+from ms_assets.streams import Relation
 
 DIVISION = "splits/"
 """What gives users and songs their ids, and events their part."""

@@ -16,26 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
-import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 from upath import UPath
 
 from ms_assets.defs.platform import lineage, runs
 from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import OPTIONAL
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
 from ms_assets.files import published, reading, sha256, writing
-from ms_assets.streams import ROW_GROUP, TableStream, TableWriter, stored_table
+from ms_assets.streams import ROW_GROUP, Relation, TableStream, TableWriter, stored_table
 
 if TYPE_CHECKING:
     import faiss
     from torch_geometric.data import HeteroData
 
     from ms_assets.training.trained import TrainedModel
-
-Relation = duckdb.DuckDBPyRelation
-OPTIONAL = "optional"
-"""Metadata of an input: None is given instead of an error when its partition has not been materialised."""
 
 
 class MissingPartitionError(FileNotFoundError):

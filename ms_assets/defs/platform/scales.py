@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import dagster as dg
 from pydantic.fields import FieldInfo
 
+from ms_assets.defs.platform.schemas import columns
 from ms_assets.settings import (
     AblationSettings,
     EvaluationSettings,
@@ -27,6 +28,8 @@ SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
 PARTITION_TAG = "dagster/partition"
 """Where a run says its scale."""
 OWNERS = ["team:recommendations"]
+OPTIONAL = "optional"
+"""Metadata of an input: None is given instead of an error when its partition has not been materialised."""
 FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
 """What is retrained weekly is old a day after it was missed once, and too old a day after it was missed twice."""
 
@@ -68,6 +71,24 @@ CONFIGURED_OPS: dict[str, type[Settings]] = {
 def room(name: str) -> partial:
     """`dg.asset` for one room: its key prefix, its group, and the scales as partitions."""
     return partial(dg.asset, key_prefix=name, group_name=name, partitions_def=SCALES, owners=OWNERS)
+
+
+def assets_of(room: str, *names: str, optional: bool = False) -> dict[str, dg.AssetIn]:
+    """Inputs that are called as the assets of a room are; of an optional one, None is given where it is missing."""
+    return {name: dg.AssetIn([room, name], metadata={OPTIONAL: True} if optional else None) for name in names}
+
+
+def outputs(room: str, described: Mapping[str, str], words: Mapping[str, str], **told: Any) -> dict[str, dg.AssetOut]:
+    """Tables of a room that one step makes, by name: their descriptions, and the words of those of their columns.
+
+    told: of each of them, as `dg.AssetOut` takes it.
+    """
+    return {
+        name: dg.AssetOut(
+            key=[room, name], description=text, metadata=columns(f"{room}/{name}", **words), owners=OWNERS, **told
+        )
+        for name, text in described.items()
+    }
 
 
 def config_schema(model: type[Settings]) -> dict[str, dg.Field]:

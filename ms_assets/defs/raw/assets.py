@@ -4,17 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import polars as pl
 
-from ms_assets import pictures
-from ms_assets.defs.platform.io_managers import OPTIONAL, LinkedTableIOManager, Relation
+from ms_assets.defs.platform import shown
+from ms_assets.defs.platform.io_managers import LinkedTableIOManager
 from ms_assets.defs.platform.resources import DuckDB, YambdaSource
-from ms_assets.defs.platform.scales import room
-from ms_assets.defs.platform.schemas import columns, each
+from ms_assets.defs.platform.scales import assets_of, room
+from ms_assets.defs.platform.schemas import as_metadata, columns
 from ms_assets.defs.raw import checks
 from ms_assets.raw import layouts, reports
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable, verify
-from ms_assets.streams import TableWriter
+from ms_assets.streams import Relation, TableWriter
 
 asset = room("raw")
 
@@ -35,7 +34,7 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
         kinds={"parquet"},
         io_manager_key="linked_tables",
         code_version="2",
-        metadata=columns(**{c.name: (c.types[0], c.description) for c in table.columns}),
+        metadata=as_metadata({column.name: (column.types[0], column.description) for column in table.columns}),
         check_specs=specs,
     )
     def source_table(
@@ -82,27 +81,16 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
 published_tables = [source_asset(table) for table in TABLES.values()]
 
 
-def _table_inputs(names: tuple[str, ...]) -> dict[str, dg.AssetIn]:
-    """The tables by name; those that are fetched on request only are reported once they are there."""
-    return {
-        name: dg.AssetIn(key=["raw", name], metadata={OPTIONAL: True} if name in ON_REQUEST else {}) for name in names
-    }
-
-
-EVERY_COLUMN = [source for t in TABLES.values() for source in each(f"raw/{t.name}", *(c.name for c in t.columns))]
+REQUESTED = assets_of("raw", *ON_REQUEST, optional=True)
+"""What is fetched on request only is reported once it is there."""
+EVERY_COLUMN = ",".join(f"raw/{table.name}.{column.name}" for table in TABLES.values() for column in table.columns)
 
 
 @asset(
-    ins=_table_inputs((*ALWAYS, *ON_REQUEST)),
+    ins=assets_of("raw", *ALWAYS) | REQUESTED,
     kinds={"duckdb", "polars"},
     code_version="1",
-    metadata=columns(
-        file=("VARCHAR", "table"),
-        n_rows=("BIGINT", "rows of the file"),
-        column=("VARCHAR", "column"),
-        type=("VARCHAR", "type as DuckDB reads it"),
-        first_row=("VARCHAR", "the first row's value, as text", *EVERY_COLUMN),
-    ),
+    metadata=columns("raw/column_report", every_column=EVERY_COLUMN),
 )
 def column_report(**tables: Relation | None) -> dg.MaterializeResult:
     """Every column of every raw file that is here: its type, the file's rows, and a first value.
@@ -110,31 +98,14 @@ def column_report(**tables: Relation | None) -> dg.MaterializeResult:
     To see what there is before any of it is used.
     """
     report = reports.column_report(_present(tables))
-    return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
-
-
-INTERACTIONS = ("multi_event", *ON_REQUEST)
-
-
-def _of_interactions(column: str) -> list[str]:
-    return [f"raw/{table}.{column}" for table in INTERACTIONS]
+    return dg.MaterializeResult(value=report, metadata={"report": shown.table(report)})
 
 
 @asset(
-    ins=_table_inputs(INTERACTIONS),
+    ins=assets_of("raw", "multi_event") | REQUESTED,
     kinds={"duckdb", "polars"},
     code_version="1",
-    metadata=columns(
-        file=("VARCHAR", "interaction table"),
-        n_events=("BIGINT", "rows"),
-        n_users=("BIGINT", "distinct users", *_of_interactions("uid")),
-        n_songs=("BIGINT", "distinct songs", *_of_interactions("item_id")),
-        **{
-            f"per_{label}_{statistic}": ("DOUBLE", f"{statistic} of events per {label}", *_of_interactions(column))
-            for label, column in (("user", "uid"), ("song", "item_id"))
-            for statistic in reports.SPREAD
-        },
-    ),
+    metadata=columns("raw/statistics_report", interactions=",".join(("multi_event", *ON_REQUEST))),
 )
 def statistics_report(**tables: Relation | None) -> dg.MaterializeResult:
     """Events, users and songs of every interaction file that is here, and how events spread over them.
@@ -142,13 +113,9 @@ def statistics_report(**tables: Relation | None) -> dg.MaterializeResult:
     To compare with the figures that Yambda's authors published.
     """
     report = reports.interaction_statistics(_present(tables))
-    return dg.MaterializeResult(value=report, metadata={"report": _preview(report)})
+    return dg.MaterializeResult(value=report, metadata={"report": shown.table(report)})
 
 
 def _present(tables: dict[str, Relation | None]) -> dict[str, Relation]:
     """The tables that are here, in the order in which they are published."""
     return {name: table for name in TABLES if (table := tables.get(name)) is not None}
-
-
-def _preview(report: pl.DataFrame) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(pictures.table_to_markdown(report))

@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from ms_assets.defs.platform.io_managers import Relation
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.events import EVENT_TYPES
 from ms_assets.raw import published
+from ms_assets.streams import Relation
 
 FINITE = "audio_vectors_are_finite"
 FINITE_TEXT = "Audio vectors with a NaN or an infinite number count as missing, and their songs as songs without audio."

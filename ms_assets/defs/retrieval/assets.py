@@ -14,13 +14,11 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ms_assets import pictures
-from ms_assets.defs.platform.io_managers import IndexOfOrigin, Relation
+from ms_assets.defs.platform import shown
+from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.platform.resources import MLflow
-from ms_assets.defs.platform.scales import config_schema, room, settings_of
-from ms_assets.defs.platform.schemas import each
-from ms_assets.defs.retrieval import columns
-from ms_assets.defs.retrieval.columns import HEARD, PLACED, VALIDATED
+from ms_assets.defs.platform.scales import assets_of, config_schema, room, settings_of
+from ms_assets.defs.platform.schemas import columns
 from ms_assets.registry import CONTENT
 from ms_assets.retrieval import baselines, cold_start, implicit_models, served
 from ms_assets.retrieval import index as indexing
@@ -32,31 +30,23 @@ from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
 from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
+from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, embeddings, fixed_size_list
 
 asset = room("retrieval")
 Recommended = dg.MaterializeResult[pa.Table]
 
-SPLITS = {name: dg.AssetIn(["splits", name]) for name in ("users", "songs", "train")}
-TUNED = {**SPLITS, "ground_truth": dg.AssetIn(["splits", "ground_truth"])}
-GRAPH = {"bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"])}
-EMBEDDINGS = {name: dg.AssetIn(["training", name]) for name in ("user_embeddings", "song_embeddings")}
+SPLITS = assets_of("splits", "users", "songs", "train")
+TUNED = SPLITS | assets_of("splits", "ground_truth")
+LIGHTGCN = assets_of("training", "lightgcn")
+USERS, SONGS = assets_of("training", "user_embeddings"), assets_of("training", "song_embeddings")
 
 
-@asset(
-    kinds={"numpy"},
-    code_version="1",
-    ins={**TUNED, **EMBEDDINGS},
-    metadata=columns.COLD_SONGS,
-)
+@asset(kinds={"numpy"}, code_version="1", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/cold_songs"))
 def cold_songs(
-    users: Relation,
-    songs: Relation,
-    train: Relation,
-    ground_truth: Relation,
-    user_embeddings: Relation,
-    song_embeddings: Relation,
-) -> dg.MaterializeResult[pa.Table]:
+    users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
+    user_embeddings: Relation, song_embeddings: Relation,
+) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
     """One row per song without a train event: where it lies among the trained ones, neither buried nor flooding.
 
     New songs have no listeners to learn from: their audio, artists and albums say where they belong.
@@ -86,20 +76,12 @@ def cold_songs(
     code_version="2",
     io_manager_key="faiss_files",
     config_schema=config_schema(IndexSettings),
-    ins={
-        "songs": SPLITS["songs"],
-        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
-        **EMBEDDINGS,
-    },
+    ins=assets_of("splits", "songs") | LIGHTGCN | USERS | SONGS,
 )
 def song_index(
-    context: dg.AssetExecutionContext,
-    songs: Relation,
-    lightgcn: Any,
-    user_embeddings: Relation,
-    song_embeddings: Relation,
-    cold_songs: Relation,
-) -> dg.MaterializeResult[IndexOfOrigin]:
+    context: dg.AssetExecutionContext, songs: Relation, lightgcn: Any,
+    user_embeddings: Relation, song_embeddings: Relation, cold_songs: Relation,
+) -> dg.MaterializeResult[IndexOfOrigin]:  # fmt: skip
     """A Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids.
 
     What finds the nearest of millions of songs in milliseconds; how many it misses against an exact search is checked.
@@ -134,12 +116,9 @@ def _recommended(dataset: Dataset, make: Callable[[], Recommender], **metadata: 
 
 
 def _tuned(
-    dataset: Dataset,
-    grid: Sequence[Setting],
-    make: Callable[..., Recommender],
-    by_drawn_users: Callable[[Dataset], Callable[..., Recommender]] | None = None,
-    views: Sequence[str] = VIEWS,
-) -> Recommended:
+    dataset: Dataset, grid: Sequence[Setting], make: Callable[..., Recommender],
+    by_drawn_users: Callable[[Dataset], Callable[..., Recommender]] | None = None, views: Sequence[str] = VIEWS,
+) -> Recommended:  # fmt: skip
     """Choose a setting on validation.
 
     by_drawn_users: makes trials from the events of the drawn users alone, where a fit to all would take too long.
@@ -157,7 +136,7 @@ def _tuned(
         chosen_by=f"NDCG@{TUNING_K} of {len(tuner.users)} validation users in {' and '.join(views)}"
         if tuned.trials
         else "default, for nobody validates",
-        tuning=dg.MetadataValue.md(pictures.table_to_markdown(trials)),
+        tuning=shown.table(trials),
         tuning_seconds=round(time.monotonic() - started, 3),
     )
 
@@ -168,8 +147,8 @@ def _fitted(method: type[Recommender]) -> Callable[[Dataset], Callable[..., Reco
 
 
 def method(*sources: str) -> dict[str, Any]:
-    """What the assets of all recommenders have in common; sources: the columns that scores are made of."""
-    return {"code_version": "2", "metadata": columns.recommendations(*sources)}
+    """What the assets of all recommenders have in common; sources: of scores, as `columns.toml` writes sources."""
+    return {"code_version": "2", "metadata": columns("retrieval/recommendations", scores=",".join(sources))}
 
 
 def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
@@ -180,14 +159,11 @@ def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
 
 
 def _searchable(song_index: IndexOfOrigin, dataset: Dataset, user_vectors: NDArray[np.float32]) -> SongIndex:
-    expected = {
-        "id_map": indexing.fingerprint(dataset.song_ids),
-        "user_embeddings": indexing.fingerprint(user_vectors),
-    }
+    expected = {"id_map": indexing.fingerprint(dataset.song_ids), "user_embeddings": indexing.fingerprint(user_vectors)}
     return SongIndex(_unless_stale(song_index, expected), use_gpu=True)
 
 
-@asset(kinds={"faiss"}, ins={**SPLITS, "user_embeddings": EMBEDDINGS["user_embeddings"]}, **method(*PLACED))
+@asset(kinds={"faiss"}, ins=SPLITS | USERS, **method("placed"))
 def lightgcn(
     users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, user_embeddings: Relation
 ) -> Recommended:
@@ -200,16 +176,11 @@ def lightgcn(
     return _recommended(dataset, lambda: LightGCN().of_embeddings(dataset, index, dataset.song_ids, users=vectors))
 
 
-@asset(kinds={"faiss"}, ins={**TUNED, **EMBEDDINGS}, **method(*PLACED, *HEARD, *VALIDATED))
+@asset(kinds={"faiss"}, ins=TUNED | USERS | SONGS, **method("placed", "heard", "validated"))
 def lightgcn_replay(
-    users: Relation,
-    songs: Relation,
-    train: Relation,
-    ground_truth: Relation,
-    song_index: IndexOfOrigin,
-    user_embeddings: Relation,
-    song_embeddings: Relation,
-) -> Recommended:
+    users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
+    song_index: IndexOfOrigin, user_embeddings: Relation, song_embeddings: Relation,
+) -> Recommended:  # fmt: skip
     """LightGCN with the user's own songs raised by how often they were played, as much as serves view `all` best.
 
     For who also wants to hear what they know already, which is most of listening.
@@ -232,7 +203,7 @@ def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
     return _recommended(dataset, lambda: Popular().fit(dataset))
 
 
-@asset(kinds={"duckdb"}, ins=TUNED, **method(*each("splits/train", "song_id", "timestamp"), *VALIDATED))
+@asset(kinds={"duckdb"}, ins=TUNED, **method("splits/train.song_id", "splits/train.timestamp", "validated"))
 def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: popularity of late, each train event counting half as much for every half-life of its age."""
     dataset = Dataset.of(users, songs, train, ground_truth)
@@ -246,35 +217,39 @@ def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
     return _recommended(dataset, lambda: Random().fit(dataset))
 
 
-@asset(kinds={"numpy"}, ins=SPLITS, **method(*HEARD, "splits/train.timestamp"))
+@asset(kinds={"numpy"}, ins=SPLITS, **method("heard", "splits/train.timestamp"))
 def replay(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: the user's own most played songs, the latest played of equals first; in `discovery` there are none."""
     dataset = Dataset.of(users, songs, train)
     return _recommended(dataset, lambda: Replay().fit(dataset))
 
 
-@asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
+@asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
 def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: songs that the listeners of the user's songs share, by `implicit`; lists end with the neighbours."""
     dataset, fitted = Dataset.of(users, songs, train, ground_truth), _fitted(ItemKNN)
     return _tuned(dataset, implicit_models.ITEM_KNN_GRID, fitted(dataset), fitted)
 
 
-@asset(kinds={"implicit"}, ins=TUNED, **method(*HEARD, *VALIDATED))
+@asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
 def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: weighted matrix factorisation by alternating least squares, 64 factors, by `implicit`."""
     dataset, fitted = Dataset.of(users, songs, train, ground_truth), _fitted(IALS)
     return _tuned(dataset, implicit_models.IALS_GRID, fitted(dataset), fitted)
 
 
-@asset(kinds={"scikitlearn"}, ins=SPLITS, **method(*HEARD))
+@asset(kinds={"scikitlearn"}, ins=SPLITS, **method("heard"))
 def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -> Recommended:
     """Baseline: truncated SVD, 64 factors, of who has heard what."""
     dataset = Dataset.of(users, songs, train)
     return _recommended(dataset, lambda: SVD().fit(dataset))
 
 
-@asset(kinds={"faiss"}, ins={**SPLITS, **GRAPH}, **method(*HEARD, "raw/embeddings.normalized_embed"))
+@asset(
+    kinds={"faiss"},
+    ins=SPLITS | assets_of("graph", "bipartite_graph"),
+    **method("heard", "raw/embeddings.normalized_embed"),
+)
 def content_based(users: Relation, songs: Relation, train: Relation, bipartite_graph: Any) -> Recommended:
     """Baseline: songs that sound like the mean of what the user has heard."""
     in_graph = bipartite_graph["song"]
@@ -286,8 +261,8 @@ def content_based(users: Relation, songs: Relation, train: Relation, bipartite_g
 @asset(
     kinds={"mlflow", "faiss"},
     code_version="1",
-    ins={**SPLITS, "lightgcn": dg.AssetIn(["training", "lightgcn"]), **EMBEDDINGS},
-    metadata=columns.SERVED_MODEL,
+    ins=SPLITS | LIGHTGCN | USERS | SONGS,
+    metadata=columns("retrieval/served_model"),
 )
 def served_model(
     context: dg.AssetExecutionContext,

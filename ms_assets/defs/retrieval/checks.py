@@ -5,34 +5,29 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from ms_assets.defs.platform.io_managers import IndexOfOrigin, Relation
+from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import assets_of
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.cold_start import indexed_vectors
 from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, differences, origin, recall_at
 from ms_assets.retrieval.methods import METHODS
 from ms_assets.retrieval.recommender import TOP_K
+from ms_assets.streams import Relation
 from ms_assets.vectors import embeddings, vector_column
 
 
 @dg.asset_check(
     asset=["retrieval", "song_index"],
-    additional_ins={
-        "songs": dg.AssetIn(["splits", "songs"]),
-        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
-        "cold_songs": dg.AssetIn(["retrieval", "cold_songs"]),
-        **{name: dg.AssetIn(["training", name]) for name in ("user_embeddings", "song_embeddings")},
-    },
+    additional_ins=assets_of("splits", "songs")
+    | assets_of("training", "lightgcn", "user_embeddings", "song_embeddings")
+    | assets_of("retrieval", "cold_songs"),
     blocking=True,
 )
 def index_finds_the_nearest_songs(
-    song_index: IndexOfOrigin,
-    songs: Relation,
-    lightgcn: Any,
-    user_embeddings: Relation,
-    song_embeddings: Relation,
-    cold_songs: Relation,
-) -> dg.AssetCheckResult:
+    song_index: IndexOfOrigin, songs: Relation, lightgcn: Any,
+    user_embeddings: Relation, song_embeddings: Relation, cold_songs: Relation,
+) -> dg.AssetCheckResult:  # fmt: skip
     """The stored index is of this training, split and id map, holds every song, and finds what exact search finds."""
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
     users = embeddings(user_embeddings, "user_id")
@@ -51,11 +46,7 @@ def index_finds_the_nearest_songs(
     )
 
 
-@dg.asset_check(
-    asset=["retrieval", "cold_songs"],
-    additional_ins={"songs": dg.AssetIn(["splits", "songs"])},
-    blocking=True,
-)
+@dg.asset_check(asset=["retrieval", "cold_songs"], additional_ins=assets_of("splits", "songs"), blocking=True)
 def cold_songs_are_all_placed(cold_songs: Relation, songs: Relation) -> dg.AssetCheckResult:
     """Every song without a train event has a place among the trained ones: finite numbers, one length for all."""
     expected = songs.filter("NOT in_graph").project("song_id").order("song_id").fetchall()
@@ -106,11 +97,7 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         name="recommendations_are_complete",
         asset=["retrieval", method],
-        additional_ins={
-            "users": dg.AssetIn(["splits", "users"]),
-            "songs": dg.AssetIn(["splits", "songs"]),
-            "train": dg.AssetIn(["splits", "train"]),
-        },
+        additional_ins=assets_of("splits", "users", "songs", "train"),
         blocking=True,
     )
     def recommendations_are_complete(
@@ -136,9 +123,7 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
                 for view, user, rank in rows.order("2, 1, 3").limit(1).fetchall()
             ]
         return dg.AssetCheckResult(
-            passed=not found,
-            description="; ".join(found) or None,
-            metadata={"n_users": len(users), **counts},
+            passed=not found, description="; ".join(found) or None, metadata={"n_users": len(users), **counts}
         )
 
     return recommendations_are_complete

@@ -4,18 +4,15 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from ms_assets.defs.platform.io_managers import OPTIONAL, Relation
 from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.scales import assets_of
 from ms_assets.splits import audits
+from ms_assets.streams import Relation
 
 LOW_SHARE_OF_CANDIDATES = 0.5
 
 
-@dg.asset_check(
-    asset=["splits", "candidate_songs"],
-    additional_ins={"multi_event": dg.AssetIn(["raw", "multi_event"])},
-    blocking=True,
-)
+@dg.asset_check(asset=["splits", "candidate_songs"], additional_ins=assets_of("raw", "multi_event"), blocking=True)
 def events_name_candidate_songs(candidate_songs: Relation, multi_event: Relation) -> dg.AssetCheckResult:
     """Events name candidate songs: none leaves nothing to recommend, few (as for want of audio) are worth a warning."""
     n_events, n_songs = multi_event.aggregate("count(*), approx_count_distinct(item_id)").fetchall()[0]
@@ -61,15 +58,12 @@ def graph_songs_come_first(songs: Relation) -> dg.AssetCheckResult:
     """Songs of the graph have the lowest ids, so that a song's id is its row in the graph."""
     n_graph, last = songs.aggregate("count(*) FILTER (in_graph), max(song_id) FILTER (in_graph)").fetchall()[0]
     return dg.AssetCheckResult(
-        passed=n_graph > 0 and last == n_graph - 1,
-        metadata={"n_graph_songs": n_graph, "last_graph_song": last},
+        passed=n_graph > 0 and last == n_graph - 1, metadata={"n_graph_songs": n_graph, "last_graph_song": last}
     )
 
 
 @dg.asset_check(
-    asset=["splits", "ground_truth"],
-    additional_ins={name: dg.AssetIn(["splits", name]) for name in ("train", "validation", "test")},
-    blocking=True,
+    asset=["splits", "ground_truth"], additional_ins=assets_of("splits", "train", "validation", "test"), blocking=True
 )
 def held_out_events_follow_train(
     duckdb: DuckDB, train: Relation, validation: Relation, test: Relation
@@ -93,22 +87,15 @@ DIVIDED = ("songs", "validation", "test")
 
 @dg.asset_check(
     asset=["splits", "train"],
-    additional_ins={
-        "multi_event": dg.AssetIn(["raw", "multi_event"]),
-        "users": dg.AssetIn(["splits", "users"]),
-        **{name: dg.AssetIn(["splits", name], metadata={OPTIONAL: True}) for name in DIVIDED},
-    },
+    additional_ins=assets_of("raw", "multi_event")
+    | assets_of("splits", "users")
+    | assets_of("splits", *DIVIDED, optional=True),
     blocking=True,
 )
 def every_kept_event_is_in_one_part(
-    duckdb: DuckDB,
-    train: Relation,
-    multi_event: Relation,
-    users: Relation,
-    songs: Relation | None,
-    validation: Relation | None,
-    test: Relation | None,
-) -> dg.AssetCheckResult:
+    duckdb: DuckDB, train: Relation, multi_event: Relation, users: Relation,
+    songs: Relation | None, validation: Relation | None, test: Relation | None,
+) -> dg.AssetCheckResult:  # fmt: skip
     """The parts hold the positive events of active users with candidate songs, none lost and none twice.
 
     Only a division by time may leave some out: those in its gaps, and those of users without a train part.
@@ -119,11 +106,7 @@ def every_kept_event_is_in_one_part(
     return dg.AssetCheckResult(passed=found.conserved, metadata=asdict(found))
 
 
-@dg.asset_check(
-    asset=["splits", "train"],
-    additional_ins={"songs": dg.AssetIn(["splits", "songs"], metadata={OPTIONAL: True})},
-    blocking=True,
-)
+@dg.asset_check(asset=["splits", "train"], additional_ins=assets_of("splits", "songs", optional=True), blocking=True)
 def songs_count_the_plays_of_train_alone(
     duckdb: DuckDB, train: Relation, songs: Relation | None
 ) -> dg.AssetCheckResult:
@@ -141,9 +124,7 @@ def songs_count_the_plays_of_train_alone(
 
 
 @dg.asset_check(
-    asset=["splits", "ground_truth"],
-    additional_ins={name: dg.AssetIn(["splits", name]) for name in ("train", "validation", "test")},
-    blocking=True,
+    asset=["splits", "ground_truth"], additional_ins=assets_of("splits", "train", "validation", "test"), blocking=True
 )
 def ground_truth_speaks_of_the_events(
     duckdb: DuckDB, ground_truth: Relation, train: Relation, validation: Relation, test: Relation

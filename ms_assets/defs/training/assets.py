@@ -10,20 +10,28 @@ import dagster as dg
 import pyarrow as pa
 
 from ms_assets import pictures
-from ms_assets.defs.platform import lineage
-from ms_assets.defs.platform.io_managers import ModelIOManager, Relation, TableIOManager
+from ms_assets.defs.platform import lineage, shown
+from ms_assets.defs.platform.io_managers import ModelIOManager, TableIOManager
 from ms_assets.defs.platform.resources import DuckDB, MLflow, StudyStorage
-from ms_assets.defs.platform.scales import FRESHNESS, OWNERS, SCALES, config_schema, room, scale_settings, settings_of
-from ms_assets.defs.platform.schemas import columns, each
+from ms_assets.defs.platform.scales import (
+    FRESHNESS,
+    SCALES,
+    assets_of,
+    config_schema,
+    outputs,
+    room,
+    scale_settings,
+    settings_of,
+)
+from ms_assets.defs.platform.schemas import columns
 from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
+from ms_assets.streams import Relation
 from ms_assets.vectors import fixed_size_list
 
 asset = room("training")
 STUDY = dg.AssetKey(["training", "hyperparameter_study"])
-TRAINED_ON = {
-    "bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"]),
-    **{name: dg.AssetIn(["splits", name]) for name in ("negatives", "ground_truth")},
-}
+GRAPH, REFIT = assets_of("graph", "bipartite_graph"), assets_of("splits", "train", "validation")
+TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 
 
 @asset(
@@ -32,16 +40,12 @@ TRAINED_ON = {
     code_version="4",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
-    ins={**TRAINED_ON, **{name: dg.AssetIn(["splits", name]) for name in ("train", "validation")}},
+    ins=TRAINED_ON | REFIT,
 )
 def lightgcn(
-    context: dg.AssetExecutionContext,
-    bipartite_graph: Any,
-    mlflow: MLflow,
-    model_files: dg.ResourceParam[ModelIOManager],
-    io_manager: dg.ResourceParam[TableIOManager],
-    **splits: Relation,
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext, bipartite_graph: Any, mlflow: MLflow,
+    model_files: dg.ResourceParam[ModelIOManager], io_manager: dg.ResourceParam[TableIOManager], **splits: Relation,
+) -> dg.MaterializeResult:  # fmt: skip
     """The best checkpoint of a LightGCN training, by validation NDCG, with its settings and its MLflow run.
 
     LightGCN learns a vector for every user and song, such that users lie near what they listen to. Curves and pictures
@@ -69,9 +73,9 @@ def lightgcn(
             data = refit.refit_data(io_manager.duckdb.connection, bipartite_graph, *parts)
             trained = trainer.refit(data, trained, device, Checkpoint.open(file("refit"), data, settings))
         diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
-        numbers, shown = diagnosis.numbers, figures.of_training(trained, diagnosis)
+        numbers, drawn = diagnosis.numbers, figures.of_training(trained, diagnosis)
         run.log_summary(numbers)
-        for name, image in shown.items():
+        for name, image in drawn.items():
             run.log_picture(image, f"{name.replace(' ', '_')}.png")
     return dg.MaterializeResult(
         value=replace(trained, inputs=versions, mlflow_run_id=run.run_id),
@@ -84,7 +88,7 @@ def lightgcn(
             "estimated_memory": estimated,
             "mlflow_run": dg.MetadataValue.url(run.url),
             **{name: round(number, 4) for name, number in numbers.items()},
-            **{name: _shown(image, name) for name, image in shown.items()},
+            **shown.images(drawn),
         },
     )
 
@@ -104,71 +108,29 @@ def _training_settings(context: dg.AssetExecutionContext, tables: TableIOManager
     return settings_of(context, TrainingSettings, found=json.loads(best[0][0]))
 
 
-def _shown(image: bytes, title: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(pictures.to_markdown(image, title))
-
-
-LEARNED = (
-    *each("graph/edges", "user_id", "song_id", "event_type", "n_events", "played_ratio", "weight"),
-    *each("splits/songs", "artist_ids", "album_ids"),
-    "raw/embeddings.normalized_embed",
-    *each("splits/negatives", "user_id", "song_id"),
-    *each("splits/ground_truth", "split", "user_id", "song_id", "adjusted_relevance"),
-)
-"""What a model is made of; the last says when to stop."""
-EMBEDDING = ("FLOAT[]", "inner products of users, which have length 1, and songs are scores", *LEARNED)
-
-
 @dg.multi_asset(
     name="embeddings",
     can_subset=True,
     group_name="training",
     partitions_def=SCALES,
-    ins={
-        "lightgcn": dg.AssetIn(["training", "lightgcn"]),
-        "bipartite_graph": dg.AssetIn(["graph", "bipartite_graph"]),
-        **{name: dg.AssetIn(["splits", name]) for name in ("train", "validation")},
-    },
-    outs={
-        "user_embeddings": dg.AssetOut(
-            key=["training", "user_embeddings"],
-            description="One row per user: what LightGCN learned of their taste; songs to recommend lie near.",
-            metadata=columns(
-                user_id=("INTEGER", "dense user id", "splits/users.user_id"),
-                uid=("BIGINT", "Yambda's user id", "splits/users.uid"),
-                embedding=EMBEDDING,
-            ),
-            is_required=False,
-            kinds={"pytorch"},
-            owners=OWNERS,
-            freshness_policy=FRESHNESS,
-            code_version="1",
-        ),
-        "song_embeddings": dg.AssetOut(
-            key=["training", "song_embeddings"],
-            description="One row per song, in the space of the users; new ones by how they sound and who plays.",
-            metadata=columns(
-                song_id=("INTEGER", "dense song id", "splits/songs.song_id"),
-                item_id=("BIGINT", "Yambda's song id", "splits/songs.item_id"),
-                cold=("BOOLEAN", "has no edge; encoded from audio, artists and albums", "splits/songs.in_graph"),
-                embedding=EMBEDDING,
-            ),
-            is_required=False,
-            kinds={"pytorch"},
-            owners=OWNERS,
-            freshness_policy=FRESHNESS,
-            code_version="1",
-        ),
-    },
+    ins=assets_of("training", "lightgcn") | GRAPH | REFIT,
+    outs=outputs(
+        "training",
+        {
+            "user_embeddings": "One row per user: what LightGCN learned of their taste; songs to recommend lie near.",
+            "song_embeddings": "One row per song, in the space of the users; new ones by how they sound and who plays.",
+        },
+        words={},
+        is_required=False,
+        kinds={"pytorch"},
+        freshness_policy=FRESHNESS,
+        code_version="1",
+    ),
 )
 def embeddings(
-    context: dg.AssetExecutionContext,
-    lightgcn: Any,
-    bipartite_graph: Any,
-    train: Relation,
-    validation: Relation,
+    context: dg.AssetExecutionContext, lightgcn: Any, bipartite_graph: Any, train: Relation, validation: Relation,
     duckdb: DuckDB,
-) -> Iterator[dg.Output[pa.Table]]:
+) -> Iterator[dg.Output[pa.Table]]:  # fmt: skip
     """Propagate the checkpoint's parameters over the graph once, and read off users and songs."""
     from ms_assets.training import refit
     from ms_assets.training.data import GraphTensors
@@ -205,26 +167,12 @@ def embeddings(
     code_version="1",
     config_schema=config_schema(StudySettings),
     ins=TRAINED_ON,
-    metadata=columns(
-        number=("BIGINT", "trial, from 0"),
-        state=("VARCHAR", "complete, pruned (given up early) or fail"),
-        validation_ndcg=("DOUBLE", "of the trial's best epoch; null if it had none", *LEARNED),
-        is_best=("BOOLEAN", "the best complete trial"),
-        n_epochs=("BIGINT", "epochs trained"),
-        seconds=("DOUBLE", "of the trial"),
-        parameters=("VARCHAR", "what was tried, as JSON"),
-        mlflow_run_id=("VARCHAR", "the trial's MLflow run, within that of the study"),
-        remark=("VARCHAR", "why it ended before its time, if it did"),
-    ),
+    metadata=columns("training/hyperparameter_study"),
 )
 def hyperparameter_study(
-    context: dg.AssetExecutionContext,
-    bipartite_graph: Any,
-    negatives: Relation,
-    ground_truth: Relation,
-    mlflow: MLflow,
-    study_storage: StudyStorage,
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext, bipartite_graph: Any, negatives: Relation, ground_truth: Relation,
+    mlflow: MLflow, study_storage: StudyStorage,
+) -> dg.MaterializeResult:  # fmt: skip
     """One row per trial of an Optuna study of the training's settings; it goes on where earlier runs left it.
 
     Only on request, for whoever brings data of their own: `use_study` trains with what it found.
@@ -243,11 +191,11 @@ def hyperparameter_study(
         study.set_user_attr("mlflow_run_id", run.run_id)
         studies.search(study, settings, base, experiments.within(run, data))
         table = studies.trials(study)
-        shown = {
+        drawn = {
             "history": pictures.png(studies.history_picture(table)),
             "importance": pictures.png(studies.importance_picture(studies.importances(study))),
         }
-        for title, image in shown.items():
+        for title, image in drawn.items():
             run.log_picture(image, f"{title}.png")
     [best] = table.filter("is_best").to_dicts() or [{"validation_ndcg": None, "parameters": "{}"}]
     return dg.MaterializeResult(
@@ -259,7 +207,7 @@ def hyperparameter_study(
             "storage": study_storage.url(scale),
             "study": name,
             "mlflow_run": dg.MetadataValue.url(run.url),
-            **{title: _shown(image, title) for title, image in shown.items()},
+            **shown.images(drawn),
         },
     )
 
@@ -270,23 +218,12 @@ def hyperparameter_study(
     code_version="1",
     config_schema=config_schema(AblationSettings),
     ins=TRAINED_ON,
-    metadata=columns(
-        variant=("VARCHAR", "what was changed"),
-        seed=("BIGINT", "seed of the training"),
-        validation_ndcg=("DOUBLE", "of its best epoch", *LEARNED),
-        best_epoch=("BIGINT", "the best epoch's number"),
-        seconds=("DOUBLE", "of training"),
-        mlflow_run_id=("VARCHAR", "its MLflow run, within that of the ablation"),
-    ),
+    metadata=columns("training/ablation"),
 )
 def ablation(
-    context: dg.AssetExecutionContext,
-    lightgcn: Any,
-    bipartite_graph: Any,
-    negatives: Relation,
-    ground_truth: Relation,
-    mlflow: MLflow,
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext, lightgcn: Any, bipartite_graph: Any, negatives: Relation,
+    ground_truth: Relation, mlflow: MLflow,
+) -> dg.MaterializeResult:  # fmt: skip
     """One row per variant and seed: the training of `training/lightgcn` again with one part of the model changed.
 
     Only on request: it says what audio, metadata, edge weights and the like are worth here.
@@ -306,8 +243,8 @@ def ablation(
     return dg.MaterializeResult(
         value=table,
         metadata={
-            "ablation": dg.MetadataValue.md(pictures.table_to_markdown(summary)),
-            "picture": _shown(image, "ablation"),
+            "ablation": shown.table(summary),
+            "picture": shown.image(image, "ablation"),
             "mlflow_run": dg.MetadataValue.url(run.url),
         },
     )

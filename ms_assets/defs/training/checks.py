@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from ms_assets.defs.platform.io_managers import Relation
+from ms_assets.streams import Relation
 from ms_assets.vectors import effective_rank, embeddings
 
 COLLAPSED = 0.95
