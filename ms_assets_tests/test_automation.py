@@ -123,7 +123,7 @@ def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_a
     hub.revisions["main"], hub.statuses["API"] = NEXT_COMMIT, [503]
     status, reason, new = next_tick(1)
     assert (status, new) == (TickStatus.SKIPPED, {})
-    assert f"{DATASET} at revision main: the hub gave none" in reason
+    assert f"{DATASET} at revision main: the hub did not give it" in reason
     assert pin.read_text() == COMMIT
 
     status, _, new = next_tick(2)

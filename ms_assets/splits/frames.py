@@ -1,4 +1,4 @@
-"""Frames with ids of any kind in, the tables that all rooms compute with out: the door of the library.
+"""Conversion of frames with ids of any type into the tables that all rooms compute with: the library's entry point.
 
 Events have the columns `user` and `song`, and where known `time` (whole seconds or timestamps), `type` (a name of
 `EVENT_TYPES`; by default listen) and `played_ratio` (0 to 1; without the column every listen counts as whole). Songs
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Frame: TypeAlias = Union["pd.DataFrame", pl.DataFrame, pa.Table, str, Path]
-"""A frame of polars or pandas, an Arrow table, or the path of a Parquet file."""
+"""Frame of polars or pandas, Arrow table, or path of a Parquet file."""
 
 DAY = 86_400
 ROWS = 1 << 20
@@ -42,11 +42,11 @@ OPTIONAL = {
     "artists": "NULL::VARCHAR[]",
     "albums": "NULL::VARCHAR[]",
 }
-"""SQL that stands for a column which a frame does not have."""
+"""Default, in SQL, of each column that a frame may lack."""
 
 
 class Split(NamedTuple):
-    """Three frames with the columns of the events that were divided, in the order of users and time."""
+    """Train, validation and test part, with the columns of the given events, in the order of users and time."""
 
     train: pl.DataFrame
     validation: pl.DataFrame
@@ -57,13 +57,13 @@ def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, 
     """Divide events into train, validation and test, as the asset `split_events` does.
 
     Args:
-        events: a frame, or the path of a Parquet file.
+        events: frame, or path of a Parquet file.
         min_events: users with fewer events are left out.
         max_events: users with more events are left out; None for no limit.
         settings: fields of `SplitSettings`; by default `test_start` is a day before the last event.
 
     Raises:
-        ValueError: naming the column or the setting, what was found and what was expected.
+        ValueError: names the column or the setting, what was found and what was expected.
 
     >>> import polars as pl
     >>> events = pl.DataFrame({"user": ["ann"] * 10, "song": list("abcabdabce")})
@@ -98,13 +98,13 @@ def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, 
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of the rooms `raw` and `splits` for some frames, on one connection."""
+    """Tables of the rooms `raw` and `splits` made from frames, on one connection."""
 
     connection: duckdb.DuckDBPyConnection
     user_ids: NDArray[Any]
-    """Ids in the frames by user_id, [n_users]."""
+    """Original ids by user_id, [n_users]."""
     song_ids: NDArray[Any]
-    """Ids in the frames by song_id, [n_songs]."""
+    """Original ids by song_id, [n_songs]."""
     users: Relation
     songs: Relation
     audio: Relation
@@ -123,12 +123,12 @@ class Tables:
 def tables(
     train: Frame, validation: Frame | None = None, test: Frame | None = None, songs: Frame | None = None
 ) -> Tables:
-    """Encode frames that were divided before.
+    """Turn frames of events that are already split, and of songs, into tables with dense ids.
 
-    The catalogue is every song of `train` and of `songs`; events of the other parts that name another are left out.
+    The catalogue holds every song of `train` and `songs`; validation and test events of other songs are left out.
 
     Raises:
-        ValueError: naming the frame, the column, what was found and what was expected.
+        ValueError: names the frame, the column, what was found and what was expected.
     """
     con = duckdb.connect()
     given = {name: part for name, part in zip(PARTS, (train, validation, test), strict=True) if part is not None}
@@ -176,7 +176,7 @@ def tables(
 
 
 def frame(given: Frame, name: str) -> pl.DataFrame:
-    """Read a frame, or the file that a path names; name: to call it in errors."""
+    """Read a frame or the file of a path; name: the frame's name in errors."""
     if isinstance(given, str | Path):
         if not Path(given).exists():
             raise ValueError(f"{name}: {given} does not exist; expected a frame or the path of a Parquet file")
@@ -190,7 +190,7 @@ def frame(given: Frame, name: str) -> pl.DataFrame:
 
 
 def _columns(frame: pl.DataFrame, name: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> str:
-    """SQL for the columns that the library reads, those that are missing filled in."""
+    """SQL for the columns that the library reads, with defaults for those that are missing."""
     if missing := [column for column in needed if column not in frame.columns]:
         raise ValueError(
             f"{name}: found columns {', '.join(frame.columns)}, expected {' and '.join(needed)}; "
@@ -203,7 +203,7 @@ def _columns(frame: pl.DataFrame, name: str, needed: tuple[str, ...], optional: 
 
 
 def _events(con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, name: str) -> Relation:
-    """Events with every column: user, song, time in seconds, type, played_ratio, and row, their place in the frame."""
+    """Events with every column: user, song, time in seconds, type, played_ratio, and row, the position in the frame."""
     columns = _columns(frame, name, ("user", "song"), ("time", "type", "played_ratio"))
     if "time" in frame.columns and frame["time"].dtype.is_temporal():
         frame = frame.with_columns(pl.col("time").dt.epoch("s"))
@@ -251,7 +251,7 @@ def _refuse_several_types(column: str, tables: dict[str, Relation]) -> None:
 
 
 def _block(rows: pa.Table) -> PartedEvents:
-    """All events as one block of divided ones."""
+    """Block with all events and their parts."""
     kind = pa.compute.index_in(rows["type"], pa.array(KINDS)).fill_null(NO_TYPE)
     published = {
         "timestamp": rows["time"],

@@ -258,7 +258,7 @@ def test_one_command_rolls_back_and_others_show_and_promote(store, capsys, monke
     assert champion_of(registry) == 2
     assert "A rollback returns to version 1." in said
     assert run(capsys, "champion", "50m")[0] == 0
-    assert run(capsys, "promote", "50m", "7") == (1, "ms_assets-50m has no version 7; there are: 1, 2")
+    assert run(capsys, "promote", "50m", "7") == (1, "ms_assets-50m has no version 7; registered versions: 1, 2")
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_what_is_done_is_not_done_again(file, caplog):
     with caplog.at_level(logging.INFO, logger="ms_assets.training"):
         trained(file, on_epoch=told.append)
     assert [epoch.number for epoch in told] == [3, 4]
-    assert "going on from a checkpoint in epoch 3" in caplog.text
+    assert "resuming from a checkpoint in epoch 3" in caplog.text
 
 
 def test_seconds_go_on_where_they_stopped(file):
