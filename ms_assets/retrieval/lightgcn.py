@@ -18,8 +18,8 @@ BLEND_GRID = [{"replay_weight": weight} for weight in (1.0, 0.0, 0.125, 0.25, 0.
 class LightGCN(VectorRecommender):
     """Vectors of users and songs learned on their graph (He et al., 2020, arXiv 2002.02126), found by an index.
 
-    Settings are the fields of `TrainingSettings`, such as `epochs`, `embedding_dim` or `seed`. Training tells its progress
-    to the logger `ms_assets`, for which `logging.basicConfig(level="INFO")` is enough.
+    Settings are the fields of `TrainingSettings`, such as `epochs`, `embedding_dim` or `seed`. Progress is logged:
+    `logging.basicConfig(level="INFO")` shows it.
 
     >>> LightGCN(epochs=5).settings.epochs
     5
