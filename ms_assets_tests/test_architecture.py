@@ -104,6 +104,13 @@ def test_modules_stay_short():
     assert {name: length for name, length in lengths.items() if length > LONGEST_MODULE} == {}
 
 
+def test_no_module_of_tests_imports_from_another():
+    # What they share stands in modules of its own, so that a test can be moved, or run, without the others.
+    imported = {str(m.relative_to(ROOT)): re.findall(r"\bms_assets_tests[\w.]*(?:\.| import )test_\w+", m.read_text())
+                for m in TEST_MODULES}  # fmt: skip
+    assert {name: found for name, found in imported.items() if found} == {}
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
 def test_a_module_that_says_anything_says_first_what_it_is(module):
     source = module.read_text()

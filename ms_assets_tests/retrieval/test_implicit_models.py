@@ -7,7 +7,7 @@ import pytest
 
 from ms_assets.retrieval import implicit_models
 from ms_assets.retrieval.implicit_models import ials, item_knn
-from ms_assets_tests.retrieval.test_recommendations import history_of
+from ms_assets_tests.retrieval.histories import history_of
 
 N_USERS, N_SONGS = 40, 30
 ALL = np.arange(N_USERS)

@@ -6,7 +6,7 @@ import pytest
 from ms_assets.retrieval import recommenders
 from ms_assets.retrieval.blend import lightgcn_replay
 from ms_assets.retrieval.recommendations import recommend
-from ms_assets_tests.retrieval.test_recommendations import audience_of, history_of, random_histories, songs_of
+from ms_assets_tests.retrieval.histories import audience_of, history_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
 
 DAY = 86_400

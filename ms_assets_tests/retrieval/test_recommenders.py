@@ -6,7 +6,7 @@ from sklearn.decomposition import TruncatedSVD
 
 from ms_assets.retrieval import recommendations, recommenders
 from ms_assets.retrieval.recommendations import recommend
-from ms_assets_tests.retrieval.test_recommendations import audience_of, random_histories, songs_of
+from ms_assets_tests.retrieval.histories import audience_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
 
 N_USERS, N_SONGS, N_GRAPH_SONGS = 90, 160, 130

@@ -14,7 +14,7 @@ from ms_assets.retrieval.served import Knowledge, Service
 from ms_assets.vectors import Ragged
 from ms_assets_tests import planted
 from ms_assets_tests.planted import HEARD, ITEM_ID, N_SONGS, POPULAR, SONGS, TASTES, UID, model, part
-from ms_assets_tests.retrieval.test_recommendations import history_of
+from ms_assets_tests.retrieval.histories import history_of
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from ms_assets.retrieval import tuning
 from ms_assets.retrieval.tuning import Tuner
-from ms_assets_tests.retrieval.test_recommendations import by_scores, history_of
+from ms_assets_tests.retrieval.histories import by_scores, history_of
 
 N_SONGS = 20
 

@@ -8,7 +8,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training import ablation
 from ms_assets.training.experiments import Fitted
 from ms_assets.training.trainer import Epoch, Trained
-from ms_assets_tests.training.test_study import plant
+from ms_assets_tests.training.tastes import plant
 
 
 def test_every_variant_changes_the_training_in_one_setting():

@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from ms_assets.io_managers import CheckpointOnDisk
-from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.checkpoints import Checkpoint, OtherTrainingError
 from ms_assets.training.trainer import train
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, graph_of, two_blocks
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, graph_of
+from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, HELD_OUT, judged, one_thread
 
-CPU = torch.device("cpu")
-EXPLICIT = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
-GRAPH, HELD_OUT = two_blocks()
+pytestmark = one_thread
+VALIDATION = judged(HELD_OUT)
 SMALL = {
     "embedding_dim": 16, "layers": 2, "epochs": 4, "batch_size": 128, "neutral_negatives": 16,
     "edge_weight_interval": 3, "checkpoint_seconds": 0,
@@ -40,30 +39,16 @@ class KilledAfter(Checkpoint):
             raise Killed
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 @pytest.fixture
 def file(tmp_path):
     return CheckpointOnDisk(tmp_path / "model.checkpoint")
 
 
-def validation():
-    user = np.repeat(np.arange(N_USERS), [len(songs) for songs in HELD_OUT])
-    song = np.concatenate(HELD_OUT)
-    return Judgements.of(user, song, np.ones(len(song)), N_USERS, N_SONGS + 2)
-
-
 def trained(file, *, graph=GRAPH, explicit=EXPLICIT, die_after=0, on_epoch=lambda epoch: None, **changed):
     settings = TrainingSettings(**{**SMALL, **changed})
-    checkpoint = KilledAfter.open(file, graph, explicit, validation(), settings)
+    checkpoint = KilledAfter.open(file, graph, explicit, VALIDATION, settings)
     checkpoint.n_left = die_after
-    return train(graph, explicit, validation(), settings, CPU, on_epoch, checkpoint)
+    return train(graph, explicit, VALIDATION, settings, CPU, on_epoch, checkpoint)
 
 
 def outcome(result):
@@ -158,10 +143,10 @@ def test_settings_that_change_no_result_do_not_keep_a_training_from_going_on(fil
 
 
 def test_notes_outlive_a_killed_training(file):
-    checkpoint = Checkpoint.open(file, GRAPH, EXPLICIT, validation(), TrainingSettings(**SMALL))
+    checkpoint = Checkpoint.open(file, GRAPH, EXPLICIT, VALIDATION, TrainingSettings(**SMALL))
     checkpoint.notes["mlflow_run_id"] = "abc"
     checkpoint.save({})
-    again = Checkpoint.open(file, GRAPH, EXPLICIT, validation(), TrainingSettings(**SMALL))
+    again = Checkpoint.open(file, GRAPH, EXPLICIT, VALIDATION, TrainingSettings(**SMALL))
     assert again.notes == {"mlflow_run_id": "abc"}
 
 

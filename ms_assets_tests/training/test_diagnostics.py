@@ -9,7 +9,7 @@ from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.training import diagnostics
 from ms_assets.training.lightgcn import LightGCN
 from ms_assets_tests.training.graphs import random_graph
-from ms_assets_tests.training.test_trainer import settings_of
+from ms_assets_tests.training.tastes import settings_of
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ from torch.nn import functional
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.ranking import Judgements
 from ms_assets.training.checks import COLLAPSED
-from ms_assets.training.lightgcn import LightGCN
 from ms_assets.training.trainer import train
 from ms_assets_tests.training.graphs import graph_of
-from ms_assets_tests.training.test_trainer import CPU, NOBODY, settings_of
+from ms_assets_tests.training.tastes import CPU, NOBODY, embeddings_of, settings_of
 
 
 def embeddings(graph, explicit=NOBODY, judged=(), **changed):
@@ -19,9 +18,7 @@ def embeddings(graph, explicit=NOBODY, judged=(), **changed):
     user, song = np.array(judged, np.int64).reshape(-1, 2).T
     validation = Judgements.of(user, song, np.ones(len(user)), graph["user"].num_nodes, graph["song"].num_nodes)
     settings = settings_of(epochs=3, **changed)
-    model = LightGCN(graph, settings)
-    model.load_state_dict(train(graph, explicit, validation, settings, CPU).state)
-    users, songs = model.eval().embed()
+    users, songs = embeddings_of(graph, settings, train(graph, explicit, validation, settings, CPU))
     torch.testing.assert_close(users.norm(dim=1), torch.ones(len(users)))
     assert songs.isfinite().all()
     assert (songs.norm(dim=1) > 0.1).all()

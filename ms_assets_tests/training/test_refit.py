@@ -5,14 +5,11 @@ import pytest
 import torch
 
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.ranking import Judgements
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import refit, trainer
-from ms_assets.training.lightgcn import LightGCN
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, graph_of, two_blocks
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, graph_of
+from ms_assets_tests.training.tastes import CPU, GRAPH, HELD_OUT, NOBODY, embeddings_of, judged
 
-CPU = torch.device("cpu")
-NOBODY = (np.empty(0, np.int64), np.empty(0, np.int64))
 EVENT = "user_id song_id event_type played_ratio"
 TRAIN = [(0, 0, "listen", 0.5), (0, 1, "like", None), (1, 2, "listen", 1.0)]
 VALIDATION = [
@@ -58,13 +55,9 @@ def test_dislikes_of_both_parts_are_explicit_negatives(table):
 @pytest.fixture(scope="module")
 def world():
     """Two tastes; the graph of train, the graph that knows what validation holds too, and what it holds."""
-    graph, held_out = two_blocks()
-    user = np.repeat(np.arange(N_USERS), 8)
-    song = np.concatenate(held_out)
-    old = [(u, s, "listen", 1, 0.9) for u, s in graph[INTERACTS].edge_index.T.tolist()]
-    new = [(int(u), int(s), "listen", 1, 0.9) for u, s in zip(user, song, strict=True)]
-    more = graph_of(sorted(old + new), N_USERS, N_SONGS, n_cold=2)
-    return graph, more, Judgements.of(user, song, np.ones(len(song)), N_USERS, N_SONGS + 2)
+    old = [(user, song, "listen", 1, 0.9) for user, song in GRAPH[INTERACTS].edge_index.T.tolist()]
+    new = [(user, song, "listen", 1, 0.9) for user, songs in enumerate(HELD_OUT) for song in songs]
+    return GRAPH, graph_of(sorted(old + new), N_USERS, N_SONGS, n_cold=2), judged(HELD_OUT)
 
 
 def test_it_trains_as_many_epochs_as_were_best_and_keeps_what_validation_said(world):
@@ -88,9 +81,7 @@ def test_afterwards_users_are_nearer_to_what_they_heard_in_validation(world):
     user, song = (torch.from_numpy(ids) for ids in np.divmod(validation.keys, validation.n_songs))
     scores = []
     for knows, result in ((graph, fitted), (more, again)):
-        model = LightGCN(knows, settings)
-        model.load_state_dict(result.state)
-        users, songs = model.eval().embed()
+        users, songs = embeddings_of(knows, settings, result)
         scores.append(float((users[user] * songs[song]).sum(dim=1).mean()))
     assert scores[1] > scores[0] + 0.01
 

@@ -5,27 +5,25 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ms_assets.ranking import Judgements
 from ms_assets.training import propagation as propagations
 from ms_assets.training.lightgcn import LightGCN, centred, unit
 from ms_assets.training.objectives import info_nce
 from ms_assets.training.propagation import Adjacency, Noise, Propagation, propagate_learning_noisy
 from ms_assets.training.steps import Steps, n_pieces
-from ms_assets.training.trainer import train
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, random_graph, two_blocks
-from ms_assets_tests.training.test_trainer import settings_of
+from ms_assets.training.trainer import nothing_to_find, train
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, random_graph
+from ms_assets_tests.training.tastes import (
+    CPU,
+    EXPLICIT,
+    GRAPH,
+    HELD_OUT,
+    embeddings_of,
+    judged,
+    one_thread,
+    settings_of,
+)
 
-CPU = torch.device("cpu")
-GRAPH, HELD_OUT = two_blocks()
-EXPLICIT = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = one_thread
 
 
 def gradients(device=CPU, **changed):
@@ -57,12 +55,7 @@ def test_by_default_a_piece_has_32_768_edges_at_most():
 
 def share_of_own_block(**changed):
     settings = settings_of(**changed)
-    user, song = np.repeat(np.arange(N_USERS), 8), np.concatenate(HELD_OUT)
-    wanted = Judgements.of(user, song, np.ones(len(song)), N_USERS, N_SONGS + 2)
-    result = train(GRAPH, EXPLICIT, wanted, settings, CPU)
-    model = LightGCN(GRAPH, settings)
-    model.load_state_dict(result.state)
-    users, songs = model.eval().embed()
+    users, songs = embeddings_of(GRAPH, settings, train(GRAPH, EXPLICIT, judged(HELD_OUT), settings, CPU))
     scores = users @ songs[:N_SONGS].T
     scores[tuple(GRAPH["user", "interacts", "song"].edge_index)] = -torch.inf
     found = block_of(scores.topk(8).indices.numpy(), N_SONGS)
@@ -208,24 +201,25 @@ def test_more_edges_than_offsets_can_count_are_refused():
         Adjacency.of(many, many, 10, 10)
 
 
-def nothing():
-    ids = np.empty(0, np.int64)
-    return Judgements.of(ids, ids, np.empty(0), N_USERS, N_SONGS + 2)
-
-
 def test_a_loss_that_diverges_in_the_first_epoch_stops_with_epoch_step_and_settings():
     with pytest.raises(ValueError, match=r"diverged in epoch 1, step 2 of 6: the loss is nan.*learning_rate 1e\+38"):
-        train(GRAPH, EXPLICIT, nothing(), settings_of(learning_rate=1e38, optimizer="sgd", warmup_epochs=0), CPU)
+        train(
+            GRAPH,
+            EXPLICIT,
+            nothing_to_find(GRAPH),
+            settings_of(learning_rate=1e38, optimizer="sgd", warmup_epochs=0),
+            CPU,
+        )
 
 
 def test_a_loss_that_diverges_later_leaves_the_best_epoch(monkeypatch):
-    unbroken, step = train(GRAPH, EXPLICIT, nothing(), settings_of(epochs=3), CPU), Steps._add_gradients
+    unbroken, step = train(GRAPH, EXPLICIT, nothing_to_find(GRAPH), settings_of(epochs=3), CPU), Steps._add_gradients
 
     def diverging(self, edges, propagation):
         return step(self, edges, propagation) if self.n_done < 2 * 6 + 3 else float("inf")
 
     monkeypatch.setattr(Steps, "_add_gradients", diverging)
-    result = train(GRAPH, EXPLICIT, nothing(), settings_of(epochs=3), CPU)
+    result = train(GRAPH, EXPLICIT, nothing_to_find(GRAPH), settings_of(epochs=3), CPU)
     assert "diverged in epoch 3, step 4 of 6: the loss is inf" in result.diverged
     assert result.history[-1].loss == unbroken.history[1].loss
     assert result.best.number == len(result.history) == 2

@@ -7,56 +7,32 @@ import pytest
 import torch
 
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.ranking import Judgements
-from ms_assets.settings import TrainingSettings
-from ms_assets.training.lightgcn import LightGCN
-from ms_assets.training.trainer import train
+from ms_assets.training.trainer import nothing_to_find, train
 from ms_assets.training.validation import VALIDATION_K
 from ms_assets_tests import slow_metrics
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, graph_of, two_blocks
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, graph_of
+from ms_assets_tests.training.tastes import (
+    CPU,
+    EXPLICIT,
+    GRAPH,
+    HELD_OUT,
+    NOBODY,
+    NOT_VALIDATED,
+    embeddings_of,
+    judged,
+    one_thread,
+    settings_of,
+)
 
-CPU = torch.device("cpu")
-NOBODY = (np.array([], np.int64), np.array([], np.int64))
-SMALL = {
-    "embedding_dim": 16,
-    "layers": 2,
-    "epochs": 6,
-    "batch_size": 128,
-    "neutral_negatives": 16,
-    "learning_rate": 0.02,
-    "device": "cpu",
-}
-GRAPH, HELD_OUT = two_blocks()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Graphs this small take longer to share among threads than to compute."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
-def settings_of(**changed):
-    return TrainingSettings(**{**SMALL, **changed})
-
-
-def judged(lists):
-    """Relevance 1 for every song of every user's list."""
-    user = np.repeat(np.arange(len(lists)), [len(songs) for songs in lists])
-    song = np.array([s for songs in lists for s in songs], np.int64)
-    return Judgements.of(user, song, np.ones(len(song)), len(lists), GRAPH["song"].num_nodes)
+pytestmark = one_thread
 
 
 def trained(explicit=NOBODY, held_out=HELD_OUT, graph=GRAPH, device=CPU, on_epoch=lambda epoch: None, **changed):
     return train(graph, explicit, judged(held_out), settings_of(**changed), device, on_epoch)
 
 
-def embeddings(result, graph=GRAPH, **changed):
-    model = LightGCN(graph, settings_of(**changed))
-    model.load_state_dict(result.state)
-    return model.eval().embed()
+def embeddings(result, **changed):
+    return embeddings_of(GRAPH, settings_of(**changed), result)
 
 
 def scores_of(result, **changed):
@@ -114,9 +90,8 @@ def same(one, other):
 @pytest.mark.parametrize("spectral_start", [True, False])
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(spectral_start):
     torch.set_num_threads(4)
-    explicit = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
     one, again, other = (
-        trained(explicit, spectral_start=spectral_start, seed=seed, edge_weight_interval=2, epochs=3)
+        trained(EXPLICIT, spectral_start=spectral_start, seed=seed, edge_weight_interval=2, epochs=3)
         for seed in (3, 3, 4)
     )
     assert same(one, again)
@@ -174,7 +149,7 @@ def test_validation_draws_as_many_users_as_asked_for():
 
 
 def test_without_validation_users_training_goes_on_to_its_last_epoch():
-    result = trained(held_out=[[]] * N_USERS, epochs=6, patience=2)
+    result = trained(held_out=NOT_VALIDATED, epochs=6, patience=2)
     assert [epoch.validation_ndcg for epoch in result.history] == [0.0] * 6
     assert result.best.number == 6
     assert np.isfinite(scores_of(result)).all()
@@ -185,10 +160,6 @@ def disliking(song):
     listened = GRAPH[INTERACTS].edge_index
     fresh = np.setdiff1d(users, listened[0][listened[1] == song].numpy())
     return fresh, np.full(len(fresh), song)
-
-
-NOT_VALIDATED = [[]] * N_USERS
-"""Nothing to choose an epoch by: the last one is kept."""
 
 
 @pytest.mark.parametrize("objective", ["bpr", "softmax"])
@@ -219,7 +190,7 @@ def test_without_hard_weight_dislikes_change_nothing():
 
 def test_songs_that_a_user_heard_are_no_neutral_negatives():
     everything = graph_of([(user, song, "like", 1, 1.0) for user in range(3) for song in range(4)], 3, 4)
-    result = train(everything, NOBODY, Judgements.of(*[np.array([], int)] * 3, 3, 4), settings_of(epochs=2), CPU)
+    result = train(everything, NOBODY, nothing_to_find(everything), settings_of(epochs=2), CPU)
     assert [epoch.loss for epoch in result.history] == [0.0, 0.0]
 
 
@@ -239,9 +210,8 @@ def test_progress_names_epoch_loss_validation_and_time_left(caplog):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_the_embeddings_of_the_cpu():
-    explicit = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
     gentle = {"optimizer": "sgd", "epochs": 2, "learning_rate": 0.1}
-    here, there = (trained(explicit, device=torch.device(name), **gentle) for name in ("cpu", "cuda"))
+    here, there = (trained(EXPLICIT, device=torch.device(name), **gentle) for name in ("cpu", "cuda"))
     assert all(tensor.device == CPU for tensor in there.state.values())
     for ours, theirs in zip(embeddings(here), embeddings(there), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
