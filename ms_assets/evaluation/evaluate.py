@@ -47,7 +47,9 @@ def evaluate(
     lengths = validated(EvaluationSettings, {"ks": list(ks)}).ks
     given = recommendations if isinstance(recommendations, Mapping) else {"recommendations": recommendations}
     lists = {method: frame(found, method) for method, found in given.items()}
-    found = tables(train, test=test, songs=_catalogue(lists, frame(test, "test"), songs))
+    for method, shown in lists.items():
+        _refuse_what_is_no_list(method, shown)
+    found = tables(train, test=test, songs=songs, lists=lists)
     view = "discovery" if exclude_heard else "all"
     methods = {method: _encoded(found, shown, method, view) for method, shown in lists.items()}
     if exclude_heard:
@@ -61,19 +63,17 @@ def evaluate(
     return boards.leaderboard(panes, exposure.filter(pl.col("view") == view))
 
 
-def _catalogue(lists: Mapping[str, pl.DataFrame], test: pl.DataFrame, songs: Frame | None) -> pl.DataFrame:
-    """Songs with what is known of them, and every other one that is listed or tested."""
-    for method, shown in lists.items():
-        if missing := {"user", "rank", "song"} - set(shown.columns):
-            raise ValueError(
-                f"{method}: found columns {', '.join(shown.columns)}, expected user, rank and song; "
-                f"{', '.join(sorted(missing))} is missing"
-            )
-    named = pl.concat([table.select("song") for table in (test, *lists.values())]).unique()
-    if songs is None:
-        return named
-    known = frame(songs, "songs")
-    return pl.concat([known, named.join(known, on="song", how="anti")], how="diagonal")
+def _refuse_what_is_no_list(method: str, shown: pl.DataFrame) -> None:
+    if missing := {"user", "rank", "song"} - set(shown.columns):
+        raise ValueError(
+            f"{method}: found columns {', '.join(shown.columns)}, expected user, rank and song; "
+            f"{', '.join(sorted(missing))} is missing"
+        )
+    again = [pl.struct("user", column).is_duplicated() for column in ("rank", "song")]
+    wrong = shown.filter(pl.any_horizontal(~(pl.col("rank") >= 1).fill_null(False), *again))
+    if len(wrong):
+        found = ", ".join(f"{column} {wrong[column][0]}" for column in ("user", "rank", "song"))
+        raise ValueError(f"{method}: found {found}, expected ranks from 1, and no rank or song twice for a user")
 
 
 def _encoded(found: Tables, shown: pl.DataFrame, method: str, view: str) -> Relation:
