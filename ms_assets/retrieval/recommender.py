@@ -268,6 +268,10 @@ class VectorRecommender(Recommender):
         return nearest(self.learned["users"], self.learned["songs"])(user, n)
 
     def _similar(self, song: NDArray[np.int64], n: int) -> Ranked:
-        vectors = self.learned["songs"]
-        directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return nearest(directions, directions)(song, n)
+        vectors, place = self.learned["songs"], np.full(self._fitted().n_songs, -1)
+        lengths = np.linalg.norm(vectors, axis=1)
+        known = np.flatnonzero(lengths)
+        place[known] = np.arange(len(known))
+        directions = vectors[known] / lengths[known, None]
+        found, scores = nearest(directions, directions)(place[song], n)
+        return np.where(place[song, None] < 0, -1, np.append(known, -1)[found]), scores
