@@ -1,4 +1,4 @@
-"""The columns of tables: declared with each asset, described as they are found, and compared."""
+"""Column schemas of tables: declared with each asset, read from stored tables, and compared."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def columns(**described: tuple[str, ...]) -> dict[str, Any]:
 
 
 def each(table: str, *names: str) -> list[str]:
-    """Some columns of one table, as sources."""
+    """Source columns `table.name` for some columns of one table."""
     return [f"{table}.{name}" for name in names]
 
 
@@ -42,20 +42,20 @@ def _source(written: str) -> dg.TableColumnDep:
 
 
 def declared(metadata: Mapping[str, Any] | None) -> Sequence[dg.TableColumn]:
-    """The columns that an asset's metadata declares."""
+    """Columns that an asset's metadata declares."""
     schema = (metadata or {})[SCHEMA]
     return getattr(schema, "schema", schema).columns
 
 
 def described(table: Relation, wanted: Sequence[dg.TableColumn]) -> dg.TableSchema:
-    """A table's columns and types, with the descriptions that were declared for them."""
+    """Schema of a stored table: its columns and types, with the declared descriptions."""
     texts = {column.name: column.description for column in wanted}
     types = zip(table.columns, table.types, strict=True)
     return dg.TableSchema([dg.TableColumn(name, str(type_), texts.get(name)) for name, type_ in types])
 
 
 def difference(found: Sequence[dg.TableColumn], wanted: Sequence[dg.TableColumn]) -> str | None:
-    """What sets a table's columns apart from the declared ones, in words; None when nothing does."""
+    """Difference between a table's columns and the declared ones, in words; None if there is none."""
     expected = [(column.name, column.type) for column in wanted]
     # A list of fixed size is declared as a list.
     present = [(column.name, re.sub(r"\[\d+\]", "[]", column.type)) for column in found]
