@@ -1,4 +1,4 @@
-"""Room 2: users and songs with dense ids, events in three parts, graded ground truth, explicit negatives."""
+"""Assets of room 2, splits: users and songs with dense ids, events in three parts, ground truth, explicit negatives."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -27,7 +27,7 @@ ARTIST_IDS = ("INTEGER[]", "dense indices of its artists, ascending; empty when 
 ALBUM_IDS = ("INTEGER[]", "dense indices of its albums, ascending; empty when unknown")
 ITEM_ID = ("BIGINT", "Yambda's song id")
 DIVIDED = each("raw/multi_event", "uid", "timestamp", "event_type")
-"""What tells the part of an event, and whether it is positive."""
+"""Source columns that decide the part of an event, and if it is positive."""
 USER_OF_EVENT = (*USER_ID, "splits/users.user_id", "raw/multi_event.uid")
 EVENT_OF_SONG = ("splits/users.uid", "raw/multi_event.item_id", *DIVIDED)
 SONG_OF_EVENT = (*SONG_ID, "splits/candidate_songs.item_id", *EVENT_OF_SONG)
@@ -42,7 +42,7 @@ EVENT_COLUMNS = columns(
 
 
 @dg.multi_asset(
-    # The name of the op is where its setting is looked for.
+    # Run config is given under the name of the op.
     name="splits__songs",
     group_name="splits",
     partitions_def=SCALES,
@@ -77,7 +77,7 @@ def candidate_songs(
     artists: Relation,
     albums: Relation,
 ) -> dg.Output[Relation]:
-    """The catalogue before songs have dense ids."""
+    """Catalogue before songs have dense ids."""
     settings = settings_of(context, SongSettings)
     songs = catalogue.candidate_songs(
         duckdb.connection, multi_event, embeddings, artists, albums, settings.require_audio
@@ -102,9 +102,9 @@ ACTIVE = (*each("raw/multi_event", "uid", "item_id"), "splits/candidate_songs.it
 def users(
     context: dg.AssetExecutionContext, duckdb: DuckDB, multi_event: Relation, candidate_songs: Relation
 ) -> dg.MaterializeResult[pa.Table]:
-    """One row per active user: neither too few events to learn from nor too many to be one person.
+    """One row per active user: neither too few events to learn from nor too many for one person.
 
-    Users have ids from 0 here, `user_id`, by which every later table knows them.
+    Users get dense ids from 0, `user_id`, which every later table uses.
     """
     settings = settings_of(context, UserSettings)
     active = catalogue.active_users(
@@ -192,9 +192,9 @@ def split_events(
     users: Relation,
     candidate_songs: Relation,
 ) -> Iterator[dg.Output]:
-    """Divide every kept event by one protocol, and give songs their ids by what the train part holds.
+    """Divide every kept event by one protocol, and give songs their ids: those with a train event first.
 
-    Two passes: which songs trained is known, and with it every song's id, only when all events have been divided.
+    Two passes, because the songs with a train event, and so all ids, are known only once all events are divided.
     """
     settings, scale = settings_of(context, SplitSettings), context.partition_key
     uids = users.order("user_id").to_arrow_table()["uid"].to_numpy()
@@ -218,7 +218,7 @@ def split_events(
 
 
 def _refuse_another_division(draft: Path, key: dg.AssetKey, scale: str, io_manager: TableIOManager) -> None:
-    """Parts of two divisions would share events and disagree on song ids: all of them change, or none."""
+    """Refuse parts of two divisions, which would share events and disagree on song ids: all change, or none."""
     stored = io_manager.stored(key, scale)
     if stored is not None and parts.fingerprint(stored) != parts.fingerprint(io_manager.read(draft)):
         raise ValueError(
@@ -257,9 +257,9 @@ PLAYS_BEFORE = each("splits/train", "user_id", "song_id", "event_type")
     ),
 )
 def ground_truth(duckdb: DuckDB, train: Relation, validation: Relation, test: Relation) -> TableStream:
-    """One row per split, user and song that they met there: how relevant the song proved to be.
+    """One row per held-out split, user and song with an event there: the song's relevance to the user.
 
-    What lists are measured by: validation to choose settings, test to judge.
+    Lists are measured by it: validation to choose settings, test for the leaderboard.
     """
     query = partial(relevance.ground_truth, duckdb.connection)
     return in_user_ranges(query, train, validation, test, rows=duckdb.rows)
