@@ -1,4 +1,4 @@
-"""Evaluation of recommendations in frames, by the code that makes the leaderboard."""
+"""Evaluation of recommendations in frames, by the code of the leaderboard."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,15 +27,15 @@ def evaluate(
 
     Args:
         recommendations: frames of user, rank (from 1) and song, by method; or one frame.
-        test: events that the lists should have foreseen; columns as in `split`.
+        test: events that the lists should predict; columns as in `split`.
         train: events that the recommender has learned from.
-        songs: the catalogue; by default every song of the frames. With a column artists, lists are measured by it.
+        songs: catalogue; by default every song of the frames. A column artists is used for the diversity of lists.
         ks: lengths at which lists are cut, 1 to 100.
-        exclude_heard: lists leave out songs that the user has heard in train, which are no targets then.
+        exclude_heard: lists leave out songs that the user has heard in train, which are then no targets.
 
     Raises:
-        ValueError: naming the frame, the column, what was found and what was expected; or a list holds a heard song
-            though `exclude_heard` says that none does.
+        ValueError: names the frame, the column, what was found and what was expected; or a list holds a heard song
+            although `exclude_heard` is true.
 
     >>> train = pl.DataFrame({"user": ["ann", "ann", "bob"], "song": ["a", "b", "a"]})
     >>> test = pl.DataFrame({"user": ["ann", "bob"], "song": ["c", "b"]})
@@ -77,7 +77,7 @@ def _refuse_what_is_no_list(method: str, shown: pl.DataFrame) -> None:
 
 
 def _encoded(found: Tables, shown: pl.DataFrame, method: str, view: str) -> Relation:
-    """Lists with dense ids: view, user_id, rank, song_id; users without any event are left out."""
+    """Recommendations with dense ids: view, user_id, rank, song_id; users without any event are left out."""
     known = shown.filter(pl.col("user").is_in(found.user_ids))
     if not len(known):
         raise ValueError(f"{method}: found no user of train or test, expected their ids in the column user")

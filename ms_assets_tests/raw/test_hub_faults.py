@@ -175,7 +175,7 @@ def test_an_answer_that_ends_early_without_saying_so_is_resumed(place, hub, cont
 
 def test_empty_answers_are_given_up(place, hub):
     hub.drop_after, hub.without_length = 0, True
-    assert "ended without anything new" in place.download(hub).error
+    assert "ended without any new bytes" in place.download(hub).error
     assert len(hub.bodies()) == 10
 
 
