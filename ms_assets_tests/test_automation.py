@@ -17,10 +17,10 @@ from ms_assets.defs.platform.resources import Environment, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.raw.schema import ALWAYS
 from ms_assets.raw.source import Source
+from ms_assets_tests.contract import SCALES
 from ms_assets_tests.loopback_hub import COMMIT, NEXT_COMMIT, serve
 from ms_assets_tests.raw.downloads import DATASET
 
-SCALES = ("sample", "50m", "500m", "5b")
 QUEUE = {"module": "dagster._core.run_coordinator", "class": "QueuedRunCoordinator"}
 SUNDAY = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HOUR, WEEK = timedelta(hours=1), timedelta(weeks=1)
