@@ -1,4 +1,4 @@
-"""Checks of every artefact: one origin of its inputs; of tables also the declared columns and no sudden loss of rows."""
+"""Checks of every artefact: one origin of its inputs; of tables also declared columns and no sudden loss of rows."""
 
 from collections.abc import Iterator, Sequence
 from inspect import cleandoc
