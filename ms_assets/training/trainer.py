@@ -61,7 +61,7 @@ def fit(
         DivergedError: the loss is not finite before the first epoch ends.
     """
     saved = checkpoint.state if checkpoint else None
-    network = _begun(data.graph, settings, start=saved is None)
+    network = _initial_network(data.graph, settings, start=saved is None)
     steps, progress = Steps(network.to(device), data, settings), _Progress()
     validator = Validator.of(data, settings)
     if saved:
@@ -127,7 +127,7 @@ class _Clock:
         return due
 
 
-def _begun(graph: GraphTensors, settings: TrainingSettings, start: bool) -> Network:
+def _initial_network(graph: GraphTensors, settings: TrainingSettings, start: bool) -> Network:
     if not graph.n_edges:
         raise ValueError(
             "graph/bipartite_graph has no edges, so there is nothing to train on: let more users take part "

@@ -156,7 +156,7 @@ def _tuned(
         **tuned.setting,
         chosen_by=f"NDCG@{TUNING_K} of {len(tuner.users)} validation users in {' and '.join(views)}"
         if tuned.trials
-        else "default, for nobody validates",
+        else "default, because there are no validation users",
         tuning=dg.MetadataValue.md(pictures.table_to_markdown(trials)),
         tuning_seconds=round(time.monotonic() - started, 3),
     )
