@@ -1,4 +1,4 @@
-"""Training LightGCN: epochs over every positive edge, validation, early stopping, the best state kept."""
+"""Training of LightGCN: epochs over all positive edges, validation, early stopping, and the best state."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ class DivergedError(ValueError):
 
 @dataclass
 class _Progress:
-    """Epochs so far, and the state after the best of them."""
+    """Progress of a training: its epochs so far, and the state after the best of them."""
 
     history: list[Epoch] = field(default_factory=list)
     state: dict[str, Tensor] = field(default_factory=dict)
