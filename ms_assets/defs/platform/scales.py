@@ -1,6 +1,6 @@
 """The four sizes of the data, every default that differs between them, and how assets learn their settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from types import UnionType
@@ -68,7 +68,7 @@ CONFIGURED_OPS: dict[str, type[Settings]] = {
 """The ops that take run config, and the settings each of them takes."""
 
 
-def room(name: str) -> partial:
+def room(name: str) -> Callable[..., Callable[[Callable[..., Any]], dg.AssetsDefinition]]:
     """`dg.asset` for one room: its key prefix, its group, and the scales as partitions."""
     return partial(dg.asset, key_prefix=name, group_name=name, partitions_def=SCALES, owners=OWNERS)
 
