@@ -42,7 +42,7 @@ _HOMES = {
     "retrieval.lightgcn": ["LightGCN", "LightGCNReplay"],
     "evaluation.evaluate": ["evaluate"],
 }
-"""Modules of the public names, which are imported when they are first asked for."""
+"""Modules of the public names; each is imported when one of its names is first used."""
 
 
 def __getattr__(name: str) -> Any:

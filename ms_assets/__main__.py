@@ -1,6 +1,6 @@
 """Command line of the package: `python -m ms_assets --help` lists the commands; a scale alone prints its leaderboard.
 
-The exit status is 2 for a command that is not known or not complete, 1 for one that cannot be done.
+The exit status is 2 for an unknown or incomplete command, 1 for a command that fails.
 """
 
 import sys
@@ -23,13 +23,13 @@ of_scale = click.argument("scale", type=click.Choice(SCALES.get_partition_keys()
 
 @click.group()
 def commands() -> None:
-    """Leaderboard of a scale, and its registered models: which is the champion, promotion and rollback."""
+    """Print the leaderboard of a scale; list its registered models, promote a version, roll the champion back."""
 
 
 @commands.command("champion")
 @of_scale
 def list_models(scale: str) -> None:
-    """List the registered models, the champion marked."""
+    """List the registered models and mark the champion."""
     _print_champion(_registry(scale))
 
 
@@ -90,7 +90,7 @@ for name in SCALES.get_partition_keys():
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command, by default that of the process, and exit."""
+    """Run the command in `arguments`, by default the process's own, and exit."""
     try:
         commands(arguments, prog_name="python -m ms_assets")
     except (FileNotFoundError, ChampionError) as problem:

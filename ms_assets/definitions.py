@@ -1,4 +1,4 @@
-"""The front door for Dagster: everything in `ms_assets/defs`, bound to the environment of this process."""
+"""Entry point for Dagster: everything in `ms_assets/defs`, bound to the environment of this process."""
 
 from functools import cache
 from pathlib import Path
@@ -13,12 +13,12 @@ from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow, Study
 
 @cache
 def found() -> dg.Definitions:
-    """Load whatever the modules of `ms_assets/defs` define; a module-level variable would be a second front door."""
+    """Load all that `ms_assets/defs` defines; a function, for a second `Definitions` at module level is an error."""
     return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
 
 
 def define(environment: Environment) -> dg.Definitions:
-    """All definitions, with the resources, schedules and executor of one environment."""
+    """Build all definitions, with the resources, schedules and executor of one environment."""
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"), memory=environment.memory)
     data = str(environment.data)
     bound = dg.Definitions(

@@ -1,4 +1,4 @@
-"""Event types: the one table of what an event of each type is worth, from which every room derives what it needs.
+"""Table of event types: relevance, edge weight and loss weight of each, from which every room derives what it needs.
 
 A new type is one more entry of EVENT_TYPES. Metrics that name a type themselves (plays, listen+, likes, dislikes) stay
 with that type.
@@ -13,10 +13,10 @@ Line = tuple[float, float]
 
 @dataclass(frozen=True)
 class EventType:
-    """Worth of an event of one type; a type without an edge weight is an explicit negative."""
+    """Weights of one event type; a type without an edge weight is an explicit negative."""
 
     code: int
-    """Number of the type in edge attributes, at least 1; it is stored in graphs, so that it never changes."""
+    """Number of the type in edge attributes, at least 1; graphs store it, so it never changes."""
     relevance: Line = (0, 0)
     """Share of a held-out event in the relevance of its song; an unknown played ratio counts as 0."""
     edge_weight: float | None = None
@@ -28,7 +28,7 @@ class EventType:
 
     @property
     def is_positive(self) -> bool:
-        """Events of this type make edges and train recommenders; those of all other types are explicit negatives."""
+        """True if events of this type make edges and train recommenders; other types are explicit negatives."""
         return self.edge_weight is not None
 
 
@@ -52,7 +52,7 @@ def name_of(code: float) -> str:
 
 
 class UnknownEventTypeError(ValueError):
-    """An event or an edge has a type that is not expected where it was found."""
+    """An event or an edge has an unexpected type."""
 
     def __init__(self, found: object, expected: Iterable[str]) -> None:
         super().__init__(_refusal(str(found), expected))

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what tells their content apart."""
+"""Atomic files, which exist whole or not at all, and hashes of their content."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ FULL = os.strerror(errno.ENOSPC)
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the path and what to do when the disk is full, in whatever words a library says so."""
+    """Turn any library's error about a full disk into one that names the path and the remedy."""
     try:
         yield
     except Exception as error:
@@ -28,7 +28,7 @@ def _is_of_a_full_disk(error: BaseException | None) -> bool:
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Give a path to write a file or folder to; rename it to `path` when the body succeeds, remove it when it fails."""
+    """Yield a path to write a file or folder to; rename it to `path` if the body succeeds, remove it if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     former = path.with_name(f".{path.name}.{os.getpid()}.former.unfinished")
@@ -39,7 +39,7 @@ def published(path: Path) -> Iterator[Path]:
             if not unfinished.is_symlink():
                 for written in (*unfinished.rglob("*"), unfinished):
                     flush(written)
-            if path.is_dir():  # A folder takes another's place only when that is empty or gone.
+            if path.is_dir():  # A folder can replace another one only if that is empty or gone.
                 path.replace(former)
             unfinished.replace(path)
             flush(path.parent)
@@ -49,12 +49,12 @@ def published(path: Path) -> Iterator[Path]:
 
 
 class DamagedFileError(RuntimeError):
-    """A file is there but cannot be read."""
+    """A file exists but cannot be read."""
 
 
 @contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
-    """Name the file and what to do, whatever a library says when it cannot read it."""
+    """Turn any library's error while reading a file into one that names the file and the remedy."""
     try:
         yield
     except Exception as error:
@@ -64,11 +64,11 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
 
 
 def sweep(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left below a folder of files and folders with this name, whatever their ending.
+    """Remove unfinished files and folders of this name, with any ending, that killed processes left below a folder.
 
-    Nobody may be writing them. A folder that was about to be replaced gets its place back.
+    No process may be writing them. A folder that was about to be replaced is put back.
     """
-    # The second pattern is of files that are hidden themselves, such as checkpoints.
+    # The second pattern finds files that are hidden themselves, such as checkpoints.
     for left in [*folder.rglob(f".{name}.*.unfinished"), *folder.rglob(f"..{name}.*.unfinished")]:
         if left.name.endswith(".former.unfinished"):
             _put_back(left, left.with_name(left.name[1:].rsplit(".", 3)[0]))
@@ -76,14 +76,14 @@ def sweep(folder: Path, name: str = "*") -> None:
 
 
 def _put_back(former: Path, place: Path) -> None:
-    """Give a folder its place back, unless another has it; then it goes."""
+    """Put a folder back in its place; remove it if the place is taken."""
     if former.is_dir() and not place.exists():
         former.replace(place)
     remove(former)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    """Remove a file, a link or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -91,7 +91,7 @@ def remove(path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold what was written to a file or folder."""
+    """Force what was written to a file or folder onto the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -100,7 +100,7 @@ def flush(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file's content; of a folder's, that of all its files."""
+    """SHA-256 of a file's content; for a folder, of all its files."""
     if path.is_dir():
         return sha256_of_all(path.iterdir())
     with path.open("rb") as file:
@@ -108,6 +108,6 @@ def sha256(path: Path) -> str:
 
 
 def sha256_of_all(files: Iterable[Path]) -> str:
-    """The sha256 of the names and contents of some files, in whichever order they are given."""
+    """SHA-256 of the names and contents of some files, whatever their order."""
     content = "".join(f"{file.name} {sha256(file)}\n" for file in sorted(files, key=lambda file: file.name))
     return hashlib.sha256(content.encode()).hexdigest()

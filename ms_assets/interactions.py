@@ -1,4 +1,4 @@
-"""Pairs of user and song: the one sparse matrix that every room computes with."""
+"""Sparse matrix of user–song pairs, the one type for them in every room."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,11 +30,11 @@ class Interactions:
     values: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Arrays [n_pairs] by name, such as the number of events or the relevance of each pair."""
     _known: dict[tuple[str | int, ...], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """Results that metrics ask for again and again, by method and arguments."""
+    """Cached results by method and arguments, because metrics ask for them repeatedly."""
 
     @classmethod
     def of(cls, user: Integers, song: Integers, n_users: int, n_songs: int, **values: NDArray[Any]) -> Self:
-        """Build from pairs in any order; one that is given twice counts once, unless it has values.
+        """Build the matrix from pairs in any order; a pair given twice counts once, unless it has values.
 
         Raises:
             ValueError: an id is out of range, or a pair with values is given twice.
@@ -85,29 +85,29 @@ class Interactions:
         return csr_matrix((values, self.song, self.offsets), shape=(self.n_users, self.n_songs))
 
     def take(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Songs of some users, one user after the other, and the place in `users` of each; int64 [n] both."""
+        """Songs of some users, user after user, and each song's position in `users`; both int64 [n]."""
         counts = self.counts[users]
         first = np.cumsum(counts) - counts
         place = np.repeat(np.arange(len(users)), counts)
         return self.keys[np.arange(len(place)) + (self.offsets[users] - first)[place]] % self.n_songs, place
 
     def keep(self, kept: Flags) -> Self:
-        """The pairs for which `kept` [n_pairs] is true, of the same users and songs."""
+        """Keep the pairs for which `kept` [n_pairs] is true; users and songs stay numbered as they are."""
         values = {name: array[kept] for name, array in self.values.items()}
         return type(self)(self.keys[kept], self.n_users, self.n_songs, values)
 
     def of_users(self, users: NDArray[np.int64]) -> Self:
-        """The pairs of some users, ascending, who are numbered anew from 0."""
+        """Keep the pairs of some users, given in ascending order, and renumber these users from 0."""
         rows = self.keep(np.isin(self.user, users))
         keys = np.searchsorted(users, rows.user) * self.n_songs + rows.song
         return type(self)(keys, len(users), self.n_songs, rows.values)
 
     def without(self, others: "Interactions") -> Self:
-        """The pairs that the others do not hold."""
+        """Remove the pairs that `others` holds too."""
         return self.keep(~self.among(others))
 
     def among(self, others: "Interactions") -> Flags:
-        """Flags of the pairs that the others hold too, bool [n_pairs]."""
+        """Flags of the pairs that `others` holds too, bool [n_pairs]."""
         return others._find(self.keys) < len(others)
 
     def places(self, songs: Integers) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""For people: figures in one style, and tables, as Markdown that the Dagster UI renders."""
+"""Figures in one style, and figures and tables as Markdown that the Dagster UI renders."""
 
 import base64
 import io
@@ -13,21 +13,21 @@ PALETTE = ["#4c6ef5", "#f59f00", "#12b886", "#e64980", "#868e96", "#7048e8", "#2
 
 
 def figure(width: float = 8, height: float = 4) -> "Figure":
-    """A blank figure, inches, drawn without a display."""
+    """Create a blank figure, its size in inches, which needs no display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def png(picture: "Figure") -> bytes:
-    """A figure as PNG, the same bytes for the same figure."""
+    """Render a figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def svg(picture: "Figure") -> bytes:
-    """A figure as SVG, the same bytes for the same figure."""
+    """Render a figure as SVG; equal figures give equal bytes."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -37,7 +37,7 @@ def svg(picture: "Figure") -> bytes:
 
 
 def data_uri(image: bytes) -> str:
-    """A PNG as an address that holds it."""
+    """Encode a PNG as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
@@ -47,7 +47,7 @@ def to_markdown(image: bytes, title: str) -> str:
 
 
 def table_to_markdown(frame: pl.DataFrame) -> str:
-    """A frame as a Markdown table; floats with four decimals, nulls as a dash."""
+    """Format a frame as a Markdown table; floats with four decimals, nulls as a dash."""
 
     def shown(value: Any) -> str:
         return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,8 +1,8 @@
 """Ranking metrics over arrays, one number per user, vectorised.
 
-Training validates with the very code that evaluation reports with. Everywhere: `recommended` is int64
-[n_users, k], best first, −1 where there is none; a result is float64 [n_users], NaN where a metric has no
-meaning for a user (a recall without targets).
+Validation during training and the evaluation share this code. In every function `recommended` is int64
+[n_users, k], best first, −1 where there is none; the result is float64 [n_users], NaN where a metric is
+undefined for a user (a recall without targets).
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from ms_assets.interactions import Flags, Floats, Integers
 
 
 def dcg(gains: Floats) -> Floats:
-    """Σ gain / log2(rank + 1), ranks from 1 (Järvelin and Kekäläinen, 2002, with linear gain).
+    """Discounted cumulative gain: Σ gain / log2(rank + 1), ranks from 1 (Järvelin and Kekäläinen, 2002, linear gain).
 
     Equal rows have equal sums, bit for bit, which a product of matrices does not promise.
     """
@@ -22,7 +22,7 @@ def dcg(gains: Floats) -> Floats:
 
 
 def ndcg(gains: Floats, ideal_dcg: Floats) -> Floats:
-    """DCG over that of the best possible list, `Interactions.ideal_dcg`."""
+    """Normalised DCG: the list's DCG over that of the best possible list, `Interactions.ideal_dcg`."""
     return ratio(dcg(gains), ideal_dcg)
 
 
@@ -37,19 +37,19 @@ def precision(gains: Floats, n_targets: Integers) -> Floats:
 
 
 def reciprocal_rank(gains: Floats, n_targets: Integers) -> Floats:
-    """1 / rank of the first target, 0 where none was recommended; its mean is MRR."""
+    """Reciprocal rank of the first target, 0 where none was recommended; its mean is MRR."""
     hits = gains > 0
     found = np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0)
     return np.where(n_targets > 0, found, np.nan)
 
 
 def hit(gains: Floats, n_targets: Integers) -> Floats:
-    """1 where any target was recommended, 0 where none was."""
+    """Hit: 1 where any target was recommended, 0 where none was."""
     return np.where(n_targets > 0, (gains > 0).any(axis=1), np.nan)
 
 
 def auc(gains: Floats, n_targets: Integers, recommended: Integers, n_candidates: Integers) -> Floats:
-    """Chance that a target ranks above another candidate, when all that is not recommended ties for last.
+    """Probability that a target ranks above another candidate; songs that are not recommended tie for last place.
 
     n_candidates: songs that could have been recommended to each user, targets included, int [n_users].
     """
@@ -68,6 +68,6 @@ def novelty(heard: Flags, recommended: Integers) -> Floats:
 
 
 def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
-    """One over the other, NaN where that is not above 0."""
+    """Numerator over denominator, NaN where the denominator is not above 0."""
     defined = denominator > 0
     return np.where(defined, numerator / np.where(defined, denominator, 1), np.nan)

@@ -1,8 +1,8 @@
-"""The MLflow registry of one scale: the models that were trained, and which of them is the champion.
+"""Registered models of a scale in MLflow: their versions, and the champion among them.
 
-The alias `champion` is all that serving looks at, and moves in one operation of the store. What explains it stands in
-tags of the versions, written before the alias moves: a process killed in between leaves the former champion, and the
-next decision does it again.
+Serving looks at the alias `champion` alone, which moves in one operation of the store. Tags of the versions explain it
+and are written before the alias moves: if the process is killed in between, the former champion stays, and the next
+decision is made again.
 """
 
 import json
@@ -24,61 +24,61 @@ if TYPE_CHECKING:
 
 ALIAS = "champion"
 CONTENT = "content"
-"""Tag: sha256 over the model's files."""
+"""Tag: SHA-256 over the model's files."""
 ORDER = "champion_order"
-"""Tag: the how manieth champion the version is or was; counted, for clocks are set."""
+"""Tag: position in the sequence of champions; a counter, because clocks can be set back."""
 SINCE = "champion_since"
-"""Tag: when it became that, for people."""
+"""Tag: time when the version became champion, for people to read."""
 ROLLED_BACK = "rolled_back"
-"""Tag: when a person took the alias away from it; no decision gives it back, a person may."""
+"""Tag: time when a person took the alias away; no decision gives it back to the version, only a person can."""
 DECISION = "decision"
-"""Tag: how the version fared against the champion, as JSON."""
+"""Tag: result of the version's comparison with the champion, as JSON."""
 MODEL = "models:/"
 DATA = "artifacts"
 """Folder of a model's data files, by MLflow's layout."""
 
 
 class ChampionError(LookupError):
-    """There is no such version, or it cannot become champion."""
+    """A version does not exist, or cannot become champion."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that is to be registered."""
+    """Model to register."""
 
     data: list[Path]
-    """The files that it reads."""
+    """Data files that the model reads."""
     code: Path
-    """The module that MLflow runs to load the model: code that can be read, where a pickle could not."""
+    """Module that MLflow runs to load the model: readable code instead of a pickle."""
     signature: "ModelSignature"
     example: "pd.DataFrame"
     requirements: list[str]
     run_id: str | None
-    """The MLflow run of its training, if the store has it."""
+    """MLflow run of the training, if the store has it."""
     metrics: dict[str, float]
     inputs: dict[str, str]
-    """Which version of each asset it was trained on, by asset key."""
+    """Data version of each asset that the model was trained on, by asset key."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model."""
+    """One version of a registered model."""
 
     number: int
     model_id: str
-    """Of MLflow's logged model."""
+    """Id of MLflow's logged model."""
     run_id: str | None
     registered: datetime
     tags: dict[str, str]
 
     @property
     def order(self) -> int:
-        """The how manieth champion it is or was; 0 if it never was."""
+        """Position in the sequence of champions, from 1; 0 if the version never was champion."""
         return int(self.tags.get(ORDER, 0))
 
     @property
     def decision(self) -> dict[str, Any] | None:
-        """How it fared against the champion when it was last compared."""
+        """Result of the last comparison with the champion; None if there was none."""
         return json.loads(self.tags[DECISION]) if DECISION in self.tags else None
 
 
@@ -114,25 +114,25 @@ class Registry:
         )
 
     def version(self, number: int) -> Version:
-        """One version.
+        """Find a version by its number.
 
         Raises:
-            ChampionError: there is none of this number.
+            ChampionError: there is no version of this number.
         """
         versions = {version.number: version for version in self.versions()}
         if number not in versions:
-            there = ", ".join(map(str, versions)) or "none yet: materialise retrieval/served_model"
-            raise ChampionError(f"{self.name} has no version {number}; there are: {there}")
+            there = ", ".join(map(str, versions)) or "none yet, materialise retrieval/served_model first"
+            raise ChampionError(f"{self.name} has no version {number}; registered versions: {there}")
         return versions[number]
 
     def champion(self) -> Version | None:
-        """The version that the alias names; None when there is none."""
+        """Version that the alias names; None if there is none."""
         models = self._client.search_registered_models(f"name = '{self.name}'")
         number = models[0].aliases.get(ALIAS) if models else None
         return self.version(int(number)) if number else None
 
     def former(self) -> Version | None:
-        """The champion before the present one, to which a rollback returns; rolled back ones are passed over."""
+        """Previous champion, to which a rollback returns; versions that were rolled back are skipped."""
         champion = self.champion()
         if champion is None:
             return None
@@ -148,10 +148,10 @@ class Registry:
 
     @contextmanager
     def files(self, version: Version) -> Iterator[Path]:
-        """The version's files as a local folder: where they lie, or a copy for as long as the context lasts.
+        """Local folder with the version's files: their place in the store, or a copy that lasts as long as the context.
 
         Raises:
-            FileNotFoundError: the store has them no more.
+            FileNotFoundError: the store no longer has the files.
         """
         from mlflow.artifacts import download_artifacts
 
@@ -166,10 +166,10 @@ class Registry:
             yield Path(download_artifacts(artifact_uri=location, dst_path=copy, tracking_uri=self.tracking_uri))
 
     def intact(self, version: Version) -> bool:
-        """The version's files are there, and are those that were registered.
+        """Check that the version's files exist and are those that were registered.
 
         Raises:
-            OSError: they cannot be read for another reason, which says nothing of them.
+            OSError: they cannot be read for another reason, which tells nothing about their content.
         """
         try:
             with self.files(version) as folder:
@@ -179,10 +179,10 @@ class Registry:
             return False
 
     def register(self, candidate: Candidate) -> tuple[Version, bool]:
-        """The version with the candidate's content, and whether it is new: equal content is registered once.
+        """Register a candidate, unless a version has equal content; returns the version and whether it is new.
 
-        A version counts only when its files are whole: what a killed process began is never seen, and what was damaged
-        is registered anew.
+        A version counts only if its files are whole: what a killed process began is never seen, and what was damaged
+        is registered again.
         """
         wanted = sha256_of_all([candidate.code, *candidate.data])
         for version in reversed(self.versions()):
@@ -195,7 +195,7 @@ class Registry:
             self.name,
             f"{MODEL}{model_id}",
             candidate.run_id,
-            # In one operation with the version itself, so that none is ever without.
+            # Set in the operation that creates the version, so that no version is ever without them.
             tags={CONTENT: wanted, "inputs": json.dumps(candidate.inputs)},
             model_id=model_id,
         )
@@ -222,21 +222,21 @@ class Registry:
         return model.model_id
 
     def log_metrics(self, version: Version, metrics: dict[str, float]) -> None:
-        """Add numbers to the version, where the store has the run of its training."""
+        """Log metrics with the version, if the store has the run of its training."""
         import mlflow
 
         if version.run_id:
             mlflow.log_metrics(metrics, run_id=version.run_id, model_id=version.model_id)
 
     def note(self, version: Version, decision: dict[str, Any]) -> None:
-        """Keep with the version how it fared against the champion."""
+        """Store the result of the comparison with the champion."""
         self._tag(version, DECISION, json.dumps(decision))
 
     def promote(self, version: Version, decision: dict[str, Any]) -> None:
-        """Make a version the champion, and keep with it why.
+        """Make a version the champion, and store the decision with it.
 
         Raises:
-            ChampionError: its files are gone or damaged.
+            ChampionError: the version's files are gone or damaged.
         """
         self._refuse_damaged(version)
         self.note(version, decision)
@@ -247,7 +247,7 @@ class Registry:
         self._client.set_registered_model_alias(self.name, ALIAS, str(version.number))
 
     def return_to(self, former: Version, decision: dict[str, Any]) -> None:
-        """Give the alias back to a former champion, and keep decisions from taking the present one again.
+        """Give the alias back to a former champion, and mark the present one so that no decision promotes it again.
 
         Raises:
             ChampionError: the files of the former champion are gone or damaged.

@@ -1,4 +1,4 @@
-"""Every number that someone might want to change: its name, type, range and reason.
+"""Settings of every step: name, type, default, range and reason.
 
 Plain pydantic models, so that a notebook can use them without Dagster. The defaults here suit Yambda's
 `50m`; `scales.py` lists what differs at other scales, and a run's config overrides both.
@@ -18,7 +18,7 @@ PUBLISHED_LAST_TIMESTAMP = 26_000_000
 
 
 class Settings(BaseModel):
-    """A group of settings: unknown names are refused, and a value once checked stays as it is."""
+    """Base class of settings: unknown names are refused, and values cannot change once they are validated."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +54,7 @@ Device = Annotated[str, AfterValidator(_known_device)]
 
 
 class UserSettings(Settings):
-    """Which users take part."""
+    """Filter of users by their number of events."""
 
     min_events: int = Field(680, ge=1, description="Users with fewer raw events are left out.")
     max_events: int = Field(6800, ge=1, description="Users with more raw events are left out.")
@@ -67,28 +67,30 @@ class UserSettings(Settings):
 
 
 class SongSettings(Settings):
-    """Which songs take part."""
+    """Filter of songs by audio."""
 
     require_audio: bool = Field(
         True,
-        description="Songs without an audio embedding are left out; otherwise they stay, as songs of unknown audio.",
+        description="Leave out songs without an audio embedding; otherwise they stay, with unknown audio.",
     )
 
 
 class SplitSettings(Settings):
-    """How each user's events are divided into train, validation and test."""
+    """Division of events into train, validation and test."""
 
     protocol: Literal["per_user", "global_temporal"] = Field(
         "per_user",
-        description="per_user: the first train_ratio of each user's events train, the next validation_ratio "
-        "validate, the rest test. global_temporal: one cut in time for everybody, as Yambda's authors do.",
+        description="per_user: the first train_ratio of each user's events are for training, the next "
+        "validation_ratio for validation, the rest for testing. global_temporal: one cut in time for all users, as "
+        "Yambda's authors do.",
     )
-    train_ratio: float = Field(0.8, gt=0, lt=1, description="Share of a user's events that train (per_user).")
-    validation_ratio: float = Field(0.1, ge=0, lt=1, description="Share of a user's events that validate (per_user).")
+    train_ratio: float = Field(0.8, gt=0, lt=1, description="Share of a user's events for training (per_user).")
+    validation_ratio: float = Field(0.1, ge=0, lt=1, description="Share of a user's events for validation (per_user).")
     test_start: int = Field(
         PUBLISHED_LAST_TIMESTAMP - 86_400,
         ge=0,
-        description="First second of the test part (global_temporal); own data ends elsewhere than Yambda.",
+        description="First second of the test part (global_temporal); set it for data that ends at another time than "
+        "Yambda.",
     )
 
     @model_validator(mode="after")
@@ -102,87 +104,92 @@ class SplitSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """LightGCN: its size, its loss, and how it is optimised."""
+    """Settings of LightGCN: size, loss and optimisation."""
 
     embedding_dim: int = Field(64, ge=4, le=1024, description="Dimensions of user and song embeddings.")
-    layers: int = Field(1, ge=0, le=8, description="Hops over which embeddings are averaged.")
+    layers: int = Field(1, ge=0, le=8, description="Propagation layers, over which embeddings are averaged.")
     popularity: float = Field(
         0.4,
         ge=0,
         le=1,
-        description="A song's embedding is as long as this power of its number of edges; 0 makes all equally long.",
+        description="Exponent of popularity: the length of a song's embedding is this power of its number of edges; 0 "
+        "makes all equally long.",
     )
     song_residual: bool = Field(
-        True, description="Learn a vector per graph song on top of what audio, artists and albums say of it."
+        True, description="Learn a residual vector per graph song, added to the encoding of its audio and metadata."
     )
-    audio: bool = Field(True, description="A song is known by its audio.")
-    metadata: bool = Field(True, description="A song is known by its artists and albums.")
+    audio: bool = Field(True, description="Encode songs from their audio.")
+    metadata: bool = Field(True, description="Encode songs from their artists and albums.")
     balance_scales: bool = Field(
-        True, description="Scale audio and metadata before training so that both weigh the same; otherwise by 1."
+        True, description="Scale audio and metadata before training to the same mean norm; otherwise by 1."
     )
     edge_weights: Literal["learned", "heuristic", "uniform"] = Field(
         "learned",
         description="learned from event type, count and played ratio; heuristic by event type; or uniform.",
     )
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="Numbers in the products of propagation; parameters and sums are fp32 always."
+        "fp32", description="Number format of the products in propagation; parameters and sums are always fp32."
     )
     spectral_start: bool = Field(
         True, description="Start from a truncated SVD of the graph instead of random embeddings."
     )
     objective: Literal["bpr", "softmax"] = Field(
         "softmax",
-        description="How a positive meets neutral negatives. bpr: it should outscore each of them. softmax: it should "
-        "have the largest share among all songs, estimated from them.",
+        description="Loss of a positive against neutral negatives. bpr: it should outscore each of them. softmax: it "
+        "should have the largest share among all songs, estimated from them.",
     )
-    epochs: int = Field(10, ge=1, le=10_000, description="Passes over all positive edges, at most.")
+    epochs: int = Field(10, ge=1, le=10_000, description="Maximum number of passes over all positive edges.")
     patience: int = Field(3, ge=1, description="Epochs without a better validation NDCG before training stops.")
     batch_size: int | None = Field(
         None,
         ge=1,
-        description="Positive edges in a step; by default an eighth of them, within 8,192 and 262,144.",
+        description="Positive edges per step; by default an eighth of all, between 8,192 and 262,144.",
     )
     accumulation: int | None = Field(
         None,
         ge=1,
-        description="Pieces of a step whose gradients are added up, so that less is held at a time; the step stays the "
-        "same. By default pieces of at most 32,768 edges, or smaller ones where memory is short.",
+        description="Pieces per step, whose gradients are accumulated to save memory; the step stays the same. By "
+        "default pieces have at most 32,768 edges, fewer where memory is short.",
     )
-    group_size: int = Field(16, ge=1, description="Positives of a batch that share their neutral negatives.")
-    neutral_negatives: int = Field(64, ge=1, description="Random songs that a group of positives is ranked above.")
+    group_size: int = Field(16, ge=1, description="Positives of a batch that share one draw of neutral negatives.")
+    neutral_negatives: int = Field(64, ge=1, description="Random songs drawn as negatives for a group of positives.")
     neutral_weight: float = Field(0.31, ge=0, description="Weight of the neutral negatives in the loss.")
-    hard_weight: float = Field(1.0, ge=0, description="Weight of an explicit negative of the positive's user.")
-    margin: float = Field(0.0, ge=0, le=2, description="By how much a positive should outscore a negative.")
-    temperature: float = Field(0.15, gt=0, le=10, description="Divides score differences; below 1 it sharpens.")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd runs with momentum.")
+    hard_weight: float = Field(1.0, ge=0, description="Weight of the explicit negatives in the loss.")
+    margin: float = Field(0.0, ge=0, le=2, description="Difference by which a positive should outscore a negative.")
+    temperature: float = Field(0.15, gt=0, le=10, description="Divisor of score differences; below 1 it sharpens.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser; sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
-    learning_rate: float = Field(0.001, gt=0, description="Peak rate; reached after the warm-up, then a cosine to 0.")
+    learning_rate: float = Field(
+        0.001, gt=0, description="Peak learning rate, reached after the warm-up; then a cosine to 0."
+    )
     warmup_epochs: float = Field(1.0, ge=0, description="Epochs over which the learning rate rises.")
-    weight_decay: float = Field(1e-4, ge=0, description="Decay of user, artist and album embeddings and residuals.")
-    max_gradient_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="Weight decay of user, artist and album embeddings and of residuals."
+    )
+    max_gradient_norm: float = Field(1.0, gt=0, description="Norm to which longer gradients are clipped.")
     edge_weight_interval: int = Field(
-        10, ge=1, description="Steps between two gradients of the edge weights, which are frozen in between."
+        10, ge=1, description="Steps between two updates of the edge weights, which are frozen in between."
     )
     refit: bool = Field(
         False,
-        description="Afterwards train anew on train and validation, as many epochs as were best, and keep that.",
+        description="Train again on train and validation together, for the best number of epochs, and keep that model.",
     )
     checkpoint_seconds: float = Field(
-        60, ge=0, description="Seconds between two checkpoints, from which a training that was cut off goes on."
+        60, ge=0, description="Seconds between two checkpoints, from which an interrupted training resumes."
     )
     replace_checkpoint: bool = Field(
         False,
-        description="Throw away the checkpoint of a training of other data or settings that was cut off, which "
-        "otherwise is refused.",
+        description="Discard the checkpoint of an interrupted training on different data or settings, which otherwise "
+        "is an error.",
     )
     use_study: bool = Field(
         False,
-        description="Take what training/hyperparameter_study found best for this scale; what the run config says "
-        "goes before it.",
+        description="Take the best settings that training/hyperparameter_study found for this scale; the run config "
+        "overrides them.",
     )
-    validation_users: int = Field(2_000, ge=1, description="Users drawn for validation, at most.")
+    validation_users: int = Field(2_000, ge=1, description="Maximum number of users drawn for validation.")
     seed: int = Field(0, ge=0, description="Seed of every random choice in training.")
-    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    device: Device = Field("auto", description="Compute device: auto, cpu, cuda or cuda:N.")
 
     @model_validator(mode="after")
     def _songs_are_something(self) -> Self:
@@ -191,41 +198,41 @@ class TrainingSettings(Settings):
         return self
 
     def step_size(self, n_edges: int) -> int:
-        """Positive edges in a step of a training on so many."""
+        """Number of positive edges per step when training on n_edges."""
         return min(self.batch_size or min(max(n_edges // 8, SMALLEST_BATCH), LARGEST_BATCH), max(n_edges, 1))
 
     def n_pieces(self, n_edges: int) -> int:
-        """Pieces that such a step is computed in."""
+        """Number of pieces per step when training on n_edges."""
         return self.accumulation or math.ceil(self.step_size(n_edges) / LARGEST_PIECE)
 
 
 class StudySettings(Settings):
-    """The hyper-parameter study: how long to look, and how far each trial is trained."""
+    """Settings of the hyper-parameter study: number of trials and their length."""
 
-    trials: int = Field(30, ge=1, description="Trials in all, those of earlier runs included; more continue the study.")
-    epochs: int | None = Field(None, ge=1, description="Epochs of a trial, at most; by default as in training.")
+    trials: int = Field(30, ge=1, description="Total number of trials, earlier runs included; more continue a study.")
+    epochs: int | None = Field(None, ge=1, description="Maximum epochs per trial; by default as in training.")
     seed: int = Field(0, ge=0, description="Seed of the trials, and of every training in them.")
-    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    device: Device = Field("auto", description="Compute device: auto, cpu, cuda or cuda:N.")
 
 
 class AblationSettings(Settings):
-    """What each part of the model is worth."""
+    """Settings of the ablation."""
 
-    seeds: int = Field(1, ge=1, le=100, description="Trainings of each variant, by seeds from 0.")
+    seeds: int = Field(1, ge=1, le=100, description="Trainings per variant, with seeds from 0.")
 
 
 class IndexSettings(Settings):
-    """What the song index is for."""
+    """Settings of the song index."""
 
     queries: Literal["batch", "single"] = Field(
         "batch",
-        description="batch: all users at once, as recommendations are made here. single: one at a time, as a service "
-        "asks; a large catalogue is then linked to a graph (HNSW) instead of divided into lists (IVF).",
+        description="batch: all users at once, as for the tables of recommendations. single: one user at a time, as in "
+        "a service; a large catalogue is then indexed by a graph (HNSW) instead of inverted lists (IVF).",
     )
 
 
 class EvaluationSettings(Settings):
-    """What is measured of recommendations."""
+    """Settings of the evaluation."""
 
     ks: list[int] = Field([10, 100], description="Lengths at which recommendation lists are cut, 1 to 100.")
 

@@ -1,7 +1,7 @@
-"""Tables larger than memory: cut between users, computed a range of users at a time, written as they come.
+"""Tables larger than memory: read, computed and written a range of users at a time.
 
-Everything after the raw tables is local to a user, and every large table is sorted by user. So nothing here
-ever holds more than some users' rows, and what is written does not depend on where the cuts fell.
+Every computation after the raw tables is local to a user, and every large table is sorted by user. So nothing
+here ever holds more than some users' rows, and the result does not depend on where the cuts fall.
 """
 
 import glob
@@ -30,22 +30,22 @@ ROW_GROUP = 1 << 17
 
 
 def stored_table(connection: duckdb.DuckDBPyConnection, path: Path, file_row_number: bool = False) -> Relation:
-    """The rows of one Parquet file; its path is no pattern, whatever characters a folder's name may have."""
+    """Read one Parquet file as a relation; the path is taken literally, whatever glob characters it contains."""
     return connection.read_parquet(glob.escape(str(path)), file_row_number=file_row_number)
 
 
 @dataclass(frozen=True)
 class TableStream:
-    """A table as consecutive Arrow tables of one schema, in the order of its rows; there is at least one."""
+    """Table as consecutive Arrow tables of one schema, at least one, in the order of its rows."""
 
     tables: Iterable[pa.Table]
 
 
 def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.RecordBatch]:
-    """The same rows, cut anew so that no user's are in two batches; `column` is never null.
+    """Regroup sorted rows so that all rows of a user are in one batch; `column`, the user's id, is never null.
 
     Raises:
-        ValueError: the rows are not sorted by `column`, so that a user could not be told whole.
+        ValueError: the rows are not sorted by `column`, so that a user's rows might be in two batches.
     """
     unfinished: list[pa.RecordBatch] = []
     for batch in ahead(iter(batches)):
@@ -54,10 +54,10 @@ def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.R
         ids = batch.column(column).to_numpy()
         before = unfinished[0].column(column)[0].as_py() if unfinished else ids[0]
         if ids[0] < before or (ids[1:] < ids[:-1]).any():
-            raise ValueError(f"rows are not sorted by {column}; materialise their table anew")
+            raise ValueError(f"rows are not sorted by {column}; materialise their table again")
         first = 0
         if unfinished:
-            # Only the rows of a user that a cut went through are copied.
+            # Only the rows of a user who is in two batches are copied.
             first = int(np.searchsorted(ids, before, side="right"))
             unfinished.append(batch.slice(0, first))
             if first == len(ids):
@@ -72,7 +72,7 @@ def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.R
 
 
 def with_progress(items: Iterable[T], what: str, total: int, size: Callable[[Any], int] = len) -> Iterator[T]:
-    """The same items; about every ten seconds the log says how much of the total size has been dealt with."""
+    """Iterate over items and log about every ten seconds how much of the total size has been processed."""
     done, spoke = 0, time.monotonic()
     for item in items:
         yield item
@@ -83,12 +83,12 @@ def with_progress(items: Iterable[T], what: str, total: int, size: Callable[[Any
 
 
 def starts(sorted_ids: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Where each id's rows begin."""
+    """Position of the first row of each id, int64 [n_ids]."""
     return np.flatnonzero(np.append(True, sorted_ids[1:] != sorted_ids[:-1])[: len(sorted_ids)])
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread of its own while the one before is used."""
+    """Iterate over items while a thread prepares the next one."""
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, items, None)
         while (item := following.result()) is not None:
@@ -97,14 +97,14 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 def in_user_ranges(query: Callable[..., Relation], *tables: Relation, rows: int) -> TableStream:
-    """A query's result, computed for a range of users after the other.
+    """Compute a query's result for one range of users after another.
 
-    The query takes the tables and treats each user alone; the tables are sorted by their `user_id`.
+    The query treats each user alone; the tables are sorted by `user_id`.
 
     Args:
-        query: from relations like `tables` to a relation.
-        tables: what the query reads.
-        rows: about how many of their rows a range may hold; a user is never cut.
+        query: function from relations like `tables` to a relation.
+        tables: tables that the query reads.
+        rows: approximate number of their rows per range; a user is never cut.
     """
     ranges = user_ranges(*tables, rows=rows)
     return TableStream(
@@ -114,7 +114,7 @@ def in_user_ranges(query: Callable[..., Relation], *tables: Relation, rows: int)
 
 
 def user_ranges(*tables: Relation, rows: int) -> list[tuple[int, int]]:
-    """Consecutive ranges (first, last) of `user_id`, all users together, with about `rows` rows of the tables each."""
+    """Consecutive ranges (first, last) of `user_id` that cover all users, with about `rows` rows of the tables each."""
     counts = [table.aggregate("user_id, count(*) AS n").to_arrow_table() for table in tables]
     ids = np.concatenate([count["user_id"].to_numpy() for count in counts])
     users, place = np.unique(ids, return_inverse=True)
@@ -127,11 +127,10 @@ def user_ranges(*tables: Relation, rows: int) -> list[tuple[int, int]]:
 
 
 class TableWriter:
-    """Writes consecutive tables into one Parquet file, which is whole after `finish`; used as a context.
+    """Context manager that writes consecutive tables into one Parquet file, which is complete after `finish`.
 
-    Row groups have the same size however the rows come, and a thread of its own compresses them while the next
-    rows are computed. Whole numbers are stored as differences, which suits ids and times; other columns by
-    dictionary.
+    Row groups have the same size however the rows arrive, and a thread compresses them while the next rows are
+    computed. Integers are delta-encoded, which suits ids and times; other columns are dictionary-encoded.
     """
 
     def __init__(self, path: Path) -> None:
@@ -150,7 +149,7 @@ class TableWriter:
             self._writer.close()
 
     def append(self, table: pa.Table) -> None:
-        """Add rows after those that came before."""
+        """Append rows to the file."""
         if self._writer is None:
             self._writer = self._open(table.schema)
             self._waiting.append(table.slice(0, 0))
@@ -165,12 +164,12 @@ class TableWriter:
         return self.finish()
 
     def finish(self) -> Path:
-        """Write what is still waiting and complete the file, whose path is returned."""
+        """Write the rows that are still waiting, complete the file and return its path."""
         if self._waiting:
             self._write(whole_groups_only=False)
             self._wait()
             self._waiting = []
-        assert self._writer is not None, "a table has columns: append one, though it be empty"
+        assert self._writer is not None, "a table has columns: append at least one table, even an empty one"
         self._writer.close()
         return self.path
 
@@ -182,7 +181,7 @@ class TableWriter:
             compression="zstd",
             use_dictionary=[name for name in schema.names if name not in whole],
             column_encoding=dict.fromkeys(whole, "DELTA_BINARY_PACKED"),
-            # Without it a dictionary of names would come back as a category instead of text.
+            # With the schema stored, a dictionary of names would be read back as a category instead of text.
             store_schema=False,
         )
 
@@ -196,7 +195,7 @@ class TableWriter:
             self._writing = self._thread.submit(self._writer.write_table, rows.slice(0, n), ROW_GROUP)
 
     def _wait(self) -> None:
-        """At most one table is being written; an error of the thread is raised here."""
+        """Wait for the table that the thread is writing, at most one; the thread's error is raised here."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None

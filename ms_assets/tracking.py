@@ -1,4 +1,4 @@
-"""The open MLflow run of a training: what it is told while the training goes on."""
+"""Logging to the open MLflow run of a training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class MLflowRun:
-    """The open MLflow run."""
+    """Open MLflow run, to which a training logs."""
 
     run_id: str
     url: str
 
     @contextmanager
     def child(self, name: str) -> Iterator["MLflowRun"]:
-        """Open a run within this one: a trial of a study, say."""
+        """Open a nested run, such as a trial of a study."""
         import mlflow
 
         with mlflow.start_run(run_name=name, nested=True) as run:
@@ -36,7 +36,7 @@ class MLflowRun:
         mlflow.log_metrics(metrics, step=step)
 
     def log_summary(self, numbers: dict[str, float]) -> None:
-        """Record numbers that have no series."""
+        """Record single numbers, which have no series."""
         import mlflow
 
         mlflow.log_metrics(numbers)

@@ -1,4 +1,4 @@
-"""Between tables and arrays: vector columns, ragged columns, and sorted (user, song) pairs."""
+"""Conversion between tables and arrays: vector columns, ragged columns, and (row, value) pairs."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -29,7 +29,7 @@ def vector_column(table: pa.Table, name: str) -> NDArray[np.float32]:
 
 
 def embeddings(table: Relation, key: str) -> NDArray[np.float32]:
-    """The column `embedding` of a table in the order of its key, float32 [rows, dimensions]."""
+    """Read the column `embedding` of a table in the order of its key, float32 [rows, dimensions]."""
     return vector_column(table.order(key).to_arrow_table(), "embedding")
 
 
@@ -67,19 +67,19 @@ class Ragged:
         return np.diff(self.offsets)
 
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The values of some rows, int64 [n], one list after the other, and the place in `rows` of each value."""
+        """Values of some rows, list after list, and each value's position in `rows`; both int64 [n]."""
         lengths = self.lengths[rows]
         first = np.cumsum(lengths) - lengths
         place = np.repeat(np.arange(len(rows)), lengths)
         return self.values[np.arange(len(place)) + (self.offsets[rows] - first)[place]], place
 
     def rows(self) -> NDArray[np.int64]:
-        """The row of each value, int64 [values]."""
+        """Row of each value, int64 [values]."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
 
 
 def effective_rank(vectors: NDArray[np.float32]) -> float:
-    """In how many dimensions vectors [n, d] lie: e to the entropy of the shares that the principal axes have.
+    """Effective rank, the number of dimensions that vectors [n, d] use: e to the entropy of the principal axes' shares.
 
     Roy and Vetterli, The effective rank, 2007, with the eigenvalues of the second moments in place of singular values.
     """

@@ -1,66 +1,15 @@
-"""The real user interfaces: their servers on free ports of loopback, and headless Chromium that looks at them."""
+"""Headless Chromium, which looks at the real user interfaces."""
 
-import os
 import shutil
-import signal
-import subprocess
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from ms_assets_tests.workplace import free_port
+from ms_assets_tests.servers import PATIENCE
 
-PATIENCE = 300
-"""Seconds that a server may take to start, a page to show something, or a run to finish, on a busy machine."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 """The machine's own browser: none is downloaded."""
-
-
-@contextmanager
-def serving(*command: str, folder: Path, environment: Mapping[str, str], log: Path) -> Iterator[str]:
-    """Run a server, which is told its host and port, until the block ends; gives its address.
-
-    Raises:
-        TimeoutError: with what the server printed, if it does not answer.
-    """
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        eventually(lambda: urllib.request.urlopen(address, timeout=5).status == 200, log)
-        yield address
-    finally:
-        server.send_signal(signal.SIGINT)
-        try:
-            server.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def eventually(condition: Callable[[], bool], log: Path) -> None:
-    """Wait until the condition holds; a refused connection counts as not yet."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass
-        time.sleep(0.2)
-    raise TimeoutError(log.read_text())
 
 
 @contextmanager

@@ -1,51 +1,24 @@
 """The assets that other people's scripts rely on, written out by hand."""
 
+ASSETS = {
+    "raw": "multi_event embeddings artist_item_mapping album_item_mapping listens likes dislikes unlikes undislikes "
+    "column_report statistics_report",
+    "splits": "candidate_songs users songs train validation test ground_truth negatives",
+    "graph": "edges bipartite_graph statistics",
+    "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
+    "retrieval": "cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay item_knn "
+    "ials collaborative_filtering content_based served_model",
+    "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
+    "leaderboard report champion",
+}
+"""By room, which is the group too."""
+KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}
 PUBLISHED = {"raw/multi_event", "raw/embeddings", "raw/artist_item_mapping", "raw/album_item_mapping"}
 ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/undislikes"}
 """Published tables that nothing needs; the job `pipeline` leaves them out."""
 ASKED_FOR = {"training/hyperparameter_study", "training/ablation", "evaluation/user_metrics_json"}
 """Experiments of many trainings, and an export; the job `pipeline` leaves them out too."""
-METHODS = {
-    "lightgcn",
-    "lightgcn_replay",
-    "popular",
-    "decayed_popularity",
-    "random",
-    "replay",
-    "item_knn",
-    "ials",
-    "collaborative_filtering",
-    "content_based",
-}
-TABLES = {
-    *PUBLISHED,
-    "raw/column_report",
-    "raw/statistics_report",
-    "splits/candidate_songs",
-    "splits/users",
-    "splits/songs",
-    "splits/train",
-    "splits/validation",
-    "splits/test",
-    "splits/negatives",
-    "splits/ground_truth",
-    "graph/edges",
-    "graph/statistics",
-    "training/user_embeddings",
-    "training/song_embeddings",
-    "retrieval/cold_songs",
-    *(f"retrieval/{method}" for method in METHODS),
-    "retrieval/served_model",
-    "evaluation/user_metrics",
-    "evaluation/official_user_metrics",
-    "evaluation/recall_curve",
-    "evaluation/slices",
-    "evaluation/exposure",
-    "evaluation/differences",
-    "evaluation/leaderboard",
-    "evaluation/champion",
-}
-"""What the job `pipeline` writes as Parquet."""
+METHODS = set(ASSETS["retrieval"].split()) - {"cold_songs", "song_index", "served_model"}
 CHECKPOINT = "training/lightgcn"
 REPORT = "evaluation/report"
 PICTURES = ("ndcg_by_method", "recall_by_k", "ndcg_by_history_length", "exposure_of_head_and_tail")
@@ -55,6 +28,7 @@ OTHERS = {
     "retrieval/song_index": [".faiss"],
     REPORT: ["/report.md", "/report.html", *(f"/{name}.{kind}" for name in PICTURES for kind in ("png", "svg"))],
 }
-"""What it writes otherwise: how the files' names go on after the scale."""
-GROUPS = {"raw", "splits", "graph", "training", "retrieval", "evaluation"}
+"""What the job `pipeline` writes otherwise than as Parquet: how the files' names go on after the scale."""
+TABLES = KEYS - set(OTHERS) - ON_REQUEST - ASKED_FOR
+"""What it writes as Parquet."""
 SCALES = ["sample", "50m", "500m", "5b"]

@@ -14,7 +14,8 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Page
 
 from ms_assets.defs.platform.resources import Environment
-from ms_assets_tests.browser import looking, select_assets, serving
+from ms_assets_tests.browser import looking, select_assets
+from ms_assets_tests.servers import serving
 from ms_assets_tests.workplace import PROGRAMS
 
 SETTLED = 2_000
@@ -48,18 +49,18 @@ def take_pictures(folder: Path) -> None:
     )
     with tempfile.TemporaryDirectory() as logs:
         log = Path(logs) / "log"
-        with serving(*dagster, folder=here, environment={"DAGSTER_HOME": str(here), **environment}, log=log) as address:
+        with serving(*dagster, folder=here, environment={"DAGSTER_HOME": str(here), **environment}, log=log) as server:
             with looking(width=2300, height=3200, sharpness=0.6) as page:
-                _lineage(page, address)
+                _lineage(page, server.address)
                 _save(page, folder / "lineage.png", clip=GRAPH)
             with looking(width=1520, height=1170) as page:
-                _leaderboard(page, address)
+                _leaderboard(page, server.address)
                 _save(page, folder / "leaderboard.png")
         with (
-            serving(*store, folder=here, environment=environment, log=log) as address,
+            serving(*store, folder=here, environment=environment, log=log) as server,
             looking(width=1400, height=640) as page,
         ):
-            _training(page, address)
+            _training(page, server.address)
             _save(page, folder / "training.png")
 
 

@@ -3,31 +3,22 @@
 import http.client
 import json
 import os
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from ms_assets.registry import Registry
-from ms_assets_tests.workplace import PROGRAMS, ROOT, free_port
+from ms_assets_tests import servers
+from ms_assets_tests.workplace import PROGRAMS, ROOT
 
 JSON = {"Content-Type": "application/json"}
-STARTS_WITHIN = 300
 
 
-@dataclass(frozen=True)
-class Server:
-    """Where it listens, and what it wrote."""
-
-    port: int
-    process: subprocess.Popen
-    log: Path
+class Server(servers.Server):
+    """Answers questions about users."""
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=STARTS_WITHIN)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=servers.PATIENCE)
 
     def post(self, body: str | bytes, headers: dict[str, str] = JSON) -> tuple[int, str]:
         """Status and text of the answer to a body."""
@@ -49,34 +40,9 @@ class Server:
 @contextmanager
 def serving(registry: Registry, log: Path) -> Iterator[Server]:
     """`mlflow models serve` for the champion, ended with all its processes when the body ends."""
-    port = free_port()
-    model = ["-m", f"models:/{registry.name}@champion", "--env-manager", "local"]
-    inherited = os.environ | {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(PROGRAMS / "mlflow"), "models", "serve", *model, "-h", "127.0.0.1", "-p", str(port)],
-            env=inherited | {"MLFLOW_TRACKING_URI": registry.tracking_uri},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    server = Server(port, process, log)
-    try:
-        _wait(server)
-        yield server
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait(server: Server) -> None:
-    end = time.monotonic() + STARTS_WITHIN
-    while time.monotonic() < end and server.process.poll() is None:
-        try:
-            connection = server.connect()
-            connection.request("GET", "/ping")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"the server does not answer:\n{server.log.read_text()[-3_000:]}")
+    command = (str(PROGRAMS / "mlflow"), "models", "serve", "--env-manager", "local")
+    ours = {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | ours | {"MLFLOW_TRACKING_URI": registry.tracking_uri}
+    model = ("-m", f"models:/{registry.name}@champion")
+    with servers.serving(*command, *model, environment=environment, log=log, page="/ping") as server:
+        yield Server(**vars(server))

@@ -12,7 +12,7 @@ import pytest
 import ms_assets
 from ms_assets.definitions import defs
 from ms_assets.defs.platform import scales
-from ms_assets_tests.contract import ASKED_FOR, OTHERS
+from ms_assets_tests.contract import ASKED_FOR, ASSETS, KEYS, ON_REQUEST, OTHERS, SCALES
 
 PACKAGE = Path(ms_assets.__file__).parent
 ROOT = PACKAGE.parent
@@ -29,20 +29,6 @@ HEAVY = (
     "optuna",
     "implicit",
 )
-ASSETS = {
-    "raw": "multi_event embeddings artist_item_mapping album_item_mapping listens likes dislikes unlikes undislikes "
-    "column_report statistics_report",
-    "splits": "candidate_songs users songs train validation test ground_truth negatives",
-    "graph": "edges bipartite_graph statistics",
-    "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
-    "retrieval": "cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay item_knn "
-    "ials collaborative_filtering content_based served_model",
-    "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
-    "leaderboard report champion",
-}
-KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}
-ON_REQUEST = {f"raw/{name}" for name in ("listens", "likes", "dislikes", "unlikes", "undislikes")}
-NOT_TABLES = {*OTHERS, "evaluation/user_metrics_json"}
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
 
 
@@ -97,6 +83,13 @@ def test_servers_listen_on_loopback(server):
     assert re.findall(r"--host (\S+)", planned) == ["127.0.0.1"]
 
 
+def test_no_module_of_tests_imports_from_another():
+    # What they share stands in modules of its own, so that a test can be moved, or run, without the others.
+    pattern = re.compile(r"\bms_assets_tests[\w.]*(?:\.| import )test_\w+")
+    imported = {m.name: pattern.findall(m.read_text()) for m in (ROOT / "ms_assets_tests").rglob("*.py")}
+    assert {name: found for name, found in imported.items() if found} == {}
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
 def test_a_module_that_says_anything_says_first_what_it_is(module):
     source = module.read_text()
@@ -114,11 +107,11 @@ def test_an_asset_says_what_it_is_whose_it_is_and_what_it_is_made_with(key):
     assert spec.owners == scales.OWNERS
     assert spec.kinds
     assert spec.group_name == key.split("/")[0]
-    assert spec.partitions_def.get_partition_keys() == ["sample", "50m", "500m", "5b"]
+    assert spec.partitions_def.get_partition_keys() == SCALES
     assert spec.code_version
 
 
-@pytest.mark.parametrize("key", sorted(KEYS - NOT_TABLES))
+@pytest.mark.parametrize("key", sorted(KEYS - {*OTHERS, "evaluation/user_metrics_json"}))
 def test_a_table_describes_its_columns(key):
     columns = SPECS[key].metadata["dagster/column_schema"]
     columns = getattr(columns, "schema", columns).columns
@@ -151,9 +144,7 @@ def test_the_full_download_is_every_published_table_and_no_report():
 
 
 def test_there_is_a_retraining_schedule_for_each_scale_and_it_is_off():
-    assert {schedule.name for schedule in defs.schedules} == {
-        f"weekly_retraining_{scale}" for scale in ("sample", "50m", "500m", "5b")
-    }
+    assert {schedule.name for schedule in defs.schedules} == {f"weekly_retraining_{scale}" for scale in SCALES}
     repository = defs.get_repository_def()
     for schedule in defs.schedules:
         assert schedule.job_name == "retrain"

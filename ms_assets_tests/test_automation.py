@@ -17,10 +17,10 @@ from ms_assets.defs.platform.resources import Environment, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.raw.schema import ALWAYS
 from ms_assets.raw.source import Source
+from ms_assets_tests.contract import SCALES
 from ms_assets_tests.loopback_hub import COMMIT, NEXT_COMMIT, serve
 from ms_assets_tests.raw.downloads import DATASET
 
-SCALES = ("sample", "50m", "500m", "5b")
 QUEUE = {"module": "dagster._core.run_coordinator", "class": "QueuedRunCoordinator"}
 SUNDAY = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HOUR, WEEK = timedelta(hours=1), timedelta(weeks=1)
@@ -118,12 +118,12 @@ def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_a
 
     status, reason, new = next_tick(0)
     assert (status, new) == (TickStatus.SKIPPED, {})
-    assert reason == f"{COMMIT} is known: no table is of another commit, or its run has been asked for"
+    assert reason == f"{COMMIT} is known: no table is from another commit, or its run was requested already"
 
     hub.revisions["main"], hub.statuses["API"] = NEXT_COMMIT, [503]
     status, reason, new = next_tick(1)
     assert (status, new) == (TickStatus.SKIPPED, {})
-    assert f"{DATASET} at revision main: the hub gave none" in reason
+    assert f"{DATASET} at revision main: the hub did not give it" in reason
     assert pin.read_text() == COMMIT
 
     status, _, new = next_tick(2)

@@ -1,6 +1,5 @@
 """The command lines, as somebody types them: real processes, over a home of their own."""
 
-import io
 import json
 import re
 from pathlib import Path
@@ -9,9 +8,9 @@ import dagster as dg
 import mlflow
 import polars as pl
 import pytest
-import torch
 
 from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, PUBLISHED, REPORT, TABLES
+from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
 from ms_assets_tests.workplace import FEW, Workplace
 
 EPOCHS, K = 2, 10
@@ -44,38 +43,6 @@ def first_run(pipeline) -> tuple[dg.DagsterRun, dict[str, dg.AssetMaterializatio
         entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
     found = [entry.dagster_event.step_materialization_data.materialization for entry in entries]
     return run, {materialisation.asset_key.to_user_string(): materialisation for materialisation in found}
-
-
-def artefacts(home: Path) -> dict[str, bytes]:
-    """The content of every file under the home's data, by its path there."""
-    data = home / "data"
-    return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
-
-
-def checkpoint(content: bytes) -> tuple[dict, bytes]:
-    """A checkpoint in two parts: what names its run and measures its time, and everything else as bytes."""
-    values = torch.load(io.BytesIO(content), weights_only=True)
-    own = {"mlflow_run_id": values.pop("mlflow_run_id")}
-    own["seconds"] = [epoch.pop("seconds") for epoch in (values["best"], *values["history"])]
-    rest = io.BytesIO()
-    torch.save(values, rest)
-    return own, rest.getvalue()
-
-
-def index(content: bytes) -> tuple[bytes, dict[str, str]]:
-    """An index in two parts: what Faiss reads, and the origin that follows, without the run that it names."""
-    end = len(content) - 8
-    start = end - int.from_bytes(content[end:], "little")
-    origin = json.loads(content[start:end])
-    assert origin.pop("training_run")
-    return content[:start], origin
-
-
-def before_provenance(page: bytes) -> bytes:
-    """A report without its last section, which names the runs that made it."""
-    text, provenance = page.split(b"Provenance", 1)
-    assert b"run " in provenance
-    return text
 
 
 def test_dg_finds_no_fault_in_the_definitions(workplace):

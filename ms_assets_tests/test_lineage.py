@@ -1,13 +1,10 @@
 """Where artefacts come from: versions that tell what is stale, inputs that are named, columns that are traced."""
 
-import hashlib
 import os
 
 import dagster as dg
 import polars as pl
 import pytest
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContextForTest
 
 from ms_assets.definitions import defs
 from ms_assets.defs.platform import common_checks, lineage
@@ -15,6 +12,7 @@ from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, as_metadata
+from ms_assets_tests.homes import FRESH, GRAPH, MISSING, STALE, latest, sha256, statuses
 from ms_assets_tests.worlds import World, listen
 
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
@@ -38,8 +36,6 @@ MADE_UP = {
 WORLD = World([listen(uid, i, 10 + i % 3) for uid in (1, 2) for i in range(20 // uid)], [10, 11, 12])
 """One user has 20 events, the other 10."""
 USERS, EDGES = "splits/users", "graph/edges"
-GRAPH = defs.resolve_asset_graph()
-FRESH, STALE, MISSING = StaleStatus.FRESH, StaleStatus.STALE, StaleStatus.MISSING
 
 
 # columns
@@ -79,20 +75,6 @@ def test_every_column_is_traced_but_published_and_made_up_ones(key):
 def instance():
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
-
-
-def statuses(instance, *keys, scale="50m"):
-    resolver = CachingStaleStatusResolver(instance, GRAPH, LoadingContextForTest(instance))
-    return [resolver.get_status(dg.AssetKey.from_user_string(key), scale) for key in keys]
-
-
-def latest(instance, key, scale="50m"):
-    [made] = lineage.history(instance, dg.AssetKey.from_user_string(key), scale)
-    return made
-
-
-def sha256(file):
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_only_other_content_makes_what_follows_stale(platform):

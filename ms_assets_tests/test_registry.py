@@ -98,11 +98,11 @@ def test_a_champion_promoted_again_comes_after_the_others(registry):
 
 def test_an_unknown_version_is_named_with_those_there_are(registry):
     with pytest.raises(
-        ChampionError, match="has no version 1; there are: none yet: materialise retrieval/served_model"
+        ChampionError, match="has no version 1; registered versions: none yet, materialise retrieval/served_model"
     ):
         registry.version(1)
     register(registry, model(0.5))
-    with pytest.raises(ChampionError, match="has no version 4; there are: 1"):
+    with pytest.raises(ChampionError, match="has no version 4; registered versions: 1"):
         registry.version(4)
     assert registry.champion() is None and registry.former() is None
 

@@ -11,7 +11,7 @@ import venv
 import matplotlib as mpl
 import pytest
 
-from ms_assets_tests.browser import eventually, serving
+from ms_assets_tests.servers import eventually, serving
 from ms_assets_tests.workplace import FEW, PROGRAMS, ROOT, Workplace
 
 OBSERVER = """
@@ -97,13 +97,13 @@ def test_the_ui_and_its_daemon_do_not_send_what_others_have_left(place):
 
     def daemons_live():
         query = json.dumps({"query": DAEMONS}).encode()
-        request = urllib.request.Request(f"{address}/graphql", query, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{server.address}/graphql", query, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as answer:
             statuses = json.load(answer)["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
         return any(status["healthy"] for status in statuses)
 
     command = (str(place.programs / "dg"), "dev")
-    with serving(*command, folder=place.folder, environment=place.environment, log=log) as address:
+    with serving(*command, folder=place.folder, environment=place.environment, log=log) as server:
         eventually(daemons_live, log)
     assert "telemetry" not in log.read_text().lower()
     assert observed(place) == ""

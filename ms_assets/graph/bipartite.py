@@ -1,4 +1,4 @@
-"""The bipartite user–song graph as a PyG object."""
+"""Bipartite user–song graph as a PyTorch Geometric (PyG) object."""
 
 import copy
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ EDGE_ATTRIBUTES = ("event_type", "n_events", "played_ratio", "weight")
 
 
 def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Relation) -> Relation:
-    """The unit audio vector of every song, zeros if it has none, in the order of song_id: audio, has_audio."""
+    """Unit audio vector of every song, zeros if it has none, in the order of song_id: audio, has_audio."""
     return con.sql(f"""
         SELECT coalesce(normalized_embed::FLOAT[], {[0.0] * AUDIO_DIMENSIONS}::FLOAT[]) AS audio,
             normalized_embed IS NOT NULL AS has_audio
@@ -31,7 +31,7 @@ def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Rela
 
 
 def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa.Table) -> "HeteroData":
-    """Build the graph; the rows of each table stand in the order of their dense ids.
+    """Build the graph from tables whose rows are in the order of their dense ids.
 
     `user`: uid int64 [n_users]. `song`: x float32 [n_songs, 128] (unit audio vectors, zeros where has_audio bool
     is false), item_id int64, in_graph bool, and the ragged artist_ids, album_ids int64 with their offsets. Cold songs
@@ -39,7 +39,7 @@ def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa
     [n_edges, 4] = event type code, n_events, played ratio, weight.
 
     Raises:
-        ValueError: an edge names a user, song or event type that is not known.
+        ValueError: an edge names an unknown user, song or event type.
     """
     import torch
     from torch_geometric.data import HeteroData
@@ -59,7 +59,7 @@ def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa
 
 
 def with_edges(graph: "HeteroData", edges: pa.Table) -> "HeteroData":
-    """The same nodes with these edges.
+    """Copy a graph with these edges in place of its own.
 
     Raises:
         ValueError: an edge names a user or song that the graph does not have, or an unknown event type.
@@ -91,10 +91,10 @@ def _edge_attributes(edges: pa.Table) -> "torch.Tensor":
 
 
 def refuse_other_types(edge_attributes: "torch.Tensor", expected: Mapping[str, EventType]) -> None:
-    """Accept edge_attr float32 [n_edges, 4] whose edges are all of the expected event types.
+    """Check that all edges, edge_attr float32 [n_edges, 4], are of the expected event types.
 
     Raises:
-        UnknownEventTypeError: one is of another type.
+        UnknownEventTypeError: an edge is of another type.
     """
     import torch
 

@@ -12,8 +12,8 @@ MEAN_RATIO = f"coalesce(sum(played_ratio::DECIMAL(12, 9))::DOUBLE / count(played
 def edges(con: duckdb.DuckDBPyConnection, train: Relation) -> Relation:
     """One edge per (user, song, event type) of the train part: n_events, played_ratio and weight.
 
-    Types without a played ratio of their own (`EventType.edge_ratio`) take the mean of the known ones of their events,
-    0.5 when none is known. An event of a type that is not positive is an error of the query.
+    Types without a fixed played ratio (`EventType.edge_ratio`) take the mean of their events' known ratios, 0.5 if none
+    is known. The query fails for an event of a type that is not positive.
     """
     fixed = {name: kind.edge_ratio for name, kind in POSITIVES.items()}
     ratios = {name: MEAN_RATIO if ratio is None else f"{ratio}::DOUBLE" for name, ratio in fixed.items()}

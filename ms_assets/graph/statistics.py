@@ -1,4 +1,4 @@
-"""The graph in numbers and in a picture."""
+"""Statistics of the graph, and a picture of its degrees."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def graph_statistics(graph: "HeteroData") -> pl.DataFrame:
-    """One row per number: name, value.
+    """Node, edge and feature counts of a graph, one row per number: name, value.
 
     Raises:
         UnknownEventTypeError: an edge is of a type that is not in EVENT_TYPES.
@@ -44,7 +44,7 @@ def graph_statistics(graph: "HeteroData") -> pl.DataFrame:
 
 
 def degrees(graph: "HeteroData") -> dict[str, np.ndarray]:
-    """Number of edges of each user and each graph song."""
+    """Degree, the number of edges, of each user and each graph song."""
     user, song = graph[INTERACTS].edge_index.numpy()
     n_graph_songs = int(graph["song"].in_graph.sum())
     return {
@@ -54,7 +54,7 @@ def degrees(graph: "HeteroData") -> dict[str, np.ndarray]:
 
 
 def degree_picture(degrees: dict[str, np.ndarray]) -> "Figure":
-    """Numbers of users and of songs that have at least so many edges, on logarithmic axes.
+    """Picture of the numbers of users and songs with at least so many edges, on logarithmic axes.
 
     degrees: number of edges of each node, by `user` and `song`.
     """

@@ -1,4 +1,4 @@
-"""Files of a dataset on the Hugging Face Hub, in the hub client's own cache: fetched once, verified, found again."""
+"""Download of a dataset's files from the Hugging Face Hub into the hub client's cache, each once and verified."""
 
 import logging
 import re
@@ -31,7 +31,7 @@ SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def resolve_revision(dataset: str, revision: str, attempts: int = REQUEST_ATTEMPTS) -> str:
-    """The commit that a branch or tag of the dataset names today; a commit, whole, is taken at its word.
+    """Resolve a branch or tag of the dataset to the commit that it names today; a full commit is returned as it is.
 
     Raises:
         HubError: the hub cannot be reached, or it has no such dataset or revision.
@@ -48,11 +48,11 @@ def resolve_revision(dataset: str, revision: str, attempts: int = REQUEST_ATTEMP
 
 
 def download(dataset: str, commit: str, file: str, verified: Path) -> Path:
-    """One file of the dataset at a commit, in the hub client's cache (`HF_HOME`).
+    """Fetch one file of the dataset at a commit into the hub client's cache (`HF_HOME`).
 
-    What is there and once passed its sha256 is taken without a word to the hub, whoever put it there. Otherwise it
-    is received into a file of its own, from where an earlier attempt broke off, and gets its name when size and
-    sha256 are right. `verified` is a folder of small notes about which files have passed.
+    A cached file with the right SHA-256 is taken without asking the hub, whoever put it there. Otherwise the download
+    goes into a partial file, resumes where an earlier attempt broke off, and gets its name once size and SHA-256 are
+    right. `verified` is a folder of small notes on the files whose SHA-256 was right.
 
     Raises:
         HubError: the hub cannot be reached, has no such file or gives a wrong one, or the disk is too small.
@@ -75,7 +75,7 @@ def download(dataset: str, commit: str, file: str, verified: Path) -> Path:
 
 
 def _published(what: str, url: str) -> tuple[str, int]:
-    """The sha256 and the size in bytes that the hub states for a file."""
+    """SHA-256 and size in bytes that the hub states for a file."""
     metadata = with_retries(what, lambda: get_hf_file_metadata(url))
     if not SHA256.fullmatch(metadata.etag or "") or metadata.size is None:
         raise HubError(
@@ -86,7 +86,7 @@ def _published(what: str, url: str) -> tuple[str, int]:
 
 
 def _is_whole(blob: Path, verified: Path) -> bool:
-    """Whether a file of the cache has the content that its name promises; it is read once, then remembered."""
+    """True if a cached file has the content that its name states; its SHA-256 is computed once, then remembered."""
     if not blob.is_file() or not SHA256.fullmatch(blob.name):
         return False
     note = verified / blob.name
@@ -112,8 +112,8 @@ def _fingerprint(blob: Path) -> str:
 
 
 def _fetch(what: str, url: str, size: int, blob: Path) -> None:
-    """Receive a file beside its place, verify it, move it there; what a broken attempt brought is kept."""
-    # A name of its own, so that a killed process's bytes are found; its ending is known to `hf cache prune`.
+    """Download a file beside its place, verify it, move it there; a broken attempt's bytes are kept for the next."""
+    # A fixed name, so that a killed process's bytes are found; `hf cache prune` knows its ending.
     partial = blob.with_name(f"{blob.name}.resumable.incomplete")
     if size_of(partial) > size:
         partial.unlink()
@@ -139,7 +139,7 @@ def _require_space(what: str, folder: Path, missing: int) -> None:
     free = shutil.disk_usage(folder).free
     if missing > free:
         raise HubError(
-            f"{what}: {missing / GB:.2f} GB are still to come, but {folder} has {free / GB:.2f} GB free; "
+            f"{what}: {missing / GB:.2f} GB are still missing, but {folder} has {free / GB:.2f} GB free; "
             "make room, or point HF_HOME at a larger disk."
         )
 
@@ -150,7 +150,7 @@ def _explaining(what: str) -> Iterator[None]:
         yield
     except HubError:
         raise
-    except Exception as error:  # the client lets errors of its HTTP library through, which has changed before
+    except Exception as error:  # the client passes on errors of its HTTP library, which has changed before
         raise _explained(what, error) from error
 
 
@@ -163,7 +163,7 @@ def _explained(what: str, error: Exception, resume: str = "") -> HubError:
     elif status == 404:
         advice = "Check MS_ASSETS_SOURCE (the dataset) and MS_ASSETS_REVISION."
     elif status is None and isinstance(error, OSError) and not isinstance(error, ConnectionError):
-        return HubError(f"{what}: cannot be kept in {constants.HF_HUB_CACHE} ({one_line(error)}).{resume}")
+        return HubError(f"{what}: cannot be stored in {constants.HF_HUB_CACHE} ({one_line(error)}).{resume}")
     else:
         advice = "Offline, point MS_ASSETS_SOURCE at a folder that holds the dataset in the hub's layout."
-    return HubError(f"{what}: the hub gave none ({one_line(error)}).{resume} {advice}", may_pass(error))
+    return HubError(f"{what}: the hub did not give it ({one_line(error)}).{resume} {advice}", may_pass(error))

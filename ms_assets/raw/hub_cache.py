@@ -1,7 +1,7 @@
 """Place of a file in the hub client's cache, and the lock that the client takes for its content.
 
-All that is used of the client without being in its API stands here: the folders of its cache, which its documentation
-describes, and its locks, which it does not.
+This module holds everything that is used of the client without being in its API: the folders of its cache, which are
+documented, and its locks, which are not.
 """
 
 import os
@@ -16,7 +16,7 @@ from huggingface_hub.utils import WeakFileLock
 
 @dataclass(frozen=True)
 class CachedFile:
-    """One file of a dataset at a commit: a link by that name to content that is named by its sha256."""
+    """Cached file of a dataset at a commit: a link with the file's name to content that is named by its SHA-256."""
 
     dataset: str
     commit: str
@@ -33,16 +33,16 @@ class CachedFile:
 
     @property
     def linked(self) -> Path | None:
-        """Path of the content that the link names; None if there is no link."""
+        """Path of the content that the link points to; None if there is no link."""
         return self.content(self.link.readlink().name) if self.link.is_symlink() else None
 
     def content(self, sha256: str) -> Path:
-        """Path of the content with a sha256, whether or not it is there."""
+        """Path of the content with a SHA-256, whether or not it exists."""
         return self._folder / "blobs" / sha256
 
     @contextmanager
     def locked(self, content: Path) -> Iterator[None]:
-        """Keep other runs and other tools that use the client from fetching the same content meanwhile."""
+        """Lock a content, so that no other run or tool that uses the client fetches it meanwhile."""
         lock = self._folder.parent / ".locks" / self._folder.name / f"{content.name}.lock"
         for folder in (content.parent, self.link.parent, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The two layouts in which Yambda publishes interactions, and the one order in which they are read here."""
+"""Layouts of Yambda's interaction files: sequential files flattened into rows, and events sorted by user and time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ USERS_AT_A_TIME = 64
 
 
 def flattened(path: Path, table: SourceTable) -> Iterator[pa.Table]:
-    """The rows of a sequential file, which has one row per uid and lists in all other columns.
+    """Flatten a sequential file, which has one row per uid and lists in all other columns, into rows.
 
     Raises:
         SourceError: a column is missing or holds no lists, or the lists of a user differ in length.
@@ -49,7 +49,7 @@ def _flat(batches: list[pa.RecordBatch], schema: pa.Schema, path: Path, names: l
 
 
 def is_sorted(events: Relation) -> bool:
-    """Whether events stand in the order of uid, then timestamp; unknown ones last, like the highest of 32 bits."""
+    """True if events are sorted by uid, then timestamp; unknown ones come last, as the highest value of 32 bits."""
     unknown = f"{2**32 - 1}::UBIGINT"
     key = f'(coalesce(uid, {unknown})::UBIGINT << 32) + coalesce("timestamp", {unknown})::UBIGINT AS key'
     last = np.uint64(0)
@@ -62,6 +62,6 @@ def is_sorted(events: Relation) -> bool:
 
 
 def in_order(events: Relation) -> Relation:
-    """The events by uid, then timestamp, unknown ones last; ties stay in the order of `file_row_number`."""
+    """Sort events by uid, then timestamp, unknown ones last; ties stay in the order of `file_row_number`."""
     ordered = events.order('uid NULLS LAST, "timestamp" NULLS LAST, file_row_number')
     return ordered.project("* EXCLUDE (file_row_number)")

@@ -1,14 +1,14 @@
-"""What Yambda's authors say of their three sizes (arXiv 2505.22238 and the dataset's card)."""
+"""Statistics that Yambda's authors publish of its three sizes (arXiv 2505.22238 and the dataset's card)."""
 
 import tomllib
 from pathlib import Path
 
 STATISTICS: dict[str, dict[str, dict[str, float]]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
-"""By scale, file and statistic of raw/statistics_report."""
+"""Published statistics by scale, file and column of raw/statistics_report."""
 
 
 def differences(scale: str, report: list[dict[str, float | str | None]]) -> tuple[dict[str, str], int]:
-    """Published figures that the report's rows do not bear out, each as "found …, published …", and how many do.
+    """Published figures that differ from the report's rows, each as "found …, published …", and how many agree.
 
     A published mean has one decimal; a figure agrees when it rounds to what was published.
     """

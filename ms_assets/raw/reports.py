@@ -1,10 +1,10 @@
-"""What the raw files hold: their columns, and how events are spread over users and songs."""
+"""Reports on the raw files: their columns, and the spread of events over users and songs."""
 
 import polars as pl
 
 from ms_assets.streams import Relation
 
-# From whole numbers: sums of floats would depend on the order in which threads meet the rows.
+# Computed from integers, because sums of floats would depend on the order in which threads process the rows.
 VARIANCE = "(sum(n * n) * count(*) - sum(n) * sum(n))::DOUBLE / (count(*) * (count(*) - 1))"
 SPREAD = {
     "mean": "sum(n) / count(*)",

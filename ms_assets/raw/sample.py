@@ -1,8 +1,8 @@
-"""A small Yambda of the project's own: planted taste, in the hub's layout, the same files for the same seed.
+"""Generator of a synthetic Yambda with planted taste, in the hub's layout; equal seeds give equal files.
 
 Songs lie around scenes in a latent space, and their audio is a noisy image of it; users love a few scenes, and
-mostly replay what they have played. So collaborative, content and replay signals are all there to be found.
-Users are drawn in blocks, each from a random stream of its own, so that memory is that of a few blocks and any
+mostly replay songs that they have played. So collaborative, content and replay signals can all be found.
+Users are drawn in blocks, each from a random stream of its own, so that only a few blocks are in memory and any
 number of threads gives the same files.
 """
 
@@ -29,21 +29,21 @@ from ms_assets.settings import PUBLISHED_LAST_TIMESTAMP
 
 DAY = 86_400
 RECENT = 3 * DAY
-"""How long a release counts as fresh, in seconds."""
+"""Seconds for which a release counts as fresh."""
 USERS_PER_BLOCK = 125
 SONGS_PER_BLOCK = 50_000
 KINDS = list(EVENT_TYPES)
-"""Event types by their place in the column of the generated events."""
+"""Event types in the order of their codes in the generated events."""
 
 logger = logging.getLogger(__name__)
 
 Curve = tuple[tuple[float, float], ...]
-"""Points of a quantity's logarithm over a standard normal score; two points make it lognormal, cut at both."""
+"""Points of a quantity's logarithm over a standard normal score; two points make it lognormal, clipped at both."""
 
 
 @dataclass(frozen=True)
 class SampleShape:
-    """How much is generated, and how people behave in it."""
+    """Size of the sample, and behaviour of its users."""
 
     n_users: int = 1_000
     n_songs: int = 20_000
@@ -52,9 +52,9 @@ class SampleShape:
     scenes_per_user: int = 4
     seed: int = 7
     activity: Curve = ((-4.0, -3.6), (4.0, 3.6))
-    """How a user's listens compare with another's."""
+    """Distribution of the number of listens per user, up to a factor."""
     popularity: Curve = ((-4.0, -2.88), (4.0, 2.88))
-    """How probable a song is compared with others of its scene or artist."""
+    """Distribution of a song's probability among songs of its scene or artist, up to a factor."""
     favourites: int = 6
     """Artists that a user returns to."""
     loyalty: float = 0.4
@@ -68,7 +68,7 @@ class SampleShape:
     like: float = 0.06
     dislike: float = 0.08
     snub: float = 0.1
-    """Share of songs met once and not loved that are disliked unheard."""
+    """Share of songs outside the loved scenes, met once, that are disliked unheard."""
     unlike: float = 0.15
     """Probability that a like is taken back later."""
     undislike: float = 0.15
@@ -82,7 +82,7 @@ class SampleShape:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The songs by internal number: first those always there, by scene and artist, then the releases by time."""
+    """Songs by internal number: first those available from the start, by scene and artist, then releases by time."""
 
     item_id: NDArray[np.uint32]
     scene: NDArray[np.int64]
@@ -91,11 +91,11 @@ class Catalogue:
     latent: NDArray[np.float32]
     cumulated_popularity: NDArray[np.float64]
     scene_start: NDArray[np.int64]
-    """Where the songs of each scene begin among those always there; one entry more than scenes."""
+    """First song of each scene among those available from the start; one entry more than scenes."""
     artist_start: NDArray[np.int64]
 
     def draw(self, rng: Generator, first: NDArray[np.int64], beyond: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A song of each stretch, by popularity."""
+        """Draw one song from each range of songs, by popularity."""
         low, high = self.cumulated_popularity[first], self.cumulated_popularity[beyond]
         drawn = np.searchsorted(self.cumulated_popularity, low + rng.random(low.shape) * (high - low), side="right")
         return (drawn - 1).clip(0, len(self.item_id) - 1)
@@ -103,7 +103,7 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Events:
-    """Parallel columns, one entry per event; `song` is an internal number, `user` a row of the block's user ids."""
+    """Events as parallel columns; `song` is an internal number, `user` a row of the block's user ids."""
 
     user: NDArray[np.int64]
     time: NDArray[np.int64]
@@ -113,12 +113,12 @@ class Events:
     organic: NDArray[np.bool_]
 
     def take(self, order: NDArray[np.integer]) -> "Events":
-        """The events at these positions."""
+        """Select the events at some positions."""
         return Events(*(getattr(self, field.name)[order] for field in fields(self)))
 
 
 def generate(folder: Path, shape: SampleShape, scale: str = "sample", threads: int = os.cpu_count() or 1) -> None:
-    """Write the nine files under `folder`, which appears only when all of them are whole."""
+    """Write the nine files into `folder`, which appears only once all of them are complete."""
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     for_songs, for_files, for_users = SeedSequence(shape.seed).spawn(3)
@@ -149,7 +149,7 @@ def _catalogue(rng: Generator, shape: SampleShape) -> Catalogue:
     artist_latent = centres[artist_scene] + 0.5 * rng.normal(size=(n_artists, width))
     fame = 0.4 * rng.normal(size=n_artists)
     artist = rng.choice(n_artists, n, p=np.exp(fame) / np.exp(fame).sum())
-    # One song in ten comes out during the recorded time; the others were there before.
+    # One song in ten is released during the recorded time; the others are available from the start.
     release = np.where(rng.random(n) < 0.1, rng.integers(1, PUBLISHED_LAST_TIMESTAMP, size=n), 0)
     order = np.lexsort((artist, release))
     artist, release = artist[order], release[order]
@@ -170,7 +170,7 @@ def _catalogue(rng: Generator, shape: SampleShape) -> Catalogue:
 def _blocks(
     pool: ThreadPoolExecutor, ahead: int, seeds: SeedSequence, shape: SampleShape, songs: Catalogue
 ) -> Iterator[dict[str, pa.Table]]:
-    """The interaction tables of each block of users, in order; at most `ahead` blocks wait to be written."""
+    """Generate the interaction tables of each block of users, in order; at most `ahead` blocks wait to be written."""
     for_activity, *for_blocks = seeds.spawn(1 + -(-shape.n_users // USERS_PER_BLOCK))
     rng = default_rng(for_activity)
     activity = _curve(shape.activity, rng.normal(size=shape.n_users))
@@ -230,7 +230,7 @@ def _events(rng: Generator, shape: SampleShape, songs: Catalogue, n_listens: NDA
 
 def _listening_times(rng: Generator, n_listens: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     user = np.repeat(np.arange(len(n_listens)), n_listens)
-    # About twelve listens a session: a session is a number, its start a draw that its listens share.
+    # About twelve listens per session: a session is a number, and its listens share a random start.
     n_sessions = np.maximum(n_listens // 12, 1)
     session = (rng.random(len(user)) * n_sessions[user]).astype(np.int64) + (np.cumsum(n_sessions) - n_sessions)[user]
     start = rng.integers(0, PUBLISHED_LAST_TIMESTAMP - DAY // 12, size=n_sessions.sum())
@@ -240,12 +240,12 @@ def _listening_times(rng: Generator, n_listens: NDArray[np.int64]) -> tuple[NDAr
 
 
 def _when(user: NDArray[np.int64], time: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """User and time as one number to sort by."""
+    """Sort key of user, then time, as one number."""
     return user * (PUBLISHED_LAST_TIMESTAMP + 1) + time
 
 
 def _replay_origins(rng: Generator, replay: float, n_listens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each listen the position of the listen that chose its song: itself, or an earlier one of the user."""
+    """Position, for each listen, of the listen that chose its song: itself, or an earlier one of the user."""
     position = np.arange(n_listens.sum())
     first = np.repeat(np.cumsum(n_listens) - n_listens, n_listens)
     earlier = first + (rng.random(len(position)) * (position - first)).astype(np.int64)
@@ -258,7 +258,7 @@ def _replay_origins(rng: Generator, replay: float, n_listens: NDArray[np.int64])
 def _choices(
     rng: Generator, shape: SampleShape, songs: Catalogue, n_users: int, user: NDArray[np.int64], time: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """What each listen to a new song plays: (song, of a loved scene, a recent release)."""
+    """Choose the song of each listen to a new song: (song, of a loved scene, a recent release)."""
     n = len(user)
     loved_scenes = np.argsort(rng.random((n_users, shape.n_scenes)), axis=1)[:, : shape.scenes_per_user]
     # Each user's cumulated shares of scenes lie between the user's number and the next: one search finds both.
@@ -286,7 +286,7 @@ def _choices(
 def _with_feedback(
     rng: Generator, shape: SampleShape, listens: Events, loved: NDArray[np.bool_], unloved: NDArray[np.bool_]
 ) -> Events:
-    """The listens, then the reactions to those that are the first of a loved or unloved song."""
+    """Append to the listens the reactions to the first listens of loved and unloved songs."""
     parts = [listens]
     reactions = (("like", loved, shape.like, shape.unlike), ("dislike", unloved, shape.dislike, shape.undislike))
     for kind, first, given, regretted in reactions:
@@ -330,7 +330,7 @@ def _lists(vectors: NDArray[np.float32]) -> pa.ListArray:
 
 
 def _mapping(name: str, songs: Catalogue, *owners: tuple[NDArray[np.int64], NDArray[np.bool_]]) -> pa.Table:
-    """Pairs of owner and song, each once and in order; owners come with a mask of the songs that they have."""
+    """Table of distinct pairs of owner and song, sorted; owners: each song's owner, and the songs that have one."""
     n = len(songs.item_id)
     pairs = np.concatenate([owner[some] * n + np.flatnonzero(some) for owner, some in owners])
     owner, song = np.divmod(np.unique(pairs), n)
@@ -338,7 +338,7 @@ def _mapping(name: str, songs: Catalogue, *owners: tuple[NDArray[np.int64], NDAr
 
 
 def _write(paths: dict[str, Path], pieces: Iterable[dict[str, pa.Table]]) -> None:
-    """Write files that grow together: what each gets of a piece is a row group."""
+    """Write several files together, one row group of each per piece."""
     with ExitStack() as open_files:
         writers: dict[str, pq.ParquetWriter] = {}
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Yambda's files as published: where they lie, their columns, and the checks a file passes on arrival."""
+"""Schema of Yambda's published files: their paths and columns, and the checks that each file passes on arrival."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ UINT8 = ("UTINYINT", "USMALLINT", "SMALLINT", "UINTEGER", "INTEGER", "UBIGINT", 
 UINT16 = ("USMALLINT", "UINTEGER", "INTEGER", "UBIGINT", "BIGINT", "FLOAT", "DOUBLE")
 UINT32 = ("UINTEGER", "UBIGINT", "BIGINT")
 UNSIGNED = {"UTINYINT": 2**8 - 1, "USMALLINT": 2**16 - 1, "UINTEGER": 2**32 - 1, "UBIGINT": 2**64 - 1}
-"""The highest value of types that have no negative ones."""
+"""Highest value of each unsigned type."""
 VECTOR = tuple(f"{real}{size}" for real in ("FLOAT", "DOUBLE") for size in ("[]", f"[{AUDIO_DIMENSIONS}]"))
 NAME = ("VARCHAR", "ENUM")
 
@@ -28,7 +28,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """A published column: the types accepted for it, and a condition that every row meets unless it is null."""
+    """Published column: its accepted types, and a condition that every value meets unless it is null."""
 
     name: str
     types: tuple[str, ...]
@@ -36,44 +36,44 @@ class Column:
     between: tuple[int, int] | None = None
     """Lowest and highest value."""
     holds: str | None = None
-    """SQL, where bounds do not say it."""
+    """Condition in SQL, where bounds are not enough."""
     surely_holds: str | None = None
-    """SQL that is quicker to compute and false wherever `holds` is; rows for which it is true need no other look."""
+    """Condition in SQL that is quicker to compute, and true only where `holds` is; it spares rows the check of that."""
     remedy: str = ""
-    """End of the error about values for which the condition does not hold."""
+    """Remedy that ends the error about values that break the condition."""
 
     def condition(self, found: str) -> str | None:
-        """What to check of a column that was found to have this type; None when the type already says it."""
+        """Condition in SQL to check for a column of the found type; None if the type itself guarantees it."""
         if self.between is None:
             return self.holds
         low, high = self.between
         if low == 0 and UNSIGNED.get(found, high + 1) <= high:
             return None
-        # Statistics of a file leave NaN out, so that bounds alone may be taken for granted.
+        # Statistics of a file leave NaN out, so the reader might take bounds alone for granted.
         number = f' AND NOT isnan("{self.name}")' if found in ("FLOAT", "DOUBLE") else ""
         return f'"{self.name}" BETWEEN {low} AND {high}{number}'
 
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A published table: its file's place, with `{layout}` and `{scale}` where there is one for each."""
+    """Published table; its path contains `{layout}` and `{scale}` if there is a file for each."""
 
     name: str
     path: str
     columns: tuple[Column, ...]
     description: str
     unique: str | None = None
-    """A column whose values are all different."""
+    """Column whose values are all different."""
     usable: str | None = None
-    """SQL that holds of every row of use; the others count as missing."""
+    """Condition in SQL for usable rows; the others count as missing."""
 
     def file(self, scale: str, layout: str = "flat") -> str:
-        """The file's path inside the dataset."""
+        """Path of the file inside the dataset."""
         return self.path.format(scale=scale, layout=layout)
 
     @property
     def of_interactions(self) -> bool:
-        """Published in both layouts."""
+        """True for tables of interactions, which are published in both layouts."""
         return "{layout}" in self.path
 
 
@@ -96,9 +96,9 @@ EVENT_TYPE = Column(
 
 
 def _vector(name: str, description: str) -> Column:
-    # Null vectors and null elements are refused too, where `NOT (null)` would let them pass.
+    # Null vectors and null elements are refused too; `NOT (null)` would let them pass.
     whole = f"coalesce(len({name}) = {AUDIO_DIMENSIONS} AND list_count({name}) = {AUDIO_DIMENSIONS}, false)"
-    # The product is refused for a null element, then TRY makes nulls of the neighbouring rows too.
+    # The product fails for a null element, and TRY then turns the neighbouring rows into nulls too.
     product = f"isfinite(TRY(list_inner_product({name}, {name})))"
     return Column(
         name,
@@ -116,7 +116,7 @@ TABLES = {
             "multi_event",
             "{layout}/{scale}/multi_event.parquet",
             (*INTERACTION, *LISTEN, EVENT_TYPE),
-            "Every interaction of every type, a row each, sorted by uid, then timestamp: what all else stands on.",
+            "One row per interaction of any type, sorted by uid, then timestamp: the source of everything else.",
         ),
         SourceTable(
             "embeddings",
@@ -126,7 +126,7 @@ TABLES = {
                 _vector("embed", "audio embedding, 128 numbers"),
                 _vector("normalized_embed", "audio embedding, 128 numbers of length 1"),
             ),
-            "Audio embeddings, one row per song that has one: how songs sound; the same file at every scale.",
+            "One row per song with an audio embedding: how songs sound; the same file at every scale.",
             unique="item_id",
             usable="isfinite(list_sum(embed)) AND isfinite(list_sum(normalized_embed))",
         ),
@@ -134,20 +134,20 @@ TABLES = {
             "artist_item_mapping",
             "artist_item_mapping.parquet",
             (Column("artist_id", UINT32, "Yambda's artist id", UINT32_RANGE), ITEM_ID),
-            "Who plays: pairs of artist and song, many to many.",
+            "One row per pair of artist and song, many to many: who plays.",
         ),
         SourceTable(
             "album_item_mapping",
             "album_item_mapping.parquet",
             (Column("album_id", UINT32, "Yambda's album id", UINT32_RANGE), ITEM_ID),
-            "On which record: pairs of album and song, many to many.",
+            "One row per pair of album and song, many to many: the records that songs are on.",
         ),
         *(
             SourceTable(
                 f"{kind}s",
                 f"{{layout}}/{{scale}}/{kind}s.parquet",
                 (*INTERACTION, *LISTEN) if kind == "listen" else INTERACTION,
-                f"The {kind}s of multi_event as a file of their own; on request, for nothing here needs it.",
+                f"One row per {kind} of multi_event, as a file of its own; on request, because nothing here needs it.",
             )
             for kind in EVENT_TYPES
         ),
@@ -160,16 +160,16 @@ ON_REQUEST = tuple(name for name in TABLES if name not in ALWAYS)
 def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable, source: Path | None = None) -> int:
     """Check one flat source file: present, whole, with the published columns, types and value ranges.
 
-    Returns how many of its rows are of no use (`SourceTable.usable`).
+    Returns the number of rows that are not usable (`SourceTable.usable`).
 
     Args:
-        connection: reads the file.
+        connection: connection that reads the file.
         path: the file.
-        table: what it should hold.
-        source: the file to name in errors, where the one that is read was made from another.
+        table: expected content.
+        source: file to name in errors, if `path` was made from another file.
 
     Raises:
-        SourceError: naming the file, the column, what was found and what was expected.
+        SourceError: names the file, the column, what was found and what was expected.
     """
     if not path.is_file():
         raise SourceError(f"{path}: no such file; expected {table.name} in Parquet")
@@ -199,8 +199,8 @@ def _verify_values(relation: Relation, path: Path, table: SourceTable) -> int:
     types = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
     conditions = [(column, column.condition(types[column.name])) for column in table.columns]
     checked = [(column, holds) for column, holds in conditions if holds]
-    # Counts are aggregated: a filter below them may skip row groups whose statistics leave NaN out. Where there is
-    # nothing to check, every value is read all the same, and so a damaged page found.
+    # Conditions stand in the aggregates: a filter might skip row groups whose statistics leave NaN out. Columns without
+    # a condition are read too, so that a damaged page is found.
     looks = [f"count(*) FILTER (NOT ({column.surely_holds or holds}))" for column, holds in checked]
     looks += [f'bit_xor("{column.name}")' for column, holds in conditions if not holds]
     doubtful = relation.aggregate(", ".join(looks)).fetchall()[0][: len(checked)]

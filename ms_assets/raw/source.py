@@ -1,4 +1,4 @@
-"""Where Yambda's files come from: the hub, a folder, or, for the scale `sample`, the project's own generator."""
+"""Sources of Yambda's files: the hub, a folder, or, for the scale `sample`, the project's own generator."""
 
 import hashlib
 import inspect
@@ -14,13 +14,13 @@ from ms_assets.raw.schema import SourceError, SourceTable
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A source file on this machine, and where it came from."""
+    """Source file on this machine, and its origin."""
 
     path: Path
     origin: str
     revision: str
     content: str
-    """Tells files of other content apart, without reading them: they may have 50 GB."""
+    """Identity of the file's content, found without reading the file, which may have 50 GB."""
     layout: str = "flat"
 
 
@@ -29,20 +29,19 @@ LAYOUTS = ("flat", "sequential")
 
 @dataclass(frozen=True)
 class Source:
-    """Reader of a dataset's files, in the hub's layout, from three sources: the hub, a folder, or the generator."""
+    """Reader of a dataset's files, in the hub's layout, from the hub, a folder, or the generator of the sample."""
 
     location: str
-    """A folder in the hub's layout, or a dataset id on the hub."""
+    """Folder in the hub's layout, or dataset id on the hub."""
     revision: str
     """Branch, tag or commit on the hub."""
     layout: str
     """Layout of the interaction files: flat or sequential."""
     home: Path
-    """Folder of the generated sample, of the commit that each revision of a dataset is pinned to, and of notes about
-    which downloads have been verified."""
+    """Folder for the generated sample, the commits that revisions are pinned to, and notes on verified downloads."""
 
     def fetch(self, table: SourceTable, scale: str) -> SourceFile:
-        """The table's file at this scale, downloaded or generated when it is not here yet.
+        """Fetch the table's file at a scale; download or generate it if it is not here yet.
 
         Raises:
             SourceError: the folder or the file is missing.
@@ -69,11 +68,11 @@ class Source:
         return SourceFile(path, self.location, commit, path.resolve().name, layout)
 
     def newest_commit(self) -> str:
-        """The commit that the revision names today, which need not be the pinned one; asks once.
+        """Commit that the revision names today, which may differ from the pinned one; the hub is asked once.
 
         Raises:
-            SourceError: there are no newer commits: of a folder, or of a revision that is a commit itself.
-            HubError: the hub does not tell.
+            SourceError: the source is a folder or the revision a commit, which have no newer commits.
+            HubError: the hub does not answer.
         """
         if self._folder():
             raise SourceError(f"MS_ASSETS_SOURCE: {self.location} is a folder, which has no revisions")
@@ -85,7 +84,7 @@ class Source:
         return commit
 
     def pin(self, commit: str) -> None:
-        """Have later runs read this commit."""
+        """Pin the revision to a commit, which later runs read."""
         with published(self._pin()) as unfinished:
             unfinished.write_text(commit)
 
@@ -101,7 +100,7 @@ class Source:
         return None
 
     def _sample(self) -> tuple[Path, str]:
-        # The generator's own source is its version: a changed generator never meets files of the former one.
+        # The generator's source code is its version, so that a changed generator never reads files of the former one.
         sources = "".join(inspect.getsource(module) for module in (sample, schema, events))
         version = hashlib.sha256(sources.encode()).hexdigest()[:12]
         folder = self.home / "sample" / version
@@ -110,7 +109,7 @@ class Source:
         return folder, version
 
     def _pinned_commit(self) -> str:
-        """The commit that the revision named when it was first used here: later runs read the same files."""
+        """Commit that the revision named when it was first used here, so that later runs read the same files."""
         from ms_assets.raw import hub
 
         if not self._pin().exists():

@@ -1,6 +1,6 @@
-"""A file over an unreliable line: received piece by piece, resumed where it broke off, asked for again with patience.
+"""Download over an unreliable connection: piece by piece, resumed where it broke off, retried after growing waits.
 
-Everything goes through the hub client's own session, so that token, proxies and certificates are as always.
+All requests use the hub client's own session, and so its token, proxies and certificates.
 """
 
 import logging
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 MB = 1e6
-# Content networks refuse to send more than 50 GB at once, and signed addresses expire: each piece asks anew.
+# Content networks refuse to send more than 50 GB at once, and signed addresses expire: each piece is a new request.
 PIECE_BYTES = 4_000_000_000
 
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_HONOURED_WAIT_SECONDS = 600.0
-# Whoever is offline learns it from a small request, within seconds; a file outlasts a router's restart.
+# A small request tells within seconds that the machine is offline; a file's download outlasts a router's restart.
 REQUEST_ATTEMPTS = 5
 FILE_ATTEMPTS = 10
 
@@ -35,7 +35,7 @@ BROKEN_LINE = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtoc
 
 
 class HubError(RuntimeError):
-    """The hub could not give a file; it may later where it was only away, or overrun, for longer than requests wait."""
+    """The hub did not give a file; `may_pass` if it was only unreachable or overloaded, so that it may later."""
 
     def __init__(self, message: str, may_pass: bool = False) -> None:
         super().__init__(message)
@@ -45,12 +45,12 @@ class HubError(RuntimeError):
 def with_retries(
     what: str, request: Callable[[], Answer], attempts: int = REQUEST_ATTEMPTS, arrived: Callable[[], int] = lambda: 0
 ) -> Answer:
-    """The request's answer; broken connections, timeouts, 429 and 5xx are tried again after growing waits.
+    """Return the request's answer; retry broken connections, timeouts, 429 and 5xx after growing waits.
 
-    `arrived` says how many bytes are here: an attempt that brought any does not count towards `attempts`.
+    `arrived` counts the bytes received so far: an attempt that brought any does not count towards `attempts`.
 
     Raises:
-        httpx2.TransportError, HfHubHTTPError: the last attempt's, or one that no other attempt would mend.
+        httpx2.TransportError, HfHubHTTPError: the last attempt's error, or one that a retry would not mend.
     """
     fruitless, furthest = 0, arrived()
     while True:
@@ -64,14 +64,14 @@ def with_retries(
             if fruitless >= attempts:
                 raise
             wait = _wait_seconds(error, fruitless)
-            # A bad line breaks thousands of times in a large file: as long as bytes arrive, progress says enough.
+            # A bad connection breaks thousands of times in a large file: while bytes arrive, progress is enough to log.
             level = logging.WARNING if wait else logging.DEBUG
             logger.log(level, "%s: %s; trying again in %.1f s", what, one_line(error), wait)
             time.sleep(wait)
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether another attempt may do better: after a broken line, or where the server had too much to do."""
+    """True if a retry may succeed: after a broken connection, or where the server was overloaded."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     return isinstance(error, BROKEN_LINE) or status in (408, 429) or status >= 500
 
@@ -92,11 +92,11 @@ def _asked_seconds(headers: httpx2.Headers) -> float:
 
 
 def receive(name: str, url: str, partial: Path, size: int) -> None:
-    """Append to `partial` until it has `size` bytes; what is there already is not asked for again.
+    """Append to `partial` until it has `size` bytes; bytes that it already has are not requested again.
 
     Raises:
-        HubError: the server sends something else than what was asked for.
-        httpx2.TransportError, HfHubHTTPError: it gave nothing in all attempts, or refused.
+        HubError: the server sends something other than what was requested.
+        httpx2.TransportError, HfHubHTTPError: the server sent nothing in all attempts, or refused.
         OSError: the bytes cannot be written.
     """
     partial.touch()
@@ -119,7 +119,7 @@ def _append_piece(url: str, partial: Path, size: int, progress: "_Progress") -> 
         resumes = _checked_start(response, start, size)
         here = start if resumes else 0
         with partial.open("ab" if resumes else "wb") as file:
-            # As it comes from the line: blocks of a fixed size would lose what a broken one has brought.
+            # Raw blocks as they arrive: with blocks of a fixed size a broken connection would lose the last bytes.
             for block in response.iter_raw():
                 here += len(block)
                 if here > size:
@@ -127,14 +127,14 @@ def _append_piece(url: str, partial: Path, size: int, progress: "_Progress") -> 
                 file.write(block)
                 progress.show(here)
     if size_of(partial) <= start:
-        raise httpx2.RemoteProtocolError("the answer ended without anything new")
+        raise httpx2.RemoteProtocolError("the answer ended without any new bytes")
 
 
 def _checked_start(response: httpx2.Response, start: int, size: int) -> bool:
-    """Whether the body goes on from `start`; otherwise it begins with the file's first byte.
+    """True if the body continues from `start`; False if it begins with the file's first byte.
 
     Raises:
-        HubError: it is neither, or belongs to a file of another size.
+        HubError: the body does neither, or belongs to a file of another size.
     """
     if response.status_code == 206:
         found = response.headers.get("Content-Range", "")
@@ -148,7 +148,7 @@ def _checked_start(response: httpx2.Response, start: int, size: int) -> bool:
 
 
 class _Progress:
-    """Speaks up about every ten seconds: how much is here, how fast it comes, how long it will take."""
+    """Log about every ten seconds: bytes received, speed, and remaining time."""
 
     def __init__(self, name: str, size: int, here: int) -> None:
         self._name, self._size = name, size
@@ -172,10 +172,10 @@ class _Progress:
 
 
 def size_of(file: Path) -> int:
-    """The file's bytes; 0 when there is none."""
+    """Size of a file in bytes; 0 if it does not exist."""
     return file.stat().st_size if file.exists() else 0
 
 
 def one_line(error: Exception) -> str:
-    """The error's kind and message, without line breaks."""
+    """Type and message of an error, without line breaks."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,4 +1,4 @@
-"""Whether the tables of a division agree with each other and with the raw events, told from them alone."""
+"""Audits of a split: its tables agree with each other and with the raw events."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,12 +13,12 @@ from ms_assets.streams import Relation, in_user_ranges
 
 @dataclass(frozen=True)
 class Conservation:
-    """How many positive events should be in the parts, and how many are."""
+    """Numbers of positive events that the parts should hold and that they hold."""
 
     n_kept: int
-    """With an active user and a candidate song."""
+    """Positive events with an active user and a candidate song."""
     n_between_parts: int
-    """Those of them that a division by time leaves out: between two parts, or of users without a train event."""
+    """Kept events that a division by time leaves out: between two parts, or of users without a train event."""
     n_in_parts: int
     conserved: bool
 
@@ -34,8 +34,8 @@ def conservation(
 ) -> Conservation:
     """Compare the parts with the kept events, as bags of (user, song, time, type).
 
-    They are the same; or (global_temporal) what the parts lack lies within half an hour between two parts that are
-    further apart than that, or belongs to users without a train event.
+    The parts conserve the events if both bags are equal; or (global_temporal) if the missing events lie within half an
+    hour between two parts that are further apart than that, or belong to users without a train event.
     """
     parts = train.union(validation).union(test).filter(IS_POSITIVE)
     in_parts = parts.aggregate(_bag("true")).fetchall()[0]
@@ -58,7 +58,7 @@ def conservation(
             )
         )
     ).fetchall()[0]
-    # Between train and test without a validation part lie two gaps and the day that it would have had.
+    # Without a validation part, two gaps and its missing day lie between train and test.
     longest = GAP if len(gaps) == 2 else 2 * GAP + VALIDATION_LENGTH
     by_time = in_parts == (n_by_time, hash_by_time) and all(
         high - low > GAP and span < longest for (low, high), span in zip(gaps, spans, strict=True)
@@ -67,33 +67,33 @@ def conservation(
 
 
 def _bag(condition: str) -> str:
-    # A sum of hashes does not depend on the order of the rows, and sees one that is there twice.
+    # A sum of hashes does not depend on the order of the rows, and detects duplicates.
     row = "hash(user_id, song_id, timestamp::BIGINT, event_type::VARCHAR)::HUGEINT"
     return f"count(*) FILTER ({condition}), coalesce(sum({row}) FILTER ({condition}), 0)"
 
 
 def _gaps(train: Relation, validation: Relation, test: Relation) -> list[tuple[int, int]]:
-    """From the end of each part to the start of the next one that has events, over all users."""
+    """Gaps between the end of each part and the start of the next one that has events, over all users."""
     spans = [part.aggregate("min(timestamp), max(timestamp)").fetchall()[0] for part in (train, validation, test)]
     there = [span for span in spans if span[0] is not None]
     return [(end, start) for (_, end), (start, _) in pairwise(there)]
 
 
 def met_in_ground_truth(ground_truth: Relation) -> dict[str, tuple[int, ...]]:
-    """What the ground truth counts in each split: events, listens beyond half the track, likes, dislikes."""
+    """Counts in the ground truth by split: events, listens beyond half the track, likes, dislikes."""
     sums = ", ".join(f"sum({name})::BIGINT" for name in ("n_events", "listen_plus", "likes", "dislikes"))
     return {split: tuple(numbers) for split, *numbers in ground_truth.aggregate(f"split, {sums}").fetchall()}
 
 
 def met_in_events(part: Relation) -> tuple[int, ...]:
-    """The same, counted in a part's events."""
+    """Counts in a part's events: events, listens beyond half the track, likes, dislikes."""
     conditions = [f"event_type = 'listen' AND played_ratio > {LISTEN_PLUS_RATIO}"]
     conditions += [f"event_type = '{name}'" for name in ("like", "dislike")]
     return part.aggregate(", ".join(["count(*)", *(f"count(*) FILTER ({c})" for c in conditions)])).fetchall()[0]
 
 
 def n_wrong_train_plays(con: duckdb.DuckDBPyConnection, ground_truth: Relation, train: Relation, rows: int) -> int:
-    """Rows of the ground truth whose n_train_plays are not the user's listens of the song in train."""
+    """Number of ground-truth rows whose n_train_plays differs from the user's listens of the song in train."""
 
     def wrong(ground_truth: Relation, train: Relation) -> Relation:
         return con.sql("""

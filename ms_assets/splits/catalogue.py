@@ -1,4 +1,4 @@
-"""Which users and songs take part, and the dense ids that every later table speaks in."""
+"""Selection of users and songs, and the dense ids that every later table uses."""
 
 import duckdb
 import numpy as np
@@ -12,7 +12,7 @@ from ms_assets.streams import Relation, starts, whole_users
 Connection = duckdb.DuckDBPyConnection
 
 NO_ITEM = 2**32
-"""Beyond every item_id."""
+"""Stand-in for a missing item_id, larger than any other."""
 
 
 def candidate_songs(
@@ -23,14 +23,14 @@ def candidate_songs(
     albums: Relation,
     require_audio: bool,
 ) -> Relation:
-    """Every song that any row of multi_event names, with audio if that is required.
+    """Songs that any row of multi_event names, with audio if that is required.
 
     Columns: item_id, artist_ids, album_ids, n_events.
 
     Artists and albums get dense indices, 0-based by Yambda's id, among those that have a candidate song; a
     song's list is ascending, and empty when nothing is known.
     """
-    # Grouped first: the events are many times as many as the songs.
+    # Grouped before the join, because events outnumber songs many times.
     songs = con.sql(f"""
         WITH named AS (SELECT item_id, count(*) AS n_events FROM multi_event GROUP BY item_id)
         SELECT item_id::BIGINT AS item_id, n_events
@@ -66,18 +66,18 @@ def _dense_lists(con: Connection, songs: Relation, mapping: Relation, owner: str
 
 
 def active_users(multi_event: Relation, candidates: IdMap, min_events: int, max_events: int, rows: int) -> pa.Table:
-    """Users whose raw rows number within [min_events, max_events]: user_id, uid, n_events.
+    """Users with min_events to max_events raw rows: user_id, uid, n_events.
 
-    n_events counts the user's rows that name a candidate song; a user with none is absent. user_id is the
+    n_events counts the user's rows that name a candidate song; a user with none is left out. user_id is the
     0-based rank of uid.
 
     Args:
-        multi_event: sorted by uid.
-        candidates: from item_id to candidate song.
-        min_events, max_events: the bounds, both included.
-        rows: about how many rows to hold at a time.
+        multi_event: events sorted by uid.
+        candidates: positions of candidate songs by item_id.
+        min_events, max_events: bounds, both included.
+        rows: approximate number of rows to hold at a time.
     """
-    # A raw row counts though it names no song.
+    # A raw row counts even if it names no song.
     events = multi_event.filter("uid IS NOT NULL").project(f"uid, coalesce(item_id, {NO_ITEM}) AS item_id")
     uids, n_events = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for block in whole_users(events.to_arrow_reader(rows), "uid"):
@@ -97,13 +97,13 @@ def active_users(multi_event: Relation, candidates: IdMap, min_events: int, max_
 
 
 def songs(con: Connection, candidate_songs: Relation, item_ids: NDArray[np.int64], tally: Tally) -> Relation:
-    """The catalogue with dense ids: graph songs first, then cold ones, each by item_id.
+    """Catalogue with dense ids: graph songs first, then cold ones, each by item_id.
 
     Args:
-        con: the relation's connection.
-        candidate_songs: the catalogue.
-        item_ids: its ids, ascending.
-        tally: what trained, in the same order.
+        con: connection of the relation.
+        candidate_songs: catalogue without dense ids.
+        item_ids: ids of the candidate songs, ascending.
+        tally: counts of train events by candidate song, in the same order.
     """
     tallied = pa.table(  # noqa: F841  (named in the query below)
         {

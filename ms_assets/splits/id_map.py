@@ -1,4 +1,4 @@
-"""From Yambda's ids to positions."""
+"""Map from Yambda's ids to positions."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,27 +10,27 @@ UNKNOWN = -1
 
 
 class IdMap:
-    """The position of each id in an ascending list of ids, found by two array reads.
+    """Map from ids to their positions in an ascending list, by two array reads per id.
 
-    Ids are cut into pages of 16; only pages that hold an id take memory, so what counts is how ids are spread and
-    not how large they are: 40 MiB for a million ids among thirty million.
+    Ids are divided into pages of 16; only pages that hold an id take memory, so memory depends on how ids are spread
+    and not on how large they are: 40 MiB for a million ids among thirty million.
 
     Args:
-        ids: ascending, distinct, below 2^32.
+        ids: distinct ids, ascending, below 2^32.
     """
 
     def __init__(self, ids: NDArray[np.integer]) -> None:
         page, place = _split(ids)
         used = page[starts(page)]
-        # Page number 0 stays empty; it stands for all pages that hold no id, and for those beyond the last.
+        # Page number 0 stays empty and stands for all pages without an id, and for those beyond the last.
         self._number = np.zeros(int(used[-1]) + 2 if len(used) else 1, np.int32)
         self._number[used] = np.arange(1, len(used) + 1)
         self._position = np.full((len(used) + 1) << PAGE_BITS, UNKNOWN, np.int32)
         self._position[(self._number[page].astype(np.int64) << PAGE_BITS) + place] = np.arange(len(ids))
 
     def positions(self, ids: NDArray[np.integer]) -> NDArray[np.int32]:
-        """The position of each id, in any order and as often as wanted; -1 for one that is not in the list."""
-        # Beyond 64 bits with a sign numpy would count in floats.
+        """Position of each id, int32; ids in any order, repeated or not; -1 for an id that is not in the list."""
+        # NumPy would turn unsigned 64-bit integers into floats.
         page, place = _split(ids.astype(np.int64) if ids.dtype == np.uint64 else ids)
         at = np.take(self._number, page, mode="clip")
         at <<= PAGE_BITS

@@ -1,4 +1,4 @@
-"""What the divided events come to: the songs that trained, the three parts, the explicit negatives."""
+"""Tables of the divided events: train, validation, test and explicit negatives, and the counts behind song ids."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from ms_assets.splits.protocols import KINDS, LISTEN, NO_TYPE, PARTS, TRAIN, Par
 from ms_assets.streams import Relation
 
 EVENT_COLUMNS = ("timestamp", "played_ratio_pct", "is_organic")
-"""What `tables` needs of raw/multi_event beside users, songs, types and parts."""
+"""Columns of raw/multi_event that `tables` needs beside users, songs, types and parts."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What the parts hold, by candidate song [n_candidates] and in all."""
+    """Counts of the divided events, by candidate song [n_candidates] and by part."""
 
     in_graph: NDArray[np.bool_]
-    """The song has a positive train event."""
+    """Songs with a positive train event."""
     n_train_plays: NDArray[np.int64]
     """Listens in the train part."""
     n_rows: dict[str, int]
@@ -28,14 +28,14 @@ class Tally:
 
     @property
     def song_ids(self) -> NDArray[np.int32]:
-        """The song_id of each candidate song: graph songs first, then cold ones, each in the candidates' order."""
+        """Song_id of each candidate song: graph songs first, then cold ones, each in the candidates' order."""
         song_ids = np.empty(len(self.in_graph), np.int32)
         song_ids[np.argsort(~self.in_graph, kind="stable")] = np.arange(len(self.in_graph))
         return song_ids
 
 
 def tally(blocks: Iterable[PartedEvents], n_candidates: int) -> Tally:
-    """Count what each part holds."""
+    """Count the events of each part, and the train events of each candidate song."""
     in_graph = np.zeros(n_candidates, np.bool_)
     plays = np.zeros(n_candidates, np.int64)
     n_rows = np.zeros(len(PARTS), np.int64)
@@ -50,14 +50,14 @@ def tally(blocks: Iterable[PartedEvents], n_candidates: int) -> Tally:
 
 
 def tables(blocks: Iterable[PartedEvents], tally: Tally) -> Iterator[dict[str, pa.Table]]:
-    """The rows of train, validation, test and negatives, block by block, in the order of users and time.
+    """Tables train, validation, test and negatives, block by block, in the order of users and time.
 
-    Train holds its positive events only; validation and test hold every type. Negatives are distinct by user,
-    song and event type, and sorted by them.
+    Train holds positive events only; validation and test hold every type. Negatives are distinct by user, song
+    and event type, and sorted by them.
 
     Args:
-        blocks: with EVENT_COLUMNS.
-        tally: of the same events.
+        blocks: divided events with EVENT_COLUMNS.
+        tally: counts of these events.
     """
     song_ids = tally.song_ids
     for events in blocks:
@@ -97,7 +97,7 @@ def _negatives(events: PartedEvents, song_ids: NDArray[np.int32], in_graph: NDAr
 
 
 def _share(percent: pa.Array) -> pa.Array:
-    """min(percent, 100) / 100, null where the percent is."""
+    """Share of a percentage: min(percent, 100) / 100, null where the percentage is null."""
     at_most_all = pa.compute.min_element_wise(percent.cast(pa.float64()), 100.0, skip_nulls=False)
     return pa.compute.divide(at_most_all, 100.0)
 
@@ -108,5 +108,5 @@ def _names(kind: NDArray[np.uint8]) -> pa.DictionaryArray:
 
 
 def fingerprint(table: Relation) -> tuple[int, int]:
-    """Two numbers that equal tables share whatever their order: a hash over all rows, and how many there are."""
+    """Fingerprint of a table, the same for equal tables in any order: a hash over all rows, and their number."""
     return table.aggregate(f"bit_xor(hash({', '.join(table.columns)})), count(*)").fetchall()[0]

@@ -1,8 +1,8 @@
-"""The two ways to divide events into train, validation and test.
+"""Protocols that divide events into train, validation and test: per user, or at one time for all.
 
-Within a user, events stand in the order of time, ties in file order, which is the order of raw/multi_event. All
-arithmetic is exact: a ratio is the decimal that was written, not its nearest binary fraction. Users are taken some
-at a time, so that memory does not grow with the data; what comes out does not depend on how many.
+Events of a user are in the order of time, ties in file order, which is the order of raw/multi_event. All
+arithmetic is exact: a ratio is the decimal that was written, not its nearest binary fraction. Users are processed
+in blocks, so that memory does not grow with the data; the result does not depend on the size of the blocks.
 """
 
 from collections.abc import Container, Iterator
@@ -21,13 +21,13 @@ from ms_assets.streams import Relation, starts, whole_users, with_progress
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 NO_PART = 3
-"""Stands for the part of an event that lies in a gap, or validates or tests a user without a train part."""
+"""Number for events in no part: those in a gap, and validation or test events of users without a train part."""
 
 KINDS = list(EVENT_TYPES)
 NO_TYPE = len(KINDS)
 LISTEN = KINDS.index("listen")
 MOST_BITS = 1 << 24
-"""Up to this uid, users are told apart bit by bit while reading; above, their rows are read and then left out."""
+"""Largest uid for which one bit per user filters rows while reading; above, all rows are read and filtered later."""
 
 GAP = 1_800
 """Seconds before the validation part, and before the test part, that belong to no part (global_temporal)."""
@@ -37,9 +37,9 @@ VALIDATION_LENGTH = 86_400
 
 @dataclass(frozen=True)
 class PartedEvents:
-    """All kept events of some users, in the order of users and time: parallel arrays [n], and n rows.
+    """Divided events of some users, in the order of users and time: parallel arrays [n], and n rows.
 
-    A kept event has an active user and a candidate song.
+    All kept events of these users are there; a kept event has an active user and a candidate song.
     """
 
     user_id: NDArray[np.int32]
@@ -50,16 +50,16 @@ class PartedEvents:
     part: NDArray[np.uint8]
     """TRAIN, VALIDATION, TEST or NO_PART."""
     published: pa.RecordBatch
-    """The columns of raw/multi_event that were asked for."""
+    """Requested columns of raw/multi_event."""
 
     @property
     def positive(self) -> NDArray[np.bool_]:
-        """Events of positive types, bool [n]."""
+        """Flags of events of positive types, bool [n]."""
         return _is_of(self.kind, POSITIVES)
 
     @property
     def negative(self) -> NDArray[np.bool_]:
-        """Explicit negatives, bool [n]."""
+        """Flags of explicit negatives, bool [n]."""
         return _is_of(self.kind, NEGATIVES)
 
 
@@ -76,12 +76,12 @@ def parted_events(
     Raises duckdb.Error for an event type that is not in EVENT_TYPES.
 
     Args:
-        multi_event: sorted by uid, then time.
-        uids: the active users, ascending; a user's place is its user_id.
-        candidates: from item_id to candidate song.
-        settings: the protocol.
-        rows: about how many rows to hold at a time; a user is never cut.
-        columns: columns of raw/multi_event to bring along.
+        multi_event: events sorted by uid, then time.
+        uids: active users, ascending; a user's position is its user_id.
+        candidates: positions of candidate songs by item_id.
+        settings: protocol and its settings.
+        rows: approximate number of rows to hold at a time; a user is never cut.
+        columns: columns of raw/multi_event to return.
     """
     kinds = sql_case({name: kind for kind, name in enumerate(KINDS)})
     events = multi_event.filter(f"uid IS NOT NULL AND item_id IS NOT NULL AND {_may_be_of(uids)}").project(
@@ -102,7 +102,7 @@ def parted_events(
 
 
 def _may_be_of(uids: NDArray[np.int64]) -> str:
-    """SQL that is true for rows of these users: the reader then skips what it would decode for the others."""
+    """SQL condition that is true for rows of these users, so that the reader need not decode those of others."""
     n_bits = int(uids[-1]) + 2
     if n_bits > MOST_BITS:
         return "true"
@@ -112,7 +112,7 @@ def _may_be_of(uids: NDArray[np.int64]) -> str:
 
 
 def _active(uid: NDArray[np.int64], uids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """(user_id, row) of the rows whose user is active; `uid` is sorted."""
+    """Rows of active users, as (user_id, row); `uid` is sorted."""
     start = starts(uid)
     place = np.searchsorted(uids, uid[start]).clip(max=len(uids) - 1)
     user_id = np.where(uids[place] == uid[start], place, UNKNOWN).astype(np.int32)
@@ -122,21 +122,21 @@ def _active(uid: NDArray[np.int64], uids: NDArray[np.int64]) -> tuple[NDArray[np
 
 
 def _by_position(events: PartedEvents, settings: SplitSettings) -> PartedEvents:
-    """per_user: of a user's n events the first ⌊train · n⌋ train, those up to ⌊(train + validation) · n⌋ validate."""
+    """Divide per_user: of n events the first ⌊train · n⌋ train, those up to ⌊(train + validation) · n⌋ validate."""
     start = starts(events.user_id)
     n_events = np.diff(start, append=len(events.user_id))
     position = np.arange(len(events.user_id)) - np.repeat(start, n_events)
     train = Fraction(str(settings.train_ratio))
     part = np.zeros(len(position), np.uint8)
     for share in (train, train + Fraction(str(settings.validation_ratio))):
-        # A user at a time in Python's whole numbers, which do not overflow however many digits a ratio has.
+        # Computed in Python's integers, which do not overflow however many digits a ratio has.
         end = [share.numerator * n // share.denominator for n in n_events.tolist()]
         part += position >= np.repeat(np.array(end), n_events)
     return _with_part(events, part)
 
 
 def _part_by_time(settings: SplitSettings) -> str:
-    """global_temporal: test [T, ∞), validation [T − gap − day, T − gap), train before T − gap − day − gap."""
+    """Part by time (global_temporal): test [T, ∞), validation [T − gap − day, T − gap), train < T − gap − day − gap."""
     if settings.protocol == "per_user":
         return str(NO_PART)
     validation_end = settings.test_start - GAP
@@ -149,7 +149,7 @@ def _part_by_time(settings: SplitSettings) -> str:
 
 
 def _of_trained_users(events: PartedEvents) -> PartedEvents:
-    """Only users with a positive train event validate and test."""
+    """Drop the validation and test events of users without a positive train event."""
     start = starts(events.user_id)
     trained = np.logical_or.reduceat((events.part == TRAIN) & events.positive, start)
     trained = np.repeat(trained, np.diff(start, append=len(events.user_id)))

@@ -1,4 +1,4 @@
-"""How much a song in a held-out part was worth to a user."""
+"""Relevance of songs to users in the held-out parts: the ground truth."""
 
 from collections.abc import Iterator
 
@@ -8,12 +8,12 @@ from ms_assets.events import EVENT_TYPES, KNOWN, POSITIVES, EventType
 from ms_assets.streams import Relation
 
 LISTEN_PLUS_RATIO = 0.5
-"""A listen counts as listen+ beyond this played ratio."""
+"""Played ratio beyond which a listen counts as listen+."""
 IN_WORDS = ", ".join(
     f"{name} {kind.relevance[0]:g}" + f" + {kind.relevance[1]:g} × played ratio" * bool(kind.relevance[1])
     for name, kind in POSITIVES.items()
 )
-"""Share of each event type in the base relevance."""
+"""Terms of the base relevance by event type, in words."""
 MAX_REPLAY_BONUS, REPLAYS_FOR_MAX_BONUS = 0.05, 20
 
 
@@ -22,8 +22,8 @@ def ground_truth(con: duckdb.DuckDBPyConnection, train: Relation, validation: Re
 
     base = Σ over events (intercept + slope · played ratio, unknown as 0) by `EventType.relevance`;
     adjusted = min(base · (1 + 0.05 · min(n_train_plays, 20) / 20), 1). Ratios are summed as decimals, so that
-    the sum does not depend on the order in which threads meet the events. A held-out event type that is not in
-    EVENT_TYPES is an error of the query.
+    the sum does not depend on the order in which threads process the events. The query fails for a held-out event
+    type that is not in EVENT_TYPES.
     """
     base = " + ".join(term for name, kind in EVENT_TYPES.items() for term in _relevance(name, kind))
     return con.sql(f"""
@@ -54,7 +54,7 @@ def ground_truth(con: duckdb.DuckDBPyConnection, train: Relation, validation: Re
 
 
 def _relevance(name: str, kind: EventType) -> Iterator[str]:
-    """Terms of the base relevance, as SQL, that events of one type give."""
+    """Terms of the base relevance for events of one type, as SQL."""
     of_type = f"FILTER (event_type = '{name}')"
     intercept, slope = kind.relevance
     if intercept:

@@ -1,4 +1,4 @@
-"""What each part of the model is worth: the same training with one part changed at a time."""
+"""Ablation: the training repeated with one part of the model changed at a time, to measure what each part is worth."""
 
 import logging
 from collections.abc import Iterable
@@ -41,11 +41,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "without explicit negatives": {"hard_weight": 0.0},
     "no propagation": {"layers": 0},
 }
-"""By what the variant is called; one that changes nothing of the training at hand is left out."""
+"""Changed settings by name of the variant; a variant that changes nothing in the given training is left out."""
 
 
 def variants(base: TrainingSettings) -> dict[str, TrainingSettings]:
-    """The training as it is, then each change that makes a difference and a model that is still possible."""
+    """Settings of each variant: the training as it is, then every change that differs from it and is valid."""
     found = {AS_TRAINED: base}
     for name, change in CHANGES.items():
         values = {**base.model_dump(), **change}
@@ -56,7 +56,7 @@ def variants(base: TrainingSettings) -> dict[str, TrainingSettings]:
 
 
 def table(base: TrainingSettings, seeds: Iterable[int], fit: Fit) -> pl.DataFrame:
-    """Train every variant with every seed; one row for each."""
+    """Train every variant with every seed; one row per variant and seed."""
     rows, compared, seeds = [], variants(base), list(seeds)
     for number, (name, settings) in enumerate(compared.items(), start=1):
         logger.info("variant %d of %d: %s", number, len(compared), name)
@@ -68,7 +68,7 @@ def table(base: TrainingSettings, seeds: Iterable[int], fit: Fit) -> pl.DataFram
 
 
 def picture(summary: pl.DataFrame) -> "Figure":
-    """The NDCG of every variant, with the spread over its seeds, the best on top."""
+    """Picture of every variant's NDCG, with the spread over its seeds, the best on top."""
     figure = pictures.figure(9, 0.8 + 0.35 * len(summary))
     pane, rows = figure.subplots(), summary.reverse()
     colours = [pictures.PALETTE[0 if name == AS_TRAINED else 4] for name in rows["variant"]]
@@ -80,7 +80,7 @@ def picture(summary: pl.DataFrame) -> "Figure":
 
 
 def summary(table: pl.DataFrame) -> pl.DataFrame:
-    """One row per variant over its seeds, the best first: NDCG, its standard deviation, what it loses or gains."""
+    """One row per variant over its seeds, the best first: NDCG, standard deviation, difference from the training."""
     means = table.group_by("variant", maintain_order=True).agg(
         validation_ndcg=pl.col("validation_ndcg").mean(),
         standard_deviation=pl.col("validation_ndcg").std(),

@@ -1,4 +1,4 @@
-"""Checkpoints of a training that is not over: their data and settings, and whether they may be used."""
+"""Checkpoints of an unfinished training, and the check that they belong to the same data and settings."""
 
 import hashlib
 from typing import Any, Protocol, Self
@@ -9,51 +9,51 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import TrainingData
 
 FORMAT = 2
-"""Raised when what a checkpoint holds, or what training makes of it, changes."""
+"""Version of checkpoints; it is raised when their content, or its use in training, changes."""
 NOT_IDENTITY = {"accumulation", "checkpoint_seconds", "replace_checkpoint", "refit", "use_study"}
-"""Settings that change nothing about the course of a training, rounding apart."""
+"""Settings that do not change the course of a training, apart from rounding."""
 
 
 class CheckpointFile(Protocol):
-    """Where a checkpoint is kept, whole or not at all."""
+    """File of a checkpoint, which is whole or absent."""
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last; None when nothing was."""
+        """Read the checkpoint; None if there is none."""
 
     def save(self, value: dict[str, Any]) -> None:
-        """Replace what was saved."""
+        """Replace the checkpoint."""
 
 
 class OtherTrainingError(ValueError):
-    """A checkpoint belongs to a training of other data or settings."""
+    """A checkpoint belongs to a training on different data or settings."""
 
 
 class Checkpoint:
-    """A file opened for one training: its state there, if it was cut off, and where to save how it goes on."""
+    """Checkpoint of one training: the saved state if it was interrupted, and the file for its next states."""
 
     def __init__(self, file: CheckpointFile, identity: dict[str, str], saved: dict[str, Any] | None) -> None:
         self._file, self._identity = file, identity
         self.state: dict[str, Any] | None = saved["state"] if saved else None
         self.notes: dict[str, str] = dict(saved["notes"]) if saved else {}
-        """Whatever else should outlive a killed process."""
+        """Notes that should outlive a killed process."""
 
     @classmethod
     def open(cls, file: CheckpointFile, data: TrainingData, settings: TrainingSettings) -> Self:
-        """Open for the training that `trainer.fit` would do of these.
+        """Open the checkpoint of a training on some data with some settings.
 
         Raises:
-            OtherTrainingError: the file is of another training; names what differs, on both sides.
+            OtherTrainingError: the file is of another training; names the differences, with both values.
         """
         wanted = identity(data, settings)
         return cls(file, wanted, _usable(file.load(), wanted, settings.replace_checkpoint))
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace what was saved."""
+        """Replace the saved state."""
         self._file.save({"identity": self._identity, "notes": self.notes, "state": state})
 
 
 def identity(data: TrainingData, settings: TrainingSettings) -> dict[str, str]:
-    """Content of the data, settings and format of checkpoints, which determine a training."""
+    """Identity of a training: content of its data, settings, and format of checkpoints, by name."""
     graph = data.graph
     digest = hashlib.sha256(str(graph.n_graph_songs).encode())
     owners = [tensor for lists in graph.features.owners.values() for tensor in lists]
@@ -82,6 +82,6 @@ def _usable(saved: dict[str, Any] | None, wanted: dict[str, str], replace: bool)
         if found.get(name) != wanted.get(name)
     ]
     raise OtherTrainingError(
-        f"a training that was cut off left a checkpoint of other data or settings ({'; '.join(differing)}): train with "
-        "those to go on from it, or set replace_checkpoint to throw it away"
+        f"an interrupted training left a checkpoint of different data or settings ({'; '.join(differing)}): train with "
+        "those to resume it, or set replace_checkpoint to discard it"
     )

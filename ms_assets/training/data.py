@@ -22,13 +22,13 @@ class SongFeatures:
     """Audio, artists and albums of songs, known before any listening."""
 
     audio: Tensor
-    """float32 [n_songs, 128]."""
+    """Audio vectors, float32 [n_songs, 128]; zeros for songs in `silent`."""
     silent: Tensor
-    """int64, the songs whose audio is unknown; zeros stand for it."""
+    """Songs whose audio is unknown, int64."""
     owners: dict[str, tuple[Tensor, Tensor]]
-    """For `artist` and `album`: flat int64 ids, and offsets [n_songs + 1]; a song without any has the last id."""
+    """Ids of `artist` and of `album`, flat int64, and offsets [n_songs + 1]; a song without any has the last id."""
     n_owners: dict[str, int]
-    """Number of ids, the one for unknown included."""
+    """Number of ids of each owner, the one for unknown included."""
 
     @classmethod
     def of(cls, graph: "HeteroData") -> Self:
@@ -42,7 +42,7 @@ class SongFeatures:
         return cls(songs.x, (~songs.has_audio).nonzero().squeeze(1), owners, sizes)
 
     def select(self, songs: Tensor) -> "SongFeatures":
-        """Features of these songs, in this order."""
+        """Select the features of some songs, in their order."""
         owners = {}
         for owner, (ids, offsets) in self.owners.items():
             lengths = offsets.diff()[songs]
@@ -53,23 +53,23 @@ class SongFeatures:
         return SongFeatures(self.audio[songs], silent, owners, self.n_owners)
 
     def to(self, device: torch.device) -> "SongFeatures":
-        """The same features on another device."""
+        """Move the features to a device."""
         owners = {name: (ids.to(device), offsets.to(device)) for name, (ids, offsets) in self.owners.items()}
         return SongFeatures(self.audio.to(device), self.silent.to(device), owners, self.n_owners)
 
 
 @dataclass(frozen=True, eq=False)
 class GraphTensors:
-    """Edges between users and songs, and features of songs; graph songs, which have edges, come first."""
+    """Tensors of the graph: edges between users and songs, and features of songs; songs with edges come first."""
 
     user: Tensor
-    """int64 [n_edges]."""
+    """User of each edge, int64 [n_edges]."""
     song: Tensor
-    """int64 [n_edges]."""
+    """Song of each edge, int64 [n_edges]."""
     attributes: Tensor
-    """float32 [n_edges, 4] = event type code, number of events, played ratio, heuristic weight."""
+    """Edge attributes, float32 [n_edges, 4] = event type code, number of events, played ratio, heuristic weight."""
     features: SongFeatures
-    """Of all songs. They stay in the machine's memory: a training moves those that it needs to its device."""
+    """Features of all songs. They stay in main memory: a training moves those that it needs to its device."""
     n_users: int
     n_graph_songs: int
 
@@ -92,7 +92,7 @@ class GraphTensors:
         return len(self.features.audio)
 
     def pairs(self, user: Integers, song: Integers, **values: NDArray[Any]) -> Interactions:
-        """Pairs of its users and songs [n_users, n_songs], cold songs included; as `Interactions.of`."""
+        """Pairs of the graph's users and songs [n_users, n_songs], cold songs included; see `Interactions.of`."""
         return Interactions.of(user, song, self.n_users, self.n_songs, **values)
 
     @cached_property
@@ -103,13 +103,13 @@ class GraphTensors:
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """A graph to learn from, songs to rank low, and songs to validate with."""
+    """Training data: a graph to learn from, songs to rank low, and targets to validate with."""
 
     graph: GraphTensors
     disliked: Interactions
     """Explicit negatives [n_users, n_songs]: dislikes and unlikes; songs may be cold."""
     targets: Interactions
-    """Validation part [n_users, n_songs] with a value `relevance`; pairs that share an edge are left out of it."""
+    """Validation part [n_users, n_songs] with a value `relevance`, from which validation omits pairs with an edge."""
 
 
 def _with_unknown(ids: Tensor, offsets: Tensor, unknown: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The processor that trains, and the memory that it has left."""
+"""Compute device of a training, and its free memory."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def resolve(wanted: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of the card, or of this machine within the limit of its container."""
+    """Free memory of the GPU, or of this machine within the limit of its container, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available

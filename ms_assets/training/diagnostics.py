@@ -1,4 +1,4 @@
-"""Diagnostics of a trained network: lengths of its vectors, and the weights of edges that it learned."""
+"""Diagnostics of a trained network: lengths of its vectors, and learned edge weights."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,11 +26,11 @@ class Diagnosis:
     """Lengths of vectors, scales and edge weights of one trained network."""
 
     norms: dict[str, NDArray[np.float32]]
-    """Lengths of vectors, by what they are: parameters, the parts of songs, and propagated nodes."""
+    """Lengths of vectors by name: parameters, parts of song encodings, and propagated nodes."""
     scales: dict[str, float]
-    """By which audio and metadata are multiplied."""
+    """Factors by which audio and metadata are multiplied."""
     weights: dict[str, NDArray[np.float32]]
-    """Learned weight over `RATIOS` by event type and count; empty where weights are not learned."""
+    """Learned edge weights over `RATIOS` by event type and count; empty where weights are not learned."""
     degrees: dict[str, NDArray[np.int32]]
     """Number of edges of each node, by `user` and `song`."""
 
@@ -43,9 +43,9 @@ class Diagnosis:
 
 @torch.no_grad()
 def diagnose(network: Network, features: SongFeatures) -> Diagnosis:
-    """Look into a network on the CPU.
+    """Measure a network on the CPU.
 
-    features: of all songs.
+    features: features of all songs.
     """
     weights = _learned_weights(network.edge_weights) if isinstance(network.edge_weights, EdgeWeightMLP) else {}
     of_users, of_songs = network.adjacency.offsets.diff().tensor_split([network.n_users])

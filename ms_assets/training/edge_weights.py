@@ -1,4 +1,4 @@
-"""Edge weights: learned from the attributes of edges, heuristic ones as given, or all the same."""
+"""Edge weights: learned from the edges' attributes, heuristic as given, or uniform."""
 
 import torch
 from torch import Tensor, nn
@@ -10,24 +10,24 @@ PLAYED_RATIO_STEPS = 20
 COUNT, PLAYED_RATIO = 1, 2
 """Columns of the network's input: log2 of the count, the played ratio."""
 MOST_HALF_OCTAVES = 64
-"""Of counts: 2^32 events of one type between one user and one song."""
+"""Largest count in half octaves: 2^32 events of one type between one user and one song."""
 
 
 class EdgeWeightMLP(nn.Module):
-    """A weight in (0, 1) for each edge: Linear(4 → 8), ReLU, Linear(8 → 1), sigmoid, at least 1e-6.
+    """MLP for edge weights in (0, 1): Linear(4 → 8), ReLU, Linear(8 → 1), sigmoid, at least 1e-6.
 
-    It starts near σ(log2(count) / 2 + 1.2 · played ratio − 2.5): what was played again, and to its end, is what a
-    user likes. That is about in proportion to the logarithm of the count, .1 for a first listen and .2 if it was whole.
+    It starts near σ(log2(count) / 2 + 1.2 · played ratio − 2.5), because users like what they play again and to its
+    end. That is about proportional to the logarithm of the count: 0.1 for a first listen, 0.2 if it was complete.
 
-    Edges are put in buckets (event type × half octave of the count × twentieth of the played ratio), so the
-    network sees under a thousand rows however many edges there are.
+    Edges are grouped into buckets (event type × half octave of the count × twentieth of the played ratio), so the
+    network sees fewer than a thousand rows however many edges there are.
     """
 
     rows: Tensor
     bucket: Tensor
 
     def __init__(self, edge_attributes: Tensor) -> None:
-        """Take edge_attr float32 [n_edges, 4] = event type code, count, played ratio, heuristic weight."""
+        """Group edges by edge_attr float32 [n_edges, 4] = event type code, count, played ratio, heuristic weight."""
         super().__init__()
         rows, bucket = _buckets(edge_attributes)
         self.register_buffer("rows", rows, persistent=False)
@@ -47,7 +47,7 @@ class EdgeWeightMLP(nn.Module):
         return self._table(self.rows).index_select(0, self.bucket)
 
     def weights_of(self, edge_attributes: Tensor) -> Tensor:
-        """The weights of edges with these attributes, [n]; they need not occur in the graph."""
+        """Weights of edges with these attributes, [n]; the edges need not occur in the graph."""
         rows, bucket = _buckets(edge_attributes)
         return self._table(rows)[bucket]
 
@@ -56,7 +56,7 @@ class EdgeWeightMLP(nn.Module):
 
 
 class FixedEdgeWeights(nn.Module):
-    """Weights that training does not change."""
+    """Edge weights that training does not change."""
 
     weights: Tensor
 
@@ -70,7 +70,7 @@ class FixedEdgeWeights(nn.Module):
 
 
 def edge_weights(edge_attributes: Tensor, settings: TrainingSettings) -> EdgeWeightMLP | FixedEdgeWeights:
-    """The module that gives edges with these attributes the weights that the settings ask for."""
+    """Module for the edge weights that the settings ask for, given the edges' attributes."""
     if settings.edge_weights == "learned":
         return EdgeWeightMLP(edge_attributes)
     heuristic = edge_attributes[:, 3].clone()
@@ -78,11 +78,11 @@ def edge_weights(edge_attributes: Tensor, settings: TrainingSettings) -> EdgeWei
 
 
 def _buckets(edge_attributes: Tensor) -> tuple[Tensor, Tensor]:
-    """The network's input for each bucket that occurs, [n_buckets, 4], and the bucket of each edge, int32."""
+    """Input of the network for each bucket that occurs, [n_buckets, 4], and the bucket of each edge, int32."""
     kind, count, ratio, weight = edge_attributes.unbind(1)
     half_octave = (count.clamp(min=1).log2() * 2).floor().clamp(max=MOST_HALF_OCTAVES - 1)
     twentieth = (ratio * PLAYED_RATIO_STEPS).round()
-    # Counted rather than sorted: keys are small numbers, edges are many.
+    # Counted rather than sorted, because keys are small numbers and edges are many.
     key = ((kind * MOST_HALF_OCTAVES + half_octave) * (PLAYED_RATIO_STEPS + 1) + twentieth).long()
     n_edges = torch.bincount(key)
     occurring = n_edges.nonzero().squeeze(1)

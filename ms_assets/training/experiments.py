@@ -1,4 +1,4 @@
-"""Trainings that are compared with one another: how a study and an ablation have them done."""
+"""Experiments: the trainings that a study or an ablation compares, each in an MLflow run of its own."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -11,13 +11,13 @@ from ms_assets.training.inputs import fitted
 from ms_assets.training.trained import Epoch, TrainedModel
 
 Listener = Callable[[Epoch], bool | None]
-"""Told of every epoch; training ends when it answers True."""
+"""Function that is called with every epoch; training stops if it returns True."""
 Fit = Callable[[str, TrainingSettings, Listener], TrainedModel]
-"""Trains under a name to show; raises what `inputs.fitted` and `trainer.fit` raise."""
+"""Function that trains under a name to show; raises what `inputs.fitted` and `trainer.fit` raise."""
 
 
 def within(run: MLflowRun, data: TrainingData) -> Fit:
-    """Trainings on the same data, each an MLflow run within this one."""
+    """Function that trains on the same data, each time in an MLflow run nested in this one."""
 
     def fit(name: str, asked: TrainingSettings, listener: Listener) -> TrainedModel:
         settings, device = fitted(asked, data.graph)

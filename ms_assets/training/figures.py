@@ -1,4 +1,4 @@
-"""Pictures of a training: its curves, the graph's degrees, lengths of vectors, and learned edge weights."""
+"""Pictures of a training: curves, lengths of vectors, learned edge weights, and the graph's degrees."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ BINS = 50
 
 
 def of_training(trained: TrainedModel, diagnosis: Diagnosis) -> dict[str, bytes]:
-    """PNG of each picture by its title, drawn once for Dagster and MLflow."""
+    """Pictures of a training as PNG by title, drawn once for Dagster and MLflow."""
     shown = {
         "training curves": training_curves(trained.history, trained.best),
         "embedding norms": norms_picture(diagnosis),
@@ -27,7 +27,7 @@ def of_training(trained: TrainedModel, diagnosis: Diagnosis) -> dict[str, bytes]
 
 
 def training_curves(history: list[Epoch], best: Epoch) -> "Figure":
-    """Loss and validation NDCG by epoch, the kept epoch marked."""
+    """Picture of loss and validation NDCG by epoch, with the kept epoch marked."""
     figure = pictures.figure(9, 3.5)
     numbers = [epoch.number for epoch in history]
     curves = (
@@ -44,7 +44,7 @@ def training_curves(history: list[Epoch], best: Epoch) -> "Figure":
 
 
 def norms_picture(diagnosis: Diagnosis) -> "Figure":
-    """A histogram of lengths for each kind of vector."""
+    """Histograms of lengths for each kind of vector."""
     figure = pictures.figure(9, 3.5)
     before, after = figure.subplots(1, 2)
     for name, lengths in diagnosis.norms.items():
@@ -60,7 +60,7 @@ def norms_picture(diagnosis: Diagnosis) -> "Figure":
 
 
 def weights_picture(diagnosis: Diagnosis) -> "Figure":
-    """The learned weight of an edge by its played ratio, a line for each event type and count."""
+    """Picture of the learned edge weight by played ratio, one line per event type and count."""
     figure = pictures.figure(9, 3.5)
     pane = figure.subplots()
     for i, (name, weights) in enumerate(diagnosis.weights.items()):

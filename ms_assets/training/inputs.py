@@ -1,4 +1,4 @@
-"""Inputs of a training: from tables to tensors, and from the settings asked for to those that fit."""
+"""Inputs of a training: tensors made from tables, and settings adapted to the memory of the device."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def training_data(graph: "HeteroData", negatives: Relation, ground_truth: Relation) -> TrainingData:
-    """Graph of the train part, its explicit negatives, and the validation part of `splits/ground_truth`."""
+    """Training data: graph of the train part, explicit negatives, and validation part of `splits/ground_truth`."""
     tensors = GraphTensors.of(graph)
     disliked = negatives.to_arrow_table()
     validation = ground_truth.filter("split = 'validation'").to_arrow_table()
@@ -23,7 +23,7 @@ def training_data(graph: "HeteroData", negatives: Relation, ground_truth: Relati
 
 
 def fitted(settings: TrainingSettings, graph: GraphTensors) -> tuple[TrainingSettings, "torch.device"]:
-    """Settings that fit into the memory of the device that they name, and that device.
+    """Adapt settings to the memory of the device that they name; returns them and the device.
 
     Raises:
         ValueError: this machine has no such device.

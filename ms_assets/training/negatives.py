@@ -1,4 +1,4 @@
-"""Songs to rank below the positives: a user's explicit negatives, and random songs."""
+"""Sampling of negatives, the songs to rank below positives: a user's explicit negatives, and random songs."""
 
 import math
 from collections.abc import Iterator
@@ -15,43 +15,43 @@ from ms_assets.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class Piece:
-    """Positives of a step in groups, the last of which may be short, and the negatives that were drawn for them."""
+    """Piece of a step: positives in groups, the last of which may be short, and the negatives drawn for them."""
 
     edges: Tensor
-    """int64 [n]."""
+    """Positive edges, int64 [n]."""
     user: Tensor
-    """int64 [n], the user of each edge."""
+    """User of each edge, int64 [n]."""
     disliking: Tensor
-    """int64 [n_hard], places in `edges` whose users have explicit negatives."""
+    """Positions in `edges` whose users have explicit negatives, int64 [n_hard]."""
     hard: Tensor
-    """int64 [n_hard], one of these for each."""
+    """Explicit negative for each of these positions, int64 [n_hard]."""
     neutral: Tensor
-    """int64 [n_groups, k], random songs that a group shares."""
+    """Random songs that the positives of a group share, int64 [n_groups, k]."""
     unheard: Tensor
-    """bool [n, k], which neutral negatives of its group a user has not heard."""
+    """Flags of the neutral negatives of its group that a user has not heard, bool [n, k]."""
 
 
 @dataclass(frozen=True)
 class NegativeSampler:
-    """Draws explicit negatives per user and neutral ones per group; all draws come from one generator.
+    """Sampler of explicit negatives per user and neutral ones per group; all draws come from one generator.
 
     Songs are numbered as in `songs`: graph songs keep their ids, and cold negatives follow them without gaps.
     """
 
     songs: Tensor
-    """int64, ids of graph songs and cold negatives; on the CPU."""
+    """Ids of graph songs and cold negatives, int64; on the CPU."""
     heard: Tensor
-    """int64 keys user · n_songs + song of all positives, sorted."""
+    """Keys user · n_songs + song of all positives, int64, sorted."""
     offsets: Tensor
-    """int64 [n_users + 1] into `disliked`."""
+    """Beginning of each user's explicit negatives in `disliked`, int64 [n_users + 1]."""
     disliked: Tensor
-    """int64, the explicit negatives of each user."""
+    """Explicit negatives, user after user, int64."""
     n_songs: int
     n_graph_songs: int
 
     @classmethod
     def of(cls, heard: Interactions, disliked: Interactions, n_graph_songs: int, device: torch.device) -> Self:
-        """Build from positives, which are of graph songs alone, and explicit negatives."""
+        """Build the sampler from positives, which are of graph songs alone, and explicit negatives."""
         n, song = n_graph_songs, disliked.song
         cold = np.unique(song[song >= n])
         places = np.where(song < n, song, n + np.searchsorted(cold, song))
@@ -64,7 +64,7 @@ class NegativeSampler:
     def pieces(
         self, edges: Tensor, user: Tensor, n: int, settings: TrainingSettings, generator: torch.Generator
     ) -> Iterator[Piece]:
-        """Draw for the positives of a step, and cut them into about n pieces of whole groups."""
+        """Draw negatives for the positives of a step, and cut these into about n pieces of whole groups."""
         hard, has_hard = self.hard(user, generator)
         n_groups = math.ceil(len(edges) / settings.group_size)
         neutral = self.neutral(n_groups, settings.neutral_negatives, generator)
@@ -83,13 +83,13 @@ class NegativeSampler:
         return drawn.to(self.heard.device)
 
     def is_heard(self, user: Tensor, song: Tensor) -> Tensor:
-        """Tell whether the user has the song among the positives; shapes broadcast."""
+        """Flags of users who have the song among their positives; shapes broadcast."""
         keys = user * self.n_songs + song
         found = torch.searchsorted(self.heard, keys).clamp(max=len(self.heard) - 1)
         return self.heard[found] == keys
 
     def hard(self, user: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One explicit negative of each user, int64 [n], and whether the user has any, bool [n]."""
+        """Random explicit negative of each user, int64 [n], and flags of the users who have any, bool [n]."""
         start, count = self.offsets[user], self.offsets[user + 1] - self.offsets[user]
         if not len(self.disliked):
             return torch.zeros_like(user), torch.zeros_like(user, dtype=torch.bool)

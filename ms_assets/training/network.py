@@ -1,17 +1,17 @@
-"""LightGCN's network over users and songs, where a song is what its audio, artists and albums say of it.
+"""Network of LightGCN over users and songs, with songs encoded from their audio, artists and albums.
 
     user   u_0 = normalise(e_u)
-    song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b), the parts that are switched on, and
-           a learned vector for audio that is unknown;
+    song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b), with the parts that are switched on,
+           and a learned vector for unknown audio;
            with a residual normalise(s_0 + r), graph songs only
     x      = P [u_0; s_0],  P as in `propagation.py`
     user   u = normalise(x_u − mean of users)
     song   s = normalise(x_s − mean of songs) · ((1 + n_s) / g)^γ,  n_s its edges, g the geometric mean of 1 + n_s
 
-Propagation draws all nodes towards one direction, which says nothing of taste; less their mean, vectors differ by
-taste alone (as word vectors do: Mu and Viswanath, 2018, arXiv 1702.01417). How often a song is heard is its length, so
-that popularity counts in proportion to how near the song is to the user. A cold song has no edges, so x_s = s_0: it
-lies in the same space as the rest. Nobody knows how popular it will be: its length is 1, the geometric mean.
+Propagation pulls all nodes towards one direction, which tells nothing about taste; without their mean, vectors differ
+by taste alone (as word vectors do: Mu and Viswanath, 2018, arXiv 1702.01417). The length of a song's vector expresses
+its popularity, which so counts in proportion to how near the song is to the user. A cold song has no edges, so
+x_s = s_0: it lies in the same space as the rest. Its popularity is unknown, so its length is 1, the geometric mean.
 """
 
 import warnings
@@ -29,7 +29,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class _Unit(torch.autograd.Function):
-    """x / ‖x‖ by row; the gradient of `functional.normalize` makes several times as many passes over memory."""
+    """Unit rows x / ‖x‖; the gradient of `functional.normalize` takes several times as many passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class _Unit(torch.autograd.Function):
 
 
 class _Centred(torch.autograd.Function):
-    """Users, and songs, less their centre and scaled to the given lengths, in one output; see `centred`."""
+    """Users and songs, each minus their centre and scaled to the given lengths, in one output; see `centred`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, n_users: int, lengths: Tensor) -> Tensor:
@@ -73,24 +73,24 @@ SHORTEST = 1e-12
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows scaled to length 1; [n, d]."""
+    """Scale rows to length 1; [n, d]."""
     return _Unit.apply(x)
 
 
 def centre(x: Tensor) -> Tensor:
-    """The mean of the rows of x [n, d] and of one more at the origin, without which a lone row would vanish; [d]."""
+    """Mean of the rows of x [n, d] and of one more row at the origin, without which a lone row would vanish; [d]."""
     return x.sum(dim=0) / (len(x) + 1)
 
 
 def centred(x: Tensor, n_users: int, lengths: Tensor) -> Tensor:
-    """Users x[:n_users] and songs x[n_users:], each less their centre, scaled to `lengths` [n, 1]; [n, d]."""
+    """Centre users x[:n_users] and songs x[n_users:], each by their own mean, and scale to `lengths` [n, 1]; [n, d]."""
     return _Centred.apply(x, n_users, lengths)
 
 
 class SongEncoder(nn.Module):
-    """Audio and metadata of a song as one vector of length 1.
+    """Encoder of a song's audio and metadata into one vector of length 1.
 
-    Where songs without audio take part they share a learned vector in place of one.
+    Songs without audio, if any take part, share a learned vector in place of their audio.
     """
 
     audio_scale: Tensor
@@ -105,7 +105,7 @@ class SongEncoder(nn.Module):
             nn.init.normal_(embedding.weight, std=dimensions**-0.5)
         self.owners = nn.ModuleDict(owners)
         width = settings.audio * features.audio.shape[1] + settings.metadata * dimensions
-        # Without audio and metadata only the bias is left: what the model thinks of a song it knows nothing of.
+        # Without audio and metadata only the bias is left, the encoding of a song of which nothing is known.
         with warnings.catch_warnings(action="ignore"):
             self.projection = nn.Linear(width, dimensions)
         if not width:
@@ -118,7 +118,7 @@ class SongEncoder(nn.Module):
             self.balance(features)
 
     def parts(self, features: SongFeatures) -> list[tuple[Tensor, Tensor]]:
-        """What a song is known by, and its scale: audio [n_songs, 128] and metadata [n_songs, d], if switched on."""
+        """Parts of the input with their scales: audio [n_songs, 128] and metadata [n_songs, d], if switched on."""
         parts = [(self.audio_scale, self._filled(features))] if self.uses_audio else []
         return parts + ([(self.metadata_scale, self.metadata(features))] if self.uses_metadata else [])
 
@@ -128,7 +128,7 @@ class SongEncoder(nn.Module):
         return features.audio.index_copy(0, features.silent, self.no_audio.expand(len(features.silent), -1))
 
     def inputs(self, features: SongFeatures) -> Tensor:
-        """[scaled audio; scaled metadata], what is switched on of it, float32 [n_songs, 0 to 128 + d]."""
+        """Input [scaled audio; scaled metadata], the parts that are switched on, float32 [n_songs, 0 to 128 + d]."""
         empty = features.audio.new_empty(len(features.audio), 0)
         return torch.cat([empty, *(scale * part for scale, part in self.parts(features))], dim=1)
 
@@ -139,16 +139,16 @@ class SongEncoder(nn.Module):
 
     @torch.no_grad()
     def balance(self, features: SongFeatures) -> None:
-        """Set the scales so that audio and metadata have the same mean norm, √½ each; 1 for one alone."""
+        """Set the scales so that audio and metadata have the same mean norm, √½ each; 1 if there is only one."""
         parts = self.parts(features)
         for scale, part in parts:
             scale.fill_(len(parts) ** -0.5 / float(part.norm(dim=1).mean().clamp(min=1e-6)))
 
     def forward(self, features: SongFeatures) -> Tensor:
-        """Unit vectors float32 [n_songs, d]."""
+        """Encode songs as unit vectors, float32 [n_songs, d]."""
         parts = self.parts(features)
         weights = self.projection.weight.split([part.shape[1] for _, part in parts], dim=1)
-        # Scales go to the weights and parts stay apart: nothing as large as all inputs is copied unless audio lacks.
+        # Weights are scaled and parts stay separate, so that no copy of all inputs is made, unless audio is missing.
         total = self.projection.bias.expand(len(features.audio), -1)
         for (scale, part), weight in zip(parts, weights, strict=True):
             total = torch.addmm(total, part, scale * weight.T)
@@ -156,10 +156,10 @@ class SongEncoder(nn.Module):
 
 
 class Network(nn.Module):
-    """The whole network over one graph: users first, then graph songs, then whichever cold songs are asked for.
+    """Network over one graph: users first, then graph songs, then the cold songs that a call gives.
 
-    `to(device)` moves parameters and graph. Features of songs are no part of it: the graph that it was built from holds
-    all of them, and each call takes those that it needs.
+    `to(device)` moves parameters and graph. Features of songs are not part of the network: `GraphTensors` holds all of
+    them, and each call takes those that it needs.
     """
 
     residual: nn.Parameter | None
@@ -173,7 +173,7 @@ class Network(nn.Module):
         self.encoder = SongEncoder(graph.features, settings)
         self.residual = None
         if settings.song_residual:
-            # Songs of which nothing else is known must differ from the start.
+            # Songs of which nothing else is known must differ from the beginning.
             size = 0.0 if settings.audio or settings.metadata else 1.0
             self.residual = nn.Parameter(size * torch.randn(self.n_graph_songs, settings.embedding_dim))
         self.edge_weights = edge_weights(graph.attributes, settings)
@@ -184,7 +184,7 @@ class Network(nn.Module):
         self.register_buffer("lengths", torch.cat([torch.ones(self.n_users, 1), of_songs]), persistent=False)
 
     def start(self, features: SongFeatures) -> Tensor:
-        """Layer 0: users, graph songs, then the songs beyond them, float32 [n_users + n_songs, d]."""
+        """Layer 0: users, graph songs, then cold songs, float32 [n_users + n_songs, d]."""
         songs = self.encoder(features)
         if self.residual is not None:
             n = self.n_graph_songs
@@ -192,12 +192,12 @@ class Network(nn.Module):
         return torch.cat([unit(self.users), songs])
 
     def frozen_propagation(self) -> Propagation:
-        """P with today's edge weights."""
+        """Propagation P with the current edge weights, frozen."""
         with torch.no_grad():
             return Propagation(self.adjacency, self.edge_weights(), self.n_layers, self.precision)
 
     def forward(self, features: SongFeatures, propagation: Propagation | None = None) -> Tensor:
-        """Embeddings of users, of length 1, and of the features' songs, [n_users + n_songs, d].
+        """Embeddings of users, of length 1, and of the songs in `features`, [n_users + n_songs, d].
 
         features: graph songs first. With a frozen propagation the edge weights get no gradient.
         """
@@ -209,11 +209,11 @@ class Network(nn.Module):
         finished, cold = centred(warm, self.n_users, self.lengths), start[n_nodes:]
         if not len(cold):
             return finished
-        # Of a handful of cold songs no gradient goes into the centre of all the others.
+        # A few cold songs must not send a gradient into the centre of all others.
         return torch.cat([finished, unit(cold - centre(warm[self.n_users :]).detach())])
 
     @torch.no_grad()
     def embed(self, features: SongFeatures) -> tuple[Tensor, Tensor]:
-        """Embeddings of users [n_users, d] and the features' songs [n_songs, d], cold ones by the encoder alone."""
+        """Embeddings of users [n_users, d] and of songs in `features` [n_songs, d], cold ones by the encoder alone."""
         embeddings = self(features, self.frozen_propagation())
         return embeddings[: self.n_users], embeddings[self.n_users :]

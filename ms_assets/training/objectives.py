@@ -9,7 +9,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.negatives import Piece
 
 LEFT_OUT = -1e9
-"""A logit that has no share, and unlike −∞ a gradient."""
+"""Logit of a negative that is left out: its share is 0, and unlike −∞ it has a gradient."""
 
 
 def positive_weights(edge_attributes: Tensor) -> Tensor:
@@ -29,11 +29,11 @@ def positive_weights(edge_attributes: Tensor) -> Tensor:
 
 
 def ranking_loss(piece: Piece, weight: Tensor, rows: Tensor, n_songs: int, settings: TrainingSettings) -> Tensor:
-    """Weighted losses of a piece's positives, summed up; [].
+    """Sum of the weighted losses of a piece's positives, a scalar.
 
     Args:
         piece: positives and their negatives.
-        weight: of each positive, [n].
+        weight: weight of each positive, [n].
         rows: embeddings of the n users, their n positive songs, `piece.hard` and `piece.neutral`, in this order.
         n_songs: songs that the neutral negatives were drawn from.
         settings: objective, margin, temperature and weights.
@@ -66,14 +66,17 @@ def _neutral_losses(
 
 
 def margin_bpr(positive: Tensor, negative: Tensor, margin: float, temperature: float) -> Tensor:
-    """−τ log σ((positive − negative − margin) / τ), elementwise; scores broadcast (Rendle et al., arXiv 1205.2618)."""
+    """BPR loss with margin, −τ log σ((positive − negative − margin) / τ), elementwise; scores broadcast.
+
+    Rendle et al., arXiv 1205.2618.
+    """
     return temperature * functional.softplus((negative + margin - positive) / temperature)
 
 
 def sampled_softmax(
     positive: Tensor, negatives: Tensor, kept: Tensor, n_songs: int, margin: float, temperature: float
 ) -> Tensor:
-    """−τ log of the positive's share among all songs, the others estimated from a uniform sample; [n].
+    """Sampled softmax loss, −τ log of the positive's share among all songs, estimated from a uniform sample; [n].
 
     Each kept negative stands for n_songs / n_kept songs, which is the logQ correction of a uniform proposal
     (Bengio and Senécal, 2008; Yi et al., RecSys 2019). Without a kept negative the loss is 0.
@@ -81,9 +84,9 @@ def sampled_softmax(
     Args:
         positive: scores, [n].
         negatives: scores, [n, k].
-        kept: which of them count, bool [n, k].
-        n_songs: songs that they were drawn from.
-        margin: by how much a positive should outscore them.
+        kept: flags of the negatives that count, bool [n, k].
+        n_songs: number of songs that the negatives were drawn from.
+        margin: difference by which a positive should outscore them.
         temperature: τ.
     """
     difference = (negatives + margin - positive[:, None]) / temperature

@@ -1,4 +1,4 @@
-"""Optimisers with a learning rate for each part of the network, and the course of the rates."""
+"""Optimisers with a learning rate for each part of the network, and the learning-rate schedule."""
 
 import math
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from ms_assets.training.network import Network
 
 
 def optimizer(network: Network, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Optimiser with a learning rate for each part; embeddings alone decay.
+    """Optimiser with a learning rate for each part of the network; weight decay for embeddings alone.
 
-    Artists and albums × 2, edge weights × 0.5, users, residuals and the vector for unknown audio × 1. The projection
-    × 0.1: all songs share it, so that what a batch's noise does to it moves every song.
+    Rates: artists and albums × 2, edge weights × 0.5, users, residuals and the vector for unknown audio × 1, the
+    projection × 0.1, because all songs share it and a batch's noise in it moves every song.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
     embeddings = [p for p in (network.users, network.residual, network.encoder.no_audio) if p is not None]
@@ -31,7 +31,7 @@ def optimizer(network: Network, settings: TrainingSettings) -> torch.optim.Optim
 
 
 def warm_cosine(warmup_steps: float, steps: int) -> Callable[[int], float]:
-    """A step's learning rate as a share of the peak: a linear rise, times a cosine from 1 to 0 over all steps."""
+    """Learning-rate schedule, a share of the peak by step: a linear rise, times a cosine from 1 to 0 over all steps."""
 
     def factor(step: int) -> float:
         return min((step + 1) / (warmup_steps + 1), 1.0) * (1 + math.cos(math.pi * step / steps)) / 2

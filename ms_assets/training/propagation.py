@@ -1,10 +1,10 @@
-"""LightGCN's propagation over the bipartite graph (He et al., 2020, arXiv 2002.02126), with edge weights.
+"""Propagation of LightGCN over the bipartite graph (He et al., 2020, arXiv 2002.02126), with edge weights.
 
     P x = mean over l = 0…L of Â^l x,    Â = D^-1/2 (W + I) D^-1/2,    D = rowsum(W) + 1
 
-Nodes are the users, then the graph's songs. A sparse product is one call with int32 indices that never holds an
-edges × dimensions message. Â is symmetric: every backward pass is a product with Â again, and with fixed weights
-P is its own backward pass and keeps nothing.
+Nodes are the users, then the graph's songs. A sparse product is one call with int32 indices that never holds a
+message of edges × dimensions. Â is symmetric: every backward pass is again a product with Â, and with fixed weights
+P is its own backward pass and stores nothing for it.
 """
 
 from typing import Any
@@ -17,20 +17,20 @@ LARGEST_INT32 = 2**31 - 1
 
 
 class Adjacency(nn.Module):
-    """The symmetric sparsity pattern in CSR form: every edge stands once in its user's row, once in its song's."""
+    """Adjacency matrix's symmetric sparsity pattern in CSR form: each edge is in its user's row and in its song's."""
 
     neighbours: Tensor
-    """int32 [2 n_edges], the node at the other end of each entry."""
+    """Node at the other end of each entry, int32 [2 n_edges]."""
     offsets: Tensor
-    """int32 [n_nodes + 1], where each node's row begins."""
+    """Beginning of each node's row, int32 [n_nodes + 1]."""
     edge: Tensor
-    """int32 [2 n_edges], the edge that each entry belongs to."""
+    """Edge that each entry belongs to, int32 [2 n_edges]."""
 
     def __init__(self, user: Tensor, song: Tensor, n_users: int, n_songs: int) -> None:
-        """Take edges, int64 [n_edges] each; several edges may join the same user and song.
+        """Build the pattern from edges, int64 [n_edges] each; several edges may join the same user and song.
 
         Raises:
-            ValueError: more edges than 32-bit offsets can count, 2^30.
+            ValueError: there are more edges than 32-bit offsets can count, 2^30.
         """
         super().__init__()
         n_edges, self.n_nodes = len(user), n_users + n_songs
@@ -54,29 +54,29 @@ class Adjacency(nn.Module):
         )
 
     def inverse_root_degrees(self, weights: Tensor) -> Tensor:
-        """D^-1/2 as [n_nodes] for edge weights [n_edges], the self-loop of weight 1 included."""
+        """Inverse square roots of the degrees, D^-1/2, [n_nodes] for edge weights [n_edges] and a self-loop of 1."""
         ends = torch.repeat_interleave(torch.arange(self.n_nodes, device=weights.device), self.offsets.diff().long())
         degrees = torch.ones(self.n_nodes, device=weights.device)
         return degrees.index_add(0, ends, weights[self.edge]).rsqrt()
 
 
 class Propagation:
-    """P for fixed edge weights: differentiable in x alone, and as cheap backward as forward."""
+    """Propagation P for fixed edge weights: differentiable in x alone, and as cheap backward as forward."""
 
     def __init__(
         self, adjacency: Adjacency, weights: Tensor, n_layers: int, precision: torch.dtype = torch.float32
     ) -> None:
-        """Take edge weights [n_edges]; products run in `precision`, sums over layers in that of x."""
+        """Freeze edge weights [n_edges]; products run in `precision`, sums over layers in that of x."""
         self.adjacency, self.n_layers, self.precision = adjacency, n_layers, precision
         self.entries = weights.detach()[adjacency.edge].to(precision)
         self.roots = adjacency.inverse_root_degrees(weights.detach())[:, None]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """P x for x [n_nodes, d]."""
+        """Propagate x [n_nodes, d]: P x."""
         return _SelfAdjoint.apply(x, self)
 
     def power_sum(self, x: Tensor) -> Tensor:
-        """P x, by Horner's rule and without a graph for autograd; holds x and two more of its size."""
+        """Compute P x by Horner's rule, without a graph for autograd; holds x and two more tensors of its size."""
         y = x.clone()
         for _ in range(self.n_layers):
             scaled = y.mul_(self.roots).to(self.precision)
@@ -96,19 +96,19 @@ class _SelfAdjoint(torch.autograd.Function):
 
 
 def propagate_learning(adjacency: Adjacency, weights: Tensor, x: Tensor, n_layers: int) -> Tensor:
-    """P x, differentiable in the edge weights [n_edges] too; keeps two [n_nodes, d] tensors per layer."""
+    """Propagate x, P x, differentiable in the edge weights [n_edges] too; stores two [n_nodes, d] tensors per layer."""
     roots = adjacency.inverse_root_degrees(weights)[:, None]
     # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
     entries, y = weights.index_select(0, adjacency.edge), x
     for _ in range(n_layers):
-        # Roots of degrees stand on the nodes' rows, so that only the raw weights enter the sparse product.
+        # Roots of degrees scale the nodes' rows, so that only the raw weights enter the sparse product.
         scaled = roots * y
         y = roots * (_Product.apply(entries, scaled, adjacency) + scaled) + x
     return y / (n_layers + 1)
 
 
 class _Product(torch.autograd.Function):
-    """W x with gradients for both: W is symmetric, so that of x is a product again."""
+    """Product W x with gradients for W and x; W is symmetric, so the gradient of x is again a product with W."""
 
     @staticmethod
     def forward(ctx: Any, entries: Tensor, x: Tensor, adjacency: Adjacency) -> Tensor:

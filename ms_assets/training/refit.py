@@ -1,4 +1,4 @@
-"""Train and validation together, for a last training once validation has chosen."""
+"""Refit: data of a last training on train and validation together, once validation has chosen the epoch."""
 
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def graph_of_train_and_validation(
     con: duckdb.DuckDBPyConnection, graph: "HeteroData", train: Relation, validation: Relation
 ) -> "HeteroData":
-    """The graph with edges from the positive events of both parts.
+    """Graph with edges from the positive events of both parts.
 
-    Its songs stay the same: what validation knows of songs without a train event is left out, they stay cold.
+    Its songs stay the same: validation events of songs without a train event are left out, and these songs stay cold.
     """
     n_graph_songs = int(graph["song"].in_graph.sum())
     later = validation.filter(f"song_id < {n_graph_songs} AND {IS_POSITIVE}")
@@ -30,7 +30,7 @@ def graph_of_train_and_validation(
 def refit_data(
     con: duckdb.DuckDBPyConnection, graph: "HeteroData", negatives: Relation, train: Relation, validation: Relation
 ) -> TrainingData:
-    """Graph and explicit negatives of both parts, and nothing to validate with."""
+    """Training data of both parts, graph and explicit negatives, without validation targets."""
     tensors = GraphTensors.of(graph_of_train_and_validation(con, graph, train, validation))
     disliked = explicit_negatives(negatives, validation).to_arrow_table()
     explicit = (disliked[name].to_numpy() for name in ("user_id", "song_id"))
@@ -39,6 +39,6 @@ def refit_data(
 
 
 def explicit_negatives(negatives: Relation, validation: Relation) -> Relation:
-    """Pairs user_id, song_id that were disliked or unliked in either part; a pair may come twice."""
+    """Pairs user_id, song_id that were disliked or unliked in either part; a pair may occur twice."""
     later = validation.filter(IS_NEGATIVE)
     return negatives.project("user_id, song_id").union(later.project("user_id, song_id"))

@@ -1,4 +1,4 @@
-"""A start from the graph's spectrum: training then refines a good solution instead of looking for one."""
+"""Spectral initialisation by a truncated SVD of the graph, so that training refines a good solution."""
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from ms_assets.training.network import Network
 
 @torch.no_grad()
 def start_from_spectrum(network: Network, features: SongFeatures, settings: TrainingSettings) -> None:
-    """Set users, metadata embeddings and the projection so that layer 0 is near a truncated SVD of the graph.
+    """Initialise users, metadata embeddings and projection so that layer 0 is near a truncated SVD of the graph.
 
     Users take their left singular vectors; artists and albums take the mean of their songs' right ones; a ridge
-    regression fits the projection to the songs' right ones; a residual takes what is left. All of length 1. If the
-    settings say so the encoder's scales are balanced, before the projection is fitted.
+    regression fits the projection to the songs' right ones; a residual takes the remainder. All have length 1. The
+    encoder's scales are balanced before the projection is fitted, if the settings say so.
     """
     users, songs = _singular_vectors(network, settings.seed)
     graph_songs = features.select(torch.arange(network.n_graph_songs))
@@ -35,7 +35,7 @@ def start_from_spectrum(network: Network, features: SongFeatures, settings: Trai
 
 
 def _singular_vectors(network: Network, seed: int) -> tuple[Tensor, Tensor]:
-    """Unit rows of U Σ and V Σ of the degree-normalised weighted user × song matrix, float32 [·, d]."""
+    """Singular vectors of the degree-normalised weighted user × song matrix: unit rows of U Σ, V Σ, float32 [·, d]."""
     from scipy.sparse import csr_matrix
     from sklearn.utils.extmath import randomized_svd
 
@@ -61,10 +61,10 @@ def _singular_vectors(network: Network, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
-    """Rows of length 1; what the spectrum leaves open is random.
+    """Scale rows to length 1, and fill what the spectrum leaves undetermined at random.
 
-    That is the direction of a row of zeros (a user without edges), and the dimensions beyond the rank of a small graph,
-    where all vectors would otherwise lie in a few directions.
+    Undetermined are the direction of a row of zeros (a user without edges), and the dimensions beyond the rank of a
+    small graph, where all vectors would otherwise lie in a few directions.
     """
     n, rank = vectors.shape
     empty = vectors.norm(dim=1) < 1e-12

@@ -1,4 +1,4 @@
-"""Steps of one training: gradients of batches, and a state to go on from."""
+"""Optimiser steps of one training: gradients of batches, and a state to resume from."""
 
 import math
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from ms_assets.training.propagation import Propagation
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss, or the length of its gradient, is no longer a number."""
+    """The loss or the norm of its gradient is not finite."""
 
 
 class Steps:
-    """The moving parts of one training: data on the device of the network, optimiser, random numbers."""
+    """State of one training: data on the network's device, optimiser, learning-rate schedule, random numbers."""
 
     def __init__(self, network: Network, data: TrainingData, settings: TrainingSettings) -> None:
-        """Take a network on the device where it is trained."""
+        """Prepare the training of a network that is on its device already."""
         graph, device = data.graph, network.users.device
         self.network, self.settings = network, settings
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -46,21 +46,21 @@ class Steps:
 
     @property
     def learning_rate(self) -> float:
-        """Of users."""
+        """Learning rate of the user embeddings."""
         return float(self.schedule.get_last_lr()[-1])
 
     @property
     def propagation(self) -> Propagation:
-        """The propagation with the edge weights of the last step that learned them, which have not changed since."""
+        """Propagation with the current edge weights, which change only in steps that learn them."""
         if self._frozen is None:
             self._frozen = self.network.frozen_propagation()
         return self._frozen
 
     def epoch(self) -> Iterator[None]:
-        """Visit every edge once in random order, pausing after each step; goes on where a loaded state was.
+        """Visit every edge once in random order, yielding after each step; a loaded state resumes within its epoch.
 
         Raises:
-            NotFiniteError: before a step that would spoil the parameters.
+            NotFiniteError: the loss or gradient is not finite; raised before the step would spoil the parameters.
         """
         if self._position == 0:
             self._epoch_start = self.generator.get_state()
@@ -73,20 +73,20 @@ class Steps:
             yield
 
     def finish_epoch(self) -> float:
-        """The mean loss of an edge in the epoch that is over."""
+        """End an epoch; returns its mean loss per edge."""
         loss = self._loss / len(self.user)
         self._position, self._loss = 0, 0.0
         return loss
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Users and graph songs as of now, without a graph for autograd."""
+        """Current embeddings of users and graph songs, without a graph for autograd."""
         found = self.network(self.features, self.propagation)
         users, songs, _ = found.tensor_split([self.network.n_users, self.network.adjacency.n_nodes])
         return users, songs
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on, beside data and settings."""
+        """State that the rest of the training depends on, beside data and settings."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -98,7 +98,7 @@ class Steps:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`, of the same data and settings."""
+        """Resume from a `state_dict` of the same data and settings."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -108,7 +108,7 @@ class Steps:
         self._frozen = None
 
     def _step(self, edges: Tensor) -> float:
-        """One step of the optimiser; the mean loss of its edges."""
+        """Take one step of the optimiser; returns the mean loss of its edges."""
         # Edge weights move slowly: most steps propagate with frozen ones, which is several times cheaper.
         learning = self.settings.edge_weights == "learned" and self.n_done % self.settings.edge_weight_interval == 0
         self.optimizer.zero_grad(set_to_none=True)
@@ -126,10 +126,10 @@ class Steps:
         return loss
 
     def _add_gradients(self, edges: Tensor, propagation: Propagation | None) -> float:
-        """Leave the gradient of the mean loss with the parameters; returns that loss.
+        """Add the gradient of the mean loss to the parameters; returns that loss.
 
-        Embeddings are propagated once. The pieces of the batch each add to the gradient of the embeddings, which
-        then goes back through the propagation, once as well: a piece costs next to nothing but its own loss.
+        Embeddings are propagated once. Each piece of the batch adds to the gradient of the embeddings, which is then
+        propagated back once: a piece costs little more than its own loss.
         """
         propagated, first_song = self.network(self.features, propagation), self.network.n_users
         embeddings, gradient = propagated.detach(), torch.zeros_like(propagated)

@@ -1,4 +1,4 @@
-"""The hyper-parameter study: Optuna proposes settings, trainings tell how good they are on validation."""
+"""Hyper-parameter study: Optuna proposes settings, and trainings measure their validation NDCG."""
 
 import hashlib
 import json
@@ -35,13 +35,13 @@ SEARCH_SPACE: dict[str, BaseDistribution] = {
     "margin": FloatDistribution(0.0, 0.5),
     "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
 }
-"""The settings of `TrainingSettings` that are looked for, and where."""
+"""Searched settings of `TrainingSettings`, with their ranges."""
 RANDOM_TRIALS = 8
-"""Drawn before Optuna models what is good (tree-structured Parzen estimator), and before anything is pruned."""
+"""Random trials before Optuna models good settings (tree-structured Parzen estimator), and before any is pruned."""
 FIRST_PRUNED_EPOCH = 2
 HEARTBEAT_SECONDS = 30
 LOCK_SECONDS = 120
-"""How long to wait for another process that writes to the study's file."""
+"""Seconds to wait for another process that writes to the study's file."""
 
 COLUMNS = {
     "number": pl.Int64,
@@ -57,14 +57,14 @@ COLUMNS = {
 
 
 def name_of(scale: str, identity: dict[str, str]) -> str:
-    """A study's name: trials on other data, of other fixed settings or in another search space are not its own."""
+    """Name of a study, which differs by data, fixed settings and search space, so that their trials are kept apart."""
     fixed = {name: value for name, value in identity.items() if name not in SEARCH_SPACE}
     described = json.dumps([fixed, {name: repr(space) for name, space in SEARCH_SPACE.items()}], sort_keys=True)
     return f"{scale} {hashlib.sha256(described.encode()).hexdigest()[:12]}"
 
 
 def open_study(url: str, name: str, base: TrainingSettings) -> optuna.Study:
-    """The study of this name in an SQLite file; begun, with the base's own settings as first trial, if there is none.
+    """Open the study of this name in an SQLite file; a new one begins with the base's own settings as first trial.
 
     Trials that a killed process left behind are queued again once their heartbeat has been silent for a minute.
     """
@@ -85,10 +85,10 @@ def open_study(url: str, name: str, base: TrainingSettings) -> optuna.Study:
 
 
 def search(study: optuna.Study, settings: StudySettings, base: TrainingSettings, fit: Fit) -> None:
-    """Run trials until the study has as many as wanted, those of earlier runs and of other processes included."""
+    """Run trials until the study has as many as wanted, including those of earlier runs and of other processes."""
 
     def objective(trial: optuna.Trial) -> float:
-        # Draws depend on the trial's number alone, so that processes side by side never draw the same.
+        # Draws depend on the trial's number, so that processes side by side never draw the same settings.
         with _experimental():
             trial.study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=RANDOM_TRIALS, seed=settings.seed + trial.number, constant_liar=True
@@ -100,16 +100,16 @@ def search(study: optuna.Study, settings: StudySettings, base: TrainingSettings,
 
 
 def n_finished(study: optuna.Study) -> int:
-    """Trials that came to an end, be it by pruning."""
+    """Number of trials that ended, by completion or by pruning."""
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
 def _tried(trial: optuna.Trial, base: TrainingSettings, fit: Fit) -> float:
-    """Validation NDCG of the best epoch.
+    """Run one trial; returns the validation NDCG of its best epoch.
 
     Raises:
-        optuna.TrialPruned: after an epoch that is worse than the median of the other trials; or because the settings
-            need more memory than there is, or diverge at once.
+        optuna.TrialPruned: an epoch was worse than the median of the other trials; or the settings need more memory
+            than there is, or diverge at once.
     """
     settings = TrainingSettings(**{**base.model_dump(), **_suggested(trial)})
 
@@ -142,7 +142,7 @@ def _suggested(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def trials(study: optuna.Study) -> pl.DataFrame:
-    """One row per trial: its state, the best validation NDCG that it reached, and its parameters as JSON."""
+    """One row per trial: state, best validation NDCG, parameters as JSON, and the other columns of COLUMNS."""
     finished = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
     best = _best(study)
     rows = [
@@ -168,7 +168,7 @@ def _best(study: optuna.Study) -> int | None:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Share of each parameter in what makes trials differ, largest first (functional ANOVA over a random forest).
+    """Importance of each parameter, its share in the trials' variance, largest first (fANOVA over a random forest).
 
     Empty while fewer than two trials with different results are complete.
     """
@@ -179,7 +179,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 
 def history_picture(table: pl.DataFrame) -> "Figure":
-    """Every trial's validation NDCG in turn, and the best so far."""
+    """Picture of every trial's validation NDCG in sequence, and the best so far."""
     figure = pictures.figure(9, 3.5)
     pane = figure.subplots()
     shown = table.drop_nulls("validation_ndcg")
@@ -195,7 +195,7 @@ def history_picture(table: pl.DataFrame) -> "Figure":
 
 
 def importance_picture(shares: dict[str, float]) -> "Figure":
-    """The importance of every parameter, the largest on top."""
+    """Picture of every parameter's importance, the largest on top."""
     figure = pictures.figure(9, 0.8 + 0.35 * max(len(shares), 1))
     pane = figure.subplots()
     pane.barh(list(shares)[::-1], list(shares.values())[::-1], color=pictures.PALETTE[0])
@@ -206,7 +206,7 @@ def importance_picture(shares: dict[str, float]) -> "Figure":
 
 @contextmanager
 def _experimental() -> "Iterator[None]":
-    """Heartbeats and the liar have been called experimental for years; nobody here can act on the warning."""
+    """Silence Optuna's warnings that heartbeats and the constant liar are experimental, which nobody can act on."""
     import warnings
 
     with warnings.catch_warnings():

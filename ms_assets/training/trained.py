@@ -1,4 +1,4 @@
-"""A trained model: parameters of the best epoch, how they were reached, and what was trained on."""
+"""Trained model: parameters of the best epoch, history of the training, and versions of its inputs."""
 
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ms_assets.training.network import Network
 
 FORMAT = 2
-"""Number of the stored form; files from before it was numbered are of format 1."""
+"""Version of the file format; files without a version are of format 1."""
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,26 @@ class Epoch:
     validation_ndcg: float
     learning_rate: float
     seconds: float
-    """Since training began, times that it was cut off left out."""
+    """Seconds since training began, without interruptions."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The best state of a LightGCN, and its origin."""
+    """Best state of a LightGCN training, and its origin."""
 
     settings: TrainingSettings
     state: "dict[str, Tensor]"
-    """Parameters on the CPU, as `Network.state_dict` names them."""
+    """Parameters on the CPU, by their names in `Network.state_dict`."""
     best: Epoch
     history: list[Epoch]
     diverged: str = ""
-    """Why training stopped before its time, if it did: epoch, step and settings."""
+    """Reason if training diverged: epoch, step and settings; otherwise empty."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """Data version of each artefact that it was trained on, by key."""
+    """Data version of each artefact that the model was trained on, by asset key."""
     mlflow_run_id: str = ""
 
     def network(self, graph: "GraphTensors") -> "Network":
-        """The network over a graph, with these parameters."""
+        """Build the network over a graph with these parameters."""
         from ms_assets.training.network import Network
 
         network = Network(graph, self.settings)
@@ -51,20 +51,20 @@ class TrainedModel:
         return network
 
     def embeddings(self, graph: "GraphTensors") -> "tuple[Tensor, Tensor]":
-        """Embeddings of users [n_users, d] and songs [n_songs, d], as `Network.embed` gives them."""
+        """Embeddings of users [n_users, d] and songs [n_songs, d], from `Network.embed`."""
         return self.network(graph).embed(graph.features)
 
     def to_dict(self) -> dict[str, Any]:
-        """Tensors and plain values, which `torch.save` stores and `torch.load` reads with `weights_only`."""
+        """Convert to tensors and plain values, which `torch.load` can read with `weights_only`."""
         epochs = {"best": asdict(self.best), "history": [asdict(epoch) for epoch in self.history]}
         return {"format": FORMAT, **vars(self), "settings": self.settings.model_dump(), **epochs}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
-        """Read what `to_dict` returned.
+        """Build a model from the result of `to_dict`.
 
         Raises:
-            ValueError: it is of another format.
+            ValueError: the stored values are of another format.
         """
         values = dict(stored)
         if (found := values.pop("format", 1)) != FORMAT:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class DivergedError(ValueError):
-    """The loss was no number before the first epoch ended: there is no state to keep."""
+    """The loss was not finite before the first epoch ended, so there is no state to keep."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Progress:
 
     @property
     def best(self) -> Epoch:
-        """The last of the equally good ones: without validation users, the last of all."""
+        """Best epoch by validation NDCG, the last of equally good ones: without validation users, the last of all."""
         return max(self.history, key=lambda epoch: (epoch.validation_ndcg, epoch.number))
 
 
@@ -51,14 +51,14 @@ def fit(
     Args:
         data: graph, explicit negatives and validation targets (the view `discovery`: what a user heard is left out).
         settings: sizes, loss and optimiser.
-        device: where to compute; the CPU gives the same numbers again for the same seed.
-        on_epoch: told of every epoch as it ends; training ends when it answers True.
-        checkpoint: what to go on from, and where to save the state as training goes.
-        last_epoch: stop after it, with learning rates as if `settings.epochs` were to come.
+        device: compute device; the CPU gives equal numbers for equal seeds.
+        on_epoch: called with every epoch as it ends; training stops if it returns True.
+        checkpoint: state to resume from, and file in which the state is saved during training.
+        last_epoch: epoch after which to stop; learning rates stay those of `settings.epochs` epochs.
 
     Raises:
         ValueError: the graph has no edges.
-        DivergedError: the loss is no number before the first epoch ends.
+        DivergedError: the loss is not finite before the first epoch ends.
     """
     saved = checkpoint.state if checkpoint else None
     network = _begun(data.graph, settings, start=saved is None)
@@ -67,7 +67,7 @@ def fit(
     if saved:
         steps.load_state_dict(saved["steps"])
         progress = _Progress([Epoch(**epoch) for epoch in saved["history"]], saved["best_state"], saved["seconds"])
-        logger.info("going on from a checkpoint in epoch %d", len(progress.history) + 1)
+        logger.info("resuming from a checkpoint in epoch %d", len(progress.history) + 1)
 
     def save(seconds: float) -> None:
         if checkpoint:
@@ -88,30 +88,30 @@ def fit(
                 progress.state = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
             _log(progress, settings)
             if on_epoch(epoch):
-                logger.info("told to stop after epoch %d", number)
+                logger.info("stopping on request after epoch %d", number)
                 break
     except NotFiniteError as error:
         diverged = _divergence(error, len(progress.history) + 1, settings)
         if not progress.history:
             raise DivergedError(diverged) from error
-        logger.warning("%s; epoch %d is kept", diverged, progress.best.number)
+        logger.warning("%s; the best epoch before, %d, is kept", diverged, progress.best.number)
     return TrainedModel(settings, progress.state, progress.best, progress.history, diverged)
 
 
 def refit(
     data: TrainingData, fitted: TrainedModel, device: torch.device, checkpoint: Checkpoint | None = None
 ) -> TrainedModel:
-    """Train anew on data that hold the validation part too, as many epochs as were best without.
+    """Train again on data with the validation part, for the number of epochs that was best without it.
 
-    Returns `fitted` with the new state: its history and its best epoch are those that validation chose by.
+    Returns `fitted` with the new state; history and best epoch stay those of the training with validation.
     """
-    logger.info("training anew on train and validation, %d epochs", fitted.best.number)
+    logger.info("training again on train and validation, %d epochs", fitted.best.number)
     again = fit(data, fitted.settings, device, checkpoint=checkpoint, last_epoch=fitted.best.number)
     return replace(fitted, state=again.state, diverged=fitted.diverged or again.diverged)
 
 
 class _Clock:
-    """Seconds of a training, and when its next checkpoint is due."""
+    """Clock of a training: its seconds, and the time of its next checkpoint."""
 
     def __init__(self, before: float, interval: float) -> None:
         self._started, self._interval = time.monotonic() - before, interval
@@ -130,8 +130,8 @@ class _Clock:
 def _begun(graph: GraphTensors, settings: TrainingSettings, start: bool) -> Network:
     if not graph.n_edges:
         raise ValueError(
-            "graph/bipartite_graph has no edges, there is nothing to train on: let more users take part "
-            "(splits__users.min_events, max_events), or a larger train part (split_events)"
+            "graph/bipartite_graph has no edges, so there is nothing to train on: let more users take part "
+            "(splits__users.min_events, max_events), or make the train part larger (split_events)"
         )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -147,7 +147,7 @@ def _is_over(progress: _Progress, settings: TrainingSettings, last_epoch: int) -
         return n_done > 0
     stale = n_done - progress.best.number
     if stale >= settings.patience:
-        logger.info("no better validation in %d epochs: stopping", stale)
+        logger.info("stopping: validation has not improved in %d epochs", stale)
     return stale >= settings.patience
 
 

@@ -1,4 +1,4 @@
-"""Quality of embeddings while they are trained: the leaderboard's NDCG on the validation part."""
+"""Validation during training: the leaderboard's NDCG on the validation part."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SCORES_AT_ONCE = 1 << 25
 
 @dataclass(frozen=True)
 class Validator:
-    """Ranks graph songs for a draw of validation users, songs heard in train left out."""
+    """Validator that ranks graph songs for a draw of validation users, without songs heard in train."""
 
     users: NDArray[np.int64]
     targets: Interactions
@@ -28,7 +28,7 @@ class Validator:
 
     @classmethod
     def of(cls, data: TrainingData, settings: TrainingSettings) -> Self:
-        """Draw the users among those with something new to find in the graph."""
+        """Draw validation users from those with a relevant graph song that they have not heard in train."""
         heard = data.graph.heard
         wanted = (data.targets.song < data.graph.n_graph_songs) & (data.targets.values["relevance"] > 0)
         targets = data.targets.keep(wanted).without(heard)
@@ -39,7 +39,7 @@ class Validator:
         return cls(users, targets.of_users(users), heard.of_users(users))
 
     def ndcg(self, user_embeddings: Tensor, song_embeddings: Tensor) -> float:
-        """Mean NDCG; 0 when there is nothing to validate with: then all epochs tie, and the last is kept."""
+        """Mean NDCG of the validation users; 0 if there are none: then all epochs tie, and the last is kept."""
         if not len(self.users):
             return 0.0
         recommended = np.concatenate(list(self._recommend(user_embeddings, song_embeddings)))

@@ -119,7 +119,7 @@ def test_a_champion_whose_files_are_gone_or_damaged_gives_way(registry, harm):
 def test_a_champion_that_knows_less_than_half_of_today_gives_way(registry, known, share):
     _, decision = compete(registry, part(GOOD, **known), BAD)
     assert decision["promoted"]
-    assert re.search(f"the champion is of other data: it knows .*{share}", decision["reason"])
+    assert re.search(f"the champion was trained on different data: it knows .*{share}", decision["reason"])
 
 
 def test_a_champion_that_knows_more_than_half_of_today_is_judged_by_that(registry):
@@ -258,7 +258,7 @@ def test_one_command_rolls_back_and_others_show_and_promote(store, capsys, monke
     assert champion_of(registry) == 2
     assert "A rollback returns to version 1." in said
     assert run(capsys, "champion", "50m")[0] == 0
-    assert run(capsys, "promote", "50m", "7") == (1, "ms_assets-50m has no version 7; there are: 1, 2")
+    assert run(capsys, "promote", "50m", "7") == (1, "ms_assets-50m has no version 7; registered versions: 1, 2")
 
 
 @pytest.mark.parametrize(

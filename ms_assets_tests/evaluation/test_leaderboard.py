@@ -9,42 +9,14 @@ import pytest
 from ms_assets.evaluation import official
 from ms_assets.evaluation.certainty import Resamples
 from ms_assets.evaluation.exposure import COMPARED
-from ms_assets.evaluation.leaderboard import (
-    MEANS,
-    OFFICIAL,
-    differences,
-    leaderboard,
-    pane,
-    summary,
-    to_markdown,
-    verdict,
-)
+from ms_assets.evaluation.leaderboard import OFFICIAL, differences, leaderboard, summary, to_markdown, verdict
 from ms_assets.evaluation.metrics import METRICS
+from ms_assets_tests.evaluation.boards import frames, panes
 
 COLUMNS = {
     "method": pl.String, "view": pl.String, "k": pl.Int32, "metric": pl.String,
     "mean": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64,
 }  # fmt: skip
-
-
-def frames(n_users=40, methods=("popular", "lightgcn"), views=("discovery", "all"), ks=(100, 10), **columns):
-    """Metrics per user, random unless given, and the exposure of every list."""
-    rng, parts, covered = np.random.default_rng(1), [], []
-    for method in methods:
-        for view in views:
-            for k in ks:
-                values = {name: columns.get(name, rng.random(n_users)) for name in METRICS}
-                key = {"method": method, "view": view, "k": pl.Series([k] * n_users, dtype=pl.Int32)}
-                ids = pl.DataFrame({"uid": rng.permutation(n_users)})
-                part = ids.with_columns(**{n: pl.lit(v) if isinstance(v, str) else v for n, v in key.items()})
-                parts.append(part.with_columns(**{n: pl.Series(n, v, pl.Float64) for n, v in values.items()}))
-                covered.append((method, view, k, *rng.random(len(COMPARED))))
-    shown = pl.DataFrame(covered, schema=["method", "view", "k", *COMPARED], orient="row")
-    return pl.concat(parts), shown.cast({"k": pl.Int32})
-
-
-def panes(per_user, metrics=MEANS):
-    return [pane(rows, metrics) for _, rows in per_user.group_by("view", "k")]
 
 
 def board_of(**given):

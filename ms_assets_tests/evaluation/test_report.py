@@ -12,7 +12,7 @@ from ms_assets import pictures
 from ms_assets.evaluation import charts, leaderboard, report
 from ms_assets.evaluation.protocol import TEST_START, Protocol
 from ms_assets.evaluation.slices import SCHEMA as SLICES
-from ms_assets_tests.evaluation.test_leaderboard import frames, panes
+from ms_assets_tests.evaluation.boards import frames, panes
 
 SPANS = {"train": (0, TEST_START - 90_001), "validation": (TEST_START - 87_000, TEST_START - 2_000),
          "test": (TEST_START, TEST_START + 86_395)}  # fmt: skip

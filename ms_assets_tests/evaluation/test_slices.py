@@ -7,7 +7,7 @@ from ms_assets.evaluation import exposure, slices
 from ms_assets.evaluation.metrics import Lists, Songs
 from ms_assets.vectors import Ragged
 from ms_assets_tests import slow_metrics
-from ms_assets_tests.evaluation.test_metrics import random_world
+from ms_assets_tests.evaluation.judged import random_world
 
 
 def songs(*n_plays):

@@ -14,8 +14,8 @@ import mlflow
 import pytest
 
 from ms_assets.defs.platform import runs
-from ms_assets_tests.test_commands import CHECKPOINT, REPORT, artefacts, before_provenance, checkpoint, index
-from ms_assets_tests.test_lineage import FRESH, latest, sha256, statuses
+from ms_assets_tests.contract import CHECKPOINT, REPORT
+from ms_assets_tests.homes import FRESH, artefacts, before_provenance, checkpoint, index, latest, sha256, statuses
 from ms_assets_tests.workplace import FEW, Workplace, kill, launching, until
 from ms_assets_tests.worlds import World, listen, reaction
 

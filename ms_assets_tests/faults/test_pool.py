@@ -13,10 +13,9 @@ from ms_assets.defs.platform.scales import SCALES
 
 @dg.asset(partitions_def=SCALES, pool="gpu", io_manager_key="nothing")
 def training(context):
-    log = Path("log")
+    log, hangs = Path("log"), Path("hangs").exists()
     with log.open("a") as file:
         file.write(f"{context.partition_key} begins\\n")
-    hangs = Path("hangs").exists()
     time.sleep(2)
     while hangs:
         time.sleep(0.1)

@@ -79,7 +79,9 @@ def test_without_a_hub_the_error_names_the_folder_as_the_way_out(place):
     with serve(place.offered, DATASET) as hub:
         pass
     error = place.download(hub).error
-    assert error.startswith(f"HubError: {DATASET}/{FILE} at revision {COMMIT[:12]}: the hub gave none (ConnectError")
+    assert error.startswith(
+        f"HubError: {DATASET}/{FILE} at revision {COMMIT[:12]}: the hub did not give it (ConnectError"
+    )
     assert "MS_ASSETS_SOURCE at a folder" in error
     assert "MS_ASSETS_SOURCE at a folder" in place.download(hub, HF_HUB_OFFLINE="1").error
 

@@ -175,7 +175,7 @@ def test_an_answer_that_ends_early_without_saying_so_is_resumed(place, hub, cont
 
 def test_empty_answers_are_given_up(place, hub):
     hub.drop_after, hub.without_length = 0, True
-    assert "ended without anything new" in place.download(hub).error
+    assert "ended without any new bytes" in place.download(hub).error
     assert len(hub.bodies()) == 10
 
 
@@ -215,7 +215,7 @@ def test_a_file_without_a_published_sha256_is_refused_unseen(place, hub):
 
 def test_a_disk_that_fills_up_is_named_and_nothing_is_lost(place, hub, content):
     error = place.download(hub, first="resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, -1))").error
-    assert f"cannot be kept in {place.cache}/hub (OSError: [Errno 27] File too large)" in error
+    assert f"cannot be stored in {place.cache}/hub (OSError: [Errno 27] File too large)" in error
     assert f"The next run goes on from {2 * MB} of {SIZE} bytes." in error
     assert place.finished() == []
     assert place.download(hub).path.read_bytes() == content
@@ -226,7 +226,7 @@ def test_a_file_larger_than_the_disk_is_refused_before_its_first_byte(place, hub
     hub.size_of_head = 10**16
     error = place.download(hub).error
     free = shutil.disk_usage(place.folder).free / 1e9
-    assert f"10000000.00 GB are still to come, but {place.cache}" in error
+    assert f"10000000.00 GB are still missing, but {place.cache}" in error
     assert float(error.split(" has ")[1].split()[0]) == pytest.approx(free, rel=0.1)
     assert "HF_HOME" in error
     assert hub.bodies() == []

@@ -8,7 +8,7 @@ from ms_assets.retrieval import cold_start
 from ms_assets.retrieval.recommender import nearest, ranked
 from ms_assets.retrieval.tuning import Tuner
 from ms_assets.vectors import Ragged
-from ms_assets_tests.retrieval.test_recommendations import dataset_of
+from ms_assets_tests.retrieval.histories import dataset_of
 from ms_assets_tests.training.graphs import unit_rows
 
 N_USERS, N_TRAINED, N_COLD, DIMENSIONS = 200, 1_500, 400, 16

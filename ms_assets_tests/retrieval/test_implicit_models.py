@@ -7,7 +7,7 @@ import pytest
 
 from ms_assets.retrieval import implicit_models
 from ms_assets.retrieval.implicit_models import IALS, ItemKNN
-from ms_assets_tests.retrieval.test_recommendations import dataset_of
+from ms_assets_tests.retrieval.histories import dataset_of
 
 N_USERS, N_SONGS = 40, 30
 ALL = np.arange(N_USERS)

@@ -8,7 +8,7 @@ from ms_assets.retrieval.baselines import DecayedPopular, Replay
 from ms_assets.retrieval.index import SongIndex
 from ms_assets.retrieval.lightgcn import LightGCN, LightGCNReplay
 from ms_assets.retrieval.recommender import recommendations
-from ms_assets_tests.retrieval.test_recommendations import dataset_of, random_histories, songs_of
+from ms_assets_tests.retrieval.histories import dataset_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
 
 DAY = 86_400

@@ -7,7 +7,7 @@ from sklearn.decomposition import TruncatedSVD
 from ms_assets.retrieval import recommender
 from ms_assets.retrieval.baselines import SVD, ContentBased, Popular, Random
 from ms_assets.retrieval.recommender import recommendations
-from ms_assets_tests.retrieval.test_recommendations import dataset_of, random_histories, songs_of
+from ms_assets_tests.retrieval.histories import dataset_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
 
 N_USERS, N_SONGS, N_GRAPH_SONGS = 90, 160, 130

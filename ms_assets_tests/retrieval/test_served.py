@@ -14,7 +14,7 @@ from ms_assets.retrieval.recommender import VIEWS, recommendations
 from ms_assets.retrieval.served import ModelData, Service
 from ms_assets_tests import planted
 from ms_assets_tests.planted import HEARD, ITEM_ID, N_SONGS, POPULAR, SONGS, TASTES, UID, model, part
-from ms_assets_tests.retrieval.test_recommendations import ByScores
+from ms_assets_tests.retrieval.histories import ByScores
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from ms_assets.interactions import Interactions
 from ms_assets.retrieval import tuning
 from ms_assets.retrieval.tuning import Tuner
-from ms_assets_tests.retrieval.test_recommendations import ByScores, dataset_of
+from ms_assets_tests.retrieval.histories import ByScores, dataset_of
 
 N_SONGS = 20
 

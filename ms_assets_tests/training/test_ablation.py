@@ -7,7 +7,7 @@ import pytest
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import ablation
 from ms_assets.training.trained import Epoch, TrainedModel
-from ms_assets_tests.training.test_study import plant
+from ms_assets_tests.training.tastes import plant
 
 
 def test_every_variant_changes_the_training_in_one_setting():

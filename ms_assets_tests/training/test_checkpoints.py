@@ -10,11 +10,10 @@ from ms_assets.defs.platform.io_managers import CheckpointOnDisk
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.checkpoints import Checkpoint, OtherTrainingError
 from ms_assets.training.trainer import fit
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, data_of, graph_of, pairs_of, two_blocks
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, data_of, graph_of
+from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread
 
-CPU = torch.device("cpu")
-EXPLICIT = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
-GRAPH, HELD_OUT = two_blocks()
+pytestmark = one_thread
 SMALL = {
     "embedding_dim": 16, "layers": 2, "epochs": 4, "batch_size": 128, "neutral_negatives": 16,
     "edge_weight_interval": 3, "checkpoint_seconds": 0,
@@ -39,28 +38,16 @@ class KilledAfter(Checkpoint):
             raise Killed
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 @pytest.fixture
 def file(tmp_path):
     return CheckpointOnDisk(tmp_path / "model.checkpoint")
 
 
-def data(graph=GRAPH, explicit=EXPLICIT):
-    return data_of(graph, explicit, pairs_of(HELD_OUT))
-
-
 def trained(file, *, graph=GRAPH, explicit=EXPLICIT, die_after=0, on_epoch=lambda epoch: None, **changed):
-    settings = TrainingSettings(**{**SMALL, **changed})
-    checkpoint = KilledAfter.open(file, data(graph, explicit), settings)
+    settings, data = TrainingSettings(**{**SMALL, **changed}), data_of(graph, explicit, WANTED)
+    checkpoint = KilledAfter.open(file, data, settings)
     checkpoint.n_left = die_after
-    return fit(data(graph, explicit), settings, CPU, on_epoch, checkpoint)
+    return fit(data, settings, CPU, on_epoch, checkpoint)
 
 
 def outcome(result):
@@ -96,7 +83,7 @@ def test_what_is_done_is_not_done_again(file, caplog):
     with caplog.at_level(logging.INFO, logger="ms_assets.training"):
         trained(file, on_epoch=told.append)
     assert [epoch.number for epoch in told] == [3, 4]
-    assert "going on from a checkpoint in epoch 3" in caplog.text
+    assert "resuming from a checkpoint in epoch 3" in caplog.text
 
 
 def test_seconds_go_on_where_they_stopped(file):
@@ -155,10 +142,11 @@ def test_settings_that_change_no_result_do_not_keep_a_training_from_going_on(fil
 
 
 def test_notes_outlive_a_killed_training(file):
-    checkpoint = Checkpoint.open(file, data(), TrainingSettings(**SMALL))
+    data, settings = data_of(GRAPH, EXPLICIT, WANTED), TrainingSettings(**SMALL)
+    checkpoint = Checkpoint.open(file, data, settings)
     checkpoint.notes["mlflow_run_id"] = "abc"
     checkpoint.save({})
-    again = Checkpoint.open(file, data(), TrainingSettings(**SMALL))
+    again = Checkpoint.open(file, data, settings)
     assert again.notes == {"mlflow_run_id": "abc"}
 
 

@@ -10,7 +10,7 @@ from ms_assets.training import diagnostics, figures
 from ms_assets.training.data import GraphTensors
 from ms_assets.training.network import Network
 from ms_assets_tests.training.graphs import random_graph
-from ms_assets_tests.training.test_trainer import settings_of
+from ms_assets_tests.training.tastes import settings_of
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_a_training_killed_in_both_its_stages_ends_with_the_embeddings_of_an_unb
     for stage, n_saved in (("fit", 3), ("refit", 2)):
         kill_when(workplace, home, stage, n_saved)
         assert not (home / "data/training/lightgcn/sample.pt").exists()
-    assert "going on from a checkpoint" in trained(workplace, home)
+    assert "resuming from a checkpoint" in trained(workplace, home)
     for name, table in tables(unbroken).items():
         assert table.equals(tables(home)[name])
     assert [path.name for path in (home / "data/training/lightgcn").iterdir()] == ["sample.pt"]

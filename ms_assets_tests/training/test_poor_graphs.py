@@ -9,7 +9,7 @@ from ms_assets.defs.training.checks import COLLAPSED
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.training.trainer import fit
 from ms_assets_tests.training.graphs import NOBODY, data_of, graph_of
-from ms_assets_tests.training.test_trainer import CPU, settings_of
+from ms_assets_tests.training.tastes import CPU, settings_of
 
 
 def embeddings(graph, explicit=NOBODY, judged=(), **changed):

@@ -7,9 +7,9 @@ import torch
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import refit, trainer
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, data_of, graph_of, pairs_of, two_blocks
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, data_of, graph_of
+from ms_assets_tests.training.tastes import CPU, GRAPH, WANTED
 
-CPU = torch.device("cpu")
 EVENT = "user_id song_id event_type played_ratio"
 TRAIN = [(0, 0, "listen", 0.5), (0, 1, "like", None), (1, 2, "listen", 1.0)]
 VALIDATION = [
@@ -58,12 +58,9 @@ def test_dislikes_of_both_parts_are_explicit_negatives(duckdb, table, graph):
 @pytest.fixture(scope="module")
 def world():
     """Two tastes: data of train, and data whose graph knows what validation holds too."""
-    graph, held_out = two_blocks()
-    user, song = pairs_of(held_out)
-    old = [(u, s, "listen", 1, 0.9) for u, s in graph[INTERACTS].edge_index.T.tolist()]
-    new = [(int(u), int(s), "listen", 1, 0.9) for u, s in zip(user, song, strict=True)]
-    more = graph_of(sorted(old + new), N_USERS, N_SONGS, n_cold=2)
-    return data_of(graph, wanted=(user, song)), data_of(more)
+    pairs = [*GRAPH[INTERACTS].edge_index.T.tolist(), *np.transpose(WANTED).tolist()]
+    more = graph_of(sorted((user, song, "listen", 1, 0.9) for user, song in pairs), N_USERS, N_SONGS, n_cold=2)
+    return data_of(GRAPH, wanted=WANTED), data_of(more)
 
 
 def test_it_trains_as_many_epochs_as_were_best_and_keeps_what_validation_said(world):

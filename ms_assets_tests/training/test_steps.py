@@ -1,6 +1,5 @@
 """One step: its pieces and its end; and every switch of the model, trained."""
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -9,21 +8,11 @@ from ms_assets.training.network import Network, centred, unit
 from ms_assets.training.propagation import Adjacency, Propagation
 from ms_assets.training.steps import Steps
 from ms_assets.training.trainer import fit
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, data_of, pairs_of, random_graph, two_blocks
-from ms_assets_tests.training.test_trainer import settings_of
+from ms_assets_tests.training.graphs import data_of, random_graph
+from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread, settings_of, share_of_own_block
 
-CPU = torch.device("cpu")
-GRAPH, HELD_OUT = two_blocks()
-EXPLICIT = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
+pytestmark = one_thread
 DATA = data_of(GRAPH, EXPLICIT)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def gradients(device=CPU, **changed):
@@ -53,15 +42,6 @@ def test_by_default_a_piece_has_32_768_edges_at_most():
     assert settings_of(batch_size=None).n_pieces(500) == 1
 
 
-def share_of_own_block(**changed):
-    data = data_of(GRAPH, EXPLICIT, pairs_of(HELD_OUT))
-    users, songs = fit(data, settings_of(**changed), CPU).embeddings(data.graph)
-    scores = users @ songs[:N_SONGS].T
-    scores[tuple(GRAPH["user", "interacts", "song"].edge_index)] = -torch.inf
-    found = block_of(scores.topk(8).indices.numpy(), N_SONGS)
-    return (found == block_of(np.arange(N_USERS), N_USERS)[:, None]).mean()
-
-
 @pytest.mark.parametrize(
     "changed",
     [
@@ -79,7 +59,9 @@ def share_of_own_block(**changed):
 @pytest.mark.parametrize("spectral_start", [True, False])
 def test_every_switch_of_the_model_learns_the_planted_taste(changed, spectral_start):
     more = {} if spectral_start else {"epochs": 30, "patience": 30}
-    assert share_of_own_block(spectral_start=spectral_start, **{**changed, **more}) > 0.75
+    data, settings = data_of(GRAPH, EXPLICIT, WANTED), settings_of(spectral_start=spectral_start, **{**changed, **more})
+    users, songs = fit(data, settings, CPU).embeddings(data.graph)
+    assert share_of_own_block((users @ songs.T).numpy(), 8) > 0.75
 
 
 def test_what_is_switched_off_says_nothing_of_songs():

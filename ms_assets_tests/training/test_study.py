@@ -1,7 +1,6 @@
 """The hyper-parameter study: trials that are pruned, resumed, shared between processes, and used by training."""
 
 import json
-import math
 import sqlite3
 import subprocess
 import sys
@@ -14,49 +13,17 @@ import polars as pl
 import pytest
 import torch
 
-from ms_assets.settings import StudySettings, TrainingSettings
+from ms_assets.settings import TrainingSettings
 from ms_assets.training import study as studies
 from ms_assets.training.memory import NotEnoughMemoryError
-from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets.training.trainer import DivergedError
-from ms_assets_tests.training.graphs import two_blocks
-from ms_assets_tests.training.test_trainer import settings_of
-
-BASE = settings_of(epochs=4)
-
-
-def goodness(settings):
-    """A made-up quality: best at a learning rate of 0.01 and three layers, whatever the rest."""
-    return 1 / (1 + abs(math.log10(settings.learning_rate / 0.01)) + abs(settings.layers - 3))
-
-
-class Trainings:
-    """Stands for training: a curve that rises to the goodness of its settings, and whose listener may stop it."""
-
-    def __init__(self):
-        self.settings, self.n_epochs = [], []
-
-    def __call__(self, name, settings, listener):
-        self.settings.append(settings)
-        history = []
-        for number in range(1, settings.epochs + 1):
-            ndcg = goodness(settings) * number / settings.epochs
-            history.append(Epoch(number, 1.0, ndcg, 0.1, float(number)))
-            if listener(history[-1]):
-                break
-        self.n_epochs.append(len(history))
-        return TrainedModel(settings, {}, history[-1], history, mlflow_run_id=f"run of {name}")
+from ms_assets_tests.training.tastes import plant
+from ms_assets_tests.training.trials import BASE, Trainings, goodness, searched
 
 
 @pytest.fixture
 def url(tmp_path):
     return f"sqlite:///{tmp_path}/study.db"
-
-
-def searched(url, n_trials, fit, seed=0):
-    study = studies.open_study(url, "taste", BASE)
-    studies.search(study, StudySettings(trials=n_trials, seed=seed), BASE, fit)
-    return study
 
 
 def test_the_first_trial_is_the_training_as_it_is_and_no_later_one_makes_the_best_worse(url):
@@ -132,7 +99,7 @@ def test_any_other_error_ends_the_study(url):
 
 TWO_PROCESSES = """
 import sys
-from ms_assets_tests.training.test_study import Trainings, searched
+from ms_assets_tests.training.trials import Trainings, searched
 searched(sys.argv[1], 16, Trainings())
 """
 
@@ -149,7 +116,7 @@ def test_processes_side_by_side_share_a_study_and_never_try_the_same(url):
 
 KILLED = """
 import os, sqlite3, sys, time
-from ms_assets_tests.training.test_study import searched
+from ms_assets_tests.training.trials import searched
 
 def killed(name, settings, listener):
     file = sqlite3.connect(sys.argv[1].removeprefix("sqlite:///"))
@@ -210,28 +177,6 @@ def platform(platform_at, tmp_path_factory):
     platform.materialise("training/hyperparameter_study", alone=True,
                          config={"training__hyperparameter_study": study})  # fmt: skip
     return platform
-
-
-def plant(platform):
-    """Publish the inputs of training directly: a graph of two tastes, no dislikes, and what users hear later."""
-    graph, held_out = two_blocks()
-    pairs = [(user, song) for user, songs in enumerate(held_out) for song in songs]
-    truth = pl.DataFrame(
-        [("validation", user, song, 1.0) for user, song in pairs],
-        schema={"split": pl.String, "user_id": pl.Int32, "song_id": pl.Int32, "adjusted_relevance": pl.Float64},
-        orient="row",
-    )
-    nobody = pl.DataFrame(schema={"user_id": pl.Int32, "song_id": pl.Int32})
-    events = {"user_id": pl.Int32, "song_id": pl.Int32, "event_type": pl.String, "played_ratio": pl.Float64}
-    tables = {"splits/ground_truth": truth, "splits/negatives": nobody}
-    tables |= {f"splits/{name}": pl.DataFrame(schema=events) for name in ("train", "validation")}
-    for key, table in tables.items():
-        file = platform.file(key)
-        file.parent.mkdir(parents=True)
-        table.write_parquet(file)
-    file = platform.file("graph/bipartite_graph", extension=".pt")
-    file.parent.mkdir(parents=True)
-    torch.save(graph.to_dict(), file)
 
 
 def test_the_study_is_a_table_of_trials_with_nested_mlflow_runs(platform):

@@ -7,36 +7,23 @@ import pytest
 import torch
 
 from ms_assets.graph.bipartite import INTERACTS
-from ms_assets.settings import TrainingSettings
 from ms_assets.training.trainer import fit
 from ms_assets.training.validation import VALIDATION_K
 from ms_assets_tests import slow_metrics
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, NOBODY, block_of, data_of, graph_of, pairs_of, two_blocks
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, NOBODY, block_of, data_of, graph_of, pairs_of
+from ms_assets_tests.training.tastes import (
+    CPU,
+    EXPLICIT,
+    GRAPH,
+    HELD_OUT,
+    NOT_VALIDATED,
+    new_songs,
+    one_thread,
+    settings_of,
+    share_of_own_block,
+)
 
-CPU = torch.device("cpu")
-SMALL = {
-    "embedding_dim": 16,
-    "layers": 2,
-    "epochs": 6,
-    "batch_size": 128,
-    "neutral_negatives": 16,
-    "learning_rate": 0.02,
-    "device": "cpu",
-}
-GRAPH, HELD_OUT = two_blocks()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Graphs this small take longer to share among threads than to compute."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
-def settings_of(**changed):
-    return TrainingSettings(**{**SMALL, **changed})
+pytestmark = one_thread
 
 
 def trained(explicit=NOBODY, held_out=HELD_OUT, graph=GRAPH, device=CPU, on_epoch=lambda epoch: None, **changed):
@@ -50,19 +37,6 @@ def embeddings(result, graph=GRAPH):
 def scores_of(result):
     users, songs = embeddings(result)
     return (users @ songs.T).numpy()
-
-
-def new_songs(scores, k):
-    """The k best graph songs of each user that they have not heard."""
-    user, song = GRAPH[INTERACTS].edge_index.numpy()
-    scores = scores[:, :N_SONGS].copy()
-    scores[user, song] = -np.inf
-    return np.argsort(-scores, axis=1)[:, :k]
-
-
-def share_of_own_block(scores, k=10):
-    found = block_of(new_songs(scores, k), N_SONGS)
-    return (found == block_of(np.arange(N_USERS), N_USERS)[:, None]).mean()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +56,7 @@ def share_of_own_block(scores, k=10):
 def test_training_finds_the_planted_taste(changed):
     result = trained(**changed, patience=20)
     # By chance half of a user's new songs are of their block, or less, since the heard ones are left out.
-    assert share_of_own_block(scores_of(result)) > 0.95
+    assert share_of_own_block(scores_of(result), 10) > 0.95
     assert result.best.validation_ndcg > 0.2
 
 
@@ -102,9 +76,8 @@ def same(one, other):
 @pytest.mark.parametrize("spectral_start", [True, False])
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(spectral_start):
     torch.set_num_threads(4)
-    explicit = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
     one, again, other = (
-        trained(explicit, spectral_start=spectral_start, seed=seed, edge_weight_interval=2, epochs=3)
+        trained(EXPLICIT, spectral_start=spectral_start, seed=seed, edge_weight_interval=2, epochs=3)
         for seed in (3, 3, 4)
     )
     assert same(one, again)
@@ -162,7 +135,7 @@ def test_validation_draws_as_many_users_as_asked_for():
 
 
 def test_without_validation_users_training_goes_on_to_its_last_epoch():
-    result = trained(held_out=[[]] * N_USERS, epochs=6, patience=2)
+    result = trained(held_out=NOT_VALIDATED, epochs=6, patience=2)
     assert [epoch.validation_ndcg for epoch in result.history] == [0.0] * 6
     assert result.best.number == 6
     assert np.isfinite(scores_of(result)).all()
@@ -173,10 +146,6 @@ def disliking(song):
     listened = GRAPH[INTERACTS].edge_index
     fresh = np.setdiff1d(users, listened[0][listened[1] == song].numpy())
     return fresh, np.full(len(fresh), song)
-
-
-NOT_VALIDATED = [[]] * N_USERS
-"""Nothing to choose an epoch by: the last one is kept."""
 
 
 @pytest.mark.parametrize("objective", ["bpr", "softmax"])
@@ -227,9 +196,8 @@ def test_progress_names_epoch_loss_validation_and_time_left(caplog):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_the_embeddings_of_the_cpu():
-    explicit = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
     gentle = {"optimizer": "sgd", "epochs": 2, "learning_rate": 0.1}
-    here, there = (trained(explicit, device=torch.device(name), **gentle) for name in ("cpu", "cuda"))
+    here, there = (trained(EXPLICIT, device=torch.device(name), **gentle) for name in ("cpu", "cuda"))
     assert all(tensor.device == CPU for tensor in there.state.values())
     for ours, theirs in zip(embeddings(here), embeddings(there), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)

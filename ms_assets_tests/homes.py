@@ -1,0 +1,64 @@
+"""What lies in a home, less what names the run that made it, and what Dagster says of it."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import dagster as dg
+import torch
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from ms_assets.definitions import defs
+from ms_assets.defs.platform import lineage
+
+
+def artefacts(home: Path) -> dict[str, bytes]:
+    """The content of every file under the home's data, by its path there."""
+    data = home / "data"
+    return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+
+
+def checkpoint(content: bytes) -> tuple[dict, bytes]:
+    """A checkpoint in two parts: what names its run and measures its time, and everything else as bytes."""
+    values = torch.load(io.BytesIO(content), weights_only=True)
+    own = {"mlflow_run_id": values.pop("mlflow_run_id")}
+    own["seconds"] = [epoch.pop("seconds") for epoch in (values["best"], *values["history"])]
+    rest = io.BytesIO()
+    torch.save(values, rest)
+    return own, rest.getvalue()
+
+
+def index(content: bytes) -> tuple[bytes, dict[str, str]]:
+    """An index in two parts: what Faiss reads, and the origin that follows, without the run that it names."""
+    end = len(content) - 8
+    start = end - int.from_bytes(content[end:], "little")
+    origin = json.loads(content[start:end])
+    assert origin.pop("training_run")
+    return content[:start], origin
+
+
+def before_provenance(page: bytes) -> bytes:
+    """A report without its last section, which names the runs that made it."""
+    text, provenance = page.split(b"Provenance", 1)
+    assert b"run " in provenance
+    return text
+
+
+GRAPH = defs.resolve_asset_graph()
+FRESH, STALE, MISSING = StaleStatus.FRESH, StaleStatus.STALE, StaleStatus.MISSING
+
+
+def statuses(instance, *keys, scale="50m"):
+    resolver = CachingStaleStatusResolver(instance, GRAPH, LoadingContextForTest(instance))
+    return [resolver.get_status(dg.AssetKey.from_user_string(key), scale) for key in keys]
+
+
+def latest(instance, key, scale="50m"):
+    [made] = lineage.history(instance, dg.AssetKey.from_user_string(key), scale)
+    return made
+
+
+def sha256(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,60 @@
+"""A world of two planted tastes, and small trainings on it."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from ms_assets.graph.bipartite import INTERACTS
+from ms_assets.settings import TrainingSettings
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, pairs_of, two_blocks
+
+CPU = torch.device("cpu")
+GRAPH, HELD_OUT = two_blocks()
+WANTED = pairs_of(HELD_OUT)
+EXPLICIT = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
+NOT_VALIDATED = [[]] * N_USERS
+"""Nothing to choose an epoch by: the last one is kept."""
+SMALL = {
+    "embedding_dim": 16, "layers": 2, "epochs": 6, "batch_size": 128, "neutral_negatives": 16, "learning_rate": 0.02,
+    "device": "cpu",
+}  # fmt: skip
+one_thread = pytest.mark.usefixtures("one_thread")
+
+
+def settings_of(**changed):
+    return TrainingSettings(**{**SMALL, **changed})
+
+
+def new_songs(scores, k):
+    """The k best graph songs of each user that they have not heard; scores: [users, songs]."""
+    user, song = GRAPH[INTERACTS].edge_index.numpy()
+    scores = scores[:, :N_SONGS].copy()
+    scores[user, song] = -np.inf
+    return np.argsort(-scores, axis=1)[:, :k]
+
+
+def share_of_own_block(scores, k):
+    """Share of the users' k best new songs that are of their own taste."""
+    found = block_of(new_songs(scores, k), N_SONGS)
+    return (found == block_of(np.arange(N_USERS), N_USERS)[:, None]).mean()
+
+
+def plant(platform):
+    """Publish the inputs of training directly: a graph of two tastes, no dislikes, and what users hear later."""
+    truth = pl.DataFrame(
+        [("validation", user, song, 1.0) for user, songs in enumerate(HELD_OUT) for song in songs],
+        schema={"split": pl.String, "user_id": pl.Int32, "song_id": pl.Int32, "adjusted_relevance": pl.Float64},
+        orient="row",
+    )
+    nobody = pl.DataFrame(schema={"user_id": pl.Int32, "song_id": pl.Int32})
+    events = {"user_id": pl.Int32, "song_id": pl.Int32, "event_type": pl.String, "played_ratio": pl.Float64}
+    tables = {"splits/ground_truth": truth, "splits/negatives": nobody}
+    tables |= {f"splits/{name}": pl.DataFrame(schema=events) for name in ("train", "validation")}
+    for key, table in tables.items():
+        file = platform.file(key)
+        file.parent.mkdir(parents=True)
+        table.write_parquet(file)
+    file = platform.file("graph/bipartite_graph", extension=".pt")
+    file.parent.mkdir(parents=True)
+    torch.save(GRAPH.to_dict(), file)
