@@ -1,6 +1,7 @@
 """Leaderboard: methods compared by means over users with bootstrap intervals, and by paired differences."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -147,7 +148,9 @@ def differences(measured: list[Pane]) -> pl.DataFrame:
     return pl.concat(found).sort("view", "k", "metric", "other")
 
 
-def _estimates(samples: Floats, n_users: NDArray, columns: dict, name: str, schema: pl.Schema) -> pl.DataFrame:
+def _estimates(
+    samples: Floats, n_users: NDArray[Any], columns: dict[str, Any], name: str, schema: pl.Schema
+) -> pl.DataFrame:
     mean, low, high = intervals(samples, n_users)
     frame = pl.DataFrame({name: mean, "ci_low": low, "ci_high": high}).fill_nan(None)
     keys = {key: pl.lit(value) if isinstance(value, str | int) else pl.Series(value) for key, value in columns.items()}

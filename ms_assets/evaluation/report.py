@@ -107,7 +107,7 @@ def markdown(findings: Findings, source: Callable[[str], str]) -> str:
     return f"# Recommenders compared on {findings.protocol.scale}\n\n{body}\n"
 
 
-def _table(names: list[str], rows: list[tuple]) -> str:
+def _table(names: list[str], rows: list[tuple[Any, ...]]) -> str:
     return table_to_markdown(pl.DataFrame(rows, names, orient="row"))
 
 

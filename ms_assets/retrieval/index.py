@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,7 +229,7 @@ def recall_at(index: "faiss.Index", queries: NDArray[np.float32], exact: NDArray
     return float(np.sum(hits) / exact.size)
 
 
-def fingerprint(*arrays: NDArray) -> str:
+def fingerprint(*arrays: NDArray[Any]) -> str:
     """Fingerprint of the content of arrays: the beginning of a SHA-256 over their bytes."""
     digest = hashlib.sha256()
     for array in arrays:

@@ -107,7 +107,7 @@ def _answer_without_stack_traces() -> None:
 
     def without_stack_trace(self: MlflowException) -> str:
         self.json_kwargs.pop("stack_trace", None)
-        return whole(self)
+        return whole(self)  # type: ignore[no-untyped-call]
 
     MlflowException.serialize_as_json = without_stack_trace  # type: ignore[method-assign]
 

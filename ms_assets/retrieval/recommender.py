@@ -191,7 +191,9 @@ def places(ids: NDArray[Any], wanted: Sequence[Any] | NDArray[Any], kind: str) -
     return found
 
 
-def _frame(key: str, ids: NDArray[Any], value: str, dataset: Dataset, songs: NDArray, scores: NDArray) -> pl.DataFrame:
+def _frame(
+    key: str, ids: NDArray[Any], value: str, dataset: Dataset, songs: NDArray[np.int64], scores: NDArray[np.float32]
+) -> pl.DataFrame:
     row, place = np.nonzero(songs >= 0)
     columns = {key: ids[row], "rank": place + 1, value: dataset.song_ids[songs[row, place]]}
     return pl.DataFrame({**columns, "score": scores[row, place]})

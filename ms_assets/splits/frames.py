@@ -5,7 +5,7 @@ Events have the columns `user` and `song`, and where known `time` (whole seconds
 have the column `song`, and where known `audio` (vectors of one length), `artists` and `albums` (an id or a list).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
@@ -229,7 +229,7 @@ def _events(con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, name: str) -> R
     columns = _columns(frame, name, ("user", "song"), ("time", "type", "played_ratio"))
     if "time" in frame.columns and frame["time"].dtype.is_temporal():
         frame = frame.with_columns(pl.col("time").dt.epoch("s"))
-    wrong = {
+    wrong: dict[str, Callable[[pl.Series], bool]] = {
         "time": lambda c: not c.dtype.is_integer(),
         "type": lambda c: not c.cast(pl.String).is_in(KINDS).all(),
         "played_ratio": lambda c: not (c.dtype.is_numeric() and c.is_between(0, 1).all()),

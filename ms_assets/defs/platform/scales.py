@@ -1,6 +1,6 @@
 """Scales, the four sizes of the data: partitions, settings whose defaults differ, and run config of assets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from types import UnionType
@@ -68,7 +68,7 @@ CONFIGURED_OPS: dict[str, type[Settings]] = {
 """Settings of each op that takes run config."""
 
 
-def room(name: str) -> partial:
+def room(name: str) -> Callable[..., Callable[[Callable[..., Any]], dg.AssetsDefinition]]:
     """Asset decorator for one room: `dg.asset` with its key prefix and group, and the scales as partitions."""
     return partial(dg.asset, key_prefix=name, group_name=name, partitions_def=SCALES, owners=OWNERS)
 
