@@ -5,10 +5,12 @@ Validation during training and the evaluation share this code. In every function
 undefined for a user (a recall without targets).
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_assets.interactions import Floats, Integers
+from ms_assets.interactions import Flags, Floats, Integers
 
 
 def dcg(gains: Floats) -> Floats:
@@ -59,13 +61,13 @@ def auc(gains: Floats, n_targets: Integers, recommended: Integers, n_candidates:
     return ratio(won + tied / 2, n_targets * others)
 
 
-def novelty(heard: NDArray, recommended: Integers) -> Floats:
+def novelty(heard: Flags, recommended: Integers) -> Floats:
     """Share of the recommendations that the user has not heard; `heard` is not 0 where they have."""
     shown = recommended >= 0
     return ratio((shown & (heard == 0)).sum(axis=1), shown.sum(axis=1))
 
 
-def ratio(numerator: NDArray, denominator: NDArray) -> Floats:
+def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
     """Numerator over denominator, NaN where the denominator is not above 0."""
     defined = denominator > 0
     return np.where(defined, numerator / np.where(defined, denominator, 1), np.nan)

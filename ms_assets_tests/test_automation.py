@@ -116,7 +116,7 @@ def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_a
 
     status, reason, new = next_tick(0)
     assert (status, new) == (TickStatus.SKIPPED, {})
-    assert reason == f"{COMMIT} is known: no table is of another commit, or its run has been asked for"
+    assert reason == f"{COMMIT} is known: no table is from another commit, or its run was requested already"
 
     hub.revisions["main"], hub.statuses["API"] = NEXT_COMMIT, [503]
     status, reason, new = next_tick(1)

@@ -14,7 +14,7 @@ ON_REQUEST_TABLES = dg.AssetSelection.assets(*(["raw", name] for name in ON_REQU
 ASKED_FOR = dg.AssetSelection.assets(
     ["training", "hyperparameter_study"], ["training", "ablation"], ["evaluation", "user_metrics_json"]
 )
-"""Experiments of many trainings, and an export of a table: made when a person asks for them."""
+"""Experiments of many trainings, and an export of a table: materialised only when a person asks for them."""
 EVERYTHING = dg.AssetSelection.groups("raw", "splits", "graph", "training", "retrieval", "evaluation")
 
 pipeline = dg.define_asset_job(
@@ -25,22 +25,22 @@ pipeline = dg.define_asset_job(
 retrain = dg.define_asset_job(
     "retrain",
     selection=dg.AssetSelection.groups("training", "retrieval", "evaluation") - ASKED_FOR,
-    description="Training and everything after it, on the graph that is there.",
+    description="Training and everything after it, on the existing graph.",
 )
 full_download = dg.define_asset_job(
     "full_download",
     selection=dg.AssetSelection.assets(*(["raw", name] for name in (*ALWAYS, *ON_REQUEST))),
-    description="All nine tables as published, those fetched on request included, for one scale; nothing else.",
+    description="All nine published tables, those fetched on request included, for one scale; nothing else.",
 )
 UNATTENDED = {"ops": {"training__lightgcn": {"config": {"replace_checkpoint": True}}}}
-"""Nobody is there to decide: a training that was cut off goes on if it can, and gives way if data have changed."""
+"""Run config of unattended runs: an interrupted training resumes if it can, and is discarded if data have changed."""
 
 
 def retraining_schedules(cron: str, timezone: str) -> list[dg.ScheduleDefinition]:
-    """A schedule for each scale, off until it is switched on.
+    """Schedules that retrain each scale, off until they are switched on.
 
     Raises:
-        ValueError: there is no such time, or no such time zone.
+        ValueError: the cron string or the time zone is invalid.
     """
     try:
         ZoneInfo(timezone)
@@ -71,24 +71,24 @@ def _retraining(scale: str, cron: str, timezone: str) -> dg.ScheduleDefinition:
 @dg.sensor(
     job=pipeline,
     minimum_interval_seconds=3600,
-    description="When the revision on the hub names another commit, refreshes what was made from the former one.",
+    description="Runs the pipeline again for scales that were made from another commit than the hub's revision names.",
 )
 def hub_revision(context: dg.SensorEvaluationContext, yambda: YambdaSource) -> dg.SensorResult | dg.SkipReason:
-    """Move the pin, and ask for one run of the pipeline for each scale whose raw tables are of another commit."""
+    """Pin a new commit and request a run of the pipeline for each scale whose raw tables are from another commit."""
     from ms_assets.raw.transfer import HubError
 
     try:
         commit = yambda.source.newest_commit()
-    except (SourceError, HubError) as error:  # a fault passes by the next tick, or somebody reads this
+    except (SourceError, HubError) as error:  # a fault may pass until the next tick; otherwise somebody reads this
         return dg.SkipReason(str(error))
     asked = json.loads(context.cursor or "{}")
     behind = [
         scale for scale in _made_from_another(context.instance, yambda.location, commit) if asked.get(scale) != commit
     ]
     if not behind:
-        return dg.SkipReason(f"{commit} is known: no table is of another commit, or its run has been asked for")
+        return dg.SkipReason(f"{commit} is known: no table is from another commit, or its run was requested already")
     if underway := _reading_the_hub(context.instance):
-        return dg.SkipReason(f"{commit} is new; the pin moves once run {underway.run_id} is over, which reads another")
+        return dg.SkipReason(f"{commit} is new; it is pinned once run {underway.run_id}, which reads another, is over")
     yambda.source.pin(commit)
     requests = [
         dg.RunRequest(run_key=f"{scale}@{commit}", partition_key=scale, run_config=UNATTENDED) for scale in behind
@@ -97,7 +97,7 @@ def hub_revision(context: dg.SensorEvaluationContext, yambda: YambdaSource) -> d
 
 
 def _made_from_another(instance: dg.DagsterInstance, dataset: str, commit: str) -> list[str]:
-    """The scales that have a raw table of the dataset at another commit."""
+    """Scales that have a raw table of the dataset from another commit."""
 
     def is_another(scale: str, table: str) -> bool:
         latest = lineage.history(instance, dg.AssetKey(["raw", table]), scale)
@@ -107,7 +107,7 @@ def _made_from_another(instance: dg.DagsterInstance, dataset: str, commit: str) 
 
 
 def _reading_the_hub(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
-    """A run under way whose tables would be of two commits if the pin moved now."""
+    """Run in progress whose tables would be from two commits if another were pinned now; None if there is none."""
     runs.mark_lost(instance)
     real = [scale for scale in SCALES.get_partition_keys() if scale != "sample"]
     found = instance.get_runs(dg.RunsFilter(statuses=runs.UNDER_WAY, tags={PARTITION_TAG: real}), limit=1)

@@ -1,4 +1,4 @@
-"""How sure a mean over users is: the bootstrap, the same resamples for everything that is compared."""
+"""Bootstrap intervals of means over users, with the same resamples for everything that is compared."""
 
 from dataclasses import dataclass
 
@@ -12,22 +12,22 @@ CONFIDENCE = 0.95
 SEED = 0
 AT_ONCE = 128
 EXACT_BITS = 53
-"""A float64 holds whole numbers up to 2 to this power."""
+"""Bits of a float64's exact integers: it holds all integers up to 2 to this power."""
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each user is in each resample (Efron, 1979).
+    """Bootstrap resamples (Efron, 1979): the number of times that each user is in each of them.
 
-    The first row is the users as they are, once each, so that one product gives the mean and its resamples.
+    The first row holds every user once, so that one product gives the mean and its resamples.
     """
 
     times: NDArray[np.uint8]
-    """[1 + N_RESAMPLES, n_users]."""
+    """Counts of users, [1 + N_RESAMPLES, n_users]."""
 
     @classmethod
     def of(cls, n_users: int) -> "Resamples":
-        """Draws that depend on the number of users alone, so that differences between methods are paired."""
+        """Draw resamples that depend on the number of users alone, so that differences between methods are paired."""
         rng, times = np.random.default_rng(SEED), np.ones((1 + N_RESAMPLES, n_users), np.uint8)
         for row in times[1:]:
             row[:] = np.bincount(rng.integers(n_users, size=n_users), minlength=n_users)
@@ -36,10 +36,10 @@ class Resamples:
     def sums(self, values: Floats, first: int = 0) -> Floats:
         """Sums over the users of every resample, float64 [1 + N_RESAMPLES, n_columns].
 
-        values: float64 [n, n_columns] of the users from `first` on; sums of all users add up.
+        values: float64 [n, n_columns] of the users from `first` on; results of consecutive users can be added.
 
-        Equal columns have equal sums, bit for bit, on every processor: values are split into two whole numbers of a
-        unit, so small that every product and every partial sum is exact, in whatever order it is added up.
+        Equal columns have equal sums, bit for bit, on every processor: values are split into two integer multiples of
+        a unit, so small that every product and every partial sum is exact in any order of addition.
         """
         n_bits = EXACT_BITS - self.times.shape[1].bit_length()
         total = np.zeros((len(self.times), values.shape[1]))
@@ -59,15 +59,15 @@ class Resamples:
 
 
 def ratios(numerators: Floats, denominators: Floats) -> Floats:
-    """Sums over sums, NaN where nobody counts."""
+    """Ratios of sums, NaN where the denominator is 0."""
     counted = denominators > 0
     return np.where(counted, numerators / np.where(counted, denominators, 1), np.nan)
 
 
 def intervals(samples: Floats, n_users: Integers) -> tuple[Floats, Floats, Floats]:
-    """Mean and the ends of its percentile interval, each [n_columns], of samples [1 + N_RESAMPLES, n_columns].
+    """Mean, and lower and upper end of its percentile interval, each [n_columns]; samples [1 + N_RESAMPLES, n_columns].
 
-    NaN where nobody has a value, or only one user has (an interval).
+    The mean is NaN if no user has a value, the interval if fewer than two users have one.
     """
     ends = np.full((2, samples.shape[1]), np.nan)
     several, tail = n_users > 1, (1 - CONFIDENCE) / 2

@@ -1,4 +1,4 @@
-"""The champion among registered models: a challenger takes its place only when surely better, or where it is free."""
+"""Champion of the registered models: a challenger replaces it only if surely better, or if there is no usable one."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +11,7 @@ from ms_assets.registry import ALIAS, DATA, ROLLED_BACK, SINCE, ChampionError, R
 from ms_assets.retrieval.served import ModelData
 
 KNOWN_AT_LEAST = 0.5
-"""Share of the users with targets, and of their targets, that a champion must know; below, its data are too old."""
+"""Least share of users with targets, and of their targets, that a champion must know; below, its data are too old."""
 
 SCHEMA = pl.Schema(
     {
@@ -24,16 +24,16 @@ SCHEMA = pl.Schema(
         **dict.fromkeys(("users_known", "targets_known"), pl.Float64),
     }
 )
-"""Columns of the table of the decision, null where nothing was compared."""
+"""Columns of the decision, with type and description; null where nothing was compared."""
 
 
 def decide(registry: Registry, number: int, holdout: Holdout) -> dict[str, Any]:
-    """Compare a version with the champion, move the alias if it wins, and give the row of the decision: SCHEMA.
+    """Compare a version with the champion and move the alias if it wins; returns the decision as a row of SCHEMA.
 
-    Whatever fails leaves the alias where it is. A version that is champion already keeps the decision that made it so.
+    An error leaves the alias where it is. A version that is champion already keeps the decision that promoted it.
 
     Raises:
-        ChampionError: the champion changed while it was compared, or the challenger's files are damaged.
+        ChampionError: the champion changed during the comparison, or the challenger's files are damaged.
     """
     challenger, champion = registry.version(number), registry.champion()
     before = champion.number if champion else None
@@ -50,7 +50,7 @@ def decide(registry: Registry, number: int, holdout: Holdout) -> dict[str, Any]:
 
 
 def by_hand(registry: Registry, number: int) -> dict[str, Any]:
-    """Make a version the champion because a person says so, and give the row of that decision."""
+    """Promote a version to champion by a person's decision, which is returned as a row of COLUMNS."""
     version, champion = registry.version(number), registry.champion()
     decision = _row(registry, number, champion.number if champion else None, number, "a person promoted it")
     registry.promote(version, decision)
@@ -58,10 +58,10 @@ def by_hand(registry: Registry, number: int) -> dict[str, Any]:
 
 
 def roll_back(registry: Registry) -> dict[str, Any]:
-    """Give the champion's place back to the one before it because a person says so, and give the row of that decision.
+    """Roll back to the former champion by a person's decision, which is returned as a row of COLUMNS.
 
     Raises:
-        ChampionError: there was none before it, or its files are damaged.
+        ChampionError: there is no former champion, or its files are damaged.
     """
     champion, former = registry.champion(), registry.former()
     if champion is None or former is None:
@@ -84,17 +84,17 @@ def _row(
 def _judged(
     registry: Registry, challenger: Version, champion: Version | None, holdout: Holdout
 ) -> tuple[bool, str, Comparison | None]:
-    """Judge whether the challenger takes over, and why."""
+    """Judge if the challenger takes over: verdict, reason, and the comparison if there was one."""
     if ROLLED_BACK in challenger.tags:
         return False, "a person rolled it back, so only a person can promote it again", None
     if champion is None:
         return True, "there was no champion", None
     if not registry.intact(champion):
         return True, "the champion's files are gone or damaged", None
-    found = compare(_knowledge(registry, challenger), _knowledge(registry, champion), holdout)
+    found = compare(_model_data(registry, challenger), _model_data(registry, champion), holdout)
     if found.users_known < KNOWN_AT_LEAST or found.targets_known < KNOWN_AT_LEAST:
         shares = f"{found.users_known:.0%} of today's users and {found.targets_known:.0%} of their targets"
-        return True, f"the champion is of other data: it knows {shares}", found
+        return True, f"the champion was trained on different data: it knows {shares}", found
     interval = f"{found.difference:+.4f} ({found.ci_low:+.4f} to {found.ci_high:+.4f})"
     if found.ci_low > 0:
         return True, f"better than the champion: {interval}", found
@@ -102,20 +102,20 @@ def _judged(
     return False, f"{word}: {interval}", found
 
 
-def _knowledge(registry: Registry, version: Version) -> ModelData:
+def _model_data(registry: Registry, version: Version) -> ModelData:
     with registry.files(version) as folder:
         return ModelData.read(folder / DATA)
 
 
 def metrics_of(leaderboard: pl.DataFrame) -> dict[str, float]:
-    """LightGCN's means in the test part by a name that MLflow takes."""
+    """Means of LightGCN's metrics in the test part, by names that MLflow accepts."""
     rows = leaderboard.filter(pl.col("method") == "lightgcn").drop_nulls("mean")
     names = rows.select(pl.format("test {} {} at {}", "view", "metric", "k"))
     return dict(zip(names.to_series(), rows["mean"], strict=True))
 
 
 def history(registry: Registry) -> pl.DataFrame:
-    """One row per version for people to read, the latest first: where it stands, since when, and why."""
+    """History of a registered model, one row per version, the latest first: status, since when, and why."""
     champion = registry.champion()
     rows = []
     for version in reversed(registry.versions()):
@@ -129,7 +129,7 @@ def history(registry: Registry) -> pl.DataFrame:
 
 
 def fault(registry: Registry, uid: int) -> str | None:
-    """Fault in the champion's answers to a user and to a stranger, asked as a server is; None if there is none."""
+    """Fault in the champion's answers to a known and an unknown user, loaded as in a server; None if there is none."""
     import mlflow
     import pandas as pd
 

@@ -18,7 +18,7 @@ HIGHLIGHTED = "lightgcn"
 def charts(
     board: pl.DataFrame, curves: pl.DataFrame, slices: pl.DataFrame, exposure: pl.DataFrame
 ) -> "dict[str, Figure]":
-    """All pictures by name; from evaluation/leaderboard, recall_curve, slices and exposure."""
+    """Charts by name; from evaluation/leaderboard, recall_curve, slices and exposure."""
     return {
         "ndcg_by_method": ndcg_by_method(board),
         "recall_by_k": recall_by_k(curves),
@@ -28,7 +28,7 @@ def charts(
 
 
 def ndcg_by_method(board: pl.DataFrame) -> "Figure":
-    """NDCG of every method with its interval: a row of panes for each view, a column for each k."""
+    """Chart of every method's NDCG with its interval: a row of panes per view, a column per k."""
     ndcg = board.filter(pl.col("metric") == "ndcg")
     views, ks = (ndcg[name].unique().sort().to_list() for name in ("view", "k"))
     figure = pictures.figure(5 * len(ks), len(views) * (0.8 + 0.35 * ndcg["method"].n_unique()))
@@ -44,7 +44,7 @@ def ndcg_by_method(board: pl.DataFrame) -> "Figure":
 
 
 def recall_by_k(curves: pl.DataFrame) -> "Figure":
-    """Mean recall of every method over the length of the list, a pane for each view; from evaluation/recall_curve."""
+    """Chart of every method's mean recall by length of the list, a pane per view; from evaluation/recall_curve."""
     figure = pictures.figure(10, 4.5)
     for pane, view in zip(figure.subplots(1, len(VIEWS), squeeze=False)[0], VIEWS, strict=True):
         rows = curves.filter(pl.col("view") == view).sort("k")
@@ -57,7 +57,7 @@ def recall_by_k(curves: pl.DataFrame) -> "Figure":
 
 
 def ndcg_by_history_length(slices: pl.DataFrame) -> "Figure":
-    """NDCG of every method by the users' quarters of history length, at the largest k, a pane for each view."""
+    """Chart of every method's NDCG by quarter of the users' history length, at the largest k, a pane per view."""
     ndcg = slices.filter((pl.col("slice") == "history length") & (pl.col("metric") == "ndcg"))
     longest = ndcg["k"].to_numpy().max()
     ndcg = ndcg.filter((pl.col("k") == longest) & pl.col("mean").is_not_null()).sort("value")
@@ -74,7 +74,7 @@ def ndcg_by_history_length(slices: pl.DataFrame) -> "Figure":
 
 
 def exposure_of_head_and_tail(exposure: pl.DataFrame) -> "Figure":
-    """Shares of each method's recommendations that are head, tail and cold, at the largest k, a pane for each view."""
+    """Chart of the head, tail and cold shares of each method's recommendations, at the largest k, a pane per view."""
     longest = exposure["k"].to_numpy().max()
     rows = exposure.filter(pl.col("k") == longest)
     figure = pictures.figure(10, 1.2 + 0.4 * rows["method"].n_unique())
@@ -90,7 +90,7 @@ def exposure_of_head_and_tail(exposure: pl.DataFrame) -> "Figure":
 
 
 def _styles(rows: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]:
-    """Style of each method's line, the same in every pane."""
+    """Line style of each method, equal in every pane."""
     styles = product(("-", "--"), pictures.PALETTE)
     return [
         (method, {"color": colour, "linestyle": line, "linewidth": 2.5 if method == HIGHLIGHTED else 1.2})
@@ -99,13 +99,13 @@ def _styles(rows: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _with_legend(figure: "Figure") -> "Figure":
-    """One legend below all panes."""
+    """Add one legend below all panes."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
     return figure
 
 
 def _spread(rows: pl.DataFrame) -> list[np.ndarray]:
-    """Distance of the interval's ends below and above each mean; 0 where there is no interval."""
+    """Distances of the interval's ends below and above each mean; 0 where there is no interval."""
     mean = rows["mean"].fill_null(0).to_numpy()
     return [np.abs(rows[end].fill_null(pl.Series(mean)).to_numpy() - mean) for end in ("ci_low", "ci_high")]

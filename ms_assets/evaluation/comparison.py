@@ -1,9 +1,9 @@
-"""Two models side by side: both recommend to the same users of the test part, with a paired interval.
+"""Comparison of two models: both recommend to the same users of the test part, and their NDCG is compared in pairs.
 
-Judged by NDCG@10 in `discovery`, which training stops on, and which is what a trained model is for: in `all` the songs
-that a user plays anyhow beat most models. Compared are users whom both models know, by songs that both know; what
-either model has trained on for a user is neither candidate nor target, so that a champion of another division of the
-events gains nothing by having seen this test part. Both search exactly, so that indices make no difference.
+The metric is NDCG@10 in `discovery`, which also stops training, and which is the purpose of a trained model: in `all`
+the songs that a user plays anyway beat most models. Users and songs are those that both models know. Songs that either
+model has trained on for a user are neither candidates nor targets, so that a champion trained on another split gains
+nothing by having seen this test part. Both models search exactly, so that indices make no difference.
 """
 
 from dataclasses import dataclass
@@ -24,21 +24,21 @@ Ids = NDArray[np.int64]
 VIEW, K = "discovery", 10
 JUDGED_BY = f"NDCG@{K} in {VIEW}"
 USERS_COMPARED = 10_000
-"""Users are drawn beyond that: exact search among millions of songs for millions of users would take days."""
+"""Maximum number of users, drawn if there are more: exact search of millions of songs for millions would take days."""
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """The test part by Yambda's ids, so that models of any id map can be judged by it."""
+    """Test part by Yambda's ids, so that models with any id map can be compared on it."""
 
     targets: pl.DataFrame
-    """uid, item_id, relevance: songs worth finding that the user had not heard in train."""
+    """Relevant songs that the user had not heard in train: uid, item_id, relevance."""
     heard: pl.DataFrame
-    """uid, item_id: positive train events of the users with targets."""
+    """Positive train events of the users with targets: uid, item_id."""
 
     @classmethod
     def of(cls, users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> "Holdout":
-        """Build from the tables of splits; of more than USERS_COMPARED users so many are drawn."""
+        """Build the holdout from tables of the room splits; draws USERS_COMPARED users if there are more."""
         heard = train.project("user_id, song_id").distinct().set_alias("heard")
         test = ground_truth.filter("split = 'test' AND adjusted_relevance > 0").set_alias("test")
         fresh = test.join(heard, "user_id, song_id", how="anti").project("user_id, song_id, adjusted_relevance")
@@ -57,28 +57,28 @@ class Holdout:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models side by side: means of NDCG, and the difference with its paired interval."""
+    """Result of a comparison: both models' mean NDCG, and the difference with its paired interval."""
 
     challenger_mean: float
     champion_mean: float
     difference: float
-    """Challenger minus champion."""
+    """Mean of the challenger minus that of the champion."""
     ci_low: float
     ci_high: float
     n_users: int
     n_users_dropped: int
-    """Users with a target whom one of the models does not know, or none of whose targets is left."""
+    """Number of users with a target whom one of the models does not know, or with no target left."""
     n_songs: int
     n_songs_dropped: int
-    """Songs that one model alone knows."""
+    """Number of songs that only one model knows."""
     users_known: float
     """Share of the users with a target whom both models know."""
     targets_known: float
-    """Share of these users' targets that are songs which both models know."""
+    """Share of these users' targets that both models know."""
 
 
 def compare(challenger: ModelData, champion: ModelData, holdout: Holdout) -> Comparison:
-    """Recommend by both models to the users, of the songs, that both know; NaN where nobody is left."""
+    """Compare two models on the users and songs that both know; means are NaN if no user is left."""
     uid, models = holdout.targets["uid"].unique().to_numpy(), (challenger, champion)
     users = np.intersect1d(np.intersect1d(uid, challenger.uid), champion.uid)
     songs = np.intersect1d(challenger.item_id, champion.item_id)
@@ -107,7 +107,7 @@ def compare(challenger: ModelData, champion: ModelData, holdout: Holdout) -> Com
 
 
 def _interactions(pairs: pl.DataFrame, users: Ids, songs: Ids, *values: str) -> Interactions:
-    """The pairs (uid, item_id) of some users and songs, numbered in their order."""
+    """Interactions from pairs (uid, item_id), for some users and songs, numbered in their order."""
     user = pl.DataFrame({"uid": users, "user": np.arange(len(users))})
     song = pl.DataFrame({"item_id": songs, "song": np.arange(len(songs))})
     rows = pairs.join(user, on="uid").join(song, on="item_id")
@@ -116,13 +116,13 @@ def _interactions(pairs: pl.DataFrame, users: Ids, songs: Ids, *values: str) -> 
 
 
 def _trained(model: ModelData, users: Ids) -> pl.DataFrame:
-    """Pairs (uid, item_id) that a model has trained on, of users whom it knows."""
+    """Pairs (uid, item_id) that a model has trained on; it knows all the users."""
     song, user = model.heard.take(_rows(model.uid, users))
     return pl.DataFrame({"uid": users[user], "item_id": model.item_id[song]})
 
 
 def _rows(ids: Ids, wanted: Ids) -> NDArray[np.int64]:
-    """Position among distinct ids of each wanted one, which are ascending and all among them."""
+    """Positions of wanted ids among distinct ids; the wanted ones are ascending and all present."""
     return np.intersect1d(ids, wanted, assume_unique=True, return_indices=True)[1]
 
 

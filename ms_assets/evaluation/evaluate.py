@@ -1,4 +1,4 @@
-"""Evaluation of recommendations in frames, by the code that makes the leaderboard."""
+"""Evaluation of recommendations in frames, by the code of the leaderboard."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,15 +27,15 @@ def evaluate(
 
     Args:
         recommendations: frames of user, rank (from 1) and song, by method; or one frame.
-        test: events that the lists should have foreseen; columns as in `split`.
+        test: events that the lists should predict; columns as in `split`.
         train: events that the recommender has learned from.
-        songs: the catalogue; by default every song of the frames. With a column artists, lists are measured by it.
+        songs: catalogue; by default every song of the frames. A column artists is used for the diversity of lists.
         ks: lengths at which lists are cut, 1 to 100.
-        exclude_heard: lists leave out songs that the user has heard in train, which are no targets then.
+        exclude_heard: lists leave out songs that the user has heard in train, which are then no targets.
 
     Raises:
-        ValueError: naming the frame, the column, what was found and what was expected; or a list holds a heard song
-            though `exclude_heard` says that none does.
+        ValueError: names the frame, the column, what was found and what was expected; or a list holds a heard song
+            although `exclude_heard` is true.
 
     >>> train = pl.DataFrame({"user": ["ann", "ann", "bob"], "song": ["a", "b", "a"]})
     >>> test = pl.DataFrame({"user": ["ann", "bob"], "song": ["c", "b"]})
@@ -47,7 +47,9 @@ def evaluate(
     lengths = validated(EvaluationSettings, {"ks": list(ks)}).ks
     given = recommendations if isinstance(recommendations, Mapping) else {"recommendations": recommendations}
     lists = {method: frame(found, method) for method, found in given.items()}
-    found = tables(train, test=test, songs=_catalogue(lists, frame(test, "test"), songs))
+    for method, shown in lists.items():
+        _refuse_what_is_no_list(method, shown)
+    found = tables(train, test=test, songs=songs, lists=lists)
     view = "discovery" if exclude_heard else "all"
     methods = {method: _encoded(found, shown, method, view) for method, shown in lists.items()}
     if exclude_heard:
@@ -61,23 +63,21 @@ def evaluate(
     return boards.leaderboard(panes, exposure.filter(pl.col("view") == view))
 
 
-def _catalogue(lists: Mapping[str, pl.DataFrame], test: pl.DataFrame, songs: Frame | None) -> pl.DataFrame:
-    """Songs with what is known of them, and every other one that is listed or tested."""
-    for method, shown in lists.items():
-        if missing := {"user", "rank", "song"} - set(shown.columns):
-            raise ValueError(
-                f"{method}: found columns {', '.join(shown.columns)}, expected user, rank and song; "
-                f"{', '.join(sorted(missing))} is missing"
-            )
-    named = pl.concat([table.select("song") for table in (test, *lists.values())]).unique()
-    if songs is None:
-        return named
-    known = frame(songs, "songs")
-    return pl.concat([known, named.join(known, on="song", how="anti")], how="diagonal")
+def _refuse_what_is_no_list(method: str, shown: pl.DataFrame) -> None:
+    if missing := {"user", "rank", "song"} - set(shown.columns):
+        raise ValueError(
+            f"{method}: found columns {', '.join(shown.columns)}, expected user, rank and song; "
+            f"{', '.join(sorted(missing))} is missing"
+        )
+    again = [pl.struct("user", column).is_duplicated() for column in ("rank", "song")]
+    wrong = shown.filter(pl.any_horizontal(~(pl.col("rank") >= 1).fill_null(False), *again))
+    if len(wrong):
+        found = ", ".join(f"{column} {wrong[column][0]}" for column in ("user", "rank", "song"))
+        raise ValueError(f"{method}: found {found}, expected ranks from 1, and no rank or song twice for a user")
 
 
 def _encoded(found: Tables, shown: pl.DataFrame, method: str, view: str) -> Relation:
-    """Lists with dense ids: view, user_id, rank, song_id; users without any event are left out."""
+    """Recommendations with dense ids: view, user_id, rank, song_id; users without any event are left out."""
     known = shown.filter(pl.col("user").is_in(found.user_ids))
     if not len(known):
         raise ValueError(f"{method}: found no user of train or test, expected their ids in the column user")

@@ -1,4 +1,4 @@
-"""Songs that a method shows at all, and how unevenly."""
+"""Exposure: coverage of the catalogue by a method's lists, and how unevenly songs are recommended."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ METRICS = {
     "cold_share": "share of the recommendations that are cold songs",
 }
 COMPARED = ("coverage", "exposure_gini")
-"""Metrics that the leaderboard takes; its own cold_share is a mean over users."""
+"""Metrics that the leaderboard shows; its own cold_share is a mean over users."""
 
 
 def times_shown(recommended: Integers, n_songs: int) -> NDArray[np.int64]:
@@ -22,7 +22,7 @@ def times_shown(recommended: Integers, n_songs: int) -> NDArray[np.int64]:
 
 
 def exposure(times: NDArray[np.int64], is_head: Flags, cold: Flags) -> dict[str, float | None]:
-    """METRICS of how often each song of the catalogue was shown, int64 [n_songs]; None where nothing was."""
+    """Exposure metrics (METRICS) from the times each song was recommended, int64 [n_songs]; None if none was."""
     if not (total := int(times.sum())):
         return dict.fromkeys(METRICS) | {"coverage": 0.0}
     shares = {"head_share": times[is_head].sum(), "tail_share": times[~is_head & ~cold].sum()}

@@ -1,6 +1,7 @@
-"""Methods side by side: means over users with bootstrap intervals, and the differences that are real."""
+"""Leaderboard: methods compared by means over users with bootstrap intervals, and by paired differences."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,35 +26,35 @@ DIFFERENCES = pl.Schema(
     }
 )
 COMPARED = "lightgcn"
-"""The method whose lead over every other one is looked at."""
+"""Method whose difference from every other one is computed."""
 SHOWN = ("ndcg", "recall", "coverage", "dislike_fpr", "novelty")
 
 
 @dataclass(frozen=True)
 class Pane:
-    """All methods in one view and at one k."""
+    """Comparison of all methods in one view at one k."""
 
     view: str
     k: int
     methods: list[str]
     metrics: tuple[str, ...]
     samples: Floats
-    """[1 + resamples, n_methods, n_metrics]: the means over the users, then over each resample."""
+    """Means over all users, then over each resample, [1 + resamples, n_methods, n_metrics]."""
     known: NDArray[np.bool_]
-    """[n_users, n_methods, n_metrics]: the metric is defined for the user."""
+    """Flags of users for whom a metric is defined, [n_users, n_methods, n_metrics]."""
 
 
 Parts = dict[str, tuple[pl.Expr, pl.Expr]]
-"""Numerator and denominator of every metric, each summed over users; for a mean, that counts who has a value."""
+"""Numerator and denominator of every metric, each summed over users; a mean's denominator counts users with a value."""
 MEANS: Parts = {name: (pl.col(name), pl.col(name).is_not_null()) for name in METRICS}
 OFFICIAL: Parts = {"ndcg": (pl.col("dcg"), pl.col("ideal_dcg")), "recall": (pl.col("recall"), pl.lit(1.0))}
 
 
 def pane(rows: pl.DataFrame, metrics: Parts) -> Pane:
-    """Compare methods in one view and at one k.
+    """Compare methods in one view at one k.
 
     Args:
-        rows: of evaluation/user_metrics or official_user_metrics, of one view and k.
+        rows: rows of evaluation/user_metrics or official_user_metrics, of one view and k.
         metrics: MEANS or OFFICIAL.
     """
     [(view, k)] = rows.select("view", "k").unique().rows()
@@ -71,7 +72,7 @@ def pane(rows: pl.DataFrame, metrics: Parts) -> Pane:
 
 
 def panes(per_user: Relation, metrics: Parts = MEANS) -> list[Pane]:
-    """Compare methods in every view and at every k, one after the other so that no more than that is held.
+    """Compare methods in every view at every k, one after the other, so that only one is held in memory.
 
     Args:
         per_user: evaluation/user_metrics or official_user_metrics.
@@ -84,7 +85,7 @@ def panes(per_user: Relation, metrics: Parts = MEANS) -> list[Pane]:
 def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:
     """One row per method, view, k and metric: mean, ci_low, ci_high, n_users.
 
-    shown: method, view, k and the columns `exposure.COMPARED`, numbers of all lists together without interval.
+    shown: method, view, k and the columns `exposure.COMPARED`, numbers over all lists together, without interval.
     """
     boards = [_rows(pane) for pane in measured]
     counted = [(pane.view, pane.k, len(pane.known)) for pane in measured]
@@ -98,11 +99,11 @@ def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:
 
 
 NDCG_OF_LIGHTGCN = "ndcg_of_lightgcn"
-"""Metadata of the leaderboard, with which the next one is compared."""
+"""Metadata of the leaderboard, which the next one is compared with."""
 
 
 def ndcg_of_lightgcn(board: pl.DataFrame) -> dict[str, list[float]]:
-    """Mean and interval by view and k, as "discovery at 10"."""
+    """NDCG of LightGCN, mean and interval, by view and k, such as "discovery at 10"."""
     rows = board.filter(method="lightgcn", metric="ndcg").drop_nulls(["mean", "ci_low", "ci_high"])
     return {f"{row['view']} at {row['k']}": [row["mean"], row["ci_low"], row["ci_high"]] for row in rows.to_dicts()}
 
@@ -124,9 +125,9 @@ def _rows(pane: Pane) -> pl.DataFrame:
 
 
 def differences(measured: list[Pane]) -> pl.DataFrame:
-    """COMPARED minus every other method, one row per view, k, metric and other method.
+    """Differences of COMPARED minus every other method, one row per view, k, metric and other method.
 
-    Both are resampled together, user by user, so that what makes a user easy for both does not blur the difference.
+    Users are resampled with both methods, so that users who are easy for both do not blur the difference.
     """
     found = [DIFFERENCES.to_frame()]
     for pane in measured:
@@ -147,7 +148,9 @@ def differences(measured: list[Pane]) -> pl.DataFrame:
     return pl.concat(found).sort("view", "k", "metric", "other")
 
 
-def _estimates(samples: Floats, n_users: NDArray, columns: dict, name: str, schema: pl.Schema) -> pl.DataFrame:
+def _estimates(
+    samples: Floats, n_users: NDArray[Any], columns: dict[str, Any], name: str, schema: pl.Schema
+) -> pl.DataFrame:
     mean, low, high = intervals(samples, n_users)
     frame = pl.DataFrame({name: mean, "ci_low": low, "ci_high": high}).fill_nan(None)
     keys = {key: pl.lit(value) if isinstance(value, str | int) else pl.Series(value) for key, value in columns.items()}
@@ -155,7 +158,7 @@ def _estimates(samples: Floats, n_users: NDArray, columns: dict, name: str, sche
 
 
 def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
-    """The main metrics of one view and k, a row per method, the best by NDCG first."""
+    """Main metrics of one view and k, one row per method, the best by NDCG first."""
     chosen = board.filter((pl.col("view") == view) & (pl.col("k") == k) & pl.col("metric").is_in(SHOWN))
     wide = chosen.pivot("metric", index="method", values="mean")
     return wide.select("method", *(m for m in SHOWN if m in wide.columns)).sort(
@@ -164,7 +167,7 @@ def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
 
 
 def to_markdown(board: pl.DataFrame, compared: pl.DataFrame) -> str:
-    """Tables of the main metrics, one for each view and k, and which differences in NDCG are real."""
+    """Markdown tables of the main metrics, one per view and k, each with a verdict on the differences in NDCG."""
     ndcg = board.filter(pl.col("metric") == "ndcg").with_columns(
         pl.format("{} to {}", pl.col("ci_low").round(4), pl.col("ci_high").round(4)).alias("95 % of ndcg")
     )
@@ -178,7 +181,7 @@ def to_markdown(board: pl.DataFrame, compared: pl.DataFrame) -> str:
 
 
 def verdict(compared: pl.DataFrame, view: str, k: int, metric: str = "ndcg") -> str:
-    """Methods that COMPARED beats, that beat it, and whose difference may be chance; compared: `differences`."""
+    """Sentence that names the methods COMPARED beats, is level with and loses to; compared: `differences`."""
     rows = compared.filter((pl.col("view") == view) & (pl.col("k") == k) & (pl.col("metric") == metric))
     found: dict[str, list[str]] = {"better than": [], "level with": [], "worse than": []}
     for row in rows.drop_nulls("ci_low").sort("difference", descending=True).iter_rows(named=True):

@@ -1,4 +1,4 @@
-"""Metrics of one list of recommendations, per user."""
+"""Metrics of recommendation lists, one value per user."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from ms_assets.interactions import Flags, Floats, Integers
 from ms_assets.vectors import Ragged
 
 KEYS = {"method": pl.String, "view": pl.String, "k": pl.Int32}
-"""First columns of every table of metrics, with their types."""
+"""Key columns of every table of metrics, with their types."""
 NDCGS = {
     "ndcg": "adjusted_relevance",
     "ndcg_base": "base_relevance",
@@ -43,31 +43,31 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Songs:
-    """The catalogue as metrics see it, with a song of no plays and artists at the end for a place left empty (−1)."""
+    """Catalogue for metrics; a song without plays and artists at the end stands for an empty place of a list (−1)."""
 
     n_plays: Floats
     """Listens in the train part, float64 [n_songs + 1]."""
     cold: Flags
-    """bool [n_songs + 1]."""
+    """Flags of cold songs, bool [n_songs + 1]."""
     artists: Ragged
     """Dense artist ids of each song; the list at the end is empty."""
 
     @classmethod
     def of(cls, n_plays: Integers, cold: Flags, artists: Ragged) -> "Songs":
-        """Build from arrays [n_songs]."""
+        """Build the catalogue from arrays [n_songs]."""
         empty = Ragged(artists.values, np.append(artists.offsets, artists.offsets[-1]))
         return cls(np.append(n_plays.astype(np.float64), 0.0), np.append(cold, False), empty)
 
     @cached_property
     def has_artist(self) -> Flags:
-        """Songs with a known artist, bool [n_songs + 1]."""
+        """Flags of songs with a known artist, bool [n_songs + 1]."""
         return self.artists.lengths > 0
 
     def __len__(self) -> int:
         return len(self.cold) - 1
 
     def bring_new_artists(self, recommended: NDArray[np.int64]) -> Flags:
-        """Songs with an artist none of whose artists stands above them in the list, bool [n_users, k]."""
+        """Flags of songs with an artist, none of whose artists is above them in the list, bool [n_users, k]."""
         artist, of_slot = self.artists.take(recommended.ravel())
         n_artists = int(self.artists.values.max(initial=0)) + 1
         keys = of_slot // recommended.shape[1] * n_artists + artist
@@ -81,7 +81,7 @@ class Songs:
 
 @dataclass(frozen=True)
 class Lists:
-    """Recommendations of one method and view beside the truth, with what every metric and k looks up computed once."""
+    """Recommendations of one method in one view with their truth; look-ups for all metrics and k are computed once."""
 
     recommended: NDArray[np.int64]
     """Song ids [n_users, k], −1 where there is none."""
@@ -90,27 +90,27 @@ class Lists:
 
     @cached_property
     def places(self) -> NDArray[np.int64]:
-        """Position of each recommendation among the test part's pairs; their number where it is none of them."""
+        """Position of each recommendation among the test part's pairs, int64; the number of pairs if it is none."""
         return self.truth.test.places(self.recommended)
 
     @cached_property
     def heard(self) -> Flags:
-        """Recommendations that the user has positive train events with, bool [n_users, k]."""
+        """Flags of recommendations with which the user has positive train events, bool [n_users, k]."""
         return self.truth.history.places(self.recommended) < len(self.truth.history)
 
     @cached_property
     def gains(self) -> dict[str, Floats]:
-        """Value of each recommendation in the test part, 0 without any, float64 [n_users, k] by name of the value."""
+        """Values of each recommendation in the test part, 0 if it is not there, float64 [n_users, k] by name."""
         return {name: np.append(values, 0.0)[self.places] for name, values in self.truth.test.values.items()}
 
     @cached_property
     def new_artists(self) -> Flags:
-        """Recommendations none of whose artists stands above them, bool [n_users, k]."""
+        """Flags of recommendations none of whose artists is above them in the list, bool [n_users, k]."""
         return self.songs.bring_new_artists(self.recommended)
 
 
 def user_metrics(lists: Lists, k: int) -> pl.DataFrame:
-    """One row per tested user: uid and the metrics of the first k recommendations; null where undefined."""
+    """Metrics of the first k recommendations, one row per tested user: uid and METRICS; null where undefined."""
     truth, test, songs = lists.truth, lists.truth.test, lists.songs
     gains = {name: values[:, :k] for name, values in lists.gains.items()}
     recommended, shown = lists.recommended[:, :k], lists.recommended[:, :k] >= 0

@@ -1,4 +1,4 @@
-"""The arithmetic of Yambda's authors, whose published figures nothing else can be compared with.
+"""Official metrics: the arithmetic of Yambda's authors, needed to compare with their published figures.
 
 Targets are events: a song played twice is two targets, in the ideal list too. NDCG is the mean DCG over the mean
 ideal DCG, recall a user's hits over their targets, coverage the songs recommended over the songs in train.
@@ -17,7 +17,7 @@ VIEWS = {
     "official_listen_plus": "event_type = 'listen' AND played_ratio >= 0.5",
     "official_like": "event_type = 'like'",
 }
-"""Targets by view, as SQL over splits/test; here half a track is enough, where our own listen+ wants more than half."""
+"""Targets by view, as SQL over splits/test; here half a track is enough, while our own listen+ needs more than half."""
 SCHEMA = pl.Schema({**KEYS, "uid": pl.Int64, **dict.fromkeys(("dcg", "ideal_dcg", "recall"), pl.Float64)})
 
 
@@ -29,13 +29,13 @@ def targets(test: Relation, train: Relation, view: str) -> Relation:
 
 
 def user_metrics(recommended: NDArray[np.int64], targets: Interactions, uid: NDArray[np.int64], k: int) -> pl.DataFrame:
-    """A row per user with a target: uid, dcg, ideal_dcg, recall of the first k recommendations.
+    """Metrics of the first k recommendations, one row per user with a target: uid, dcg, ideal_dcg, recall.
 
     Args:
         recommended: song ids int64 [n_users, k or more].
-        targets: pairs with `n_events`, the number of target events of each.
+        targets: pairs with a value `n_events`, the number of target events.
         uid: Yambda's id of each user.
-        k: number of recommendations looked at.
+        k: number of recommendations that count.
     """
     n_events = np.bincount(targets.user, targets.values["n_events"], minlength=targets.n_users).astype(np.int64)
     users = np.flatnonzero(n_events)

@@ -1,4 +1,4 @@
-"""One pass over all users for each table of the room: read some users' rows, measure every method, go on."""
+"""Passes over all users, one for each table of the room: read a block of users, measure every method, continue."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -24,7 +24,7 @@ Methods = dict[str, Relation]
 def user_metrics(
     methods: Methods, users: Relation, songs: Relation, train: Relation, ground_truth: Relation, ks: list[int]
 ) -> Iterator[pa.Table]:
-    """All metrics of every tested user: method, view, k, uid and metrics.METRICS."""
+    """Metrics of every tested user: method, view, k, uid and metrics.METRICS."""
     for method, view, lists in _lists(methods, users, songs, train, ground_truth, max(ks)):
         for k in ks:
             yield _keyed(metrics.user_metrics(lists, k), method, view, k)
@@ -33,7 +33,7 @@ def user_metrics(
 def official_user_metrics(
     methods: Methods, users: Relation, songs: Relation, train: Relation, test: Relation, ks: list[int]
 ) -> Iterator[pa.Table]:
-    """Metrics by the arithmetic of Yambda's authors, of every user with a target: the columns of official.SCHEMA."""
+    """Official metrics of every user with a target: the columns of official.SCHEMA."""
     n_songs = len(songs)
     for some in users_of(users):
         targets = {
@@ -68,7 +68,7 @@ def slices(
     methods: Methods, users: Relation, songs: Relation, train: Relation, test: Relation, ground_truth: Relation,
     ks: list[int],
 ) -> pl.DataFrame:  # fmt: skip
-    """The main metrics over parts of users, songs and events: the columns of slices.SCHEMA."""
+    """Main metrics over slices of users, songs and events: the columns of slices.SCHEMA."""
     catalogue, everybody = songs_of(songs), users_of(users)
     tested = ground_truth.filter("split = 'test'").project("user_id").distinct().to_arrow_table()
     tested_id = np.sort(tested["user_id"].to_numpy())
@@ -92,7 +92,7 @@ def slices(
 def exposure(
     methods: Methods, users: Relation, songs: Relation, train: Relation, is_global: bool, ks: list[int]
 ) -> pl.DataFrame:
-    """Songs that are shown: method, view, k and exposure.METRICS; in official views, if is_global, coverage alone."""
+    """Exposure of songs: method, view, k and exposure.METRICS; in official views, if is_global, coverage alone."""
     catalogue, everybody = songs_of(songs), users_of(users)
     is_head, cold = slicing.head(catalogue), catalogue.cold[:-1]
     trained = [some.n_train_events(train) > 0 for some in everybody]
@@ -117,7 +117,7 @@ def _lists(
     methods: Methods, users: Relation, songs: Relation, train: Relation, ground_truth: Relation, k: int,
     *relevances: str,
 ) -> Iterator[tuple[str, str, Lists]]:  # fmt: skip
-    """The lists of some users after the other, with method and view, beside their truth by the relevances."""
+    """Lists with their truth by the relevances, block of users after block: method, view, lists."""
     catalogue = songs_of(songs)
     for some in users_of(users):
         truths = _views(some.truth(ground_truth, train, catalogue, *relevances))

@@ -1,4 +1,4 @@
-"""Division of the data, told from the tables themselves, and what it means for published figures."""
+"""Protocol of a split, read from its tables, and its comparability with published figures."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from ms_assets.splits.protocols import GAP
 from ms_assets.streams import Relation
 
 TEST_START = PUBLISHED_LAST_TIMESTAMP - 86_400
-"""Second at which Yambda's authors cut: the last day is tested."""
+"""Second at which Yambda's authors cut; the last day is their test part."""
 
 
 Spans = dict[str, tuple[int, int] | None]
@@ -23,7 +23,7 @@ def spans_of(**parts: Relation) -> Spans:
 
 
 def is_global(spans: Spans) -> bool:
-    """True if every test event is later than every event that trains or validates, whoever's."""
+    """True if every test event is later than every train and validation event, across all users."""
     test, last = spans["test"], _last_before_test(spans)
     return test is not None and last is not None and last < test[0]
 
@@ -34,21 +34,21 @@ def _last_before_test(spans: Spans) -> int | None:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Division and size of the data, as the tables show them."""
+    """Protocol and size of the data, read from the tables."""
 
     scale: str
     spans: Spans
     n_users: int
     n_raw_users: int
-    """Users of raw/multi_event."""
+    """Number of users in raw/multi_event."""
     n_songs: int
     n_raw_songs: int
     differing: dict[str, str]
-    """Published figures of the raw events that those here do not bear out."""
+    """Published figures that differ from those of the raw events, in words."""
 
     @classmethod
     def of(cls, scale: str, spans: Spans, users: Relation, songs: Relation, multi_event: Relation) -> "Protocol":
-        """Compare splits/users and splits/songs with the raw events, and those with what is published of Yambda."""
+        """Compare splits/users and splits/songs with the raw events, and these with Yambda's published figures."""
         counts = {"n_events": "*", "n_users": "DISTINCT uid", "n_songs": "DISTINCT item_id"}
         [row] = multi_event.aggregate(", ".join(f"count({what})" for what in counts.values())).fetchall()
         raw, wanted = dict(zip(counts, row, strict=True)), STATISTICS.get(scale, {}).get("multi_event", {})
@@ -61,12 +61,12 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """The protocol's name in the settings of `split_events`."""
+        """Name of the protocol in the settings of `split_events`."""
         return "global_temporal" if is_global(self.spans) else "per_user"
 
     @property
     def obstacles(self) -> list[str]:
-        """Differences from the authors' protocol, in words; empty where official figures follow it."""
+        """Differences from the authors' protocol, in words; empty if there are none."""
         test, last = self.spans["test"], _last_before_test(self.spans)
         if test is None or last is None or not is_global(self.spans):
             return ["users are divided one by one, the authors cut at one time for everybody (global_temporal)"]
@@ -86,7 +86,7 @@ class Protocol:
 
     @property
     def matches(self) -> bool:
-        """True if users, songs and events are divided as by the authors."""
+        """True if users, songs and division are those of the authors' protocol."""
         return not self.obstacles
 
     @property
@@ -95,7 +95,7 @@ class Protocol:
         return self.matches and not self.differing
 
     def verdict(self) -> str:
-        """A sentence on whether official figures can be compared with the published ones, and why not."""
+        """Sentence that says if official figures are comparable with the published ones, and if not, why."""
         if self.comparable:
             return "Official figures are comparable with the published table: same events, users, songs and division."
         reasons = self.obstacles or [

@@ -1,4 +1,4 @@
-"""The results that Yambda's authors publish (arXiv 2505.22238): their models on their test day."""
+"""Results published by Yambda's authors (arXiv 2505.22238): their models on their test day."""
 
 import tomllib
 from pathlib import Path
@@ -12,16 +12,16 @@ FIGURES = {
     ("recall", 100): "Recall@100",
     ("coverage", 100): "Coverage@100",
 }
-"""Published figures in the authors' order: metric and k, and the heading."""
+"""Headings of the published figures by metric and k, in the authors' order."""
 
 RESULTS: dict[str, dict[str, dict[str, list[float]]]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 """Published results by scale, view of the leaderboard and model, in the order of FIGURES; the last may be missing."""
 
 
 def beside(board: pl.DataFrame, scale: str, view: str) -> pl.DataFrame:
-    """The leaderboard's official figures over the published ones: method, source, and a column for each of FIGURES.
+    """Official figures of the leaderboard beside the published ones: method, source, and a column for each of FIGURES.
 
-    board: evaluation/leaderboard; what it was not measured at (another k) stays empty.
+    board: evaluation/leaderboard; figures that it does not hold (another k) are null.
     """
     ours = board.filter(pl.col("view") == view)
     means = {(row["method"], row["metric"], row["k"]): row["mean"] for row in ours.iter_rows(named=True)}

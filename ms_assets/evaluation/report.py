@@ -1,4 +1,4 @@
-"""The report of a scale, which a person can send: one Markdown file with pictures beside it, or one HTML file alone."""
+"""Report of a scale for people to send: a Markdown file with pictures beside it, and one self-contained HTML file."""
 
 import platform
 from collections.abc import Callable, Mapping
@@ -49,20 +49,20 @@ class Findings:
     """Number of events in train, validation and test."""
     n_cold_songs: int
     board: pl.DataFrame
-    """evaluation/leaderboard."""
+    """Table evaluation/leaderboard."""
     compared: pl.DataFrame
-    """evaluation/differences."""
+    """Table evaluation/differences."""
     slices: pl.DataFrame
-    """evaluation/slices."""
+    """Table evaluation/slices."""
     settings: Mapping[str, Any]
     """Settings of the training."""
     provenance: list[tuple[str, str]]
-    """Tables and software behind the figures: what was made by what, and when."""
+    """Tables and software behind the figures, with what made them and when."""
     charts: "dict[str, Figure]"
 
 
 def files(findings: Findings) -> dict[str, bytes]:
-    """The report by file name: report.md, report.html, and the pictures as PNG and SVG."""
+    """Files of the report by name: report.md, report.html, and the pictures as PNG and SVG."""
     drawn = {name: pictures.png(figure) for name, figure in findings.charts.items()}
     text = markdown(findings, lambda name: f"{name}.png")
     alone = markdown(findings, lambda name: pictures.data_uri(drawn[name]))
@@ -75,12 +75,12 @@ def files(findings: Findings) -> dict[str, bytes]:
 
 
 def software() -> list[tuple[str, str]]:
-    """Versions of what computed the figures."""
+    """Versions of the software that computed the figures."""
     return [("Python", platform.python_version()), *((name, version(name)) for name in SOFTWARE)]
 
 
 def html(title: str, text: str) -> str:
-    """Markdown as one page that needs nothing beside it."""
+    """Convert Markdown to a self-contained HTML page."""
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark").enable("table").render(text)
@@ -91,7 +91,7 @@ def html(title: str, text: str) -> str:
 
 
 def markdown(findings: Findings, source: Callable[[str], str]) -> str:
-    """The report as Markdown; source: where a picture lies, by its name."""
+    """Report as Markdown; source: function from a picture's name to its address."""
     sections = {
         "Data": _data(findings),
         "Protocol": _protocol(findings),
@@ -107,7 +107,7 @@ def markdown(findings: Findings, source: Callable[[str], str]) -> str:
     return f"# Recommenders compared on {findings.protocol.scale}\n\n{body}\n"
 
 
-def _table(names: list[str], rows: list[tuple]) -> str:
+def _table(names: list[str], rows: list[tuple[Any, ...]]) -> str:
     return table_to_markdown(pl.DataFrame(rows, names, orient="row"))
 
 

@@ -1,4 +1,4 @@
-"""The main metrics over parts of the users, the songs and the events: who and what a method is good for."""
+"""Slices: the main metrics over parts of the users, the songs and the events."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from ms_assets.interactions import Flags, Floats, Interactions
 METRICS = ("ndcg", "recall", "hit")
 QUARTERS = 4
 HEAD_SHARE = 0.5
-"""Head songs are the fewest that together have this share of the plays in train: a play is as likely of either."""
+"""Share of the plays in train that the head has: the fewest songs that reach it are the head, the others the tail."""
 
 SCHEMA = pl.Schema(
     {
@@ -27,13 +27,13 @@ SCHEMA = pl.Schema(
 )
 
 Slice = tuple[str, str]
-"""Property that is cut, and the part of it."""
+"""Property by which data are cut, and its value in the slice."""
 
 
 def quarters(n_events: NDArray[np.int64], tested: NDArray[np.int64]) -> dict[Slice, Flags]:
-    """Quarters of the tested users by history length, and who is in each, bool [n_users]; ties may leave one empty.
+    """Quarters of the tested users by history length, as flags bool [n_users]; ties may leave a quarter empty.
 
-    n_events: positive train events of every user.
+    n_events: number of positive train events of every user.
     """
     edges = np.quantile(n_events[tested], np.arange(1, QUARTERS) / QUARTERS, method="lower").astype(np.int64)
     quarter, found = np.searchsorted(edges, n_events), {}
@@ -45,7 +45,7 @@ def quarters(n_events: NDArray[np.int64], tested: NDArray[np.int64]) -> dict[Sli
 
 
 def head(songs: Songs) -> Flags:
-    """Songs of the head, bool [n_songs]; the others, cold ones among them, are the tail."""
+    """Flags of head songs, bool [n_songs]; all others, including cold songs, are the tail."""
     n_plays = songs.n_plays[:-1]
     order = np.argsort(-n_plays, kind="stable")
     before = np.cumsum(n_plays[order]) - n_plays[order]
@@ -58,15 +58,15 @@ def slices(
     test: Interactions, songs: Songs, is_head: Flags, quarters: dict[Slice, Flags],
     organic: Interactions, driven: Interactions,
 ) -> dict[Slice, Flags]:  # fmt: skip
-    """Pairs of the test part that belong to each slice, bool [n_pairs].
+    """Flags of the test part's pairs in each slice, bool [n_pairs].
 
     Args:
-        test: the pairs.
-        songs: the catalogue.
-        is_head: bool [n_songs].
-        quarters: by history length, bool [n_users or more].
+        test: pairs of the test part.
+        songs: catalogue.
+        is_head: flags of head songs, bool [n_songs].
+        quarters: flags of users by quarter of history length, bool [n_users or more].
         organic: pairs with a positive test event of the user's own choice.
-        driven: pairs with one that a recommendation led to; a pair can be both.
+        driven: pairs with a positive test event that a recommendation led to; a pair can be both.
     """
     cold, of_head = songs.cold[test.song], is_head[test.song]
     return {
@@ -81,16 +81,16 @@ def slices(
 
 
 def cut(truth: Truth, parts: dict[Slice, Flags]) -> Truth:
-    """The truth with a value for each slice in the place of others: adjusted relevance, 0 outside the slice."""
+    """Replace the truth's values by one for each slice: adjusted relevance, 0 outside the slice."""
     relevance = truth.test.values["adjusted_relevance"]
     values = {": ".join(part): np.where(flags, relevance, 0.0) for part, flags in parts.items()}
     return replace(truth, test=replace(truth.test, values=values))
 
 
 def metrics_of(lists: Lists, k: int) -> Floats:
-    """METRICS of the first k recommendations in each slice, float64 [n_tested, n_slices, n_metrics].
+    """Metrics (METRICS) of the first k recommendations by slice, float64 [n_tested, n_slices, n_metrics].
 
-    The list is the whole one; targets outside the slice neither count nor are missed. NaN without a target in it.
+    Lists stay whole; targets outside the slice count neither as hits nor as misses. NaN without a target in the slice.
     """
     test, values = lists.truth.test, []
     for name, of_list in lists.gains.items():
@@ -101,16 +101,16 @@ def metrics_of(lists: Lists, k: int) -> Floats:
 
 
 class Sums:
-    """Gathers slices of lists, some users at a time, into a table of means with intervals."""
+    """Sums of metrics by slice, added up over blocks of users, for a table of means with intervals."""
 
     def __init__(self, n_users: int) -> None:
-        """n_users: all tested users."""
+        """Start without sums; n_users: number of all tested users."""
         self._resamples = Resamples.of(n_users)
         self._sums: dict[str, Floats] = {}
         self._n_users: dict[str, NDArray[np.int64]] = {}
 
     def add(self, method: str, values: Floats, first: int) -> None:
-        """Add a method's metrics of some users, float64 [n_users, n_columns]; first: the place of the first of them."""
+        """Add a method's metrics of a block of users, float64 [n_users, n_columns]; first: its position among all."""
         known = ~np.isnan(values)
         parts = (np.where(known, values, 0.0), known.astype(np.float64))
         sums = np.stack([self._resamples.sums(part, first) for part in parts])
@@ -120,7 +120,7 @@ class Sums:
     def table(self, columns: list[tuple[str, int, Slice]]) -> pl.DataFrame:
         """One row per method, view, k, slice, value and metric: mean, ci_low, ci_high, n_users.
 
-        columns: view, k and slice of every len(METRICS) of the columns that were added.
+        columns: view, k and slice of each group of len(METRICS) columns that were added.
         """
         frames = [SCHEMA.to_frame()]
         names = [(view, k, *part, metric) for view, k, part in columns for metric in METRICS]

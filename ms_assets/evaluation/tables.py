@@ -1,4 +1,4 @@
-"""Arrays that metrics are computed from, read from tables some users at a time."""
+"""Reading of tables into the arrays that metrics are computed from, for blocks of users."""
 
 from dataclasses import dataclass
 
@@ -18,30 +18,30 @@ USERS_AT_ONCE = 2_048
 
 @dataclass(frozen=True)
 class Users:
-    """Consecutive users, numbered from 0 in every array that is made from their rows."""
+    """Block of consecutive users, numbered from 0 in every array made from their rows."""
 
     first: int
     uid: NDArray[np.int64]
 
     def rows(self, table: Relation) -> Relation:
-        """Rows of these users in a table, `user_id` counting from the first of them."""
+        """Rows of these users in a table, with `user_id` counted from the first of them."""
         last = self.first + len(self.uid) - 1
         return table.filter(f"user_id BETWEEN {self.first} AND {last}").project(
             f"* REPLACE (user_id - {self.first} AS user_id)"
         )
 
     def interactions(self, table: Relation, n_songs: int, **values: str) -> Interactions:
-        """Pairs of these users in a table; values: SQL over it by name, of a table that holds every pair once."""
+        """Pairs of these users in a table; values: SQL expressions by name, if the table holds every pair once."""
         columns = ["user_id", "song_id", *(f"CAST({sql} AS DOUBLE)" for sql in values.values())]
         rows = self.rows(table).project(", ".join(columns)).to_arrow_table()
         user, song, *arrays = (column.to_numpy() for column in rows.columns)
         return Interactions.of(user, song, len(self.uid), n_songs, **dict(zip(values, arrays, strict=True)))
 
     def truth(self, ground_truth: Relation, train: Relation, songs: Songs, *relevances: str) -> Truth:
-        """Truth of these users in the view `all`; relevances: some of RELEVANCES, all if none is named.
+        """Truth of these users in the view `all`; relevances: names in RELEVANCES, all by default.
 
         Raises:
-            ValueError: the ground truth has a user and song twice in the test part.
+            ValueError: the ground truth has a pair of user and song twice in the test part.
         """
         values = {name: RELEVANCES[name] for name in relevances or RELEVANCES}
         test = self.interactions(ground_truth.filter("split = 'test'"), len(songs), **values)
@@ -67,13 +67,13 @@ class Users:
 
 
 def users_of(users: Relation, at_once: int = USERS_AT_ONCE) -> list[Users]:
-    """All users of splits/users, some at a time."""
+    """Blocks of all users in splits/users."""
     uid = users.order("user_id").to_arrow_table()["uid"].to_numpy()
     return [Users(first, uid[first : first + at_once]) for first in range(0, len(uid), at_once)]
 
 
 def songs_of(songs: Relation) -> Songs:
-    """The catalogue, from splits/songs."""
+    """Catalogue for metrics, from splits/songs."""
     table = songs.order("song_id").to_arrow_table()
     cold = ~table["in_graph"].to_numpy(zero_copy_only=False)
     return Songs.of(table["n_train_plays"].to_numpy(), cold, Ragged.from_column(table, "artist_ids"))

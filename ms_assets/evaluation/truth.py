@@ -1,6 +1,6 @@
-"""Truth that lists are measured by: pairs of the test part, and what users had heard before it.
+"""Truth for measuring lists: pairs of the test part, and pairs heard in train.
 
-Users are numbered from 0, whichever of all users they are, so that a scale can be measured some users at a time.
+Users are numbered from 0 within a block of users, so that a scale can be measured block by block.
 """
 
 from dataclasses import dataclass, replace
@@ -16,22 +16,22 @@ RELEVANCES = {
     **{name: name for name in ("adjusted_relevance", "base_relevance", "listen_plus", "likes", "dislikes")},
     "like_or_listen": "likes + listen_plus",
 }
-"""Measures of what a song was worth to a user, as SQL over splits/ground_truth; a target is worth more than 0."""
+"""Relevance of a song to a user by several measures, as SQL over splits/ground_truth; a target's is above 0."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Everything that metrics ask of some users, in one view."""
+    """Truth about a block of users in one view, from which all metrics are computed."""
 
     uid: NDArray[np.int64]
     tested: NDArray[np.int64]
-    """Users with any event in the test part, ascending."""
+    """Users with any event in the test part, ascending, int64 [n_tested]."""
     test: Interactions
-    """Pairs of the test part, with some of RELEVANCES as values."""
+    """Pairs of the test part, with values by name of RELEVANCES."""
     history: Interactions
     """Pairs with positive train events."""
     usual_plays: Floats
-    """Plays in train of the mean song that each user has heard, NaN without any."""
+    """Mean plays in train of the songs that each user has heard, NaN if there are none."""
     n_candidates: NDArray[np.int64]
     """Number of songs that can be recommended to each user."""
 
@@ -43,6 +43,6 @@ class Truth:
         return cls(uid, np.flatnonzero(test.counts), test, history, ranking.ratio(plays, history.counts), n_candidates)
 
     def discovery(self) -> Self:
-        """The truth of the view `discovery`: songs heard in train are neither candidates nor targets."""
+        """Convert to the view `discovery`: songs heard in train are neither candidates nor targets."""
         n_candidates = self.n_candidates - self.history.counts
         return replace(self, test=self.test.without(self.history), n_candidates=n_candidates)

@@ -1,4 +1,4 @@
-"""Baselines that need no library of their own: popularity, replays, chance, SVD and audio."""
+"""Baselines without a library of recommenders: popularity, replay, random, SVD and audio."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ HALF_LIVES = [{"half_life_days": days} for days in (7, 1, 2, 4, 14, 30, 60, 120)
 
 @dataclass
 class Popular(Recommender):
-    """Songs with the most positive train events, the same for everybody."""
+    """Popularity: the songs with the most positive train events, the same for all users."""
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         weight = self._weight(dataset)
@@ -27,7 +27,7 @@ class Popular(Recommender):
         return np.bincount(dataset.heard.song, dataset.heard.values["n_events"], minlength=dataset.n_songs)
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
-        """Rank the n songs of the largest weight."""
+        """Rank the n songs with the largest weight."""
         best, shape = self.learned["best"][:n], (len(user), n)
         weight = self.learned["weight"]
         return np.broadcast_to(best, shape), np.broadcast_to(weight[best].astype(np.float32), shape)
@@ -35,9 +35,9 @@ class Popular(Recommender):
 
 @dataclass
 class DecayedPopular(Popular):
-    """Songs that are popular of late: a train event counts half as much for every half-life of its age.
+    """Decayed popularity: a train event's weight is halved for every half-life of its age.
 
-    An age is the time to the last event of all; an unknown time counts as the first.
+    Ages are counted back from the last event of all; an event without a time counts as the oldest.
     """
 
     half_life_days: float = 7
@@ -46,7 +46,7 @@ class DecayedPopular(Popular):
         assert dataset.train is not None, "a dataset to learn from has its events"
         first, last = dataset.train.aggregate("coalesce(min(timestamp), 0), coalesce(max(timestamp), 0)").fetchall()[0]
         age = f"{last} - coalesce(timestamp, {first})::BIGINT"
-        # Sums of floating-point numbers would depend on the order in which threads meet the rows.
+        # Sums of floating-point numbers would depend on the order in which threads process the rows.
         total = f"sum(round(pow(2, ({age}) / {-DAY * self.half_life_days}) * {ONE})::BIGINT) AS weight"
         rows = dataset.train.aggregate(f"song_id, {total}", "song_id").fetchnumpy()
         weight = np.zeros(dataset.n_songs)
@@ -56,7 +56,7 @@ class DecayedPopular(Popular):
 
 @dataclass
 class Random(Recommender):
-    """Any songs of the catalogue, all equally likely, drawn for each user from a seed of the user's own."""
+    """Random songs of the catalogue, all equally likely, drawn for each user from a seed of the user's own."""
 
     seed: int = 0
 
@@ -64,14 +64,14 @@ class Random(Recommender):
         return {"n_songs": np.array(dataset.n_songs)}
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
-        """Draw n songs; scores fall from 1."""
+        """Draw n songs at random; scores fall from 1."""
         drawn = [_distinct(int(self.learned["n_songs"]), n, [self.seed, u]) for u in user]
         falling = 1 / np.arange(1, n + 1, dtype=np.float32)
         return np.stack(drawn), np.broadcast_to(falling, (len(user), n))
 
 
 def _distinct(n_songs: int, n: int, seed: list[int]) -> NDArray[np.int64]:
-    """Draw the first n distinct songs; asking for more continues the same sequence."""
+    """Draw n distinct songs; a larger n continues the same sequence."""
     size = n
     while True:
         draws = np.random.default_rng(seed).integers(n_songs, size=size)
@@ -83,7 +83,7 @@ def _distinct(n_songs: int, n: int, seed: list[int]) -> NDArray[np.int64]:
 
 @dataclass
 class Replay(Recommender):
-    """Songs that the user has played most, the latest played of equals first."""
+    """Replay: the songs that the user has played most; among equals, the latest played first."""
 
     candidates = ("n_heard", "0")
 
@@ -94,7 +94,7 @@ class Replay(Recommender):
         return {"songs": heard.song[order], "n_events": n_events, "offsets": heard.offsets}
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
-        """Rank the user's own songs; lists end with them."""
+        """Rank the user's own songs; a list ends with the last of them."""
         songs, n_events, offsets = (self.learned[name] for name in ("songs", "n_events", "offsets"))
         place = offsets[user][:, None] + np.arange(n)
         missing = place >= offsets[user + 1][:, None]
@@ -103,7 +103,7 @@ class Replay(Recommender):
 
 
 def by_plays(dataset: Dataset) -> NDArray[np.int64]:
-    """Positions of what was heard by user, each user's most played first, the latest played of equals."""
+    """Order of the pairs in `heard` by user, then number of events, then time of the last one, both falling."""
     heard = dataset.heard
     return np.lexsort((heard.song, -heard.values["last"], -heard.values["n_events"], heard.user))
 
@@ -134,9 +134,9 @@ class SVD(VectorRecommender):
 
 @dataclass
 class ContentBased(VectorRecommender):
-    """Songs that sound like the mean of what the user has heard: inner product with unit audio vectors.
+    """Content-based: songs that sound like the mean of the user's songs, by inner product of unit audio vectors.
 
-    Songs without audio are no candidates and say nothing of a user.
+    Songs without audio are neither candidates nor part of the mean.
     """
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:

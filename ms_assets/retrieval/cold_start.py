@@ -1,12 +1,12 @@
-"""Where songs without a train event lie among the others: by encoding and artist, at a length fitted on validation.
+"""Cold start: vectors for songs without a train event, by encoding and artist, at a length fitted on validation.
 
     direction   c = normalise(normalise(encoding) + centroid), the centroid being the direction of the trained songs of
                 each of its artists, averaged and normalised; where no artist has a trained song, c = encoding
     length      γ, one for all cold songs: their scores are γ · (user · c), those of other songs user · s
 
-An encoding has seen no listeners, so its scores are not to be compared with those of trained songs. γ makes them so: it
-is chosen so that cold songs take that share of the top 100 of `discovery` which they have among the songs that users
-newly took to in the validation part. With w the scores of a user's 100 best trained songs not heard before and c those
+An encoding has seen no listeners, so its scores are not comparable with those of trained songs. γ makes them so: it is
+chosen such that the share of cold songs in the top 100 of `discovery` equals their share among the new songs that
+users took to in the validation part. With w the scores of a user's 100 best trained songs not heard before and c those
 of their 100 best cold songs, both falling, the j-th cold song is in the merged top 100 exactly if
 γ ≥ w[101 − j] / c[j]; so γ is that share's quantile of these bounds.
 """
@@ -28,22 +28,23 @@ SHORTEST = 1e-3
 
 @dataclass(frozen=True)
 class Calibration:
-    """The length of cold songs, and the shares that it was fitted by."""
+    """Length of cold songs' vectors, and the shares that it was fitted by."""
 
     length: float
     wanted_share: float
-    """Cold songs among what the drawn users newly took to in validation."""
+    """Share of cold songs among the new songs that the drawn users took to in validation."""
     share_before: float
-    """Of the top 100 of `discovery`, with length 1."""
+    """Share of cold songs in the top 100 of `discovery` with length 1."""
     share_after: float
+    """Share of cold songs in the top 100 of `discovery` with the fitted length."""
 
 
 def directions(
     encodings: NDArray[np.float32], trained: NDArray[np.float32], artists: Ragged
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Unit vectors of cold songs, float32 [n_cold, d], and whether any artist of each has a trained song.
+    """Unit vectors of cold songs, float32 [n_cold, d], and flags of those with an artist who has a trained song.
 
-    artists: of every song, the trained ones [n_trained, d] first, then the cold ones.
+    artists: artists of every song, trained songs [n_trained, d] first, then cold ones.
     """
     from scipy.sparse import csr_matrix
 
@@ -58,7 +59,7 @@ def directions(
 def calibrate(
     users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner
 ) -> Calibration | None:
-    """Fit the length of cold songs; None where validation has no song that is new to its users and cold.
+    """Fit the length of cold songs; None if no song in validation is both new to its user and cold.
 
     users float32 [n_users, d], trained [n_trained, d], cold: unit vectors [n_cold, d].
     """
@@ -86,14 +87,14 @@ def placed(
     """Place cold songs among the trained ones.
 
     Args:
-        dataset: with a validation part.
+        dataset: dataset with a validation part.
         users: embeddings float32 [n_users, d].
         songs: embeddings float32 [n_songs, d], cold songs as encoded.
-        artists: of every song.
+        artists: artists of every song.
 
     Returns:
-        Vectors of the cold songs float32 [n_cold, d], whether an artist of each has a trained song, and how their
-        length was fitted; None, and length 1, where validation has no song that is new to its users and cold.
+        Vectors of the cold songs float32 [n_cold, d], flags of those with an artist who has a trained song, and the
+        calibration of their length; None, and length 1, if no song in validation is both new to its user and cold.
     """
     trained, encoded = np.split(songs, [dataset.n_graph_songs])
     unit, known = directions(encoded, trained, artists)
@@ -102,7 +103,7 @@ def placed(
 
 
 def indexed_vectors(song_embeddings: Relation, cold_songs: Relation) -> NDArray[np.float32]:
-    """What the index holds of every song, by song_id: trained embeddings and calibrated cold ones, float32 [n, d]."""
+    """Vectors in the index by song_id: embeddings of trained songs, calibrated ones of cold songs, float32 [n, d]."""
     trained = song_embeddings.filter("NOT cold")
     rows = [table.order("song_id").to_arrow_table() for table in (trained, cold_songs)]
     parts = [vector_column(table, "embedding") for table in rows if len(table)]

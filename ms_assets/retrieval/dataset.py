@@ -1,4 +1,4 @@
-"""What every recommender learns from: users, songs, and who has heard what."""
+"""Dataset that every recommender learns from: users, songs, and the users' train events."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -15,28 +15,28 @@ from ms_assets.vectors import vector_column
 
 @dataclass(frozen=True)
 class Dataset:
-    """Users and songs by dense id, the positive train events of every user, and what else is known of them."""
+    """Users and songs by dense id, positive train events, and, if known, validation part and audio."""
 
     user_ids: NDArray[Any]
     """Original ids by user_id, [n_users]."""
     song_ids: NDArray[Any]
     """Original ids by song_id, [n_songs]; songs with a train event come first, the others are cold."""
     n_graph_songs: int
-    """Songs with a train event."""
+    """Number of songs with a train event."""
     heard: Interactions
-    """Positive train events: n_events of each pair, and last, the time of the last one in seconds, −1 if unknown."""
+    """Pairs with positive train events; values n_events, and last, the latest event's second, −1 if unknown."""
     train: Relation | None = None
-    """The same events, a row each."""
+    """Positive train events, one row each."""
     validation: Interactions | None = None
     """Validation part, with the relevance of each pair."""
     audio: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
-    """Unit audio vectors [n_songs, dimensions], zeros where unknown, and which songs have one; None if no song has."""
+    """Unit audio vectors [n_songs, dimensions], zeros where unknown, and flags of songs with one; None if none has."""
     tables: Tables | None = None
-    """The tables that frames were turned into."""
+    """Tables made from frames; None for a dataset of other tables."""
 
     @classmethod
     def of(cls, users: Relation, songs: Relation, train: Relation, ground_truth: Relation | None = None) -> Self:
-        """Read the tables splits/users, songs and train, and of splits/ground_truth the validation part."""
+        """Read the tables splits/users, songs and train, and the validation part of splits/ground_truth."""
         song_table = songs.order("song_id").to_arrow_table()
         uid, item_id = users.order("user_id").to_arrow_table()["uid"].to_numpy(), song_table["item_id"].to_numpy()
         shape = len(uid), len(item_id)
@@ -53,10 +53,10 @@ class Dataset:
 
     @classmethod
     def of_frames(cls, train: Frame, validation: Frame | None = None, songs: Frame | None = None) -> Self:
-        """Encode frames of events and songs; their columns are those of `splits.frames`.
+        """Build the dataset from frames of events and songs, with the columns described in `splits.frames`.
 
         Raises:
-            ValueError: naming the frame, the column, what was found and what was expected.
+            ValueError: names the frame, the column, what was found and what was expected.
         """
         found = tables(train, validation, songs=songs)
         dataset = cls.of(found.users, found.songs, found.train, found.ground_truth)
@@ -78,7 +78,7 @@ class Dataset:
         return len(self.song_ids)
 
     def of_users(self, users: NDArray[np.int64]) -> Self:
-        """The same users and songs, with what some users have heard alone."""
+        """Copy the dataset with the train events of some users alone; users and songs stay the same."""
         return replace(self, heard=self.heard.keep(np.isin(self.heard.user, users)))
 
 

@@ -1,16 +1,16 @@
-"""Exact search by inner product: a matrix product and a selection, some queries at a time."""
+"""Exact search by inner product: a matrix product and a selection, for blocks of queries."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 AT_ONCE = 1 << 25
-"""Scores held at a time, 128 MiB."""
+"""Number of scores held at a time, 128 MiB."""
 
 
 def search(
     queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k vectors with the largest inner products for each query, largest first.
+    """Find the k vectors with the largest inner products for each query, largest first.
 
     queries: float32 [n_queries, d]; vectors: float32 [n, d], k at most n. Returns scores float32 and rows int64,
     [n_queries, k].

@@ -1,6 +1,6 @@
-"""ItemKNN and iALS, both by the library `implicit`: what histories alone say, and of graph songs alone.
+"""ItemKNN and iALS, both by the library `implicit`; they learn from histories alone, and know graph songs alone.
 
-Both take the number of a user's positive train events with a song for their confidence in it.
+Both take the number of a user's positive train events with a song as confidence.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommender
 
 SONGS_PER_USER = 300
-"""Songs of a user that similarities are computed from: their cost grows with the square of that."""
+"""Maximum number of a user's songs from which similarities are computed, whose cost grows with its square."""
 ITERATIONS = 8
 
 ITEM_KNN_GRID = [
@@ -25,10 +25,10 @@ IALS_GRID = [{"alpha": alpha, "regularization": 10.0} for alpha in (1.0, 3.0, 10
 
 @dataclass
 class ItemKNN(Recommender):
-    """Songs like those of the user's: the sum over these of similarity times number of events.
+    """Item-based nearest neighbours: a score is the sum, over the user's songs, of similarity times number of events.
 
-    Deshpande and Karypis, 2004, with BM25 or cosine similarities among the `neighbours` nearest songs, over each
-    user's most played songs. A list ends where no neighbour is left.
+    Deshpande and Karypis, 2004, with BM25 or cosine similarities among the `neighbours` nearest songs, computed from
+    each user's most played songs. A list ends where no neighbour is left.
 
     >>> import polars as pl
     >>> events = pl.DataFrame({"user": ["ann", "ann", "bob", "bob", "cem"], "song": ["a", "b", "a", "b", "a"]})
@@ -56,7 +56,7 @@ class ItemKNN(Recommender):
         self._matrix, self._model = _matrix(dataset), ItemItemRecommender()
         parts = tuple(self.learned[name] for name in ("data", "indices", "indptr"))
         similarity = csr_matrix(parts, shape=(dataset.n_graph_songs, dataset.n_graph_songs))
-        # What unpickling does, without a pickle: the similarities are all that a fitted model is.
+        # Does what unpickling would do, without a pickle: a fitted model consists of its similarities alone.
         self._model.__setstate__({"K": self.neighbours, "num_threads": 0, "similarity": similarity})
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
@@ -73,7 +73,7 @@ class ItemKNN(Recommender):
 class IALS(VectorRecommender):
     """Weighted matrix factorisation by alternating least squares (Hu, Koren and Volinsky, 2008).
 
-    A song has weight alpha · number of events where the user heard it, 1 elsewhere.
+    The weight of a pair is alpha · number of events if the user heard the song, and 1 otherwise.
     """
 
     candidates = ("n_known", "n_known - n_heard")
@@ -86,7 +86,7 @@ class IALS(VectorRecommender):
         from implicit.cpu.als import AlternatingLeastSquares
         from threadpoolctl import threadpool_limits
 
-        # The library runs threads of its own, each of which would start a BLAS pool.
+        # The library runs its own threads, each of which would start a BLAS pool.
         with threadpool_limits(1, "blas"):
             model = AlternatingLeastSquares(
                 self.factors, self.regularization, self.alpha, iterations=ITERATIONS, random_state=self.seed

@@ -1,4 +1,4 @@
-"""The Faiss index over song embeddings: its kind chosen by what it is for, its recall measured, its origin stated."""
+"""Faiss index over song embeddings: its kind chosen by its use, its recall measured, its origin recorded."""
 
 import hashlib
 import logging
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,43 +22,43 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["exact", "ivf_flat", "ivf_sq8", "hnsw"]
 EXACT_UP_TO = 100_000
-"""Catalogues of at most so many songs are searched exhaustively."""
+"""Largest number of songs that are searched exhaustively."""
 FLAT_UP_TO = 4 << 30
-"""Bytes of vectors up to which lists hold them as they are; beyond, a byte a dimension."""
+"""Bytes of vectors up to which lists hold them in full; beyond, they hold a byte per dimension."""
 POINTS_PER_LIST = 64
 ROUNDS_OF_KMEANS = 10
 RECALL_AT = 100
 TARGET_RECALL = 0.98
 RECALL_QUERIES = 500
 MOST_ON_GPU = 2_048
-"""Songs of a query that Faiss finds on a GPU at most."""
+"""Largest k for which Faiss searches on a GPU."""
 NEIGHBOURS = 32
 """Links of a song in HNSW."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """How an index was built, how often it finds what exact search finds, and how fast."""
+    """Measurements of an index: kind, recall against exact search, and speed."""
 
     kind: Kind
     effort: int
-    """Lists probed, or songs visited (HNSW)."""
+    """Number of lists probed, or of songs visited (HNSW)."""
     recall_at_100: float
     build_seconds: float
     queries_per_second: float
     times_exact_search: float
-    """Queries per second over those of exact search."""
+    """Speed relative to exact search, in queries per second."""
 
 
 @dataclass(frozen=True)
 class SongIndex:
-    """A Faiss index over song embeddings, which finds the songs of the largest inner product with a query."""
+    """Faiss index over song embeddings, which finds the songs with the largest inner product with a query."""
 
     index: "faiss.Index"
     measured: Measured | None = None
-    """None for an index that was loaded."""
+    """Measurements; None for an index that was loaded."""
     use_gpu: bool = False
-    """Answer many queries at once on the first GPU, if there is one; several threads must not ask at once then."""
+    """Search on the first GPU, if there is one; then several threads must not search at the same time."""
 
     @classmethod
     def build(
@@ -68,16 +68,16 @@ class SongIndex:
         queries: NDArray[np.float32] | None = None,
         singly: bool = False,
     ) -> Self:
-        """Index vectors float32 [n, d]; the kind is chosen by their number and that of the queries.
+        """Build an index over vectors float32 [n, d]; its kind depends on their number and that of the queries.
 
-        Lists probed, or songs visited (HNSW), are doubled until they reach a recall@100 of 0.98 on a draw of the
-        queries. Where bytes are too coarse for that, lists with whole vectors take their place.
+        The lists probed, or songs visited (HNSW), are doubled until recall@100 reaches 0.98 on a draw of the queries.
+        If a byte per dimension is too coarse for that, lists with full vectors are used instead.
 
         Args:
             vectors: embeddings of songs.
-            ids: what `search` answers with, int64 [n]; by default the rows of the vectors.
-            queries: vectors like those that will be asked for, float32 [n_queries, d]; by default the songs' own.
-            singly: queries come one at a time, as they do to a service.
+            ids: ids that `search` returns, int64 [n]; by default the rows of the vectors.
+            queries: vectors like those to be searched for, float32 [n_queries, d]; by default the songs' own.
+            singly: queries come one at a time, as in a service.
 
         >>> index = SongIndex.build(np.eye(3, dtype=np.float32))
         >>> index.search(np.float32([[0, 1, 0.5]]), k=2)[0].tolist()
@@ -89,10 +89,10 @@ class SongIndex:
         return cls(*built(vectors, ids, queries, kind))
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Find the k songs of the largest inner products: ids int64 and scores float32, [n_queries, k].
+        """Find the k songs with the largest inner products: ids int64 and scores float32, [n_queries, k].
 
-        Where the lists that are probed hold fewer songs than are asked for, more of them are; −1 where the index holds
-        no more.
+        If the probed lists hold fewer than k songs, more lists are probed; the id is −1 where the index has no more
+        songs.
         """
         import faiss
 
@@ -113,7 +113,7 @@ class SongIndex:
         return on_gpu(self.index)
 
     def save(self, path: str | Path) -> None:
-        """Write the index into a file of Faiss, whole or not at all."""
+        """Write the index into a Faiss file, whole or not at all."""
         import faiss
 
         with published(Path(path)) as unfinished:
@@ -121,7 +121,7 @@ class SongIndex:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """Read an index from a file that `save` wrote.
 
         Raises:
             DamagedFileError: the file cannot be read.
@@ -133,10 +133,10 @@ class SongIndex:
 
 
 def choose(n_songs: int, dimensions: int, n_queries: int, singly: bool) -> Kind:
-    """The kind for so many songs that are searched for so many queries, all at once or one at a time.
+    """Choose the kind of index by the numbers of songs and queries; `singly`: queries come one at a time.
 
-    √n lists cost about √n passes over the catalogue to fill and ten rounds over 64 songs a list, 640 passes, to train;
-    exact search costs one pass a query. HNSW takes minutes to build, and answers single queries soonest.
+    √n lists cost about √n passes over the catalogue to fill, and ten rounds over 64 songs a list, 640 passes, to train;
+    exact search costs one pass per query. HNSW takes minutes to build, and answers single queries fastest.
     """
     if n_songs <= EXACT_UP_TO:
         return "exact"
@@ -150,7 +150,7 @@ def choose(n_songs: int, dimensions: int, n_queries: int, singly: bool) -> Kind:
 def built(
     vectors: NDArray[np.float32], ids: NDArray[np.int64], queries: NDArray[np.float32], kind: Kind
 ) -> tuple["faiss.Index", Measured]:
-    """Build an index of one kind, and measure it; see `SongIndex.build`."""
+    """Build an index of one kind and measure it; see `SongIndex.build`."""
     rng = np.random.default_rng(0)
     drawn = queries[rng.choice(len(queries), min(len(queries), RECALL_QUERIES), replace=False)]
     started = time.monotonic()
@@ -160,7 +160,7 @@ def built(
     exact_seconds = time.monotonic() - filled
     effort, recall, seconds = _reach_target(index, drawn, ids[rows], kind)
     if kind == "ivf_sq8" and recall < TARGET_RECALL:
-        logger.warning("recall@%d of %s is %.4f at best: building ivf_flat instead", RECALL_AT, kind, recall)
+        logger.warning("%s reaches a recall@%d of %.4f at best: building ivf_flat instead", kind, RECALL_AT, recall)
         return built(vectors, ids, queries, "ivf_flat")
     return index, Measured(kind, effort, recall, filled - started, len(drawn) / seconds, exact_seconds / seconds)
 
@@ -190,12 +190,12 @@ def _filled(
 
 
 def list_count(n_songs: int) -> int:
-    """Inverted lists for so many songs: about the square root."""
+    """Number of inverted lists for a number of songs: about its square root."""
     return round(n_songs**0.5)
 
 
 def on_gpu(index: "faiss.Index") -> "faiss.Index":
-    """The same index on the first GPU, or as it is where there is none."""
+    """Copy an index to the first GPU; without a GPU it stays as it is."""
     import faiss
 
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index) if faiss.get_num_gpus() else index
@@ -204,7 +204,7 @@ def on_gpu(index: "faiss.Index") -> "faiss.Index":
 def _reach_target(
     index: "faiss.Index", queries: NDArray[np.float32], wanted: NDArray[np.int64], kind: Kind
 ) -> tuple[int, float, float]:
-    """Double the effort of the search until it finds enough: effort, recall, seconds."""
+    """Double the effort of the search until recall reaches its target; returns effort, recall, seconds."""
     import faiss
 
     parameter = {"ivf_flat": "nprobe", "ivf_sq8": "nprobe", "hnsw": "efSearch"}.get(kind)
@@ -223,14 +223,14 @@ def _reach_target(
 
 
 def recall_at(index: "faiss.Index", queries: NDArray[np.float32], exact: NDArray[np.int64]) -> float:
-    """Share of the exact results, ids int64 [n_queries, k], that the index finds among its first k."""
+    """Recall: share of the exact results, ids int64 [n_queries, k], that the index finds among its first k."""
     _, found = index.search(queries, exact.shape[1])
     hits = [len(np.intersect1d(a, b)) for a, b in zip(found, exact, strict=True)]
     return float(np.sum(hits) / exact.size)
 
 
-def fingerprint(*arrays: NDArray) -> str:
-    """Tells arrays of other content apart: the beginning of a sha256 over their bytes."""
+def fingerprint(*arrays: NDArray[Any]) -> str:
+    """Fingerprint of the content of arrays: the beginning of a SHA-256 over their bytes."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
@@ -243,9 +243,9 @@ def origin(
     users: NDArray[np.float32],
     songs: NDArray[np.float32],
 ) -> dict[str, str]:
-    """What an index is built from: a training, its split, the id map, and both kinds of embeddings.
+    """Origin of an index: the training, its split, the id map, and both kinds of embeddings, by name.
 
-    model: the model of training/lightgcn.
+    model: model of training/lightgcn.
     """
     return {
         "training_run": model.mlflow_run_id,
@@ -257,7 +257,7 @@ def origin(
 
 
 def differences(origin: dict[str, str], expected: dict[str, str]) -> list[str]:
-    """What an index was built from that is not what is expected of it now, in words."""
+    """Differences between the origin of an index and the expected one, in words."""
     return [
         f"{name}: built from {origin.get(name)}, found {value}"
         for name, value in expected.items()

@@ -16,7 +16,7 @@ BLEND_GRID = [{"replay_weight": weight} for weight in (1.0, 0.0, 0.125, 0.25, 0.
 
 
 class LightGCN(VectorRecommender):
-    """Vectors of users and songs learned on their graph (He et al., 2020, arXiv 2002.02126), found by an index.
+    """LightGCN: vectors of users and songs learned on their graph, searched by an index (He et al., arXiv 2002.02126).
 
     Settings are the fields of `TrainingSettings`, such as `epochs`, `embedding_dim` or `seed`. Progress is logged:
     `logging.basicConfig(level="INFO")` shows it.
@@ -33,13 +33,13 @@ class LightGCN(VectorRecommender):
     def of_embeddings(
         self, dataset: Dataset, index: SongIndex, ids: NDArray[np.int64], **learned: NDArray[np.float32]
     ) -> Self:
-        """Take what was learned elsewhere in place of `fit`.
+        """Set embeddings that were learned elsewhere, in place of `fit`.
 
         Args:
             dataset: users and songs.
-            index: of the songs' embeddings.
-            ids: what the index answers with, by song_id, int64 [n_songs].
-            learned: embeddings of `users` [n_users, d], and of `songs` [n_songs, d] where they are needed.
+            index: index over the songs' embeddings.
+            ids: id of each song in the index, by song_id, int64 [n_songs].
+            learned: embeddings of `users` [n_users, d], and of `songs` [n_songs, d] if they are needed.
         """
         self.dataset, self.learned, self.index = dataset, learned, index
         self._ids, self._by_id = ids, np.argsort(ids)
@@ -76,7 +76,7 @@ class LightGCN(VectorRecommender):
         self.of_embeddings(dataset, index, np.arange(dataset.n_songs), **self.learned)
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
-        """Rank the songs nearest to the users, as the index finds them."""
+        """Rank the songs that the index finds nearest to the users."""
         found, scores = self.index.search(self.learned["users"][user], n)
         place = np.searchsorted(self._ids, found, sorter=self._by_id).clip(max=len(self._ids) - 1)
         return np.where(found >= 0, self._by_id[place], -1), scores
@@ -86,12 +86,12 @@ class LightGCN(VectorRecommender):
 
 
 class LightGCNReplay(LightGCN):
-    """LightGCN's scores, those of the user's own songs raised by how often they were played.
+    """LightGCN with the scores of the user's own songs raised by how often they were played.
 
         score = user · song + weight · log(1 + n) / log(1 + most),
 
-    n the user's positive train events with the song, most those with the user's most played. A song never heard scores
-    as in `LightGCN`, so that lists without heard songs are the same.
+    n is the number of the user's positive train events with the song, most that of the user's most played song. Songs
+    never heard score as in `LightGCN`, so that lists without heard songs are the same.
     """
 
     def __init__(self, replay_weight: float = 1.0, **settings: Any) -> None:
@@ -99,7 +99,7 @@ class LightGCNReplay(LightGCN):
         self.replay_weight = replay_weight
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
-        """Rank the songs nearest to the users together with the users' own."""
+        """Rank the songs nearest to the users together with the users' own songs."""
         found, scores = super().rank(user, n)
         blended, values = np.full_like(found, -1), np.zeros_like(scores)
         for row, one in enumerate(user):

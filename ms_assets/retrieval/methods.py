@@ -1,4 +1,4 @@
-"""Every recommender by the name of its asset, `retrieval/<name>`."""
+"""Recommenders by the name of their asset, `retrieval/<name>`."""
 
 from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
 from ms_assets.retrieval.implicit_models import IALS, ItemKNN

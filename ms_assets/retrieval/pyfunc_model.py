@@ -1,6 +1,6 @@
-"""What MLflow runs to serve a model: this file, copied beside the model's data, in place of a pickle.
+"""MLflow model that serves recommendations; MLflow copies this file beside the model's data, in place of a pickle.
 
-It needs `ms_assets` in the environment that serves. Rows of `uid, k, exclude_heard` are answered with the kind of the
+It needs `ms_assets` in the environment that serves. It answers rows of `uid, k, exclude_heard` with the kind of the
 answer, songs and scores.
 """
 
@@ -40,17 +40,17 @@ SIGNATURE = ModelSignature(
 )
 REQUIREMENTS = [f"{name}=={version(name)}" for name in ("ms_assets", "mlflow")]
 SCORING_SERVER = "mlflow.pyfunc.scoring_server.app"
-"""The module that is being imported while MLflow's server loads its model, and in no other program."""
+"""Module that is imported while MLflow's server loads its model, and in no other program."""
 
 
 def candidate(folder: Path, example_uid: int, training: TrainedModel, run_id: str | None) -> Candidate:
-    """What is registered of the data files in a folder.
+    """Model to register, made from the data files in a folder.
 
     Args:
-        folder: written by `served.write`.
-        example_uid: a known user for the input example; beside them stands one whom nobody can know.
-        training: the model of training/lightgcn.
-        run_id: its MLflow run, if the store has it.
+        folder: folder that `served.write` has filled.
+        example_uid: known user for the input example, which also holds an unknown one.
+        training: model of training/lightgcn.
+        run_id: MLflow run of the training, if the store has it.
     """
     return Candidate(
         data=sorted(folder.iterdir()),
@@ -65,7 +65,7 @@ def candidate(folder: Path, example_uid: int, training: TrainedModel, run_id: st
 
 
 class SongsForUsers(PythonModel):
-    """Answers by embeddings and index; users whom it does not know get the songs that are popular of late."""
+    """MLflow model that recommends by embeddings and index; unknown users get the songs that are popular of late."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the model's files."""
@@ -74,10 +74,10 @@ class SongsForUsers(PythonModel):
         self.service = Service.read(Path(context.artifacts["users"]).parent)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
-        """One row of answer for each row of the question.
+        """Recommend songs, one row of the answer for each row of the request.
 
         Raises:
-            MlflowException: naming the row whose k is out of range; or without detail, which is in the log.
+            MlflowException: names the row whose k is out of range; any other error is described in the log alone.
         """
         uid, k, exclude_heard = (model_input[name].to_numpy() for name in ("uid", "k", "exclude_heard"))
         wrong = np.flatnonzero((k < 1) | (k > TOP_K))
@@ -88,7 +88,7 @@ class SongsForUsers(PythonModel):
         try:
             answers = self.service.answer(uid, k, exclude_heard)
         except Exception:
-            logger.exception("no answer to %d rows", len(uid))
+            logger.exception("a request of %d rows failed", len(uid))
             raise MlflowException("the model could not answer; its log says why") from None
         return pd.DataFrame(
             {
@@ -101,13 +101,13 @@ class SongsForUsers(PythonModel):
 
 
 def _answer_without_stack_traces() -> None:
-    # MLflow's server answers a body that it cannot parse with the stack trace, paths of this machine included, and has
-    # no setting for that. All its errors are written by this one method.
+    # MLflow's server answers a body that it cannot parse with a stack trace, which contains paths of this machine, and
+    # has no setting against that. This method serialises all its errors.
     whole = MlflowException.serialize_as_json
 
     def without_stack_trace(self: MlflowException) -> str:
         self.json_kwargs.pop("stack_trace", None)
-        return whole(self)
+        return whole(self)  # type: ignore[no-untyped-call]
 
     MlflowException.serialize_as_json = without_stack_trace  # type: ignore[method-assign]
 

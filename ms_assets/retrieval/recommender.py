@@ -1,4 +1,4 @@
-"""The recommender that all methods share: fitted to events, asked for songs, saved and loaded without pickle."""
+"""Base class of all recommenders: fit to events, recommend songs, save and load without pickle."""
 
 import json
 from abc import ABC, abstractmethod
@@ -27,23 +27,23 @@ FORMAT = 1
 Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Song ids int64 [n_users, n], best first, −1 where a list has ended, and scores float32 [n_users, n]."""
 Rank = Callable[[NDArray[np.int64], int], Ranked]
-"""Rank n songs for users int64 [n_users]; songs that a user has heard are among them."""
+"""Function that ranks n songs for users int64 [n_users]; songs that a user has heard are among them."""
 
 
 class NotFittedError(ValueError):
-    """A recommender was asked before it was fitted."""
+    """A recommender is used before it is fitted."""
 
 
 class Recommender(ABC):
-    """A method that learns from events and ranks songs for users; its settings are those of the constructor."""
+    """Method that learns from events and ranks songs for users; its settings are arguments of the constructor."""
 
     candidates: ClassVar[tuple[str, str]] = ("n_songs", "n_songs - n_heard")
     """Numbers of songs that can be recommended to a user, heard songs included and excluded: SQL over the number of all
     songs, of songs with a train event (n_known), and of those that the user has heard."""
     dataset: Dataset | None = None
-    """Users and songs that the recommender knows."""
+    """Users and songs that the recommender knows; None before `fit`."""
     learned: dict[str, NDArray[Any]]
-    """Arrays that `fit` has learned, and all that `save` keeps of them."""
+    """Arrays that `fit` has learned, by name; `save` stores these alone."""
 
     def fit(self, train: Dataset | Frame, validation: Frame | None = None, songs: Frame | None = None) -> Self:
         """Learn from events, and return the recommender itself.
@@ -52,10 +52,10 @@ class Recommender(ABC):
             train: events with the columns user and song, and where known time, type and played_ratio: a frame of
                 polars or pandas, or the path of a Parquet file; or a `Dataset`.
             validation: later events of the same users, by which some methods choose when to stop.
-            songs: what is known of songs: song, and where known audio, artists and albums.
+            songs: features of songs: song, and where known audio, artists and albums.
 
         Raises:
-            ValueError: naming the frame, the column, what was found and what was expected.
+            ValueError: names the frame, the column, what was found and what was expected.
         """
         self.dataset = train if isinstance(train, Dataset) else Dataset.of_frames(train, validation, songs)
         self.learned = self._learn(self.dataset)
@@ -64,10 +64,10 @@ class Recommender(ABC):
 
     @abstractmethod
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
-        """Learn arrays, by name, from which `rank` and `similar` can answer."""
+        """Learn arrays, by name, from which `rank` and `similar` compute."""
 
     def _prepare(self, dataset: Dataset) -> None:  # noqa: B027  (most methods need nothing)
-        """Make what `rank` needs beside the learned arrays; called after `fit` and after `load`."""
+        """Prepare what `rank` needs beside the learned arrays; called after `fit` and after `load`."""
 
     @abstractmethod
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
@@ -82,7 +82,7 @@ class Recommender(ABC):
             exclude_heard: leave out songs with which the user has a positive train event.
 
         Raises:
-            NotFittedError: `fit` comes first.
+            NotFittedError: `fit` was not called.
             ValueError: k is below 1, or a user is unknown.
         """
         dataset = self._fitted(k)
@@ -96,9 +96,9 @@ class Recommender(ABC):
         """List the k songs most like each song: song, rank (from 1), similar, score.
 
         Raises:
-            NotFittedError: `fit` comes first.
+            NotFittedError: `fit` was not called.
             ValueError: k is below 1, or a song is unknown.
-            NotImplementedError: the method knows no similarity of songs.
+            NotImplementedError: the method has no similarity of songs.
         """
         dataset = self._fitted(k)
         song = places(dataset.song_ids, songs, "song")
@@ -110,14 +110,14 @@ class Recommender(ABC):
 
     def _similar(self, song: NDArray[np.int64], n: int) -> Ranked:
         raise NotImplementedError(
-            f"{type(self).__name__} knows no similarity of songs; ItemKNN, SVD, IALS, LightGCN do"
+            f"{type(self).__name__} has no similarity of songs; ItemKNN, SVD, IALS and LightGCN have"
         )
 
     def save(self, path: str | Path) -> None:
-        """Write settings, ids and learned arrays into one file of NumPy's format npz, whole or not at all.
+        """Write settings, ids and learned arrays into one NumPy file (npz), whole or not at all.
 
         Raises:
-            NotFittedError: `fit` comes first.
+            NotFittedError: `fit` was not called.
         """
         dataset = self._fitted()
         about = {"class": type(self).__name__, "format": FORMAT, "settings": self._settings()}
@@ -135,7 +135,7 @@ class Recommender(ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """Read a recommender from a file that `save` wrote.
 
         Raises:
             ValueError: the file is of another class or format.
@@ -173,10 +173,10 @@ class Recommender(ABC):
 
 
 def places(ids: NDArray[Any], wanted: Sequence[Any] | NDArray[Any], kind: str) -> NDArray[np.int64]:
-    """Dense ids of original ones.
+    """Dense ids of original ids.
 
     Raises:
-        ValueError: an id is unknown; names how many are.
+        ValueError: an id is unknown; names the number of unknown ids and an example.
     """
     asked, order = np.array(list(wanted)), np.argsort(ids, kind="stable")
     if len(asked) and asked.dtype.kind != ids.dtype.kind and "U" in (asked.dtype.kind, ids.dtype.kind):
@@ -186,12 +186,14 @@ def places(ids: NDArray[Any], wanted: Sequence[Any] | NDArray[Any], kind: str) -
     if unknown.any():
         raise ValueError(
             f"{kind}s: found {int(unknown.sum())} unknown of {len(asked)}, such as {asked[unknown][0]}; "
-            "expected those of the events that the model was fitted to"
+            "expected ids of the events that the model was fitted to"
         )
     return found
 
 
-def _frame(key: str, ids: NDArray[Any], value: str, dataset: Dataset, songs: NDArray, scores: NDArray) -> pl.DataFrame:
+def _frame(
+    key: str, ids: NDArray[Any], value: str, dataset: Dataset, songs: NDArray[np.int64], scores: NDArray[np.float32]
+) -> pl.DataFrame:
     row, place = np.nonzero(songs >= 0)
     columns = {key: ids[row], "rank": place + 1, value: dataset.song_ids[songs[row, place]]}
     return pl.DataFrame({**columns, "score": scores[row, place]})
@@ -200,13 +202,13 @@ def _frame(key: str, ids: NDArray[Any], value: str, dataset: Dataset, songs: NDA
 def ranked(rank: Rank, users: NDArray[np.int64], heard: Interactions, n_songs: int, k: int) -> Ranked:
     """Rank k songs for users [n] in both views: song ids int64, scores float32 [views, n, k].
 
-    `all` takes the best; `discovery` the best that the user has not heard, for which candidates are fetched in
-    excess of what the user has heard. Where fewer songs are left there is −1.
+    `all` takes the best songs; `discovery` the best that the user has not heard, so as many more candidates are
+    ranked as the user has heard. Ids are −1 where no songs are left.
     """
     songs = np.full((len(VIEWS), len(users), k), -1, np.int64)
     scores = np.zeros((len(VIEWS), len(users), k), np.float32)
     n_heard = heard.counts[users]
-    # Users with similar histories together, so that nobody fetches much more than they need.
+    # Users with histories of similar length together, so that few candidates are ranked in vain.
     order = np.argsort(n_heard, kind="stable")
     for begin in range(0, len(users), USERS_AT_ONCE):
         rows = order[begin : begin + USERS_AT_ONCE]
@@ -250,7 +252,7 @@ def recommendations(recommender: Recommender, k: int = TOP_K) -> pa.Table:
 
 
 def nearest(users: NDArray[np.float32], songs: NDArray[np.float32]) -> Rank:
-    """Rank songs by inner product, by exact search; float32 [n_users, d] and [n_songs, d]."""
+    """Function that ranks songs by inner product, by exact search; float32 [n_users, d] and [n_songs, d]."""
 
     def rank(user: NDArray[np.int64], n: int) -> Ranked:
         scores, song = exact.search(users[user], songs, min(n, len(songs)))
@@ -261,13 +263,17 @@ def nearest(users: NDArray[np.float32], songs: NDArray[np.float32]) -> Rank:
 
 
 class VectorRecommender(Recommender):
-    """A method that learns vectors of users and songs, whose inner products are scores."""
+    """Recommender that learns vectors of users and songs, whose inner products are scores."""
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank songs by inner product with the user, by exact search."""
         return nearest(self.learned["users"], self.learned["songs"])(user, n)
 
     def _similar(self, song: NDArray[np.int64], n: int) -> Ranked:
-        vectors = self.learned["songs"]
-        directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return nearest(directions, directions)(song, n)
+        vectors, place = self.learned["songs"], np.full(self._fitted().n_songs, -1)
+        lengths = np.linalg.norm(vectors, axis=1)
+        known = np.flatnonzero(lengths)
+        place[known] = np.arange(len(known))
+        directions = vectors[known] / lengths[known, None]
+        found, scores = nearest(directions, directions)(place[song], n)
+        return np.where(place[song, None] < 0, -1, np.append(known, -1)[found]), scores

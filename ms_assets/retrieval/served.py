@@ -1,4 +1,4 @@
-"""The model as it is served: what it keeps in files, and how it answers who asks for songs."""
+"""Served model: its files, and its answers to requests for recommendations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 USERS, SONGS, POPULAR, INDEX = "users.parquet", "songs.parquet", "popular.parquet", "index.faiss"
 FEW = 8
-"""Users at a time that one thread searches for: several would wait for one another, and take the processor from other
-requests while they do. On two busy cores two threads took 44 ms for what one does in 0.8."""
+"""Largest number of users for which one thread searches: several would wait for one another, and meanwhile keep the
+processor from other requests. On two busy cores two threads took 44 ms for a search that one does in 0.8."""
 PERSONAL, FALLBACK = "personal", "popular"
 
 
 @dataclass(frozen=True)
 class ModelData:
-    """What a training knows: who there is, which songs, where they lie, and who has heard what."""
+    """Data of a served model: users and songs with their embeddings, and the users' train events."""
 
     uid: NDArray[np.int64]
     item_id: NDArray[np.int64]
     users: NDArray[np.float32]
-    """Embeddings [n_users, d]."""
+    """Embeddings of users [n_users, d]."""
     songs: NDArray[np.float32]
-    """Embeddings as indexed, cold songs calibrated, [n_songs, d]."""
+    """Embeddings of songs as indexed, cold ones calibrated, [n_songs, d]."""
     heard: Interactions
-    """Positive train events."""
+    """Pairs with positive train events."""
 
     def write(self, folder: Path) -> None:
         """Write users.parquet (uid, embedding, heard) and songs.parquet (item_id, embedding)."""
@@ -51,7 +51,7 @@ class ModelData:
 
     @classmethod
     def read(cls, folder: Path) -> "ModelData":
-        """Read what `write` wrote."""
+        """Read the files that `write` wrote."""
         users, songs = pq.read_table(folder / USERS), pq.read_table(folder / SONGS)
         return cls(
             users["uid"].to_numpy(),
@@ -69,21 +69,21 @@ def _heard(users: pa.Table, n_songs: int) -> Interactions:
 
 @dataclass(frozen=True)
 class Answer:
-    """The songs of one user, best first."""
+    """Recommended songs of one user, best first."""
 
     kind: str
-    """PERSONAL, or FALLBACK: the same for everybody whom the model does not know."""
+    """Kind of the answer: PERSONAL, or FALLBACK, the same for all users whom the model does not know."""
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Service:
-    """Answers who asks for songs, one user or many at a time; safe to ask from several threads."""
+    """Service that recommends songs to one user or many at a time; safe to use from several threads."""
 
     uid: NDArray[np.int64]
     by_uid: NDArray[np.int64]
-    """Users in the order of their uids."""
+    """Dense user ids in the order of uid."""
     item_id: NDArray[np.int64]
     heard: Interactions
     rank: Rank
@@ -91,7 +91,7 @@ class Service:
 
     @classmethod
     def read(cls, folder: Path) -> "Service":
-        """From the files of `ModelData`, the popular songs and the index; song embeddings are in the index."""
+        """Read the files of `ModelData`, the popular songs and the index, which holds the song embeddings."""
         users, item_id = pq.read_table(folder / USERS), pq.read_table(folder / SONGS, columns=["item_id"])
         popular, items = pq.read_table(folder / POPULAR), item_id["item_id"].to_numpy()
         uid, heard = users["uid"].to_numpy(), _heard(users, len(items))
@@ -107,7 +107,7 @@ class Service:
         )
 
     def answer(self, uid: NDArray[np.int64], k: NDArray[np.int64], exclude_heard: NDArray[np.bool_]) -> list[Answer]:
-        """For each of the rows [n] the k best songs of a user, without those that they heard where so asked."""
+        """Recommend the k best songs for each row [n] of user, k and flag, without heard songs if the flag is set."""
         place = np.searchsorted(self.uid, uid, sorter=self.by_uid).clip(max=len(self.uid) - 1)
         user = self.by_uid[place]
         known = np.flatnonzero(self.uid[user] == uid)
@@ -128,7 +128,7 @@ class Service:
 
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """Faiss searches with so many threads in this one."""
+    """Let Faiss search with n threads when called from this one."""
     import faiss
 
     before = faiss.omp_get_max_threads()
@@ -140,7 +140,7 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def write(folder: Path, data: ModelData, popular: pa.Table, index: "faiss.Index") -> None:
-    """Write everything that `ModelData.read` and `Service.read` read; popular: item_id, score, best first."""
+    """Write the files that `ModelData.read` and `Service.read` read; popular: item_id, score, best first."""
     import faiss
 
     data.write(folder)

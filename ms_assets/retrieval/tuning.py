@@ -1,4 +1,4 @@
-"""Hyper-parameters chosen on the validation part, with the metric that training and evaluation use."""
+"""Tuning of recommenders: settings chosen on the validation part, by the metric of training and evaluation."""
 
 import logging
 import math
@@ -20,32 +20,32 @@ TUNING_USERS = 1_000
 TUNING_K = 10
 SEED = 0
 LOWEST = 1e-6
-"""What an NDCG of 0 counts as in a geometric mean."""
+"""Value in place of an NDCG of 0 in a geometric mean."""
 Setting = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The setting that was best on validation, and what every setting of the grid reached."""
+    """Best setting on validation, and the results of every setting of the grid."""
 
     setting: Setting
     trials: list[tuple[Setting, dict[str, float]]]
-    """Each setting with its NDCG by view; empty where there was nothing to choose by, so that the default stays."""
+    """Settings with their NDCG by view; empty if there are no validation users, so that the default stays."""
 
 
 @dataclass(frozen=True)
 class Tuner:
-    """A draw of users with something to find in the validation part."""
+    """Tuner on a draw of users with a relevant song in the validation part."""
 
     users: NDArray[np.int64]
     heard: Interactions
-    """Of all users."""
+    """Pairs of all users with positive train events."""
     targets: dict[str, Interactions]
     """Relevance by view, the drawn users renumbered."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        """Draw users of a dataset with a validation part."""
+        """Draw users from a dataset with a validation part."""
         assert dataset.validation is not None, "tuning needs the validation part"
         relevant = dataset.validation.keep(dataset.validation.values["relevance"] > 0)
         users = np.random.default_rng(SEED).permutation(np.unique(relevant.user))[:TUNING_USERS]
@@ -55,7 +55,7 @@ class Tuner:
         return cls(users, dataset.heard, {"all": everything, "discovery": discovery})
 
     def ndcg(self, rank: Rank) -> dict[str, float]:
-        """Mean NDCG@10 of the drawn users by view; 0 where nobody has a target."""
+        """Mean NDCG@10 of the drawn users by view; 0 if no user has a target."""
         songs, _ = ranked(rank, self.users, self.heard, self.heard.n_songs, TUNING_K)
         return {view: self._mean(self.targets[view], songs[row]) for row, view in enumerate(VIEWS)}
 
@@ -66,9 +66,9 @@ class Tuner:
         return float(np.nanmean(ranking.ratio(ranking.dcg(targets.gains("relevance", songs)), ideal)))
 
     def choose(self, grid: Sequence[Setting], make: Callable[..., Recommender], views: Sequence[str] = VIEWS) -> Tuned:
-        """The setting whose recommender ranks best for the drawn users; the grid's first where nobody validates.
+        """Choose the setting whose recommender ranks best for the drawn users; the grid's first if there are none.
 
-        The best has the highest geometric mean of the views' NDCG, so that neither view's size decides.
+        The best has the highest geometric mean of the views' NDCG, so that neither view's level decides.
         """
         if not len(self.users):
             return Tuned(grid[0], [])

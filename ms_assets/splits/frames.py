@@ -1,13 +1,15 @@
-"""Conversion of frames with ids of any type into the tables that all rooms compute with: the library's entry point.
+"""Conversion of frames with numbers or strings for ids into the tables that all rooms compute with: the entry point.
 
 Events have the columns `user` and `song`, and where known `time` (whole seconds or timestamps), `type` (a name of
 `EVENT_TYPES`; by default listen) and `played_ratio` (0 to 1; without the column every listen counts as whole). Songs
 have the column `song`, and where known `audio` (vectors of one length), `artists` and `albums` (an id or a list).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 import duckdb
@@ -18,6 +20,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from ms_assets.events import EVENT_TYPES
+from ms_assets.files import reading
 from ms_assets.settings import SplitSettings, UserSettings, validated
 from ms_assets.splits import catalogue, parts
 from ms_assets.splits.id_map import IdMap
@@ -33,7 +36,7 @@ Frame: TypeAlias = Union["pd.DataFrame", pl.DataFrame, pa.Table, str, Path]
 
 DAY = 86_400
 ROWS = 1 << 20
-"""Rows that `split` divides at a time."""
+"""Number of rows that `split` divides at a time."""
 OPTIONAL = {
     "time": "NULL::BIGINT",
     "type": "'listen'",
@@ -121,11 +124,16 @@ class Tables:
 
 
 def tables(
-    train: Frame, validation: Frame | None = None, test: Frame | None = None, songs: Frame | None = None
+    train: Frame,
+    validation: Frame | None = None,
+    test: Frame | None = None,
+    songs: Frame | None = None,
+    lists: Mapping[str, pl.DataFrame] = MappingProxyType({}),
 ) -> Tables:
     """Turn frames of events that are already split, and of songs, into tables with dense ids.
 
     The catalogue holds every song of `train` and `songs`; validation and test events of other songs are left out.
+    With `lists` (user, song) by method, it holds the songs of the lists and of all events too.
 
     Raises:
         ValueError: names the frame, the column, what was found and what was expected.
@@ -135,8 +143,12 @@ def tables(
     events = {name: _events(con, frame(part, name), name) for name, part in given.items()}
     no_songs = events["train"].project("song").limit(0).pl()
     features = _songs(con, frame(songs, "songs") if songs is not None else no_songs)
-    _refuse_several_types("song", {**events, "songs": features})
-    _refuse_several_types("user", events)
+    shown = {name: con.from_arrow(table.select("user", "song").to_arrow()) for name, table in lists.items()}
+    _refuse_several_types("song", {**shown, **events, "songs": features})
+    _refuse_several_types("user", {**shown, **events})
+    named = reduce(  # noqa: F841  (named in the queries below)
+        Relation.union, (table.project("song") for table in (features, *shown.values()))
+    )
     every = reduce(  # noqa: F841  (named in the queries below)
         Relation.union, (table.project(f"*, {PARTS.index(name)}::UTINYINT AS part") for name, table in events.items())
     )
@@ -144,9 +156,9 @@ def tables(
         SELECT (row_number() OVER (ORDER BY "user") - 1)::INTEGER AS user_id, user_id::BIGINT AS uid, "user"
         FROM (SELECT DISTINCT "user" FROM every)
     """).materialize()
-    catalog = con.sql("""
+    catalog = con.sql(f"""
         SELECT row_number() OVER (ORDER BY song) - 1 AS item_id, song
-        FROM (SELECT song FROM every WHERE part = 0 UNION SELECT song FROM features)
+        FROM (SELECT song FROM every WHERE part = 0 OR {bool(lists)} UNION SELECT song FROM named)
     """).materialize()
     rows = con.sql("""
         SELECT user_id, item_id, "time", type, played_ratio, part
@@ -176,11 +188,17 @@ def tables(
 
 
 def frame(given: Frame, name: str) -> pl.DataFrame:
-    """Read a frame or the file of a path; name: the frame's name in errors."""
+    """Read a frame or the file of a path; name: the frame's name in errors.
+
+    Raises:
+        ValueError: the frame is of another kind, or there is no file.
+        DamagedFileError: the file is no Parquet file.
+    """
     if isinstance(given, str | Path):
         if not Path(given).exists():
             raise ValueError(f"{name}: {given} does not exist; expected a frame or the path of a Parquet file")
-        return stored_table(duckdb.connect(), Path(given)).pl()
+        with reading(Path(given), f"write {name} again, as a Parquet file"):
+            return stored_table(duckdb.connect(), Path(given)).pl()
     try:
         return given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
     except (TypeError, ValueError) as error:
@@ -198,6 +216,10 @@ def _columns(frame: pl.DataFrame, name: str, needed: tuple[str, ...], optional: 
         )
     if nulls := [column for column in needed if frame[column].null_count()]:
         raise ValueError(f"{name}: found rows without {nulls[0]}, expected an id in every row; drop them first")
+    for column in needed:
+        dtype = frame[column].dtype
+        if not (dtype.is_integer() or dtype.is_float() or dtype in (pl.String, pl.Categorical, pl.Enum)):
+            raise ValueError(f"{name}: found ids of type {dtype} in column {column}, expected numbers or strings")
     shown = [f'"{c}"' if c in frame.columns else f'{OPTIONAL[c]} AS "{c}"' for c in optional]
     return ", ".join([*(f'"{c}"' for c in needed), *shown])
 
@@ -207,9 +229,9 @@ def _events(con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, name: str) -> R
     columns = _columns(frame, name, ("user", "song"), ("time", "type", "played_ratio"))
     if "time" in frame.columns and frame["time"].dtype.is_temporal():
         frame = frame.with_columns(pl.col("time").dt.epoch("s"))
-    wrong = {
+    wrong: dict[str, Callable[[pl.Series], bool]] = {
         "time": lambda c: not c.dtype.is_integer(),
-        "type": lambda c: not c.is_in(KINDS).all(),
+        "type": lambda c: not c.cast(pl.String).is_in(KINDS).all(),
         "played_ratio": lambda c: not (c.dtype.is_numeric() and c.is_between(0, 1).all()),
     }
     expected = {
@@ -218,7 +240,7 @@ def _events(con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, name: str) -> R
         "played_ratio": "numbers from 0 to 1",
     }
     for column, is_wrong in wrong.items():
-        if column in frame.columns and is_wrong(values := frame[column].drop_nulls()):
+        if column in frame.columns and len(values := frame[column].drop_nulls()) and is_wrong(values):
             raise ValueError(
                 f"{name}: column {column} has values such as {values.head(3).to_list()} ({values.dtype}), "
                 f"expected {expected[column]}"

@@ -119,7 +119,7 @@ def test_a_champion_whose_files_are_gone_or_damaged_gives_way(registry, harm):
 def test_a_champion_that_knows_less_than_half_of_today_gives_way(registry, known, share):
     _, decision = compete(registry, part(GOOD, **known), BAD)
     assert decision["promoted"]
-    assert re.search(f"the champion is of other data: it knows .*{share}", decision["reason"])
+    assert re.search(f"the champion was trained on different data: it knows .*{share}", decision["reason"])
 
 
 def test_a_champion_that_knows_more_than_half_of_today_is_judged_by_that(registry):
@@ -129,7 +129,7 @@ def test_a_champion_that_knows_more_than_half_of_today_is_judged_by_that(registr
     assert decision["n_songs"] == 150 and decision["n_songs_dropped"] == 50
 
 
-@pytest.mark.parametrize("failing", ["compare", "_knowledge"])
+@pytest.mark.parametrize("failing", ["compare", "_model_data"])
 def test_a_comparison_that_fails_loses_no_champion(registry, failing, monkeypatch):
     compete(registry, MIDDLING)
 

@@ -72,7 +72,7 @@ def test_an_index_of_another_model_split_or_id_map_is_refused_by_name(indexed, c
     index, _ = built(indexed.songs, indexed.item_id, indexed.users, "exact")
     result = indexed.result(index, **changed)
     assert not result.passed
-    assert f"the index is of other data: {said}" in result.description
+    assert f"the index was built from different data: {said}" in result.description
 
 
 def test_every_cold_song_is_placed_with_finite_numbers_of_one_length(table, duckdb):
@@ -107,7 +107,7 @@ def test_nothing_is_recommended_from_an_index_of_other_users_or_songs(indexed):
         return assets.lightgcn(users, songs, train, stored, vectors)
 
     assert recommended(indexed.item_id).metadata["cold_share_of_top_100"] > 0
-    with pytest.raises(ValueError, match="song_index is of other data: id_map: built from"):
+    with pytest.raises(ValueError, match="song_index was built from different data: id_map: built from"):
         recommended(indexed.item_id + 1)
 
 

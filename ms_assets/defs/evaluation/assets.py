@@ -1,4 +1,4 @@
-"""Room 6: metrics per user, slices, and the leaderboard with its intervals."""
+"""Assets of room 6, evaluation: metrics per user, slices, leaderboard, report, and champion."""
 
 from functools import partial
 from itertools import chain
@@ -49,9 +49,9 @@ def user_metrics(
     context: dg.AssetExecutionContext, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     **recommendations: Relation,
 ) -> dg.MaterializeResult[TableStream]:  # fmt: skip
-    """One row per method, view, K and user with events in the test part: how good the list was for them.
+    """One row per method, view, K and user with events in the test part: all metrics of the user's list.
 
-    The means are the leaderboard; look here for single users.
+    The leaderboard holds the means; this table holds single users.
     """
     settings = settings_of(context, EvaluationSettings)
     rows = passes.user_metrics(recommendations, users, songs, train, ground_truth, settings.ks)
@@ -73,9 +73,9 @@ def official_user_metrics(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
     **recommendations: Relation,
 ) -> TableStream:  # fmt: skip
-    """One row per method, official view, K and user with a target; none unless the division is global_temporal.
+    """One row per method, official view, K and user with a target: metrics by the arithmetic of Yambda's authors.
 
-    By the arithmetic of Yambda's authors, to compare with their table.
+    Comparable with their table; empty unless the protocol is global_temporal.
     """
     wanted = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
     given = (recommendations, users, songs, train, test, _ks(user_metrics))
@@ -93,7 +93,7 @@ def slices(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, test: Relation, ground_truth: Relation,
     **recommendations: Relation,
 ) -> pl.DataFrame:  # fmt: skip
-    """Who and what each method is good for: by length of history, warm or cold, head or tail, source of the event."""
+    """One row per method, view, K, slice and metric: by history length, warm or cold, head or tail, source of event."""
     return passes.slices(recommendations, users, songs, train, test, ground_truth, _ks(user_metrics))
 
 
@@ -102,7 +102,7 @@ def recall_curve(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     **recommendations: Relation,
 ) -> pl.DataFrame:  # fmt: skip
-    """One row per method, view and length of the list: how recall grows with it."""
+    """One row per method, view and length of the list: mean recall at that length."""
     longest = _ks(user_metrics)[-1]
     return passes.recall_curve(recommendations, users, songs, train, ground_truth, longest)
 
@@ -117,9 +117,9 @@ def exposure(
     user_metrics: Relation, users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
     **recommendations: Relation,
 ) -> pl.DataFrame:  # fmt: skip
-    """One row per method, view and K: which songs are shown at all, and how unevenly.
+    """One row per method, view and K: coverage of the catalogue, and how unevenly songs are recommended.
 
-    A recommender may be good on average and show the same few songs to everybody.
+    A recommender may be good on average and recommend the same few songs to all users.
     """
     is_global = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
     return passes.exposure(recommendations, users, songs, train, is_global, _ks(user_metrics))
@@ -131,7 +131,10 @@ def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boar
 
 @asset(kinds={"numpy", "polars"}, code_version="1", metadata=columns("evaluation/differences"))
 def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
-    """LightGCN minus every other method, with paired intervals: a difference whose interval holds 0 may be chance."""
+    """One row per view, K, metric and other method: LightGCN's difference from it, with its paired interval.
+
+    A difference whose interval holds 0 may be chance.
+    """
     return boards.differences(_panes(user_metrics, official_user_metrics))
 
 
@@ -148,7 +151,7 @@ def leaderboard(
     recall_curve: Relation, slices: Relation, users: Relation, songs: Relation, train: Relation,
     validation: Relation, test: Relation, multi_event: Relation,
 ) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
-    """Every method's mean of every metric, with intervals: which recommender is best, and at what.
+    """One row per method, view, K and metric: the mean over users with its interval, to compare recommenders.
 
     The asset to open first. View `all` counts every song of the test part, `discovery` only those new to the user.
     """
@@ -171,7 +174,7 @@ def leaderboard(
 
 @asset(kinds={"duckdb"}, code_version="1", io_manager_key="json_files")
 def user_metrics_json(user_metrics: Relation) -> Relation:
-    """The metrics of every user as JSON: a list of objects with method, view, k, uid and a member for each metric."""
+    """Metrics of every user as JSON: a list of objects with method, view, k, uid and a member for each metric."""
     return user_metrics
 
 
@@ -187,7 +190,7 @@ def report(
     users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
     multi_event: Relation, lightgcn: Any,
 ) -> dg.MaterializeResult:  # fmt: skip
-    """What a person can send: data, protocol, results, pictures and provenance as Markdown and as one HTML file."""
+    """Report for people to send: data, protocol, results, pictures and provenance, in Markdown and in one HTML file."""
     parts = {"train": train, "validation": validation, "test": test}
     board, cut = leaderboard.pl(), slices.pl()
     found = reports.Findings(
@@ -208,7 +211,7 @@ def report(
 
 
 def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
-    """Each table the figures stand on: its version, the run that made it, when, and what that run says of it."""
+    """Provenance of each table behind the figures: its version, the run that made it, the time, and its metadata."""
     rows = []
     methods = [dg.AssetKey(["retrieval", name]) for name in METHODS]
     for key in (*methods, *context.assets_def.keys_by_input_name.values()):
@@ -234,9 +237,9 @@ def champion(
     served_model: Relation, leaderboard: Relation, users: Relation, songs: Relation, train: Relation,
     ground_truth: Relation, mlflow: MLflow,
 ) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
-    """Which registered model serves: this one if it beats the champion on the same users for sure, or there is none.
+    """One row, the decision which registered model serves: the new one if surely better, or if there is no champion.
 
-    The alias `champion` names it in MLflow. `docs/operations.md` says how to take another, or the former one.
+    The alias `champion` names it in MLflow. `docs/operations.md` describes how to promote another, or roll back.
     """
     registry = mlflow.registry(context.partition_key)
     challenger = registry.version(served_model.project("version").fetchall()[0][0])

@@ -1,4 +1,4 @@
-"""What must hold of the leaderboard."""
+"""Checks of metrics, leaderboard and champion."""
 
 import dagster as dg
 
@@ -11,12 +11,12 @@ from ms_assets.retrieval.methods import BASELINES
 from ms_assets.streams import Relation
 
 RANGES = {"popularity_lift": "-1 AND 1e300"}
-"""Of metrics that are no share, chance or normalised gain."""
+"""Ranges, as SQL, of metrics that are not a share, a probability or a normalised gain."""
 
 
 @dg.asset_check(asset=["evaluation", "user_metrics"], blocking=True)
 def metrics_lie_within_their_range(user_metrics: Relation) -> dg.AssetCheckResult:
-    """Every metric of every user is a share, a chance or a normalised gain; popularity lift is at least −1."""
+    """Metrics of every user lie within 0 and 1, as shares, probabilities and normalised gains; popularity lift ≥ −1."""
     numbers = [c for c in user_metrics.columns if c not in ("method", "view", "k", "uid")]
     outside = ", ".join(
         f'count(*) FILTER ("{c}" NOT BETWEEN {RANGES.get(c, "0 AND 1 + 1e-9")} OR isnan("{c}"))' for c in numbers
@@ -27,7 +27,7 @@ def metrics_lie_within_their_range(user_metrics: Relation) -> dg.AssetCheckResul
 
 @dg.asset_check(asset=["evaluation", "leaderboard"])
 def lightgcn_beats_the_baselines(leaderboard: Relation) -> dg.AssetCheckResult:
-    """A trained model that finds new songs no better than a baseline is not worth its training."""
+    """LightGCN has a higher NDCG in `discovery` than every baseline; otherwise it is not worth its training."""
     rows = leaderboard.filter("view = 'discovery' AND metric = 'ndcg' AND mean IS NOT NULL").order("k")
     best: dict[int, dict[str, float]] = {}
     for method, k, mean in rows.project("method, k, mean").fetchall():
@@ -45,13 +45,13 @@ def lightgcn_beats_the_baselines(leaderboard: Relation) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=["evaluation", "leaderboard"])
 def lightgcn_is_as_good_as_before(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    """NDCG of LightGCN has not fallen below the interval that it had on the leaderboard before, under one protocol."""
+    """LightGCN's NDCG has not fallen below its interval on the leaderboard before, if the protocol is the same."""
     key, scale = dg.AssetKey(["evaluation", "leaderboard"]), context.run.tags[PARTITION_TAG]
     return fallen(*lineage.history(context.instance, key, scale, limit=2))
 
 
 def fallen(now: lineage.Made, before: lineage.Made | None = None) -> dg.AssetCheckResult:
-    """What there is to say of two leaderboards, by their metadata."""
+    """Compare LightGCN's NDCG on two leaderboards, by their metadata."""
     ndcg, former = (board.metadata.get(boards.NDCG_OF_LIGHTGCN, {}) if board else {} for board in (now, before))
     comparable = former and before and before.metadata["protocol"] == now.metadata["protocol"]
     lower = {
@@ -68,7 +68,7 @@ def fallen(now: lineage.Made, before: lineage.Made | None = None) -> dg.AssetChe
 
 @dg.asset_check(asset=["evaluation", "champion"])
 def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
-    """A training that is surely worse than the champion serves nobody, but somebody should ask why it is."""
+    """Challenger is not surely worse than the champion; if it is, it does not serve, and somebody should ask why."""
     [(reason, low, high)] = champion.project("reason, ci_low, ci_high").fetchall()
     return dg.AssetCheckResult(
         passed=high is None or high >= 0,
@@ -80,7 +80,7 @@ def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=["evaluation", "champion"], additional_ins=assets_of("splits", "users"), blocking=True)
 def champion_answers(champion: Relation, users: Relation, mlflow: MLflow) -> dg.AssetCheckResult:
-    """The champion loads as a server loads it, and gives songs, best first, to a user of today and to a stranger."""
+    """Champion loads as in a server, and recommends songs, best first, to a known user and to an unknown one."""
     [(name,)] = champion.project("name").fetchall()
     problem = champions.fault(mlflow.registered(name), uid=users.aggregate("min(uid)").fetchall()[0][0])
     return dg.AssetCheckResult(passed=problem is None, description=problem)

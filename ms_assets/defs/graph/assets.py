@@ -1,4 +1,4 @@
-"""Room 3: weighted edges, the bipartite graph, its statistics."""
+"""Assets of room 3, graph: weighted edges, the bipartite graph, its statistics."""
 
 from functools import partial
 from typing import Any
@@ -33,8 +33,8 @@ asset = room("graph")
 def edges(duckdb: DuckDB, train: Relation) -> TableStream:
     """One weighted edge per user, song and event type of the train part.
 
-    What LightGCN sends taste along; how much an edge carries is learned from its number of events, its played ratio and
-    its type.
+    LightGCN propagates embeddings along them; an edge's weight is learned from its number of events, its played ratio
+    and its type.
     """
     return in_user_ranges(partial(weighting.edges, duckdb.connection), train, rows=duckdb.rows)
 
@@ -48,9 +48,9 @@ def edges(duckdb: DuckDB, train: Relation) -> TableStream:
 def bipartite_graph(
     duckdb: DuckDB, users: Relation, songs: Relation, embeddings: Relation, edges: Relation
 ) -> dg.MaterializeResult:
-    """The PyG graph: users, songs with their audio, artists and albums, and the weighted edges between them.
+    """Bipartite graph: users, songs with their audio, artists and albums, and the weighted edges between them.
 
-    All that training knows, in one file of PyTorch Geometric; songs that nobody has heard are in it, without edges.
+    Input of training, in one file of PyTorch Geometric; cold songs are in it, without edges.
     """
     graph = bipartite.bipartite_graph(
         users.order("user_id").to_arrow_table(),
@@ -63,9 +63,9 @@ def bipartite_graph(
 
 @asset(kinds={"polars"}, code_version="1", name="statistics", metadata=columns("graph/statistics"))
 def graph_statistics(bipartite_graph: Any) -> dg.MaterializeResult:
-    """The graph in numbers: nodes, edges, types, degrees; and a picture of its degrees.
+    """One row per statistic of the graph: nodes, edges, event types, degrees; with a picture of the degrees.
 
-    To look at before a training: users with few songs and songs with few users are hard to learn.
+    Useful before a training: users with few songs and songs with few users are hard to learn.
     """
     numbers = statistics.graph_statistics(bipartite_graph)
     picture = pictures.png(statistics.degree_picture(statistics.degrees(bipartite_graph)))

@@ -1,4 +1,4 @@
-"""What must hold of the graph."""
+"""Checks of the graph."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from ms_assets.streams import Relation, user_ranges
 
 @dg.asset_check(asset=["graph", "edges"], additional_ins=assets_of("splits", "train"), blocking=True)
 def edges_are_distinct_and_weighted(edges: Relation, train: Relation) -> dg.AssetCheckResult:
-    """A user, a song and an event type make one edge, with a count, a played ratio within 0–1 and a weight up to 1."""
-    # Edges stand in the order of their keys, so that equal ones would be neighbours: nothing has to be held.
+    """Edges are distinct by user, song and event type, with a count, a played ratio within 0–1 and a weight up to 1."""
+    # Edges are sorted by their keys, so that equal ones would be neighbours and nothing has to be held in memory.
     key = "(user_id, song_id, event_type)"
     n_edges, n_unsorted, n_broken, n_events = (
         edges.project(f"""
@@ -39,7 +39,7 @@ def edges_are_distinct_and_weighted(edges: Relation, train: Relation) -> dg.Asse
 
 @dg.asset_check(asset=["graph", "edges"], additional_ins=assets_of("splits", "train"), blocking=True)
 def edges_are_of_train_alone(duckdb: DuckDB, edges: Relation, train: Relation) -> dg.AssetCheckResult:
-    """No edge tells of an event that is not in train: what is held out would be known to the model."""
+    """Edges come from events in train alone, so that the model learns from no held-out event."""
     n_leaked, example = 0, list[tuple]()
     for first, last in user_ranges(edges, train, rows=duckdb.rows):
         of_range = (table.filter(f"user_id BETWEEN {first} AND {last}") for table in (edges, train))
@@ -54,7 +54,7 @@ def edges_are_of_train_alone(duckdb: DuckDB, edges: Relation, train: Relation) -
 
 @dg.asset_check(asset=["graph", "bipartite_graph"], blocking=True)
 def graph_songs_have_edges_and_cold_ones_none(bipartite_graph: Any) -> dg.AssetCheckResult:
-    """What the graph calls a graph song has an edge; what it calls cold has none."""
+    """Songs that the graph flags as graph songs have an edge; cold songs have none."""
     songs = bipartite_graph["song"]
     linked = songs.in_graph.new_zeros(songs.num_nodes)
     linked[bipartite_graph[INTERACTS].edge_index[1]] = True

@@ -1,6 +1,4 @@
-"""What must hold of every artefact, whatever it is: one origin of all that it was made from, and of tables also the
-declared columns and no sudden loss of rows.
-"""
+"""Checks of every artefact: one origin of its inputs; of tables also declared columns and no sudden loss of rows."""
 
 from collections.abc import Iterator, Sequence
 from inspect import cleandoc
@@ -13,14 +11,14 @@ from ms_assets.defs.platform.schemas import SCHEMA, declared, described, differe
 from ms_assets.streams import Relation
 
 DIVISION = "splits/"
-"""What gives users and songs their ids, and events their part."""
+"""Key prefix of the assets that give users and songs their ids, and events their part."""
 FEWEST_ROWS = 0.5
 
 
 def inputs_have_one_origin(made: Sequence[lineage.Made]) -> dg.AssetCheckResult:
-    """Two inputs that stand on two versions of one earlier artefact may contradict each other.
+    """All inputs were made from the same version of each earlier artefact; otherwise they may contradict each other.
 
-    If that is one of the splits, ids mean two things and test events may have been trained on: an error.
+    If that artefact is one of the splits, ids have two meanings and test events may have been trained on: an error.
     made: the artefact's materialisations, the latest first.
     """
     origins = made[0].metadata.get(lineage.ORIGINS, {}) if made else {}
@@ -37,13 +35,13 @@ def inputs_have_one_origin(made: Sequence[lineage.Made]) -> dg.AssetCheckResult:
 
 
 def columns_are_the_declared_ones(table: Relation, wanted: Sequence[dg.TableColumn]) -> dg.AssetCheckResult:
-    """The stored file has the declared columns, in order, of the declared types."""
+    """Columns of the stored file are the declared ones, in the declared order and of the declared types."""
     wrong = difference(described(table, wanted).columns, wanted)
     return dg.AssetCheckResult(check_name="columns_are_the_declared_ones", passed=wrong is None, description=wrong)
 
 
 def rows_are_no_fewer_than_half(made: Sequence[lineage.Made]) -> dg.AssetCheckResult:
-    """Compared with the materialisation before: other settings may be the reason, or something went missing."""
+    """Rows are at least half as many as in the materialisation before; fewer come from other settings or lost data."""
     counts = [int(each.metadata.get("dagster/row_count", 0)) for each in made[:2]]
     now, before = counts if len(counts) == 2 else (sum(counts), None)
     return dg.AssetCheckResult(
@@ -55,7 +53,7 @@ def rows_are_no_fewer_than_half(made: Sequence[lineage.Made]) -> dg.AssetCheckRe
 
 
 def checks_of(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
-    """The checks of one asset, all in one step; the columns of published tables were checked when they arrived."""
+    """Common checks of one asset, all in one step; columns of published tables were checked when they arrived."""
     is_table, is_made = SCHEMA in spec.metadata, bool(spec.deps)
     applying = [
         (inputs_have_one_origin, is_made, True),

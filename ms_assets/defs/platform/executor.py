@@ -1,4 +1,4 @@
-"""The executor: checks a run's settings, waits for its turn, and runs its steps as the scale needs."""
+"""Executor of runs: checks the settings, waits for the scale's lock, and runs steps in one process or several."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,11 +21,11 @@ STEP_ENDS = (dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE,
 
 
 class ScaleExecutor(dg.Executor):
-    """Checks the settings, waits until no other run has the scale, and runs the steps as the scale needs.
+    """Executor that checks the settings, waits until no other run has the scale's lock, and runs the steps.
 
-    Small scales run in one process, which saves starting one for each step. Large ones take a process per
-    step, one at a time, so that a step's memory returns to the system before the next begins. Of the steps that
-    name a pool one runs at a time, whichever runs they belong to.
+    Small scales run in one process, which saves starting one for each step. Large scales take a process per step,
+    one at a time, so that a step's memory returns to the system before the next begins. Steps that name the same
+    pool run one at a time, across all runs.
     """
 
     def __init__(self, init: dg.InitExecutorContext, home: Path) -> None:
@@ -35,16 +35,16 @@ class ScaleExecutor(dg.Executor):
 
     @property
     def retries(self) -> Any:
-        """Both ways to run honour an asset's retry policy."""
+        """Retry mode, the same for both executors: assets' retry policies apply."""
         return self._in_process.retries
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
-        """Carry out the plan."""
+        """Execute the plan."""
         run, instance = plan_context.dagster_run, plan_context.instance
         runs.begin(runs.life_of(instance, run.run_id))
         scale = run.tags.get(PARTITION_TAG)
         with ExitStack() as until_the_end:
-            if scale is not None:  # without one nothing can be made, and every step says so
+            if scale is not None:  # without a scale every step fails and says so
                 check_run_config(run.run_config, scale)
                 self._take_turn(plan_context, scale, until_the_end)
                 self._sweep(scale)
@@ -57,7 +57,7 @@ class ScaleExecutor(dg.Executor):
         with ExitStack() as until_the_step_ends:
             for event in chosen.execute(plan_context, execution_plan):
                 yield event
-                # The step itself does not begin before the executor is asked for its next event.
+                # The step does not begin until the executor is asked for its next event.
                 if event.event_type == begins and (pool := execution_plan.get_step_by_key(event.step_key).pool):
                     self._take_turn(plan_context, pool, until_the_step_ends)
                 elif event.event_type in STEP_ENDS:
@@ -83,7 +83,7 @@ def _create(definition: dg.ExecutorDefinition, init: dg.InitExecutorContext) -> 
 
 
 def executor_by_scale(home: Path) -> dg.ExecutorDefinition:
-    """In one process for small scales, a process per step for large ones; locks lie in the home."""
+    """Executor with one process for small scales, and a process per step for large ones; its locks are in the home."""
 
     @dg.executor(name="by_scale")
     def executor(init: dg.InitExecutorContext) -> ScaleExecutor:

@@ -1,7 +1,7 @@
-"""How a value becomes a partition's file, atomically, and how it comes back.
+"""I/O managers that write a value into a partition's file, atomically, and read it back.
 
-The only module that knows where artefacts lie: `<base>/<room>/<asset>/<scale>.<extension>`. A file is written
-beside its target, flushed to disk and renamed, so that a reader sees the earlier version or the new one whole.
+No other module knows the paths of artefacts: `<base>/<room>/<asset>/<scale>.<extension>`. A file is written beside
+its target, flushed to disk and renamed, so that a reader sees either the earlier version or the new one, whole.
 """
 
 import json
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 
 class MissingPartitionError(FileNotFoundError):
-    """An asset's input has not been materialised for this scale."""
+    """An input of an asset was not materialised for this scale."""
 
 
 class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
-    """One file per asset and scale; subclasses say how it is written and read."""
+    """Base class of I/O managers with one file per asset and scale; subclasses write and read it."""
 
     base_dir: str
 
@@ -48,25 +48,25 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
         return UPath(self.base_dir)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Every step has a value to read or to write: as long as its process lives, so does its run."""
+        """Keep the run alive for as long as this process lives; every step's process comes here to read or to write."""
         if context.run and context.instance:
             runs.join(runs.life_of(context.instance, context.run.run_id))
 
     @abstractmethod
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
-        """Write the value to a path nobody reads yet, and return the metadata that only the writer knows."""
+        """Write the value to a path that nobody reads yet; returns metadata that only the writer knows."""
 
     @abstractmethod
     def read(self, path: Path) -> Any:
-        """Read back what `write` wrote."""
+        """Read a value that `write` wrote."""
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
-        """Publish the value atomically and attach what is known of it."""
+        """Publish the value atomically and attach its metadata."""
         started, local = time.monotonic(), Path(str(path))
         with published(local) as unfinished:
             known = self.write(context, obj, unfinished)
             if not unfinished.is_symlink():
-                # What was made again with the same content makes nothing after it stale.
+                # By its content, so that an equal artefact made again makes nothing after it stale.
                 context.step_context.set_data_version(context.asset_key, dg.DataVersion(sha256(unfinished)))
         context.add_output_metadata(
             {
@@ -80,7 +80,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
         )
 
     def load_partitions(self, context: dg.InputContext) -> Any:
-        """Load the scale of the run: a check has no partitions of its own and would be given every scale."""
+        """Load the partition of the run's scale: a check has no partitions of its own and would get every scale."""
         if not context.has_partition_key:
             raise ValueError(
                 f"{context.asset_key.to_user_string()}: this run has no scale; a check runs with its asset, "
@@ -94,7 +94,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
         return Path(self.base_dir, *key.path, f"{scale}{self.extension}")
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
-        """Read one partition; say which asset to materialise when it is not there."""
+        """Read one partition; if it is missing, the error names the asset to materialise."""
         local = Path(str(path))
         key, scale = context.asset_key.to_user_string(), local.stem
         if not local.exists():
@@ -105,13 +105,13 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
 
 
 class TableIOManager(ArtefactIOManager):
-    """Tables as Parquet: relations, Arrow tables, frames, streams and drafts go in, lazy relations come out."""
+    """I/O manager of tables in Parquet: writes relations, Arrow tables, frames, streams and drafts; reads relations."""
 
     extension: ClassVar[str] = ".parquet"  # type: ignore[misc]
     duckdb: dg.ResourceDependency[DuckDB]
 
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
-        """Write the table; refuse one whose columns are not the declared ones."""
+        """Write the table; a table whose columns are not the declared ones is an error."""
         if isinstance(value, TableWriter):
             value.finish().rename(path)
         elif isinstance(value, TableStream):
@@ -138,19 +138,19 @@ class TableIOManager(ArtefactIOManager):
         }
 
     def read(self, path: Path) -> Relation:
-        """A relation over the file, read when it is used."""
+        """Read the table as a relation, lazily."""
         return stored_table(self.duckdb.connection, path)
 
     def stored(self, key: dg.AssetKey, scale: str) -> Relation | None:
-        """What is on disk for an asset that is not among a step's inputs; None when nothing is."""
+        """Stored table of an asset that is not an input of the step; None if there is none."""
         path = self._path(key, scale)
         return self.read(path) if path.exists() else None
 
     @contextmanager
     def drafts(self, keys: dict[str, dg.AssetKey], scale: str) -> Iterator[dict[str, TableWriter]]:
-        """Writers for tables that one pass over the data fills together, by name.
+        """Writers, by name, for tables that one pass over the data fills together.
 
-        Inside this context, give each back as an output's value to publish it; the others are removed.
+        A writer that is returned as an output's value inside this context is published; the others are removed.
         """
         with writing(Path(self.base_dir)), ExitStack() as stack:
             writers = {}
@@ -163,10 +163,10 @@ class TableIOManager(ArtefactIOManager):
 
 
 class LinkedTableIOManager(TableIOManager):
-    """Source files: a link to where the file lies, never a copy, with the row's place in the file as a column."""
+    """I/O manager of source files: links to them instead of copies; rows get their position in the file as a column."""
 
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
-        """Link a source file into place; publish what a source had to be turned into, a draft or a relation."""
+        """Link a source file into place; write a draft or a relation that a source had to be converted to."""
         if isinstance(value, Path):
             path.symlink_to(value.resolve())
         elif isinstance(value, TableWriter):
@@ -177,12 +177,12 @@ class LinkedTableIOManager(TableIOManager):
         return self._known(context, path, described(table, declared(context.definition_metadata)))
 
     def read(self, path: Path) -> Relation:
-        """A relation with the published columns and `file_row_number`, which settles ties of time."""
+        """Read the table as a relation with the published columns and `file_row_number`, which orders equal times."""
         return stored_table(self.duckdb.connection, path, file_row_number=True)
 
 
 class TorchIOManager(ArtefactIOManager):
-    """Checkpoints: containers of tensors and plain values, which load without running code from the file."""
+    """I/O manager of containers of tensors and plain values, which load without running code from the file."""
 
     extension: ClassVar[str] = ".pt"  # type: ignore[misc]
 
@@ -190,20 +190,20 @@ class TorchIOManager(ArtefactIOManager):
         """Save with torch."""
         import torch
 
-        # Given a path, torch writes the file's name into the file, and equal values would differ.
+        # If given a path, torch writes the file's name into the file, and files of equal values would differ.
         with path.open("wb") as file:
             torch.save(value, file)
         return {}
 
     def read(self, path: Path) -> Any:
-        """Load; anything but tensors and plain values is refused."""
+        """Load with torch; anything but tensors and plain values is refused."""
         import torch
 
         return torch.load(path, weights_only=True)
 
 
 class ModelIOManager(TorchIOManager):
-    """Trained models, and beside each the checkpoints of a training that is not over."""
+    """I/O manager of trained models, with the checkpoints of an unfinished training beside each."""
 
     def write(self, context: dg.OutputContext, value: "TrainedModel", path: Path) -> dict[str, Any]:
         """Save the model's dictionary."""
@@ -216,13 +216,13 @@ class ModelIOManager(TorchIOManager):
         return TrainedModel.from_dict(super().read(path))
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
-        """Publish the model, after which its checkpoints have served."""
+        """Publish the model and remove its checkpoints, which are no longer needed."""
         super().dump_to_path(context, obj, path)
         for checkpoint in Path(str(path.parent)).glob(f".{path.stem}.*{CHECKPOINT}"):
             checkpoint.unlink()
 
     def checkpoint(self, key: dg.AssetKey, scale: str, stage: str) -> "CheckpointOnDisk":
-        """The checkpoint of a stage of an asset's training."""
+        """Checkpoint of a stage of an asset's training."""
         return CheckpointOnDisk(Path(self.base_dir, *key.path, f".{scale}.{stage}{CHECKPOINT}"))
 
 
@@ -231,28 +231,28 @@ CHECKPOINT = ".checkpoint"
 
 @dataclass(frozen=True)
 class CheckpointOnDisk:
-    """A file of tensors and plain values, replaced whole."""
+    """Checkpoint file of tensors and plain values, replaced as a whole."""
 
     path: Path
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last; None when nothing was."""
+        """Read the checkpoint; None if there is none."""
         import torch
 
         with reading(self.path, "remove it, and the training begins anew"):
             return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.exists() else None
 
     def save(self, value: dict[str, Any]) -> None:
-        """Replace what was saved."""
+        """Replace the checkpoint."""
         import torch
 
-        # Given a path, torch would not say that the disk is full.
+        # If given a path, torch does not report that the disk is full.
         with published(self.path) as unfinished, unfinished.open("wb") as file:
             torch.save(value, file)
 
 
 class GraphIOManager(TorchIOManager):
-    """PyG graphs, stored as the dictionary that `HeteroData.from_dict` takes."""
+    """I/O manager of PyG graphs, stored as the dictionary that `HeteroData.from_dict` takes."""
 
     def write(self, context: dg.OutputContext, value: "HeteroData", path: Path) -> dict[str, Any]:
         """Save the graph's dictionary."""
@@ -267,14 +267,14 @@ class GraphIOManager(TorchIOManager):
 
 @dataclass(frozen=True)
 class IndexOfOrigin:
-    """A Faiss index, and what it was built from, by name."""
+    """Faiss index with its origin: what it was built from, by name."""
 
     index: "faiss.Index"
     origin: dict[str, str]
 
 
 class FaissIOManager(ArtefactIOManager):
-    """Faiss indices with their origin: it follows the index in the file, of which Faiss reads no further."""
+    """I/O manager of Faiss indices with their origin, which follows the index in the file, unread by Faiss."""
 
     extension: ClassVar[str] = ".faiss"  # type: ignore[misc]
 
@@ -301,33 +301,33 @@ class FaissIOManager(ArtefactIOManager):
 
 
 class FolderIOManager(ArtefactIOManager):
-    """Several files that belong together: a folder for each scale."""
+    """I/O manager of several files that belong together, in a folder for each scale."""
 
     extension: ClassVar[str] = ""  # type: ignore[misc]
 
     def write(self, context: dg.OutputContext, value: dict[str, bytes], path: Path) -> dict[str, Any]:
-        """Write files, given by name."""
+        """Write the files, given as content by name."""
         path.mkdir()
         for name, content in value.items():
             (path / name).write_bytes(content)
         return {"files": sorted(value)}
 
     def read(self, path: Path) -> dict[str, bytes]:
-        """All files by name."""
+        """Read all files, as content by name."""
         return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
 
 
 class JsonIOManager(ArtefactIOManager):
-    """Tables for programs that read no Parquet: a list of rows, each an object."""
+    """I/O manager of tables as JSON, for programs that cannot read Parquet: a list of rows, each an object."""
 
     extension: ClassVar[str] = ".json"  # type: ignore[misc]
 
     def write(self, context: dg.OutputContext, value: Relation, path: Path) -> dict[str, Any]:
-        """Write the rows."""
+        """Write the rows as JSON."""
         literal = str(path).replace("'", "''")  # the statement takes no parameters here
         value.query("rows", f"COPY rows TO '{literal}' (FORMAT json, ARRAY true)")
         return {"n_rows": len(value)}
 
     def read(self, path: Path) -> list[dict[str, Any]]:
-        """The rows."""
+        """Read the rows as a list of dictionaries."""
         return json.loads(path.read_text())

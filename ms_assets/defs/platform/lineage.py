@@ -1,7 +1,7 @@
-"""What an artefact was made from: its inputs' versions, as the event log has them, and the trainings behind it.
+"""Lineage of artefacts, from the event log: versions of their inputs, and the trainings behind them.
 
-A data version is the sha256 of an artefact's content, so that what was made again with the same content makes nothing
-after it stale; of a source file that is only linked, it is what its source knows of it (`raw/resources.py`).
+A data version is the SHA-256 of an artefact's content, so that an artefact made again with equal content makes nothing
+after it stale; for a source file that is only linked, it is the source's `SourceFile.content` (`raw/source.py`).
 """
 
 from collections.abc import Mapping
@@ -12,26 +12,26 @@ from typing import Any
 import dagster as dg
 
 INPUTS, ORIGINS, MLFLOW_RUN = "inputs", "origins", "mlflow_run"
-"""Metadata of a materialisation: what it was made from; the versions of that and of all that lies before it; and the
-page of the training behind it, where there is one."""
+"""Metadata of a materialisation: its inputs; the versions of these and of all artefacts before them; and the page of
+the training behind it, if there is one."""
 DATA_VERSION_TAG = "dagster/data_version"
 
 
 @dataclass(frozen=True)
 class Made:
-    """One materialisation of an asset for a scale."""
+    """Materialisation of an asset for a scale."""
 
     data_version: str
     run_id: str
     at: datetime
     metadata: Mapping[str, Any]
-    """Plain values by name."""
+    """Metadata as plain values, by name."""
 
 
 def history(
     instance: dg.DagsterInstance, key: dg.AssetKey, scale: str, limit: int = 1, before: float | None = None
 ) -> list[Made]:
-    """An asset's materialisations for a scale, the latest first; before: POSIX seconds."""
+    """Materialisations of an asset for a scale, the latest first; before: POSIX seconds."""
     wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[scale], before_timestamp=before)
     made = []
     for record in instance.fetch_materializations(wanted, limit=limit).records:
@@ -44,7 +44,7 @@ def history(
 
 
 def inputs_of(context: dg.OutputContext | dg.AssetExecutionContext) -> dict[str, Made]:
-    """What there was of an asset's inputs when its step began, by asset key: another run may replace them meanwhile."""
+    """Materialisations of an asset's inputs when its step began, by key, because another run may replace them later."""
     if isinstance(context, dg.OutputContext):
         step, deps = context.step_context, context.asset_spec.deps
     else:
@@ -59,7 +59,7 @@ def inputs_of(context: dg.OutputContext | dg.AssetExecutionContext) -> dict[str,
 
 
 def described(inputs: Mapping[str, Made], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata that names an artefact's inputs and the trainings behind them, beside what its asset has given."""
+    """Metadata of an artefact's inputs and the trainings behind them; given: metadata that its asset has set."""
     origins: dict[str, set[str]] = {}
     for key, made in inputs.items():
         for origin, versions in {**made.metadata.get(ORIGINS, {}), key: [made.data_version]}.items():

@@ -1,4 +1,4 @@
-"""What any run is lent: the environment's settings, a DuckDB connection, the MLflow store, the device.
+"""Resources of runs: settings from the environment, a DuckDB connection, the source of the data, the MLflow store.
 
 Nothing else in the package reads the environment.
 """
@@ -35,16 +35,16 @@ def _silence_teardown() -> None:
 
 atexit.register(_silence_teardown)
 
-# Tensors of hundreds of megabytes come and go with every step of training; in pages of 2 MiB the system hands them
-# out so much sooner that a step takes 3.4 s instead of 5.8. Linux only; torch looks for it when it first allocates.
+# Every training step allocates and frees tensors of hundreds of megabytes; in pages of 2 MiB the system allocates them
+# so much faster that a step takes 3.4 s instead of 5.8. Linux only; torch reads this when it first allocates.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-# MLflow draws a bar for every small file of its store that a run reads.
+# MLflow draws a progress bar for every small file that a run reads from its store.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Where things come from and go to; every variable is optional."""
+    """Environment variables: sources, destinations and limits; every variable is optional."""
 
     home: Path
     """MS_ASSETS_HOME: everything generated; `var` in the working directory by default."""
@@ -55,26 +55,26 @@ class Environment:
     tracking_uri: str
     """MLFLOW_TRACKING_URI: SQLite under the home by default."""
     layout: str = "flat"
-    """MS_ASSETS_LAYOUT: which of the published layouts interactions come from, `flat` or `sequential`."""
+    """MS_ASSETS_LAYOUT: published layout of the interaction files, `flat` or `sequential`."""
     memory: str = "1GiB"
-    """MS_ASSETS_MEMORY: what the steps that make tables may hold, beside about half a GiB of the process itself."""
+    """MS_ASSETS_MEMORY: memory limit of steps that make tables, beside about half a GiB of the process itself."""
     retrain_cron: str = "0 3 * * 1"
-    """MS_ASSETS_RETRAIN_CRON: when the retraining schedules tick, in cron's five fields."""
+    """MS_ASSETS_RETRAIN_CRON: time of the retraining schedules, in cron's five fields."""
     retrain_timezone: str = "UTC"
-    """MS_ASSETS_RETRAIN_TIMEZONE: the time zone of that, by its name in the IANA database."""
+    """MS_ASSETS_RETRAIN_TIMEZONE: time zone of these schedules, by its name in the IANA database."""
 
     @classmethod
     def read(cls) -> Self:
-        """Read the process's environment.
+        """Read the environment of the process.
 
         Raises:
-            ValueError: the home's name cannot be part of a database's address.
+            ValueError: the path of the home cannot be part of a database address.
         """
         home = Path(os.environ.get("MS_ASSETS_HOME") or "var").absolute()
         if {"?", "%"} & set(str(home)):
             raise ValueError(
-                f"MS_ASSETS_HOME: found {str(home)!r}, expected a path without ? and %, which SQLite's "
-                "addresses read as something else"
+                f"MS_ASSETS_HOME: found {str(home)!r}, expected a path without ? and %, which have a meaning of their "
+                "own in SQLite's addresses"
             )
         return cls(
             home=home,
@@ -89,12 +89,12 @@ class Environment:
 
     @property
     def data(self) -> Path:
-        """The folder of all artefacts."""
+        """Folder of all artefacts."""
         return self.home / "data"
 
 
 class DuckDB(dg.ConfigurableResource):
-    """One DuckDB connection per process, so that relations of different assets can be joined."""
+    """DuckDB connection, one per process, so that relations of different assets can be joined."""
 
     temp_directory: str
     memory: str = Environment.memory
@@ -102,12 +102,12 @@ class DuckDB(dg.ConfigurableResource):
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The process's connection; it spills to `temp_directory` beyond its memory."""
+        """Connection of the process; it spills to `temp_directory` beyond its memory limit."""
         return _connect(self.temp_directory, self._bytes, self.threads)
 
     @property
     def rows(self) -> int:
-        """How many rows of a table to hold at a time where whole tables are not held."""
+        """Number of rows of a table to hold at a time where whole tables are not held."""
         return self._bytes // BYTES_PER_ROW
 
     @property
@@ -125,16 +125,16 @@ class DuckDB(dg.ConfigurableResource):
 
 SMALLEST_MEMORY = 256 << 20
 BYTES_PER_ROW = 1024
-"""An event and everything that is computed of it at a time, with room to spare."""
+"""Bytes for an event and everything that is computed from it at a time, with room to spare."""
 
 
 TUNING = {
-    # Files that are read again are in the system's cache already; a second one would only take memory.
+    # Files that are read again are in the system's cache already; a second cache would only take memory.
     "enable_external_file_cache": False,
-    # Written by threads of its own, a table whose query fails half way may never come back to say so (DuckDB 2.0).
+    # With asynchronous writing, a query that fails half way may hang instead of raising its error (DuckDB 2.0).
     "async_threads": 0,
 }
-"""Settings of DuckDB that came with one version of it and may go with another, which then does without."""
+"""Settings that some versions of DuckDB do not have; they are set only if the version knows them."""
 
 
 @lru_cache
@@ -154,11 +154,11 @@ def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.Du
 
 
 HUB_RETRIES = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""About one, three and seven minutes: a download has waited for minutes itself before it gives up."""
+"""Retries after about one, three and seven minutes; a download itself has waited for minutes before it gives up."""
 
 
 class YambdaSource(dg.ConfigurableResource):
-    """Where raw tables come from: `raw.source.Source`, with its settings shown in the UI."""
+    """Source of the raw tables: `raw.source.Source`, with its settings shown in the UI."""
 
     location: str
     revision: str
@@ -167,16 +167,16 @@ class YambdaSource(dg.ConfigurableResource):
 
     @property
     def source(self) -> Source:
-        """The reader of the files."""
+        """Reader of the source files."""
         return Source(self.location, self.revision, self.layout, Path(self.source_home))
 
     def fetch_for(self, context: dg.AssetExecutionContext, table: SourceTable) -> SourceFile:
-        """Fetch the table's file for a step, which is tried again later if the hub is away."""
+        """Fetch the table's file for a step; the step is retried later if the hub is unreachable."""
         from ms_assets.raw.transfer import HubError
 
         try:
             return self.source.fetch(table, context.partition_key)
-        except HubError as error:  # no other error would pass
+        except HubError as error:  # no other error can pass by itself
             if not error.may_pass or context.retry_number == HUB_RETRIES.max_retries:
                 raise
             wait = HUB_RETRIES.calculate_delay(context.retry_number + 1)
@@ -184,23 +184,23 @@ class YambdaSource(dg.ConfigurableResource):
 
 
 class StudyStorage(dg.ConfigurableResource):
-    """Optuna's trials, an SQLite file per scale, which several processes may share."""
+    """Storage of Optuna's trials, an SQLite file per scale, which several processes may share."""
 
     folder: str
 
     def url(self, scale: str) -> str:
-        """Where Optuna and its dashboard find the studies of a scale."""
+        """Storage URL of a scale's studies, for Optuna and its dashboard."""
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{folder / scale}.db"
 
 
 DAGSTER_UI = "http://127.0.0.1:3000"
-"""Where `make ui` serves."""
+"""Address at which `make ui` serves."""
 
 
 class MLflow(dg.ConfigurableResource):
-    """The MLflow tracking store; one run there for each training."""
+    """MLflow tracking store, with one run for each training."""
 
     tracking_uri: str
     artifact_location: str
@@ -208,9 +208,9 @@ class MLflow(dg.ConfigurableResource):
 
     @contextmanager
     def run(self, context: dg.AssetExecutionContext, run_id: str | None = None) -> Iterator[MLflowRun]:
-        """Open an MLflow run tied by tags to the Dagster run; it ends as FAILED when the body raises.
+        """Open an MLflow run with tags that name the Dagster run; it ends as FAILED if the body raises.
 
-        run_id: the run of a training that was cut off, to go on with if the store still has it.
+        run_id: run of an interrupted training, which is resumed if the store still has it.
         """
         import mlflow
 
@@ -229,21 +229,21 @@ class MLflow(dg.ConfigurableResource):
             yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
 
     def registry(self, scale: str) -> Registry:
-        """The registered models of a scale."""
+        """Registry of a scale's models."""
         return self.registered(f"{self.experiment}-{scale}")
 
     def registered(self, name: str) -> Registry:
-        """The versions of a registered model."""
+        """Registry of a registered model by its name."""
         self._open()
         return Registry(name, self.tracking_uri)
 
     def known_run(self, run_id: str) -> str | None:
-        """The id, if the store has such a run."""
+        """Return the id if the store has the run, otherwise None."""
         self._open()
         return _known(run_id)
 
     def version_url(self, registry: Registry, number: int) -> str:
-        """The page of a registered model's version."""
+        """Page of a registered model's version in MLflow."""
         return f"{self._server}/#/models/{registry.name}/versions/{number}"
 
     def _open(self) -> None:
@@ -267,7 +267,7 @@ class MLflow(dg.ConfigurableResource):
 
 
 def _end_lost(instance: dg.DagsterInstance) -> None:
-    """End what a killed process left open: MLflow runs whose Dagster run is over."""
+    """End MLflow runs that a killed process left open, whose Dagster run is over."""
     import mlflow
 
     for run in mlflow.search_runs(filter_string="attributes.status = 'RUNNING'", output_format="list"):
@@ -277,7 +277,7 @@ def _end_lost(instance: dg.DagsterInstance) -> None:
 
 
 def _known(run_id: str | None) -> str | None:
-    """The id, if the tracking store has such a run."""
+    """Return the id if the tracking store has the run, otherwise None."""
     import mlflow
 
     try:

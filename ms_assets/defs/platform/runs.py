@@ -1,8 +1,8 @@
-"""Runs under way: which of them are alive, whose turn a scale is, and what is left of those that were killed.
+"""Liveness of runs and locks of scales and pools, and clean-up after killed runs.
 
-All of it rests on locks of files, which the system itself releases when a process ends, be it by `kill -9`. Every
-process of a run shares the lock of one file, and as long as that is held the run is alive. One run at a time holds
-the lock of a scale.
+Both use file locks, which the system itself releases when a process ends, even by `kill -9`. Every process of a run
+shares the lock of one file, and the run is alive as long as that lock is held. One run at a time holds the lock of a
+scale.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_START = 180
-"""What a run may take from leaving the queue to its first step; Dagster's run monitoring grants as much."""
+"""Seconds that a run may take from leaving the queue to its first step; Dagster's run monitoring allows the same."""
 UNDER_WAY = [getattr(dg.DagsterRunStatus, name) for name in ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
 
 _kept_open: list[IO[str]] = []
@@ -27,20 +27,20 @@ _kept_open: list[IO[str]] = []
 
 
 def life_of(instance: dg.DagsterInstance, run_id: str) -> Path:
-    """The file that the processes of a run have locked."""
+    """File that all processes of a run have locked, which shows that the run is alive."""
     return Path(instance.storage_directory()).absolute() / "alive" / run_id
 
 
 def begin(life: Path) -> None:
-    """Have the run live as long as this process, and every other one that joins it."""
+    """Mark a run as alive for as long as this process, or another one that joins it, lives."""
     life.parent.mkdir(parents=True, exist_ok=True)
-    unborn = life.parents[1] / f".{life.name}"  # in its place only once it is locked, or it would count as dead
+    unborn = life.parents[1] / f".{life.name}"  # moved into place once it is locked, or the run would count as dead
     _keep(unborn.open("w"))
     unborn.rename(life)
 
 
 def join(life: Path) -> None:
-    """Have a run that has begun live as long as this process."""
+    """Keep a run that has begun alive for as long as this process lives."""
     if life.exists():
         _keep(life.open())
 
@@ -52,10 +52,10 @@ def _keep(file: IO[str]) -> None:
 
 @contextmanager
 def turn(lock: Path, life: Path) -> Iterator[Iterator[str]]:
-    """A run's turn with what is locked, until the end of the block.
+    """Hold a lock for a run until the end of the block.
 
-    The block has to exhaust the iterator that it is given: while other runs have the turn it tells which, twice a
-    second. A run that was killed has it until the last process of its steps is gone.
+    The block has to exhaust the iterator that it is given, which waits and yields the id of the run that holds the
+    lock, twice a second. A killed run holds it until the last process of its steps has ended.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
@@ -77,7 +77,7 @@ def _those_before(file: IO[str], life: Path) -> Iterator[str]:
 
 
 def _holder(file: IO[str]) -> Path | None:
-    """The run that has the turn; none when this process has the lock and nobody is left of who had it before."""
+    """Run that holds the lock; None if this process has just taken it and no process of the former holder is left."""
     free, named = _locked(file), _named(file)
     return named if not free or _is_held(named) else None
 
@@ -106,8 +106,8 @@ def _is_held(path: Path) -> bool:
 def mark_lost(instance: dg.DagsterInstance) -> None:
     """Mark runs whose processes have died as failed.
 
-    Under `dg dev` the server that started a run notices when it dies. Nobody does when a run from the command line
-    was killed, or everything at once.
+    Under `dg dev` the server that started a run notices its death. No one notices when a run from the command line is
+    killed, or the server with its runs.
     """
     for life in life_of(instance, "").glob("*"):
         if not _is_held(life):

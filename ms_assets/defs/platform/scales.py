@@ -1,6 +1,6 @@
-"""The four sizes of the data, every default that differs between them, and how assets learn their settings."""
+"""Scales, the four sizes of the data: partitions, settings whose defaults differ, and run config of assets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from types import UnionType
@@ -26,19 +26,19 @@ from ms_assets.settings import (
 
 SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
 PARTITION_TAG = "dagster/partition"
-"""Where a run says its scale."""
+"""Tag of a run that names its scale."""
 OWNERS = ["team:recommendations"]
 OPTIONAL = "optional"
 """Metadata of an input: None is given instead of an error when its partition has not been materialised."""
 FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
-"""What is retrained weekly is old a day after it was missed once, and too old a day after it was missed twice."""
+"""Freshness of assets that are retrained weekly: a warning a day after one missed run, a failure a day after two."""
 
 SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
     # The sample has about 300 events a user where Yambda has about 4,800.
     "sample": {
         UserSettings: {"min_events": 40, "max_events": 2_000},
-        # Few events for many songs: of a single song the little that is known is its artist and its audio, and a
-        # vector of its own only remembers who heard it (docs/design.md, "Decisions").
+        # Few events for many songs: little is known of a song but its artist and its audio, and a residual vector
+        # would only memorise who heard it (docs/design.md, "Decisions").
         TrainingSettings: {
             "embedding_dim": 128,
             "song_residual": False,
@@ -48,9 +48,9 @@ SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
         },
     },
     "50m": {},
-    # What grows with the data is kept in hand by arithmetic (docs/design.md, "Scales"): large batches, for every step
-    # propagates over the whole graph; fewer epochs, for each has more steps; and bf16, which halves what a sparse
-    # product reads on a card.
+    # Costs that grow with the data are limited (docs/design.md, "Scales"): by large batches, because every step
+    # propagates over the whole graph; by fewer epochs, because each has more steps; and by bf16, which halves the bytes
+    # that a sparse product reads on a GPU.
     "500m": {TrainingSettings: {"batch_size": 1_048_576, "precision": "bf16", "epochs": 8}},
     "5b": {TrainingSettings: {"batch_size": 2_097_152, "precision": "bf16", "epochs": 4}},
 }
@@ -65,11 +65,11 @@ CONFIGURED_OPS: dict[str, type[Settings]] = {
     "splits__songs": SongSettings,
     "split_events": SplitSettings,
 }
-"""The ops that take run config, and the settings each of them takes."""
+"""Settings of each op that takes run config."""
 
 
-def room(name: str) -> partial:
-    """`dg.asset` for one room: its key prefix, its group, and the scales as partitions."""
+def room(name: str) -> Callable[..., Callable[[Callable[..., Any]], dg.AssetsDefinition]]:
+    """Asset decorator for one room: `dg.asset` with its key prefix and group, and the scales as partitions."""
     return partial(dg.asset, key_prefix=name, group_name=name, partitions_def=SCALES, owners=OWNERS)
 
 
@@ -92,18 +92,18 @@ def outputs(room: str, described: Mapping[str, str], words: Mapping[str, str], *
 
 
 def config_schema(model: type[Settings]) -> dict[str, dg.Field]:
-    """A run config in which every field is optional: what is not given is the scale's default."""
+    """Config schema of settings in which every field is optional; the scale's default replaces a missing one."""
     return {name: _config_field(model, name, field) for name, field in model.model_fields.items()}
 
 
 def settings_of(context: dg.AssetExecutionContext, model: type[S], found: Mapping[str, Any] | None = None) -> S:
-    """The settings of this run's scale, overridden by what was found, and that by what the run config gives."""
+    """Settings of a step: the scale's defaults, overridden by `found`, overridden by the run config."""
     given = _without_nulls(context.op_execution_context.op_config or {})
     return scale_settings(model, context.partition_key, {**(found or {}), **given})
 
 
 def scale_settings(model: type[S], scale: str, given: Mapping[str, Any]) -> S:
-    """A scale's settings, overridden by the given ones."""
+    """Settings of a scale: its defaults, overridden by the given values."""
     return validated(model, {**SCALE_DEFAULTS[scale].get(model, {}), **given})
 
 
@@ -111,7 +111,7 @@ def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
     """Check the settings of every op that a run configures.
 
     Raises:
-        ValueError: naming the op, the setting, what was found and what was expected.
+        ValueError: names the op, the setting, what was found and what was expected.
     """
     for op, given in run_config.get("ops", {}).items():
         config = given.get("config")

@@ -1,4 +1,4 @@
-"""The columns of tables: declared in each room's `columns.toml`, described as they are found, and compared."""
+"""Column schemas of tables: declared with each asset, read from stored tables, and compared."""
 
 import re
 import tomllib
@@ -46,7 +46,7 @@ def columns(table: str, /, **words: str) -> dict[str, Any]:
 
 
 def as_metadata(described: Written) -> dict[str, Any]:
-    """Metadata of columns by name, in order: type, description and sources of each."""
+    """Source columns `table.name` for some columns of one table."""
     columns = [dg.TableColumn(name, type_, description=text) for name, (type_, text, *_) in described.items()]
     lineage = {name: [_dependency(source) for source in dict.fromkeys(of)] for name, (_, _, *of) in described.items()}
     made = {name: sources for name, sources in lineage.items() if sources}
@@ -90,20 +90,20 @@ def _each(written: str) -> list[str]:
 
 
 def declared(metadata: Mapping[str, Any] | None) -> Sequence[dg.TableColumn]:
-    """The columns that an asset's metadata declares."""
+    """Columns that an asset's metadata declares."""
     schema = (metadata or {})[SCHEMA]
     return getattr(schema, "schema", schema).columns
 
 
 def described(table: Relation, wanted: Sequence[dg.TableColumn]) -> dg.TableSchema:
-    """A table's columns and types, with the descriptions that were declared for them."""
+    """Schema of a stored table: its columns and types, with the declared descriptions."""
     texts = {column.name: column.description for column in wanted}
     types = zip(table.columns, table.types, strict=True)
     return dg.TableSchema([dg.TableColumn(name, str(type_), texts.get(name)) for name, type_ in types])
 
 
 def difference(found: Sequence[dg.TableColumn], wanted: Sequence[dg.TableColumn]) -> str | None:
-    """What sets a table's columns apart from the declared ones, in words; None when nothing does."""
+    """Difference between a table's columns and the declared ones, in words; None if there is none."""
     expected = [(column.name, column.type) for column in wanted]
     # A list of fixed size is declared as a list.
     present = [(column.name, re.sub(r"\[\d+\]", "[]", column.type)) for column in found]

@@ -1,4 +1,4 @@
-"""Room 1: Yambda as published, linked into place, and what is in it."""
+"""Assets of room 1, raw: Yambda's published tables, linked into place, and reports on their content."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,10 @@ asset = room("raw")
 
 
 def source_asset(table: SourceTable) -> dg.AssetsDefinition:
-    """An asset that puts one published file into place once it has passed its checks.
+    """Asset for one published table, whose file is put into place once it has passed its checks.
 
-    The file is linked. It is written anew only when it has to be turned into something else: a sequential file into
-    rows, events that are not sorted into the order of users and time, which all that follows relies on, and a table
-    with rows of no use into one without.
+    The file is linked. It is written again only if it has to be converted: a sequential file is flattened into rows,
+    unsorted events are sorted by user and time, which everything after relies on, and unusable rows are removed.
     """
     key = dg.AssetKey(["raw", table.name])
     specs = [dg.AssetCheckSpec(checks.FINITE, asset=key, description=checks.FINITE_TEXT)] if table.usable else []
@@ -59,11 +58,11 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
                 context.log.warning(f"{file.path}: not sorted by uid and time; writing a sorted copy")
                 value = layouts.in_order(rows)
             if n_unusable:
-                context.log.warning(f"{file.path}: {n_unusable:,} rows of no use; writing a copy without them")
+                context.log.warning(f"{file.path}: {n_unusable:,} unusable rows; writing a copy without them")
                 value = rows.filter(f"{table.usable}").project("* EXCLUDE file_row_number")
             yield dg.MaterializeResult(
                 value=value,
-                # What is written anew gets the version of what it then holds.
+                # A file that is written again gets a version by its new content.
                 data_version=dg.DataVersion(file.content) if value is file.path else None,
                 check_results=[checks.audio_vectors_are_finite(len(rows), n_unusable)] if table.usable else [],
                 metadata={
@@ -82,7 +81,7 @@ published_tables = [source_asset(table) for table in TABLES.values()]
 
 
 REQUESTED = assets_of("raw", *ON_REQUEST, optional=True)
-"""What is fetched on request only is reported once it is there."""
+"""Inputs for tables by name; tables that are fetched on request are optional."""
 EVERY_COLUMN = ",".join(f"raw/{table.name}.{column.name}" for table in TABLES.values() for column in table.columns)
 
 
@@ -93,9 +92,9 @@ EVERY_COLUMN = ",".join(f"raw/{table.name}.{column.name}" for table in TABLES.va
     metadata=columns("raw/column_report", every_column=EVERY_COLUMN),
 )
 def column_report(**tables: Relation | None) -> dg.MaterializeResult:
-    """Every column of every raw file that is here: its type, the file's rows, and a first value.
+    """One row per column of every raw file that is here: its type, the file's number of rows, and a first value.
 
-    To see what there is before any of it is used.
+    Shows the data before any of it is used.
     """
     report = reports.column_report(_present(tables))
     return dg.MaterializeResult(value=report, metadata={"report": shown.table(report)})
@@ -108,14 +107,14 @@ def column_report(**tables: Relation | None) -> dg.MaterializeResult:
     metadata=columns("raw/statistics_report", interactions=",".join(("multi_event", *ON_REQUEST))),
 )
 def statistics_report(**tables: Relation | None) -> dg.MaterializeResult:
-    """Events, users and songs of every interaction file that is here, and how events spread over them.
+    """One row per interaction file that is here: its events, users and songs, and the spread of events over them.
 
-    To compare with the figures that Yambda's authors published.
+    Comparable with the figures that Yambda's authors published.
     """
     report = reports.interaction_statistics(_present(tables))
     return dg.MaterializeResult(value=report, metadata={"report": shown.table(report)})
 
 
 def _present(tables: dict[str, Relation | None]) -> dict[str, Relation]:
-    """The tables that are here, in the order in which they are published."""
+    """Tables that are here, in the order of publication."""
     return {name: table for name in TABLES if (table := tables.get(name)) is not None}

@@ -1,4 +1,4 @@
-"""What must hold of the raw tables, beyond what every file passes on arrival (`schema.verify`)."""
+"""Checks of the raw tables, beyond those that every file passes on arrival (`schema.verify`)."""
 
 import dagster as dg
 
@@ -8,11 +8,11 @@ from ms_assets.raw import published
 from ms_assets.streams import Relation
 
 FINITE = "audio_vectors_are_finite"
-FINITE_TEXT = "Audio vectors with a NaN or an infinite number count as missing, and their songs as songs without audio."
+FINITE_TEXT = "Audio vectors are finite; those with a NaN or an infinite number count as missing."
 
 
 def audio_vectors_are_finite(n_rows: int, n_unusable: int) -> dg.AssetCheckResult:
-    """What `raw/embeddings` itself says of the source file, which it has read anyway."""
+    """Result of the check, which `raw/embeddings` yields itself, because it has read the source file anyway."""
     return dg.AssetCheckResult(
         check_name=FINITE,
         passed=not n_unusable,
@@ -23,7 +23,7 @@ def audio_vectors_are_finite(n_rows: int, n_unusable: int) -> dg.AssetCheckResul
 
 @dg.asset_check(asset=["raw", "multi_event"])
 def events_have_a_time_and_a_type(multi_event: Relation) -> dg.AssetCheckResult:
-    """Nulls are published, but an event without a time has no place in a user's history, one without a type no use."""
+    """Events have a time and a type: without a time they have no place in a history, without a type no use."""
     n_events, n_timeless, n_typeless = multi_event.aggregate(
         "count(*), count(*) FILTER (timestamp IS NULL), count(*) FILTER (event_type IS NULL)"
     ).fetchall()[0]
@@ -36,7 +36,7 @@ def events_have_a_time_and_a_type(multi_event: Relation) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=["raw", "multi_event"])
 def every_event_type_occurs(multi_event: Relation) -> dg.AssetCheckResult:
-    """Data without, say, dislikes is usable, but its dislike metrics say nothing."""
+    """Every event type occurs: data without, for example, dislikes is usable, but its dislike metrics are empty."""
     counts = dict(multi_event.aggregate("event_type::VARCHAR, count(*)").fetchall())
     missing = [kind for kind in EVENT_TYPES if not counts.get(kind)]
     return dg.AssetCheckResult(
@@ -50,7 +50,7 @@ def every_event_type_occurs(multi_event: Relation) -> dg.AssetCheckResult:
 def statistics_are_the_published_ones(
     context: dg.AssetCheckExecutionContext, statistics_report: Relation
 ) -> dg.AssetCheckResult:
-    """The real scales hold what their authors say; own data in their place is usable, but no longer Yambda."""
+    """Statistics of the real scales are those published; other data in their place is usable, but not Yambda."""
     rows = [dict(zip(statistics_report.columns, row, strict=True)) for row in statistics_report.fetchall()]
     scale = context.run.tags.get(PARTITION_TAG, "")
     differing, n_equal = published.differences(scale, rows)

@@ -1,4 +1,4 @@
-"""Room 5: the Faiss index, and every recommender's hundred best songs for every user."""
+"""Assets of room 5, retrieval: the Faiss index, every recommender's top 100 for every user, and the served model."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -47,9 +47,9 @@ def cold_songs(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     user_embeddings: Relation, song_embeddings: Relation,
 ) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
-    """One row per song without a train event: where it lies among the trained ones, neither buried nor flooding.
+    """One row per song without a train event: its vector among the trained songs, neither buried nor flooding lists.
 
-    New songs have no listeners to learn from: their audio, artists and albums say where they belong.
+    Cold songs have no listeners to learn from, so their vectors come from audio, artists and albums.
     """
     dataset = Dataset.of(users, songs, train, ground_truth)
     artists = Ragged.from_column(songs.order("song_id").to_arrow_table(), "artist_ids")
@@ -82,9 +82,9 @@ def song_index(
     context: dg.AssetExecutionContext, songs: Relation, lightgcn: Any,
     user_embeddings: Relation, song_embeddings: Relation, cold_songs: Relation,
 ) -> dg.MaterializeResult[IndexOfOrigin]:  # fmt: skip
-    """A Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids.
+    """Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids.
 
-    What finds the nearest of millions of songs in milliseconds; how many it misses against an exact search is checked.
+    It finds the nearest of millions of songs in milliseconds; a check compares its results with exact search.
     """
     settings = settings_of(context, IndexSettings)
     vectors = cold_start.indexed_vectors(song_embeddings, cold_songs)
@@ -119,9 +119,9 @@ def _tuned(
     dataset: Dataset, grid: Sequence[Setting], make: Callable[..., Recommender],
     by_drawn_users: Callable[[Dataset], Callable[..., Recommender]] | None = None, views: Sequence[str] = VIEWS,
 ) -> Recommended:  # fmt: skip
-    """Choose a setting on validation.
+    """Recommend by the recommender whose setting is best on validation.
 
-    by_drawn_users: makes trials from the events of the drawn users alone, where a fit to all would take too long.
+    by_drawn_users: fits trials to the events of the drawn users alone, where a fit to all would take too long.
     """
     started = time.monotonic()
     tuner = Tuner.of(dataset)
@@ -135,26 +135,28 @@ def _tuned(
         **tuned.setting,
         chosen_by=f"NDCG@{TUNING_K} of {len(tuner.users)} validation users in {' and '.join(views)}"
         if tuned.trials
-        else "default, for nobody validates",
+        else "default, because there are no validation users",
         tuning=shown.table(trials),
         tuning_seconds=round(time.monotonic() - started, 3),
     )
 
 
 def _fitted(method: type[Recommender]) -> Callable[[Dataset], Callable[..., Recommender]]:
-    """Make the method by settings and fit it to a dataset."""
+    """Function that takes a dataset, then settings, and fits the method with them."""
     return lambda dataset: lambda **settings: method(**settings).fit(dataset)
 
 
 def method(*sources: str) -> dict[str, Any]:
-    """What the assets of all recommenders have in common; sources: of scores, as `columns.toml` writes sources."""
+    """Arguments that the assets of all recommenders share; sources: the columns that scores are made of."""
     return {"code_version": "2", "metadata": columns("retrieval/recommendations", scores=",".join(sources))}
 
 
 def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
-    """The Faiss index, unless it was built from something else than expected."""
+    """Faiss index of `song_index`; an error if it was built from data other than expected."""
     if stale := indexing.differences(song_index.origin, expected):
-        raise ValueError(f"retrieval/song_index is of other data: {'; '.join(stale)}. Materialise it anew")
+        raise ValueError(
+            f"retrieval/song_index was built from different data: {'; '.join(stale)}. Materialise it again"
+        )
     return song_index.index
 
 
@@ -167,9 +169,9 @@ def _searchable(song_index: IndexOfOrigin, dataset: Dataset, user_vectors: NDArr
 def lightgcn(
     users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, user_embeddings: Relation
 ) -> Recommended:
-    """LightGCN: the songs whose embeddings lie nearest to the user's, found in the index.
+    """LightGCN's top 100 for every user: the songs whose embeddings lie nearest to the user's, found in the index.
 
-    A hundred songs for every user; the lists that the baselines are compared with.
+    The baselines are compared with these lists.
     """
     dataset, vectors = Dataset.of(users, songs, train), embeddings(user_embeddings, "user_id")
     index = _searchable(song_index, dataset, vectors)
@@ -181,9 +183,9 @@ def lightgcn_replay(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     song_index: IndexOfOrigin, user_embeddings: Relation, song_embeddings: Relation,
 ) -> Recommended:  # fmt: skip
-    """LightGCN with the user's own songs raised by how often they were played, as much as serves view `all` best.
+    """LightGCN with the scores of the user's own songs raised by their plays, by the weight best for view `all`.
 
-    For who also wants to hear what they know already, which is most of listening.
+    It serves users who also want songs that they know already, which are most of what they listen to.
     """
     dataset = Dataset.of(users, songs, train, ground_truth)
     vectors, trained = embeddings(user_embeddings, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
@@ -198,35 +200,35 @@ def lightgcn_replay(
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method("splits/train.song_id"))
 def popular(users: Relation, songs: Relation, train: Relation) -> Recommended:
-    """Baseline: the songs with the most positive train events, the same for everybody."""
+    """Baseline: the songs with the most positive train events, the same for all users."""
     dataset = Dataset.of(users, songs, train)
     return _recommended(dataset, lambda: Popular().fit(dataset))
 
 
 @asset(kinds={"duckdb"}, ins=TUNED, **method("splits/train.song_id", "splits/train.timestamp", "validated"))
 def decayed_popularity(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
-    """Baseline: popularity of late, each train event counting half as much for every half-life of its age."""
+    """Baseline: recent popularity, where a train event's weight is halved for every half-life of its age."""
     dataset = Dataset.of(users, songs, train, ground_truth)
     return _tuned(dataset, baselines.HALF_LIVES, _fitted(DecayedPopular)(dataset))
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method())
 def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
-    """Baseline: songs drawn at random from the catalogue, which shows what chance alone reaches."""
+    """Baseline: songs drawn at random from the catalogue, to show what chance alone achieves."""
     dataset = Dataset.of(users, songs, train)
     return _recommended(dataset, lambda: Random().fit(dataset))
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method("heard", "splits/train.timestamp"))
 def replay(users: Relation, songs: Relation, train: Relation) -> Recommended:
-    """Baseline: the user's own most played songs, the latest played of equals first; in `discovery` there are none."""
+    """Baseline: the user's own most played songs, among equals the latest played first; `discovery` has none."""
     dataset = Dataset.of(users, songs, train)
     return _recommended(dataset, lambda: Replay().fit(dataset))
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
 def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
-    """Baseline: songs that the listeners of the user's songs share, by `implicit`; lists end with the neighbours."""
+    """Baseline: item-based nearest neighbours of the user's songs, by `implicit`; lists end with the neighbours."""
     dataset, fitted = Dataset.of(users, songs, train, ground_truth), _fitted(ItemKNN)
     return _tuned(dataset, implicit_models.ITEM_KNN_GRID, fitted(dataset), fitted)
 
@@ -240,7 +242,7 @@ def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relati
 
 @asset(kinds={"scikitlearn"}, ins=SPLITS, **method("heard"))
 def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -> Recommended:
-    """Baseline: truncated SVD, 64 factors, of who has heard what."""
+    """Baseline: truncated SVD, 64 factors, of the binary user × song matrix of positive train events."""
     dataset = Dataset.of(users, songs, train)
     return _recommended(dataset, lambda: SVD().fit(dataset))
 
@@ -251,7 +253,7 @@ def collaborative_filtering(users: Relation, songs: Relation, train: Relation) -
     **method("heard", "raw/embeddings.normalized_embed"),
 )
 def content_based(users: Relation, songs: Relation, train: Relation, bipartite_graph: Any) -> Recommended:
-    """Baseline: songs that sound like the mean of what the user has heard."""
+    """Baseline: songs that sound like the mean of the songs that the user has heard."""
     in_graph = bipartite_graph["song"]
     audio = in_graph.x.numpy(), in_graph.has_audio.numpy()
     dataset = replace(Dataset.of(users, songs, train), audio=audio)
@@ -270,9 +272,9 @@ def served_model(
     song_embeddings: Relation, cold_songs: Relation, song_index: IndexOfOrigin, decayed_popularity: Relation,
     mlflow: MLflow,
 ) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
-    """The training as a registered MLflow model that answers who asks for songs; whether it serves is decided later.
+    """Registered MLflow model that recommends songs on request, made from the training; `champion` decides its use.
 
-    What a service loads; `docs/operations.md` says how.
+    Services load it as `docs/operations.md` describes.
     """
     from ms_assets.retrieval import pyfunc_model
 

@@ -1,4 +1,4 @@
-"""What must hold of the index and of every table of recommendations."""
+"""Checks of the index, of cold songs, and of every table of recommendations."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def index_finds_the_nearest_songs(
     song_index: IndexOfOrigin, songs: Relation, lightgcn: Any,
     user_embeddings: Relation, song_embeddings: Relation, cold_songs: Relation,
 ) -> dg.AssetCheckResult:  # fmt: skip
-    """The stored index is of this training, split and id map, holds every song, and finds what exact search finds."""
+    """Index belongs to this training, split and id map, holds every song, and finds what exact search finds."""
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
     users = embeddings(user_embeddings, "user_id")
     vectors = indexed_vectors(song_embeddings, cold_songs)
@@ -41,14 +41,14 @@ def index_finds_the_nearest_songs(
     recall = recall_at(index, users[:RECALL_QUERIES], item_id[rows])
     return dg.AssetCheckResult(
         passed=bool(not other and index.ntotal == len(item_id) and recall >= TARGET_RECALL - 0.02),
-        description=f"the index is of other data: {'; '.join(other)}" if other else None,
+        description=f"the index was built from different data: {'; '.join(other)}" if other else None,
         metadata={"n_indexed": index.ntotal, "n_songs": len(item_id), "recall_at_100": recall, **song_index.origin},
     )
 
 
 @dg.asset_check(asset=["retrieval", "cold_songs"], additional_ins=assets_of("splits", "songs"), blocking=True)
 def cold_songs_are_all_placed(cold_songs: Relation, songs: Relation) -> dg.AssetCheckResult:
-    """Every song without a train event has a place among the trained ones: finite numbers, one length for all."""
+    """Cold songs, those without a train event, all have a vector: finite, and of one length."""
     expected = songs.filter("NOT in_graph").project("song_id").order("song_id").fetchall()
     found = cold_songs.project("song_id").fetchall()
     lengths = np.linalg.norm(vector_column(cold_songs.to_arrow_table(), "embedding"), axis=1)
@@ -90,7 +90,7 @@ PROBLEMS = {
         ) USING (view, user_id) WHERE coalesce(n, 0) < least({top_k}, n_candidates)
     """,
 }
-"""What a table of recommendations must not have: queries for view, user and rank."""
+"""Problems of a table of recommendations, each with a query for the view, user and rank where it occurs."""
 
 
 def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
@@ -103,8 +103,10 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
     def recommendations_are_complete(
         duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, recommended: Relation
     ) -> dg.AssetCheckResult:
-        """Known users have distinct known songs ranked from 1 without gaps, with scores, a hundred or as many as the
-        method has for them, none heard in `discovery`."""
+        """Recommendations are complete: known users, distinct known songs ranked from 1 without gaps, finite scores.
+
+        Lists have a hundred songs, or as many as the method has for the user; none is heard in `discovery`.
+        """
         con = duckdb.connection
         n_songs, n_known = len(songs), len(songs.filter("in_graph"))
         audience = con.sql(  # noqa: F841  (named in PROBLEMS)

@@ -1,4 +1,4 @@
-"""Room 2: users and songs with dense ids, events in three parts, graded ground truth, explicit negatives."""
+"""Assets of room 2, splits: users and songs with dense ids, events in three parts, ground truth, explicit negatives."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -22,11 +22,11 @@ from ms_assets.streams import Relation, TableStream, in_user_ranges
 asset = room("splits")
 
 WORDS = {"event_types": listed(EVENT_TYPES), "negatives": listed(NEGATIVES), "relevance": relevance.IN_WORDS}
-"""Of descriptions in `columns.toml`."""
+"""Source columns that decide the part of an event, and if it is positive."""
 
 
 @dg.multi_asset(
-    # The name of the op is where its setting is looked for.
+    # Run config is given under the name of the op.
     name="splits__songs",
     group_name="splits",
     partitions_def=SCALES,
@@ -48,7 +48,7 @@ def candidate_songs(
     context: dg.AssetExecutionContext, duckdb: DuckDB,
     multi_event: Relation, embeddings: Relation, artists: Relation, albums: Relation,
 ) -> dg.Output[Relation]:  # fmt: skip
-    """The catalogue before songs have dense ids."""
+    """Catalogue before songs have dense ids."""
     settings = settings_of(context, SongSettings)
     songs = catalogue.candidate_songs(
         duckdb.connection, multi_event, embeddings, artists, albums, settings.require_audio
@@ -66,9 +66,9 @@ def candidate_songs(
 def users(
     context: dg.AssetExecutionContext, duckdb: DuckDB, multi_event: Relation, candidate_songs: Relation
 ) -> dg.MaterializeResult[pa.Table]:
-    """One row per active user: neither too few events to learn from nor too many to be one person.
+    """One row per active user: neither too few events to learn from nor too many for one person.
 
-    Users have ids from 0 here, `user_id`, by which every later table knows them.
+    Users get dense ids from 0, `user_id`, which every later table uses.
     """
     settings = settings_of(context, UserSettings)
     active = catalogue.active_users(
@@ -108,9 +108,9 @@ def split_events(
     context: dg.AssetExecutionContext, duckdb: DuckDB, io_manager: dg.ResourceParam[TableIOManager],
     multi_event: Relation, users: Relation, candidate_songs: Relation,
 ) -> Iterator[dg.Output]:  # fmt: skip
-    """Divide every kept event by one protocol, and give songs their ids by what the train part holds.
+    """Divide every kept event by one protocol, and give songs their ids: those with a train event first.
 
-    Two passes: which songs trained is known, and with it every song's id, only when all events have been divided.
+    Two passes, because the songs with a train event, and so all ids, are known only once all events are divided.
     """
     settings, scale = settings_of(context, SplitSettings), context.partition_key
     uids = users.order("user_id").to_arrow_table()["uid"].to_numpy()
@@ -134,7 +134,7 @@ def split_events(
 
 
 def _refuse_another_division(draft: Path, key: dg.AssetKey, scale: str, io_manager: TableIOManager) -> None:
-    """Parts of two divisions would share events and disagree on song ids: all of them change, or none."""
+    """Refuse parts of two divisions, which would share events and disagree on song ids: all change, or none."""
     stored = io_manager.stored(key, scale)
     if stored is not None and parts.fingerprint(stored) != parts.fingerprint(io_manager.read(draft)):
         raise ValueError(
@@ -145,9 +145,9 @@ def _refuse_another_division(draft: Path, key: dg.AssetKey, scale: str, io_manag
 
 @asset(kinds={"duckdb"}, code_version="1", metadata=columns("splits/ground_truth", **WORDS))
 def ground_truth(duckdb: DuckDB, train: Relation, validation: Relation, test: Relation) -> TableStream:
-    """One row per split, user and song that they met there: how relevant the song proved to be.
+    """One row per held-out split, user and song with an event there: the song's relevance to the user.
 
-    What lists are measured by: validation to choose settings, test to judge.
+    Lists are measured by it: validation to choose settings, test for the leaderboard.
     """
     query = partial(relevance.ground_truth, duckdb.connection)
     return in_user_ranges(query, train, validation, test, rows=duckdb.rows)

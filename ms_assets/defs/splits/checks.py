@@ -1,4 +1,4 @@
-"""What must hold of the splits: dense ids, no event lost or taken twice, none of the future in the past."""
+"""Checks of the splits: dense ids, no event lost or duplicated, no future event in an earlier part."""
 
 from dataclasses import asdict
 
@@ -14,7 +14,7 @@ LOW_SHARE_OF_CANDIDATES = 0.5
 
 @dg.asset_check(asset=["splits", "candidate_songs"], additional_ins=assets_of("raw", "multi_event"), blocking=True)
 def events_name_candidate_songs(candidate_songs: Relation, multi_event: Relation) -> dg.AssetCheckResult:
-    """Events name candidate songs: none leaves nothing to recommend, few (as for want of audio) are worth a warning."""
+    """Events name candidate songs: an error if none does, a warning if few do (such as for missing audio)."""
     n_events, n_songs = multi_event.aggregate("count(*), approx_count_distinct(item_id)").fetchall()[0]
     n_candidates, n_named = candidate_songs.aggregate("count(*), coalesce(sum(n_events), 0)").fetchall()[0]
     share = int(n_named) / n_events if n_events else 0.0
@@ -96,7 +96,7 @@ def every_kept_event_is_in_one_part(
     duckdb: DuckDB, train: Relation, multi_event: Relation, users: Relation,
     songs: Relation | None, validation: Relation | None, test: Relation | None,
 ) -> dg.AssetCheckResult:  # fmt: skip
-    """The parts hold the positive events of active users with candidate songs, none lost and none twice.
+    """Parts hold the positive events of active users with candidate songs, none lost and none twice.
 
     Only a division by time may leave some out: those in its gaps, and those of users without a train part.
     """
@@ -110,7 +110,7 @@ def every_kept_event_is_in_one_part(
 def songs_count_the_plays_of_train_alone(
     duckdb: DuckDB, train: Relation, songs: Relation | None
 ) -> dg.AssetCheckResult:
-    """A song's n_train_plays are its listens in train and no later ones; it is in the graph if train names it."""
+    """Songs' n_train_plays are their listens in train and no later ones; songs are in the graph if train names them."""
     if songs is None:
         return dg.AssetCheckResult(passed=True, metadata={"waits_for": "splits/songs"})
     [(n_wrong,)] = duckdb.connection.sql("""
@@ -129,7 +129,7 @@ def songs_count_the_plays_of_train_alone(
 def ground_truth_speaks_of_the_events(
     duckdb: DuckDB, ground_truth: Relation, train: Relation, validation: Relation, test: Relation
 ) -> dg.AssetCheckResult:
-    """Every event of validation and test is counted once, and n_train_plays are the user's listens in train."""
+    """Ground truth counts every validation and test event once; n_train_plays are the user's listens in train."""
     found = audits.met_in_ground_truth(ground_truth)
     events = {"validation": audits.met_in_events(validation), "test": audits.met_in_events(test)}
     expected = {split: numbers for split, numbers in events.items() if numbers[0]}

@@ -1,4 +1,4 @@
-"""Room 4: LightGCN, from the graph to user and song embeddings."""
+"""Assets of room 4, training: LightGCN, its user and song embeddings, the hyper-parameter study, the ablation."""
 
 import json
 from collections.abc import Iterator
@@ -46,10 +46,10 @@ def lightgcn(
     context: dg.AssetExecutionContext, bipartite_graph: Any, mlflow: MLflow,
     model_files: dg.ResourceParam[ModelIOManager], io_manager: dg.ResourceParam[TableIOManager], **splits: Relation,
 ) -> dg.MaterializeResult:  # fmt: skip
-    """The best checkpoint of a LightGCN training, by validation NDCG, with its settings and its MLflow run.
+    """LightGCN model of the best epoch by validation NDCG, with its settings and its MLflow run.
 
-    LightGCN learns a vector for every user and song, such that users lie near what they listen to. Curves and pictures
-    are in the metadata and in MLflow; what was cut off goes on from its last checkpoint.
+    LightGCN learns a vector for every user and song, such that users lie near the songs that they listen to. Curves and
+    pictures are in the metadata and in MLflow; an interrupted training resumes from its last checkpoint.
     """
     from ms_assets.training import diagnostics, figures, inputs, memory, refit, trainer
     from ms_assets.training.checkpoints import Checkpoint
@@ -94,7 +94,7 @@ def lightgcn(
 
 
 def _training_settings(context: dg.AssetExecutionContext, tables: TableIOManager) -> TrainingSettings:
-    """The run's settings; on request those of the study's best trial, where the run config says nothing."""
+    """Settings of the run; with `use_study` those of the study's best trial, unless the run config sets them."""
     settings = settings_of(context, TrainingSettings)
     if not settings.use_study:
         return settings
@@ -131,7 +131,7 @@ def embeddings(
     context: dg.AssetExecutionContext, lightgcn: Any, bipartite_graph: Any, train: Relation, validation: Relation,
     duckdb: DuckDB,
 ) -> Iterator[dg.Output[pa.Table]]:  # fmt: skip
-    """Propagate the checkpoint's parameters over the graph once, and read off users and songs."""
+    """Compute user and song embeddings by one propagation of the trained parameters over the graph."""
     from ms_assets.training import refit
     from ms_assets.training.data import GraphTensors
 
@@ -173,9 +173,9 @@ def hyperparameter_study(
     context: dg.AssetExecutionContext, bipartite_graph: Any, negatives: Relation, ground_truth: Relation,
     mlflow: MLflow, study_storage: StudyStorage,
 ) -> dg.MaterializeResult:  # fmt: skip
-    """One row per trial of an Optuna study of the training's settings; it goes on where earlier runs left it.
+    """One row per trial of an Optuna study of the training's settings, which continues the trials of earlier runs.
 
-    Only on request, for whoever brings data of their own: `use_study` trains with what it found.
+    Only on request, for data other than Yambda: the setting `use_study` trains with the best trial's settings.
     """
     from ms_assets.training import experiments, inputs
     from ms_assets.training import study as studies
@@ -226,7 +226,7 @@ def ablation(
 ) -> dg.MaterializeResult:  # fmt: skip
     """One row per variant and seed: the training of `training/lightgcn` again with one part of the model changed.
 
-    Only on request: it says what audio, metadata, edge weights and the like are worth here.
+    Only on request: it measures what audio, metadata, edge weights and other parts are worth on this scale.
     """
     from ms_assets.training import ablation as ablations
     from ms_assets.training import experiments, inputs

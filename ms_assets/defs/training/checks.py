@@ -1,4 +1,4 @@
-"""What must hold of the embeddings."""
+"""Checks of the training and its embeddings."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ms_assets.vectors import effective_rank, embeddings
 
 COLLAPSED = 0.95
 FEWEST_DIMENSIONS = 0.05
-"""Share of the dimensions that embeddings have to use; the sample's use 30 to 40 % of 128."""
+"""Least share of the dimensions that embeddings should use; the sample's use 30 to 40 % of 128."""
 
 
 def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
@@ -19,7 +19,7 @@ def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
     usable = np.isfinite(vectors).all(axis=1) & (abs(norms - 1) < 1e-3 if length_1 else norms > 0)
     n_broken = int((~usable).sum())
     directions = vectors[usable] / norms[usable, None]
-    # The mean of unit vectors has length 1 when all are the same, and about 0 when they spread.
+    # The mean of unit vectors has length 1 if all are equal, and about 0 if they are spread.
     sameness = float(np.linalg.norm(directions.sum(axis=0))) / max(len(directions), 1)
     whole = len(vectors) > 0 and n_broken == 0 and (len(vectors) == 1 or sameness < COLLAPSED)
     rank = effective_rank(directions) if whole else 0.0
@@ -38,19 +38,19 @@ def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=["training", "user_embeddings"], blocking=True)
 def user_embeddings_are_healthy(user_embeddings: Relation) -> dg.AssetCheckResult:
-    """User embeddings are finite, of length 1, and not all the same; a warning where they lie in few dimensions."""
+    """User embeddings are finite, of length 1, and not all equal; a warning if they lie in few dimensions."""
     return _health(user_embeddings, "user_id", length_1=True)
 
 
 @dg.asset_check(asset=["training", "song_embeddings"], blocking=True)
 def song_embeddings_are_healthy(song_embeddings: Relation) -> dg.AssetCheckResult:
-    """Song embeddings are finite, have a length and differ in direction; a warning where they lie in few dimensions."""
+    """Song embeddings are finite, not zero, and differ in direction; a warning if they lie in few dimensions."""
     return _health(song_embeddings, "song_id", length_1=False)
 
 
 @dg.asset_check(asset=["training", "lightgcn"])
 def training_learned(lightgcn: Any) -> dg.AssetCheckResult:
-    """The loss fell, and the kept epoch finds something on validation."""
+    """Training learned: the loss fell, and the kept epoch has a validation NDCG above 0."""
     losses = [epoch.loss for epoch in lightgcn.history]
     best = lightgcn.best.validation_ndcg
     return dg.AssetCheckResult(
@@ -62,5 +62,5 @@ def training_learned(lightgcn: Any) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=["training", "lightgcn"], blocking=True)
 def training_did_not_diverge(lightgcn: Any) -> dg.AssetCheckResult:
-    """The loss stayed a number: else the best epoch before that is kept, and nothing is built on it unasked."""
+    """Training did not diverge: if the loss is not finite, the best epoch before is kept, and the run stops."""
     return dg.AssetCheckResult(passed=not lightgcn.diverged, description=lightgcn.diverged or None)
