@@ -98,14 +98,14 @@ class Platform:
 
 @contextmanager
 def unchanged(place: Platform | Shelf) -> Iterator[None]:
-    """The block, which may fail, leaves every file as it was, and no other."""
+    """Assert that the block leaves every file as it was, and no other."""
     before = place.files()
     yield
     assert place.files() == before
 
 
 def metadata_of(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    """What the one materialisation of a run says, as plain values."""
+    """Metadata of the one materialisation of a run, as plain values."""
     [event] = run.get_asset_materialization_events()
     return {name: value.value for name, value in event.materialization.metadata.items()}
 

@@ -11,7 +11,7 @@ ASSETS = {
     "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
     "leaderboard report champion",
 }
-"""By room, which is the group too."""
+"""Names of assets by room, which is the group too."""
 KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}
 PUBLISHED = {"raw/multi_event", "raw/embeddings", "raw/artist_item_mapping", "raw/album_item_mapping"}
 ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/undislikes"}
@@ -28,7 +28,7 @@ OTHERS = {
     "retrieval/song_index": [".faiss"],
     REPORT: ["/report.md", "/report.html", *(f"/{name}.{kind}" for name in PICTURES for kind in ("png", "svg"))],
 }
-"""What the job `pipeline` writes otherwise than as Parquet: how the files' names go on after the scale."""
+"""Assets that the job `pipeline` does not write as Parquet: how the files' names go on after the scale."""
 TABLES = KEYS - set(OTHERS) - ON_REQUEST - ASKED_FOR
-"""What it writes as Parquet."""
+"""Assets that the job `pipeline` writes as Parquet."""
 SCALES = ["sample", "50m", "500m", "5b"]

@@ -1,4 +1,4 @@
-"""What lies in a home, less what names the run that made it, and what Dagster says of it."""
+"""Artefacts of a home without what names the run that made them, and Dagster's word on them."""
 
 import hashlib
 import io

@@ -18,7 +18,7 @@ PATIENCE = 300
 
 @dataclass(frozen=True)
 class Server:
-    """Where it listens, and what it wrote."""
+    """A running server: its port, its process and the file that it writes to."""
 
     port: int
     process: subprocess.Popen

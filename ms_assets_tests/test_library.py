@@ -432,6 +432,7 @@ def test_several_methods_are_measured_side_by_side_and_each_as_when_alone(fitted
 
 
 LISTS = pl.DataFrame({"user": ["user 01"], "rank": [1], "song": ["song 39"]})
+TWICE = "recommendations: found user user 01, rank 1, song song 39, expected ranks from 1, and no rank or song twice"
 MISJUDGED = {
     "a heard song": (
         {"recommendations": {"mine": HEARD.head(1).with_columns(rank=1)}},
@@ -454,17 +455,11 @@ MISJUDGED = {
         {"recommendations": {"mine": LISTS.with_columns(user=1)}},
         "column user: found INTEGER in mine, VARCHAR in train, .*expected one type; cast the ids alike",
     ),
-    "ranks from 0": (
-        {"recommendations": LISTS.with_columns(rank=0)},
-        "recommendations: found user user 01, rank 0, song song 39, expected ranks from 1, and no rank or song twice",
-    ),
-    "a rank given twice": (
-        {"recommendations": pl.concat([LISTS, LISTS.with_columns(song=pl.lit("song 38"))])},
-        "recommendations: found user user 01, rank 1, song song 39, expected ranks from 1, and no rank or song twice",
-    ),
+    "ranks from 0": ({"recommendations": LISTS.with_columns(rank=0)}, TWICE.replace("rank 1", "rank 0")),
+    "a rank given twice": ({"recommendations": pl.concat([LISTS, LISTS.with_columns(song=pl.lit("song 38"))])}, TWICE),
     "a song given twice": (
         {"recommendations": pl.concat([LISTS, LISTS.with_columns(rank=pl.lit(2, pl.Int64))])},
-        "recommendations: found user user 01, rank 1, song song 39, expected ranks from 1, and no rank or song twice",
+        TWICE,
     ),
     "lengths that do not ascend": ({"ks": [10, 3]}, "found .10, 3., expected ascending lengths within 1 and 100"),
     "a length beyond 100": ({"ks": [101]}, "found .101., expected ascending lengths within 1 and 100"),

@@ -24,7 +24,7 @@ from ms_assets import (
 from ms_assets.retrieval.methods import METHODS
 from ms_assets.vectors import vector_column
 from ms_assets_tests import slow_reference
-from ms_assets_tests.worlds import random_case, unit_vector
+from ms_assets_tests.worlds import frame_of, random_case, unit_vector
 
 SEED = 4
 TRAINING = {"epochs": 2, "embedding_dim": 16, "seed": 3, "validation_users": 50}
@@ -51,16 +51,8 @@ class Both:
         self.catalogue = songs.select(
             song="item_id", audio=pl.col("item_id").map_elements(audio_of(world), pl.List(pl.Float32)), **owners(world)
         )
-        self.events = (
-            pl.DataFrame(world.multi_event())
-            .select(
-                user="uid", song="item_id", time="timestamp", type="event_type",
-                played_ratio=pl.col("played_ratio_pct") / 100,
-            )
-            .filter(pl.col("user").is_in(users["uid"].implode()), pl.col("song").is_in(songs["item_id"].implode()))
-        )  # fmt: skip
-        settings = rules.config()["split_events"]
-        self.train, self.validation, self.test = split(self.events, **settings)
+        events = frame_of(world, users["uid"].to_list(), songs["item_id"].to_list())
+        self.train, self.validation, self.test = split(events, **rules.config()["split_events"])
 
     def listed(self, method, view):
         """The list of an asset, as `recommend` gives it."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -59,6 +60,14 @@ class World:
         columns = list(zip(*self.events, strict=True)) or [()] * len(types)
         arrays = [pa.array(column, type_) for column, type_ in zip(columns, types, strict=True)]
         return pa.table(arrays, names=list(Event._fields))
+
+
+def frame_of(world: World, users: list[int], songs: list[int]) -> pl.DataFrame:
+    """Events of these users and songs, by the names that the library has for columns."""
+    events = pl.DataFrame(world.multi_event()).filter(pl.col("uid").is_in(users), pl.col("item_id").is_in(songs))
+    ratio = pl.col("played_ratio_pct") / 100
+    return events.select("is_organic", user="uid", song="item_id", time="timestamp", type="event_type",
+                         played_ratio=ratio)  # fmt: skip
 
 
 def sequential(events: pa.Table) -> pa.Table:

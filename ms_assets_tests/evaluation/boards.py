@@ -1,4 +1,4 @@
-"""Metrics of made-up users, side by side."""
+"""Metrics of made-up users, the input of the leaderboard."""
 
 import numpy as np
 import polars as pl

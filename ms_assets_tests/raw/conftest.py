@@ -1,4 +1,4 @@
-"""What tests of downloads share."""
+"""Fixtures of the tests of downloads."""
 
 import pytest
 

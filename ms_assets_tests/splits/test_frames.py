@@ -9,7 +9,7 @@ from ms_assets import split
 from ms_assets.files import DamagedFileError
 from ms_assets.splits.frames import tables
 from ms_assets_tests import slow_reference
-from ms_assets_tests.worlds import DAY, GAP, random_case
+from ms_assets_tests.worlds import DAY, GAP, frame_of, random_case
 
 SEEDS = range(10)
 PARTS = ("train", "validation", "test")
@@ -25,15 +25,7 @@ class Divided:
         self.expected = slow_reference.compute(world, rules)
         self.uid = [row["uid"] for row in self.expected["users"]]
         self.item_id = [row["item_id"] for row in self.expected["songs"]]
-        published = pl.DataFrame(world.multi_event())
-        events = published.select(
-            "is_organic",
-            user="uid",
-            song="item_id",
-            time="timestamp",
-            type="event_type",
-            played_ratio=pl.col("played_ratio_pct") / 100,
-        ).filter(pl.col("user").is_in(self.uid), pl.col("song").is_in(self.item_id))
+        events = frame_of(world, self.uid, self.item_id)
         config = rules.config()["split_events"]
         self.parts = split(events, **(config if rules.protocol == "global_temporal" else config | {"test_start": 0}))
         self.catalogue = pl.DataFrame({"song": self.item_id}, schema={"song": pl.Int64})
@@ -208,30 +200,24 @@ def test_a_column_that_cannot_be_used_is_named_with_what_was_found_and_what_is_e
 @pytest.mark.parametrize(
     ("frames", "said"),
     [
+        ({"test": pl.DataFrame({"user": [1], "song": ["a"]})}, "column user: found VARCHAR in train, "),
+        ({"songs": pl.DataFrame({"song": [1]})}, "column song: found .*expected one type; cast"),
+        ({"songs": pl.DataFrame({"song": ["a", "a"]})}, "songs: found song a in several rows"),
+        ({"songs": pl.DataFrame({"item": ["a"]})}, "songs: found columns item, expected song; rename"),
+        ({"songs": pl.DataFrame({"song": [None]})}, "songs: found rows without song, expected an id"),
         (
-            {"train": LISTENS, "test": pl.DataFrame({"user": [1], "song": ["a"]})},
-            "column user: found VARCHAR in train, ",
-        ),
-        ({"train": LISTENS, "songs": pl.DataFrame({"song": [1]})}, "column song: found .*expected one type; cast"),
-        ({"train": LISTENS, "songs": pl.DataFrame({"song": ["a", "a"]})}, "songs: found song a in several rows"),
-        (
-            {"train": LISTENS, "songs": pl.DataFrame({"item": ["a"]})},
-            "songs: found columns item, expected song; rename",
-        ),
-        ({"train": LISTENS, "songs": pl.DataFrame({"song": [None]})}, "songs: found rows without song, expected an id"),
-        (
-            {"train": LISTENS, "songs": pl.DataFrame({"song": ["a", "b"], "audio": [[1.0], [1.0, 2.0]]})},
+            {"songs": pl.DataFrame({"song": ["a", "b"], "audio": [[1.0], [1.0, 2.0]]})},
             r"songs: found audio vectors of \[1, 2\] numbers, expected one length",
         ),
         (
-            {"train": LISTENS, "validation": pl.DataFrame({"user": ["ann"]})},
+            {"validation": pl.DataFrame({"user": ["ann"]})},
             "validation: found columns user, expected user and song; rename what stands for song",
         ),
     ],
 )
 def test_frames_that_do_not_fit_together_are_refused_by_name(frames, said):
     with pytest.raises(ValueError, match=said):
-        tables(**frames)
+        tables(LISTENS, **frames)
 
 
 @pytest.mark.parametrize(
