@@ -24,7 +24,7 @@ class Interactions:
     """
 
     keys: NDArray[np.int64]
-    """user · n_songs + song, ascending, each once."""
+    """Keys user · n_songs + song of the pairs, ascending, each once."""
     n_users: int
     n_songs: int
     values: Mapping[str, NDArray[Any]] = field(default_factory=dict)

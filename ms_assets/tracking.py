@@ -42,7 +42,7 @@ class MLflowRun:
         mlflow.log_metrics(numbers)
 
     def log_picture(self, image: bytes, name: str) -> None:
-        """Keep a PNG among the run's artifacts."""
+        """Store a PNG among the run's artefacts."""
         import mlflow
 
         with TemporaryDirectory() as folder:

@@ -96,6 +96,36 @@ def test_a_module_that_says_anything_says_first_what_it_is(module):
     assert not source.strip() or ast.get_docstring(ast.parse(source))
 
 
+BARE = re.compile(
+    r"(What|Of|Whether|Which|Where|When|How|Who|Whom|Whose|From|By|With|For|In|As|To|So|At|Beside|The same)\b"
+)
+
+
+def documentation(tree):
+    """Docstrings of a module and of all that it defines, and strings that document an attribute or a constant."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", [])
+        for before, statement in zip([None, *body], body, strict=False) if isinstance(body, list) else ():
+            documents = before is None or isinstance(before, ast.Assign | ast.AnnAssign)
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str(text))) if documents:
+                    yield text
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
+def test_a_docstring_begins_with_the_noun_or_verb_that_a_reader_searches_for(module):
+    assert [text for text in documentation(ast.parse(module.read_text())) if BARE.match(text)] == []
+
+
+def test_docstrings_of_attributes_are_found_and_a_bare_beginning_is_recognised():
+    texts = ["Of a graph.", "Numbers.", "By name.", "Whether it is so."]
+    source = 'class Sizes:\n    """{}"""\n    n = 0\n    """{}"""\n    m: int\n    """{}"""\ndef f():\n    """{}"""'
+    assert sorted(documentation(ast.parse(source.format(*texts)))) == sorted(texts)
+    assert [bool(BARE.match(text)) for text in [*texts, "Origin of it.", "Byte order."]] == [
+        True, False, True, True, False, False
+    ]  # fmt: skip
+
+
 def test_assets_are_those_of_the_contract():
     assert set(SPECS) == KEYS
 

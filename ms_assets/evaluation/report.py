@@ -49,11 +49,11 @@ class Findings:
     """Number of events in train, validation and test."""
     n_cold_songs: int
     board: pl.DataFrame
-    """evaluation/leaderboard."""
+    """Table evaluation/leaderboard."""
     compared: pl.DataFrame
-    """evaluation/differences."""
+    """Table evaluation/differences."""
     slices: pl.DataFrame
-    """evaluation/slices."""
+    """Table evaluation/slices."""
     settings: Mapping[str, Any]
     """Settings of the training."""
     provenance: list[tuple[str, str]]

@@ -124,13 +124,13 @@ def _fetch(what: str, url: str, size: int, blob: Path) -> None:
         receive(what, url, partial, size)
         flush(partial)
     except Exception as error:
-        raise _explained(what, error, f" The next run goes on from {size_of(partial)} of {size} bytes.") from error
+        raise _explained(what, error, f" The next run resumes from {size_of(partial)} of {size} bytes.") from error
     seconds = max(time.monotonic() - started, 1e-3)
     logger.info("received %s at %.1f MB/s; verifying it", what, (size - here) / MB / seconds)
     found = sha256(partial)
     if found != blob.name:
         partial.unlink()
-        raise HubError(f"{what}: arrived with sha256 {found}; expected {blob.name}. The next run begins anew.")
+        raise HubError(f"{what}: arrived with sha256 {found}; expected {blob.name}. The next run starts over.")
     partial.replace(blob)
     flush(blob.parent)
 

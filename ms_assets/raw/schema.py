@@ -34,7 +34,7 @@ class Column:
     types: tuple[str, ...]
     description: str
     between: tuple[int, int] | None = None
-    """Lowest and highest value."""
+    """Lowest and highest value, where values are bounded."""
     holds: str | None = None
     """Condition in SQL, where bounds are not enough."""
     surely_holds: str | None = None

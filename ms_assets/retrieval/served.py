@@ -51,7 +51,7 @@ class ModelData:
 
     @classmethod
     def read(cls, folder: Path) -> "ModelData":
-        """Read what `write` wrote."""
+        """Read the files that `write` wrote."""
         users, songs = pq.read_table(folder / USERS), pq.read_table(folder / SONGS)
         return cls(
             users["uid"].to_numpy(),

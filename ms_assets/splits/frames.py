@@ -36,7 +36,7 @@ Frame: TypeAlias = Union["pd.DataFrame", pl.DataFrame, pa.Table, str, Path]
 
 DAY = 86_400
 ROWS = 1 << 20
-"""Rows that `split` divides at a time."""
+"""Number of rows that `split` divides at a time."""
 OPTIONAL = {
     "time": "NULL::BIGINT",
     "type": "'listen'",

@@ -8,7 +8,7 @@ from ms_assets.settings import TrainingSettings
 
 PLAYED_RATIO_STEPS = 20
 COUNT, PLAYED_RATIO = 1, 2
-"""Columns of the network's input: log2 of the count, the played ratio."""
+"""Columns of the network's input for log2 of the count and for the played ratio."""
 MOST_HALF_OCTAVES = 64
 """Largest count in half octaves: 2^32 events of one type between one user and one song."""
 

@@ -71,11 +71,11 @@ class NegativeSampler:
         groups_at_once = math.ceil(n_groups / n)
         size = groups_at_once * settings.group_size
         parts = (*(part.split(size) for part in (edges, user, hard, has_hard)), neutral.split(groups_at_once))
-        for some, wanting, explicit, has_explicit, shared in zip(*parts, strict=True):
+        for some, users, explicit, has_explicit, shared in zip(*parts, strict=True):
             disliking = has_explicit.nonzero().squeeze(1)
             drawn = shared.repeat_interleave(settings.group_size, dim=0)[: len(some)]
-            unheard = ~self.is_heard(wanting[:, None], drawn)
-            yield Piece(some, wanting, disliking, explicit[disliking], shared, unheard)
+            unheard = ~self.is_heard(users[:, None], drawn)
+            yield Piece(some, users, disliking, explicit[disliking], shared, unheard)
 
     def neutral(self, n_groups: int, n: int, generator: torch.Generator) -> Tensor:
         """Random graph songs, int64 [n_groups, n]."""

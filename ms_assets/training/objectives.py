@@ -39,25 +39,25 @@ def ranking_loss(piece: Piece, weight: Tensor, rows: Tensor, n_songs: int, setti
         settings: objective, margin, temperature and weights.
     """
     n = len(piece.edges)
-    wanting, positive, hard, neutral = rows.split([n, n, len(piece.hard), piece.neutral.numel()])
-    positive = (wanting * positive).sum(dim=1)
-    losses = settings.neutral_weight * _neutral_losses(piece, wanting, positive, neutral, n_songs, settings)
+    users, positive, hard, neutral = rows.split([n, n, len(piece.hard), piece.neutral.numel()])
+    positive = (users * positive).sum(dim=1)
+    losses = settings.neutral_weight * _neutral_losses(piece, users, positive, neutral, n_songs, settings)
     loss = (weight * losses).sum()
     if len(piece.hard):
         # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
-        wanting, positive = (tensor.index_select(0, piece.disliking) for tensor in (wanting, positive))
-        losses = margin_bpr(positive, (wanting * hard).sum(dim=1), settings.margin, settings.temperature)
+        users, positive = (tensor.index_select(0, piece.disliking) for tensor in (users, positive))
+        losses = margin_bpr(positive, (users * hard).sum(dim=1), settings.margin, settings.temperature)
         loss = loss + settings.hard_weight * (weight[piece.disliking] * losses).sum()
     return loss
 
 
 def _neutral_losses(
-    piece: Piece, wanting: Tensor, positive: Tensor, neutral: Tensor, n_songs: int, settings: TrainingSettings
+    piece: Piece, users: Tensor, positive: Tensor, neutral: Tensor, n_songs: int, settings: TrainingSettings
 ) -> Tensor:
     """Loss of each positive against the neutral negatives of its group, heard songs left out, [n]."""
-    n, (n_groups, k) = len(wanting), piece.neutral.shape
+    n, (n_groups, k) = len(users), piece.neutral.shape
     # The last group may be short: pad it, and drop the padding after the batched product.
-    grouped = functional.pad(wanting, (0, 0, 0, n_groups * settings.group_size - n)).unflatten(0, (n_groups, -1))
+    grouped = functional.pad(users, (0, 0, 0, n_groups * settings.group_size - n)).unflatten(0, (n_groups, -1))
     scores = torch.bmm(grouped, neutral.unflatten(0, (n_groups, k)).transpose(1, 2)).flatten(0, 1)[:n]
     if settings.objective == "softmax":
         return sampled_softmax(positive, scores, piece.unheard, n_songs, settings.margin, settings.temperature)

@@ -93,7 +93,7 @@ def search(study: optuna.Study, settings: StudySettings, base: TrainingSettings,
             trial.study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=RANDOM_TRIALS, seed=settings.seed + trial.number, constant_liar=True
             )
-        return _tried(trial, base, fit)
+        return _run_trial(trial, base, fit)
 
     while n_finished(study) < settings.trials:
         study.optimize(objective, n_trials=1)
@@ -104,7 +104,7 @@ def n_finished(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
-def _tried(trial: optuna.Trial, base: TrainingSettings, fit: Fit) -> float:
+def _run_trial(trial: optuna.Trial, base: TrainingSettings, fit: Fit) -> float:
     """Run one trial; returns the validation NDCG of its best epoch.
 
     Raises:

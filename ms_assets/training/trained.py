@@ -17,7 +17,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Epoch:
-    """Numbers of one pass over the edges."""
+    """Epoch, one pass over the edges, and what was measured after it."""
 
     number: int
     loss: float

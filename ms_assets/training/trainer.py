@@ -1,4 +1,4 @@
-"""Training LightGCN: epochs over every positive edge, validation, early stopping, the best state kept."""
+"""Training of LightGCN: epochs over all positive edges, validation, early stopping, and the best state."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ class DivergedError(ValueError):
 
 @dataclass
 class _Progress:
-    """Epochs so far, and the state after the best of them."""
+    """Progress of a training: its epochs so far, and the state after the best of them."""
 
     history: list[Epoch] = field(default_factory=list)
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def fit(
         DivergedError: the loss is not finite before the first epoch ends.
     """
     saved = checkpoint.state if checkpoint else None
-    network = _begun(data.graph, settings, start=saved is None)
+    network = _initial_network(data.graph, settings, start=saved is None)
     steps, progress = Steps(network.to(device), data, settings), _Progress()
     validator = Validator.of(data, settings)
     if saved:
@@ -127,7 +127,7 @@ class _Clock:
         return due
 
 
-def _begun(graph: GraphTensors, settings: TrainingSettings, start: bool) -> Network:
+def _initial_network(graph: GraphTensors, settings: TrainingSettings, start: bool) -> Network:
     if not graph.n_edges:
         raise ValueError(
             "graph/bipartite_graph has no edges, so there is nothing to train on: let more users take part "

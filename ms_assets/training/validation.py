@@ -47,10 +47,10 @@ class Validator:
         return float(np.nanmean(ranking.ndcg(self.targets.gains("relevance", recommended), ideal)))
 
     def _recommend(self, users: Tensor, songs: Tensor) -> Iterator[NDArray[np.int64]]:
-        wanting = users[torch.from_numpy(self.users).to(users.device)]
+        drawn = users[torch.from_numpy(self.users).to(users.device)]
         chunk = max(SCORES_AT_ONCE // len(songs), 1)
-        for begin in range(0, len(wanting), chunk):
-            scores = wanting[begin : begin + chunk] @ songs.T
+        for begin in range(0, len(drawn), chunk):
+            scores = drawn[begin : begin + chunk] @ songs.T
             here = slice(*np.searchsorted(self.heard.user, [begin, begin + chunk]))
             heard = np.stack([self.heard.user[here] - begin, self.heard.song[here]])
             scores[tuple(torch.from_numpy(heard).to(users.device))] = -torch.inf

@@ -53,7 +53,7 @@ def test_a_connection_that_drops_at_once_is_given_up_with_what_is_here(place, hu
     error = place.download(hub).error
     assert error.startswith(f"HubError: {DATASET}/{FILE} at revision ")
     assert "RemoteProtocolError" in error
-    assert f"The next run goes on from {here} of {SIZE} bytes." in error
+    assert f"The next run resumes from {here} of {SIZE} bytes." in error
     assert place.finished() == []
 
 
@@ -122,7 +122,7 @@ def test_a_hub_that_stays_down_is_given_up_after_a_bounded_number_of_attempts(pl
     hub.statuses["GET"] = [503] * 100
     error = place.download(hub).error
     assert "503 Service Unavailable" in error
-    assert f"The next run goes on from 0 of {SIZE} bytes." in error
+    assert f"The next run resumes from 0 of {SIZE} bytes." in error
     assert len(hub.bodies()) == 10
 
 
@@ -216,7 +216,7 @@ def test_a_file_without_a_published_sha256_is_refused_unseen(place, hub):
 def test_a_disk_that_fills_up_is_named_and_nothing_is_lost(place, hub, content):
     error = place.download(hub, first="resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, -1))").error
     assert f"cannot be stored in {place.cache}/hub (OSError: [Errno 27] File too large)" in error
-    assert f"The next run goes on from {2 * MB} of {SIZE} bytes." in error
+    assert f"The next run resumes from {2 * MB} of {SIZE} bytes." in error
     assert place.finished() == []
     assert place.download(hub).path.read_bytes() == content
     assert first_bytes_asked(hub) == [0, 2 * MB]

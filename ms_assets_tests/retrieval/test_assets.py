@@ -40,7 +40,7 @@ def test_a_tuned_recommender_states_its_setting_how_it_was_chosen_and_its_second
     assert json.dumps(setting) in map(json.dumps, GRIDS[method])
     if ratio == "0":
         assert setting == GRIDS[method][0]
-        assert found["chosen_by"] == "default, for nobody validates"
+        assert found["chosen_by"] == "default, because there are no validation users"
     else:
         assert "validation users in all and discovery" in found["chosen_by"]
         assert found["tuning"].count("\n") == len(GRIDS[method]) + 1

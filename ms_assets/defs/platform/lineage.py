@@ -25,7 +25,7 @@ class Made:
     run_id: str
     at: datetime
     metadata: Mapping[str, Any]
-    """Plain values by name."""
+    """Metadata as plain values, by name."""
 
 
 def history(

@@ -8,9 +8,7 @@ from ms_assets.raw import published
 from ms_assets.streams import Relation
 
 FINITE = "audio_vectors_are_finite"
-FINITE_TEXT = (
-    "Audio vectors are finite: those with a NaN or an infinite number count as missing, their songs as silent."
-)
+FINITE_TEXT = "Audio vectors are finite; those with a NaN or an infinite number count as missing."
 
 
 def audio_vectors_are_finite(n_rows: int, n_unusable: int) -> dg.AssetCheckResult:

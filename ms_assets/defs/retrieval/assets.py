@@ -135,7 +135,7 @@ def _tuned(
         **tuned.setting,
         chosen_by=f"NDCG@{TUNING_K} of {len(tuner.users)} validation users in {' and '.join(views)}"
         if tuned.trials
-        else "default, for nobody validates",
+        else "default, because there are no validation users",
         tuning=shown.table(trials),
         tuning_seconds=round(time.monotonic() - started, 3),
     )
