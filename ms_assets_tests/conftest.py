@@ -21,16 +21,8 @@ from ms_assets_tests import slow_reference
 from ms_assets_tests.shelf import Shelf
 from ms_assets_tests.worlds import Rules, World, random_case
 
-TABLES = {
-    "users": "splits/users",
-    "songs": "splits/songs",
-    "train": "splits/train",
-    "validation": "splits/validation",
-    "test": "splits/test",
-    "negatives": "splits/negatives",
-    "ground_truth": "splits/ground_truth",
-    "edges": "graph/edges",
-}
+SPLITS = ("users", "songs", "train", "validation", "test", "negatives", "ground_truth")
+TABLES = {**{name: f"splits/{name}" for name in SPLITS}, "edges": "graph/edges"}
 """The tables that the slow reference computes, with their asset keys."""
 COMMON_CHECKS = ("inputs_have_one_origin", "columns_are_the_declared_ones", "rows_are_no_fewer_than_half")
 WORLDS = [{"seed": seed} for seed in range(10)] + [{"seed": seed, "n_users": 1_000} for seed in (10, 11)]
@@ -102,6 +94,20 @@ class Platform:
             for path in sorted(self.home.rglob("*"))
             if path.is_file()
         }
+
+
+@contextmanager
+def unchanged(place: Platform | Shelf) -> Iterator[None]:
+    """The block, which may fail, leaves every file as it was, and no other."""
+    before = place.files()
+    yield
+    assert place.files() == before
+
+
+def metadata_of(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """What the one materialisation of a run says, as plain values."""
+    [event] = run.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
 LONGEST = ("test_commands", "test_lastfm", "test_killed", "test_planted_audio", "test_study", "test_ui")

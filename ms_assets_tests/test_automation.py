@@ -97,9 +97,7 @@ def made(instance, scale, source=DATASET, revision=COMMIT):
     """Raw tables of a scale, as their assets tell of them."""
     for name in ALWAYS:
         metadata = {"source": source, "revision": revision}
-        instance.report_runless_asset_event(
-            dg.AssetMaterialization(["raw", name], partition=scale, metadata=metadata),
-        )
+        instance.report_runless_asset_event(dg.AssetMaterialization(["raw", name], partition=scale, metadata=metadata))
 
 
 def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_and_not_again(daemon, hub):

@@ -36,13 +36,19 @@ def pipeline(workplace) -> Workplace:
 
 
 @pytest.fixture(scope="session")
-def first_run(pipeline) -> tuple[dg.DagsterRun, dict[str, dg.AssetMaterialization]]:
-    """The pipeline's run, and the materialisations that the event log has of it by asset key."""
+def first_run(pipeline) -> dg.DagsterRun:
     with pipeline.instance() as instance:
         [run] = instance.get_runs(dg.RunsFilter(job_name="pipeline", statuses=[dg.DagsterRunStatus.SUCCESS]))
-        entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    return run
+
+
+@pytest.fixture(scope="session")
+def materialisations(pipeline, first_run) -> dict[str, dg.AssetMaterialization]:
+    """Those that the event log has of the pipeline's run, by asset key."""
+    with pipeline.instance() as instance:
+        entries = instance.all_logs(first_run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
     found = [entry.dagster_event.step_materialization_data.materialization for entry in entries]
-    return run, {materialisation.asset_key.to_user_string(): materialisation for materialisation in found}
+    return {materialisation.asset_key.to_user_string(): materialisation for materialisation in found}
 
 
 def test_dg_finds_no_fault_in_the_definitions(workplace):
@@ -147,8 +153,9 @@ def test_the_leaderboard_on_the_command_line_shows_every_method_in_both_views(pi
         assert sorted(shown) == sorted(["method", *METHODS])
 
 
-def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached_in_the_test_part(pipeline, first_run):
-    _, materialisations = first_run
+def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached_in_the_test_part(
+    pipeline, materialisations
+):
     assert materialisations["evaluation/champion"].metadata["reason"].value == "there was no champion"
     client = mlflow.MlflowClient(f"sqlite:///{pipeline.home}/mlflow/mlflow.db")
     version = client.get_model_version_by_alias("ms_assets-sample", "champion")
@@ -169,8 +176,7 @@ def test_a_scale_without_a_leaderboard_says_what_to_materialise(pipeline):
     assert run.stdout.startswith("materialise evaluation/leaderboard for 50m first: ")
 
 
-def test_the_event_log_has_a_materialisation_of_every_asset_with_the_rows_of_its_table(pipeline, first_run):
-    _, materialisations = first_run
+def test_the_event_log_has_a_materialisation_of_every_asset_with_the_rows_of_its_table(pipeline, materialisations):
     assert set(materialisations) == TABLES | set(OTHERS)
     assert {materialisation.partition for materialisation in materialisations.values()} == {"sample"}
     for key in TABLES:
@@ -178,8 +184,7 @@ def test_the_event_log_has_a_materialisation_of_every_asset_with_the_rows_of_its
         assert materialisations[key].metadata["dagster/row_count"].value == n_rows, key
 
 
-def test_the_event_log_has_the_columns_of_every_table(pipeline, first_run):
-    _, materialisations = first_run
+def test_the_event_log_has_the_columns_of_every_table(pipeline, materialisations):
     without = {key for key in TABLES if "dagster/column_schema" not in materialisations[key].metadata}
     assert without == set()
     for key in TABLES:
@@ -192,9 +197,7 @@ COPIED = {"user_id", "song_id", "uid", "item_id", "timestamp", "event_type", "is
 """Columns whose values a table takes from those of the same name before it, where it is said to be made of any."""
 
 
-def test_what_a_column_is_said_to_be_made_of_holds_its_values(pipeline, first_run):
-    _, materialisations = first_run
-
+def test_what_a_column_is_said_to_be_made_of_holds_its_values(pipeline, materialisations):
     def values(key, column):
         table = pl.read_parquet(pipeline.home / "data" / key / "sample.parquet", columns=[column])
         return {tuple(value) if isinstance(value, list) else value for value in table[column].unique().to_list()}
@@ -211,8 +214,7 @@ def test_what_a_column_is_said_to_be_made_of_holds_its_values(pipeline, first_ru
     assert len(looked_at) > 60
 
 
-def test_everything_after_the_training_names_its_mlflow_run_and_nothing_else_does(first_run):
-    _, materialisations = first_run
+def test_everything_after_the_training_names_its_mlflow_run_and_nothing_else_does(materialisations):
     trained = {CHECKPOINT, "training/user_embeddings", "training/song_embeddings", "retrieval/cold_songs",
                "retrieval/song_index", "retrieval/lightgcn", "retrieval/lightgcn_replay",
                "retrieval/served_model"}  # fmt: skip
@@ -222,8 +224,7 @@ def test_everything_after_the_training_names_its_mlflow_run_and_nothing_else_doe
     assert len(set(named.values())) == 1
 
 
-def test_pictures_are_kept_as_markdown_that_the_ui_renders(first_run):
-    _, materialisations = first_run
+def test_pictures_are_kept_as_markdown_that_the_ui_renders(materialisations):
     pictured = {
         key
         for key, materialisation in materialisations.items()
@@ -234,24 +235,22 @@ def test_pictures_are_kept_as_markdown_that_the_ui_renders(first_run):
 
 
 def test_every_check_of_the_pipeline_ran_and_none_that_blocks_failed(pipeline, first_run):
-    run, _ = first_run
     with pipeline.instance() as instance:
-        entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        entries = instance.all_logs(first_run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     checks = [entry.dagster_event.asset_check_evaluation_data for entry in entries]
     assert {check.asset_key.path[0] for check in checks} == {key.split("/")[0] for key in TABLES}
     assert [check for check in checks if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR] == []
 
 
-def test_mlflow_has_one_run_of_the_training_tied_to_the_run_of_dagster(pipeline, first_run):
-    run, materialisations = first_run
+def test_mlflow_has_one_run_of_the_training_tied_to_the_run_of_dagster(pipeline, first_run, materialisations):
     client = mlflow.MlflowClient(f"sqlite:///{pipeline.home}/mlflow/mlflow.db")
     [experiment] = [found for found in client.search_experiments() if found.name == "ms_assets"]
     [training] = client.search_runs([experiment.experiment_id])
     assert training.info.status == "FINISHED"
-    page = f"http://127.0.0.1:3000/runs/{run.run_id}"
+    page = f"http://127.0.0.1:3000/runs/{first_run.run_id}"
     assert f"({page})" in training.data.tags["mlflow.note.content"]
     assert {name: value for name, value in training.data.tags.items() if name.startswith("dagster.")} == {
-        "dagster.run_id": run.run_id,
+        "dagster.run_id": first_run.run_id,
         "dagster.run_url": page,
         "dagster.asset_key": CHECKPOINT,
         "dagster.partition": "sample",

@@ -1,9 +1,7 @@
 """The table of event types: what an entry may hold, one entry for a new type, and who refuses an unknown one."""
 
-import json
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -25,7 +23,7 @@ from ms_assets.training import refit
 from ms_assets.training.data import GraphTensors
 from ms_assets.training.objectives import positive_weights
 from ms_assets_tests.training.graphs import graph_of
-from ms_assets_tests.workplace import ROOT
+from ms_assets_tests.workplace import ROOT, answer_of
 
 
 @pytest.mark.parametrize("kind", EVENT_TYPES.values(), ids=EVENT_TYPES)
@@ -60,10 +58,8 @@ def two_more(tmp_path_factory):
     assert source.count('\n}\n"""Every event type') == 1
     table.write_text(source.replace('\n}\n"""Every event type', ENTRIES))
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-m", "ms_assets_tests.two_more_types", str(folder)]
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    program = ("-m", "ms_assets_tests.two_more_types", folder)
+    return answer_of(sys.executable, *program, cwd=folder, env=environment)
 
 
 def test_one_entry_in_the_table_makes_a_positive_type_known_to_the_splits(two_more):
@@ -112,15 +108,20 @@ def with_code(code):
     return graph_with_code
 
 
-def divided(duckdb, table, known, unknown):
+def divided(con, table, known, unknown):
     events = table("uid item_id timestamp event_type", (1, 10, 5, "skip"))
     list(parted_events(events, np.array([1]), IdMap(np.array([10])), SplitSettings(), 1_000))
 
 
-def audited(duckdb, table, known, unknown):
+def audited(con, table, known, unknown):
     events = table("uid item_id timestamp event_type", (1, 10, 5, "skip"))
-    users, songs = table("user_id uid", (0, 1)), table("song_id item_id", (0, 10))
-    conservation(duckdb.connection, events, users, songs, known, known, known)
+    conservation(con, events, table("user_id uid", (0, 1)), table("song_id item_id", (0, 10)), known, known, known)
+
+
+def sliced(con, table, known, unknown):
+    users, songs = table("user_id uid", (0, 7)), table("song_id in_graph n_train_plays artist_ids", (0, True, 1, [0]))
+    truth = table("split user_id song_id adjusted_relevance", ("test", 0, 0, 1.0))
+    passes.slices({}, users, songs, known, unknown, truth, [10])
 
 
 def edge_table(kind):
@@ -131,45 +132,27 @@ def edge_table(kind):
 PLACES = {
     "the division": divided,
     "the audit of raw events": audited,
-    "the audit of parts": lambda duckdb, table, known, unknown: conservation(
-        duckdb.connection, known, known, known, known, known, unknown
-    ),
-    "the ground truth": lambda duckdb, table, known, unknown: ground_truth(
-        duckdb.connection, known, known, unknown
-    ).fetchall(),
-    "the edges": lambda duckdb, table, known, unknown: edges(duckdb.connection, unknown).fetchall(),
-    "the graph": lambda duckdb, table, known, unknown: with_edges(graph(), edge_table("skip")),
-    "positives of a refit": lambda duckdb, table, known, unknown: refit.graph_of_train_and_validation(
-        duckdb.connection, graph(), known, unknown
-    ),
-    "negatives of a refit": lambda duckdb, table, known, unknown: refit.explicit_negatives(
+    "the audit of parts": lambda con, _, known, unknown: conservation(con, *[known] * 5, unknown),
+    "the ground truth": lambda con, _, known, unknown: ground_truth(con, known, known, unknown).fetchall(),
+    "the edges": lambda con, _, known, unknown: edges(con, unknown).fetchall(),
+    "the graph": lambda *_: with_edges(graph(), edge_table("skip")),
+    "positives of a refit": lambda con, _, *parts: refit.graph_of_train_and_validation(con, graph(), *parts),
+    "negatives of a refit": lambda con, _, known, unknown: refit.explicit_negatives(
         known.project("user_id, song_id"), unknown
     ).fetchall(),
-    "slices by source": lambda duckdb, table, known, unknown: passes.slices(
-        {},
-        table("user_id uid", (0, 7)),
-        table("song_id in_graph n_train_plays artist_ids", (0, True, 1, [0])),
-        known,
-        unknown,
-        table("split user_id song_id adjusted_relevance", ("test", 0, 0, 1.0)),
-        [10],
-    ),
+    "slices by source": sliced,
 }
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_an_unknown_type_is_refused_by_name_with_what_to_do(place, duckdb, table):
     with pytest.raises(Exception, match=r"event_type: found skip, expected listen, like.*; leave such events out, or"):
-        place(duckdb, table, table(HELD, KNOWN), table(HELD, KNOWN, UNKNOWN))
+        place(duckdb.connection, table, table(HELD, KNOWN), table(HELD, KNOWN, UNKNOWN))
 
 
 @pytest.mark.parametrize(
     "place",
-    [
-        graph_statistics,
-        lambda found: positive_weights(found[INTERACTS].edge_attr),
-        GraphTensors.of,
-    ],
+    [graph_statistics, lambda found: positive_weights(found[INTERACTS].edge_attr), GraphTensors.of],
     ids=["statistics", "loss", "training"],
 )
 def test_an_unknown_code_of_a_stored_graph_is_refused(place):

@@ -8,8 +8,6 @@ import pytest
 
 from ms_assets.interactions import Interactions
 
-SEEDS = pytest.mark.parametrize("seed", range(12))
-
 
 @dataclass
 class Case:
@@ -56,6 +54,16 @@ class Case:
         )
 
 
+@pytest.fixture(params=range(12))
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+@pytest.fixture
+def case(rng):
+    return Case.random(rng)
+
+
 def same(fast, case):
     """The fast pairs are exactly those of the case, with their values, in order."""
     assert (fast.n_users, fast.n_songs, len(fast)) == (case.n_users, case.n_songs, len(case.pairs))
@@ -65,15 +73,11 @@ def same(fast, case):
     assert fast.values["n_events"].tolist() == [case.n_events[pair] for pair in case.pairs]
 
 
-@SEEDS
-def test_pairs_are_sorted_by_user_and_song_with_their_values(seed):
-    case = Case.random(np.random.default_rng(seed))
+def test_pairs_are_sorted_by_user_and_song_with_their_values(case):
     same(case.fast(), case)
 
 
-@SEEDS
-def test_offsets_and_counts_tell_where_the_pairs_of_a_user_are(seed):
-    case = Case.random(np.random.default_rng(seed))
+def test_offsets_and_counts_tell_where_the_pairs_of_a_user_are(case):
     fast = case.fast()
     assert fast.counts.tolist() == [len(case.songs_of(user)) for user in range(case.n_users)]
     for user in range(case.n_users):
@@ -81,18 +85,14 @@ def test_offsets_and_counts_tell_where_the_pairs_of_a_user_are(seed):
     assert fast.offsets[-1] == len(fast)
 
 
-@SEEDS
-def test_pairs_given_twice_without_values_count_once(seed):
-    case = Case.random(np.random.default_rng(seed))
+def test_pairs_given_twice_without_values_count_once(rng, case):
     user, song = np.array(case.pairs * 3, int).reshape(-1, 2).T
-    order = np.random.default_rng(seed).permutation(len(user))
+    order = rng.permutation(len(user))
     found = Interactions.of(user[order], song[order], case.n_users, case.n_songs)
     np.testing.assert_array_equal(found.keys, case.fast().keys)
 
 
-@SEEDS
-def test_the_sparse_matrix_holds_the_values(seed):
-    case = Case.random(np.random.default_rng(seed))
+def test_the_sparse_matrix_holds_the_values(case):
     fast = case.fast()
     dense = np.zeros((case.n_users, case.n_songs), np.float32)
     for pair, value in case.worth.items():
@@ -100,28 +100,19 @@ def test_the_sparse_matrix_holds_the_values(seed):
     np.testing.assert_array_equal(fast.csr(fast.values["worth"].astype(np.float32)).toarray(), dense)
 
 
-@SEEDS
-def test_songs_of_some_users_are_taken_one_user_after_the_other(seed):
-    rng = np.random.default_rng(seed)
-    case = Case.random(rng)
+def test_songs_of_some_users_are_taken_one_user_after_the_other(rng, case):
     users = rng.integers(0, case.n_users, 5)
     songs, place = case.fast().take(users)
     wanted = [(song, at) for at, user in enumerate(users.tolist()) for song in case.songs_of(user)]
     assert list(zip(songs.tolist(), place.tolist(), strict=True)) == wanted
 
 
-@SEEDS
-def test_some_pairs_are_kept_with_their_values(seed):
-    rng = np.random.default_rng(seed)
-    case = Case.random(rng)
+def test_some_pairs_are_kept_with_their_values(rng, case):
     kept = rng.random(len(case.pairs)) < 0.5
     same(case.fast().keep(kept), case.some(pair for pair, keep in zip(case.pairs, kept, strict=True) if keep))
 
 
-@SEEDS
-def test_some_users_are_numbered_anew(seed):
-    rng = np.random.default_rng(seed)
-    case = Case.random(rng)
+def test_some_users_are_numbered_anew(rng, case):
     users = np.flatnonzero(rng.random(case.n_users) < 0.6)
     number = {user: place for place, user in enumerate(users.tolist())}
     worth, n_events = (
@@ -131,19 +122,13 @@ def test_some_users_are_numbered_anew(seed):
     same(case.fast().of_users(users), Case(len(users), case.n_songs, worth, n_events))
 
 
-@SEEDS
-def test_pairs_are_told_apart_from_others(seed):
-    rng = np.random.default_rng(seed)
-    case = Case.random(rng)
+def test_pairs_are_told_apart_from_others(rng, case):
     other = Case.random(rng, case.n_users, case.n_songs)
     assert case.fast().among(other.fast()).tolist() == [pair in other.worth for pair in case.pairs]
     same(case.fast().without(other.fast()), case.some(pair for pair in case.pairs if pair not in other.worth))
 
 
-@SEEDS
-def test_pairs_of_lists_are_found(seed):
-    rng = np.random.default_rng(seed)
-    case = Case.random(rng)
+def test_pairs_of_lists_are_found(rng, case):
     fast, lists = case.fast(), rng.integers(-1, case.n_songs, (case.n_users, 6))
     wanted = [[(user, song) for song in songs] for user, songs in enumerate(lists.tolist())]
     place = {pair: place for place, pair in enumerate(case.pairs)}
@@ -151,9 +136,7 @@ def test_pairs_of_lists_are_found(seed):
     assert fast.gains("worth", lists).tolist() == [[case.worth.get(pair, 0) for pair in row] for row in wanted]
 
 
-@SEEDS
-def test_the_ideal_dcg_is_that_of_the_best_list(seed):
-    case = Case.random(np.random.default_rng(seed))
+def test_the_ideal_dcg_is_that_of_the_best_list(case):
     fast = case.fast()
     for k in (1, 3, case.n_songs + 2, 3):
         best = [sorted((case.worth[user, song] for song in case.songs_of(user)), reverse=True)[:k]

@@ -21,6 +21,12 @@ def numbers(registry):
     return [version.number for version in registry.versions()]
 
 
+def promote(registry, *noises):
+    """Register models of so much noise, each of which becomes champion."""
+    for noise in noises:
+        registry.promote(register(registry, model(noise)), {})
+
+
 def test_equal_files_are_registered_once(registry):
     first, again, other = (register(registry, model(noise)) for noise in (0.5, 0.5, 0.6))
     assert first == again
@@ -80,8 +86,7 @@ def test_who_was_champion_before_does_not_depend_on_the_clock(registry, monkeypa
 
 
 def test_an_alias_set_by_hand_is_the_champion_and_the_last_promoted_one_comes_before_it(registry, store):
-    for noise in (0.7, 0.6):
-        registry.promote(register(registry, model(noise)), {})
+    promote(registry, 0.7, 0.6)
     by_hand = register(registry, model(0.5))
     mlflow.MlflowClient(store.tracking_uri).set_registered_model_alias(registry.name, ALIAS, str(by_hand.number))
     assert registry.champion() == by_hand
@@ -89,8 +94,7 @@ def test_an_alias_set_by_hand_is_the_champion_and_the_last_promoted_one_comes_be
 
 
 def test_a_champion_promoted_again_comes_after_the_others(registry):
-    for noise in (0.7, 0.6):
-        registry.promote(register(registry, model(noise)), {})
+    promote(registry, 0.7, 0.6)
     registry.promote(registry.version(1), {})
     assert (registry.champion().number, registry.former().number) == (1, 2)
     assert registry.champion().tags[ORDER] == "3"

@@ -100,12 +100,7 @@ def test_a_partition_that_is_launched_from_its_page_becomes_materialised(ask, wo
         "assetCheckSelection": [],
     }
     tags = [{"key": "dagster/partition", "value": "sample"}]
-    params = {
-        "mode": "default",
-        "selector": selector,
-        "runConfigData": "{}",
-        "executionMetadata": {"tags": tags},
-    }
+    params = {"mode": "default", "selector": selector, "runConfigData": "{}", "executionMetadata": {"tags": tags}}
     launched = ask(LAUNCH, params=params)["launchPipelineExecution"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
     answer = {}

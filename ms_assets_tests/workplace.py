@@ -119,6 +119,13 @@ def until(condition: Callable[[], Any], *processes: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+def answer_of(*command: str | Path, **how: Any) -> Any:
+    """The JSON that a command prints in its last line; it must not fail."""
+    done = subprocess.run([*command], capture_output=True, text=True, check=False, **how)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def free_port() -> int:
     """A port of loopback that nobody listens on."""
     with socket.socket() as chosen:

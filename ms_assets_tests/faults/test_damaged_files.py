@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +9,6 @@ import torch
 from torch_geometric.data import HeteroData
 
 from ms_assets.defs.platform.io_managers import CheckpointOnDisk, IndexOfOrigin
-from ms_assets.defs.platform.scales import SCALES
 from ms_assets.files import DamagedFileError, published, sweep
 
 
@@ -40,12 +38,6 @@ VALUES = {
 }
 
 
-def load(shelf, kind):
-    key = dg.AssetKey(["room", "value"])
-    with dg.build_input_context(asset_key=key, partition_key="50m", asset_partitions_def=SCALES) as context:
-        return shelf.managers[kind].load_input(context)
-
-
 @pytest.mark.parametrize("kind", VALUES)
 @pytest.mark.parametrize("left", ["nothing", "a byte", "half", "all but two bytes"])
 def test_a_file_cut_short_is_refused_by_its_name_with_what_to_materialise(shelf, kind, left):
@@ -56,7 +48,7 @@ def test_a_file_cut_short_is_refused_by_its_name_with_what_to_materialise(shelf,
     end = {"nothing": 0, "a byte": 1, "half": len(content) // 2, "all but two bytes": len(content) - 2}[left]
     file.write_bytes(content[:end])
     with pytest.raises(DamagedFileError) as refused:
-        load(shelf, kind)
+        shelf.get(kind)
     assert str(refused.value).startswith(f"{file} cannot be read (")
     assert str(refused.value).endswith("); if it is damaged, materialise room/value for 50m again")
     assert "weights_only=False" not in str(refused.value)
@@ -64,14 +56,14 @@ def test_a_file_cut_short_is_refused_by_its_name_with_what_to_materialise(shelf,
     assert file.read_bytes() == content
 
 
-@pytest.mark.parametrize("kind", ["io_manager", "torch", "graph", "faiss", "json"])
+@pytest.mark.parametrize("kind", VALUES)
 def test_a_file_of_another_kind_is_refused_by_its_name(shelf, kind):
     value, extension = VALUES[kind]
     shelf.put(value(shelf), kind)
     file = shelf.folder / f"data/room/value/50m{extension}"
     pl.DataFrame({"a": [1]}).write_csv(file)
     with pytest.raises(DamagedFileError, match="materialise room/value for 50m again"):
-        load(shelf, kind)
+        shelf.get(kind)
 
 
 def test_a_checkpoint_cut_short_is_refused_by_its_name_with_the_way_out(tmp_path):

@@ -1,12 +1,11 @@
 """A disk that has no room left: a real one of a few megabytes, mounted for one process."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
-from ms_assets_tests.workplace import ROOT
+from ms_assets_tests.workplace import ROOT, answer_of
 
 ON_A_SMALL_DISK = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1"'
 PROGRAM = """
@@ -41,42 +40,36 @@ VALUES = {
     "folder": ("folder", lambda shelf, n: {"page": b"?" * 4, "picture": rng.bytes(8 * n)}),
 }
 
-def attempt(shelf, manager, value):
+def attempt(act, *arguments):
     try:
-        shelf.put(value, manager)
+        return act(*arguments) and None
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return None
 
 found = {}
 for name, (manager, value) in VALUES.items():
     shelf = Shelf(disk / name)
-    assert attempt(shelf, manager, value(shelf, 100)) is None
+    assert attempt(shelf.put, value(shelf, 100), manager) is None
     former = shelf.files()
-    error = attempt(shelf, manager, value(shelf, 1_000_000))
+    error = attempt(shelf.put, value(shelf, 1_000_000), manager)
     same = shelf.files() == former
-    healed = attempt(shelf, manager, value(shelf, 200))
+    healed = attempt(shelf.put, value(shelf, 200), manager)
     found[name] = [error, same, healed, shelf.files() != former]
     subprocess.run(["rm", "-r", disk / name], check=True)
 checkpoint = CheckpointOnDisk(disk / ".sample.fit.checkpoint")
 checkpoint.save({"epoch": 1})
-try:
-    checkpoint.save({"epoch": 2, "weight": torch.rand(2_000_000)})
-    error = None
-except Exception as failed:
-    error = str(failed)
+error = attempt(checkpoint.save, {"epoch": 2, "weight": torch.rand(2_000_000)})
 left = [path.name for path in disk.iterdir()]
 found["while training"] = [error, checkpoint.load() == {"epoch": 1} and left == [checkpoint.path.name], None, True]
 shelf = Shelf(disk / "drafts")
 keys = {name: dg.AssetKey(["room", name]) for name in ("left", "right")}
-try:
+
+def fill_drafts():
     with shelf.managers["io_manager"].drafts(keys, "50m") as drafts:
         for draft in drafts.values():
             draft.fill(table(shelf, 300_000).to_arrow_table() for _ in range(3))
-    error = None
-except Exception as failed:
-    error = str(failed)
-found["drafts"] = [error, shelf.files() == {}, None, True]
+
+found["drafts"] = [attempt(fill_drafts), shelf.files() == {}, None, True]
 print(json.dumps(found))
 """
 
@@ -89,9 +82,7 @@ def found(tmp_path_factory):
     if subprocess.run([*command, disk, "true", ""], check=False, capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a file system of their own")
     program = [disk, sys.executable, PROGRAM]
-    done = subprocess.run([*command, *program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer_of(*command, *program, cwd=ROOT)
 
 
 KINDS = ("relation", "arrow", "stream", "drafts", "checkpoint", "index", "json", "folder", "while training")

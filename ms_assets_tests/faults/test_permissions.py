@@ -1,21 +1,17 @@
 """Folders that may not be written and files that may not be read, as somebody who is not root meets them."""
 
-import json
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
 
-from ms_assets_tests.workplace import ROOT
+from ms_assets_tests.workplace import ROOT, answer_of
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
-import dagster as dg
 import torch
-from ms_assets.defs.platform.scales import SCALES
 from ms_assets_tests.shelf import Shelf
 
 shelf = Shelf(Path(sys.argv[1]))
@@ -25,11 +21,6 @@ def attempt(act):
         return act() and None
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-
-def load(kind):
-    key = dg.AssetKey(["room", "value"])
-    with dg.build_input_context(asset_key=key, partition_key="50m", asset_partitions_def=SCALES) as context:
-        return shelf.managers[kind].load_input(context)
 
 def table(n):
     return shelf.con.sql(f"SELECT i::INTEGER AS song_id, 0.5::DOUBLE AS score FROM range({n}) t(i)")
@@ -49,8 +40,8 @@ for kind, (value, ending) in VALUES.items():
     same = shelf.files() == former
     folder.chmod(0o755)
     file.chmod(0)
-    read = attempt(lambda: load(kind))
-    healed = attempt(lambda: shelf.put(value(20), kind)) or attempt(lambda: load(kind))
+    read = attempt(lambda: shelf.get(kind))
+    healed = attempt(lambda: shelf.put(value(20), kind)) or attempt(lambda: shelf.get(kind))
     found[kind] = [str(file), written, same, read, healed]
 print(json.dumps(found))
 """
@@ -68,9 +59,7 @@ def found(tmp_path_factory):
         if shutil.which("setpriv") is None:
             pytest.skip("root may do everything, and there is no setpriv to take that away")
         command = [*WITHOUT_PRIVILEGES, *command]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer_of(*command, cwd=ROOT)
 
 
 @pytest.mark.parametrize("kind", ["io_manager", "torch", "json"])

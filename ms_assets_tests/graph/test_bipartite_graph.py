@@ -106,14 +106,7 @@ def test_the_graph_of_any_world_equals_its_tables(case):
     found = graph["user", "interacts", "song"]
     rows = torch.cat([found.edge_index.t(), found.edge_attr], dim=1).tolist()
     wanted = [
-        (
-            row["user_id"],
-            row["song_id"],
-            CODES[row["event_type"]],
-            row["n_events"],
-            row["played_ratio"],
-            row["weight"],
-        )
+        (row["user_id"], row["song_id"], CODES[row["event_type"]], row["n_events"], row["played_ratio"], row["weight"])
         for row in edges
     ]
     assert sorted(rows) == [pytest.approx(row) for row in sorted(wanted)]

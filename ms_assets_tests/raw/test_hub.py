@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from ms_assets.files import sha256
 from ms_assets.raw.hub_cache import CachedFile
 from ms_assets_tests.loopback_hub import COMMIT, NEXT_COMMIT, serve
-from ms_assets_tests.raw.downloads import DATASET, FILE, MB, SIZE, Place, outcome
+from ms_assets_tests.raw.downloads import DATASET, FILE, MB, SIZE, outcome
 from ms_assets_tests.worlds import World, listen
 
 FETCH = """
@@ -29,11 +29,6 @@ from huggingface_hub import constants, hf_hub_download
 constants.MAX_HTTP_DOWNLOAD_SIZE = int(sys.argv[4])
 print(hf_hub_download(sys.argv[1], sys.argv[3], repo_type="dataset", revision=sys.argv[2]))
 """
-
-
-@pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path)
 
 
 @pytest.fixture

@@ -9,13 +9,8 @@ import pytest
 
 from ms_assets.raw import transfer
 from ms_assets_tests.loopback_hub import serve
-from ms_assets_tests.raw.downloads import DATASET, FILE, MB, SIZE, Place, outcome
+from ms_assets_tests.raw.downloads import DATASET, FILE, MB, SIZE, outcome
 from ms_assets_tests.workplace import until
-
-
-@pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path)
 
 
 @pytest.fixture

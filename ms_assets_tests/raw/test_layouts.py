@@ -12,7 +12,7 @@ from ms_assets.defs.platform.resources import Environment
 from ms_assets.raw import layouts
 from ms_assets.raw.schema import TABLES, SourceError
 from ms_assets_tests.conftest import TABLES as COMPUTED
-from ms_assets_tests.conftest import Platform
+from ms_assets_tests.conftest import Platform, metadata_of, unchanged
 from ms_assets_tests.worlds import Rules, World, listen, random_case, reaction, sequential, write_table
 
 EVENTS = [listen(1, 0, 10), listen(1, 5, 11, None), reaction("like", 2, 5, None), listen(4, 0, 10, 20)]
@@ -20,13 +20,16 @@ WORLD = World(EVENTS, [10, 11], artists=[(1, 10)], albums=[(2, 11)])
 MULTI_EVENT = TABLES["multi_event"]
 
 
-def metadata_of(run):
-    [event] = run.get_asset_materialization_events()
-    return {name: value.value for name, value in event.materialization.metadata.items()}
-
-
 def rows_of(table):
     return [tuple(row.values()) for row in table.to_pylist()]
+
+
+def flattened(folder, table):
+    return pa.concat_tables(layouts.flattened(write_table(folder, "lists.parquet", table), MULTI_EVENT))
+
+
+def read(con, file):
+    return con.read_parquet(str(file), file_row_number=True)
 
 
 # the sequential layout
@@ -35,6 +38,13 @@ def rows_of(table):
 @pytest.fixture
 def lists(tmp_path):
     return Platform(tmp_path, layout="sequential")
+
+
+@pytest.fixture
+def file(lists):
+    """The source of `lists`, which holds the small world."""
+    WORLD.write(lists.source, layout="sequential")
+    return lists.source / "sequential/50m/multi_event.parquet"
 
 
 @pytest.mark.parametrize("seed", [0, 3, 9], ids=["per_user", "global_temporal", "percents as floats"])
@@ -61,18 +71,14 @@ def test_the_layout_is_set_by_the_environment(monkeypatch):
     assert Environment.read().layout == "sequential"
 
 
-def test_the_metadata_says_which_layout_was_read(lists):
-    WORLD.write(lists.source, layout="sequential")
+def test_the_metadata_says_which_layout_was_read(lists, file):
     metadata = metadata_of(lists.materialise("raw/multi_event"))
-    file = lists.source / "sequential/50m/multi_event.parquet"
     assert (metadata["layout"], metadata["source_was_sorted"]) == ("sequential", True)
     assert (metadata["source_file"], metadata["dagster/row_count"]) == (str(file), 4)
     assert metadata_of(lists.materialise("raw/embeddings"))["layout"] == "flat"
 
 
-def test_a_sequential_file_is_left_as_it_is_and_its_rows_are_a_file_of_their_own(lists):
-    WORLD.write(lists.source, layout="sequential")
-    file = lists.source / "sequential/50m/multi_event.parquet"
+def test_a_sequential_file_is_left_as_it_is_and_its_rows_are_a_file_of_their_own(lists, file):
     before = file.read_bytes()
     lists.materialise("raw/multi_event")
     assert file.read_bytes() == before
@@ -94,19 +100,14 @@ def test_the_tables_of_one_type_are_read_from_lists_too(lists, name):
 def test_more_users_than_are_held_at_a_time_are_flattened_in_order(tmp_path, n):
     events = [listen(uid, time, 10) for uid in range(n) for time in range(uid % 3)]
     table = sequential(World([*events, listen(n, 0, None)], []).multi_event())
-    path = write_table(tmp_path, "lists.parquet", table)
-    flat = pa.concat_tables(layouts.flattened(path, MULTI_EVENT))
-    assert rows_of(flat) == [*events, listen(n, 0, None)]
+    assert rows_of(flattened(tmp_path, table)) == [*events, listen(n, 0, None)]
 
 
 def test_a_user_without_events_has_no_rows_and_a_file_without_users_has_columns(tmp_path):
     table = sequential(WORLD.multi_event())
     nobody = pa.Table.from_pylist([{"uid": 3, **{name: [] for name in table.column_names[1:]}}], table.schema)
-    for path, expected in (
-        (write_table(tmp_path, "a.parquet", pa.concat_tables([nobody, table, nobody])), EVENTS),
-        (write_table(tmp_path, "b.parquet", table.slice(0, 0)), []),
-    ):
-        flat = pa.concat_tables(layouts.flattened(path, MULTI_EVENT))
+    for given, expected in ((pa.concat_tables([nobody, table, nobody]), EVENTS), (table.slice(0, 0), [])):
+        flat = flattened(tmp_path, given)
         assert rows_of(flat) == expected
         assert flat.schema.types == WORLD.multi_event().schema.types
 
@@ -116,8 +117,7 @@ def test_wide_lists_and_columns_more_are_accepted_in_any_order(tmp_path):
     wide = [pa.large_list(field.type.value_type) for field in table.schema if field.name != "uid"]
     table = table.cast(pa.schema(list(zip(table.column_names, [pa.int64(), *wide], strict=True))))
     table = table.append_column("session", pa.array(["a", "b", "c"])).select([7, 6, 5, 4, 3, 2, 1, 0])
-    flat = pa.concat_tables(layouts.flattened(write_table(tmp_path, "wide.parquet", table), MULTI_EVENT))
-    assert rows_of(flat) == EVENTS
+    assert rows_of(flattened(tmp_path, table)) == EVENTS
 
 
 def with_lists(name, values):
@@ -126,13 +126,11 @@ def with_lists(name, values):
     return table.set_column(index, name, pa.array(values, table.schema.field(name).type))
 
 
+DIFFER = "lists of a user differ in length"
 REFUSED = {
-    "lists of different lengths": (with_lists("item_id", [[10, 11], [], [10]]), "lists of a user differ in length"),
-    "lengths swapped between users": (
-        with_lists("item_id", [[10], [11, None], [10]]),
-        "lists of a user differ in length",
-    ),
-    "a null list": (with_lists("timestamp", [[0, 5], None, [0]]), "lists of a user differ in length"),
+    "lists of different lengths": (with_lists("item_id", [[10, 11], [], [10]]), DIFFER),
+    "lengths swapped between users": (with_lists("item_id", [[10], [11, None], [10]]), DIFFER),
+    "a null list": (with_lists("timestamp", [[0, 5], None, [0]]), DIFFER),
     "a missing column": (sequential(WORLD.multi_event()).drop_columns("timestamp"), "column timestamp is missing"),
     "a column without lists": (
         sequential(WORLD.multi_event()).set_column(3, "is_organic", pa.array([1, 1, 1], pa.uint8())),
@@ -152,29 +150,24 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("table", "expected"), REFUSED.values(), ids=REFUSED)
-def test_a_wrong_sequential_file_is_refused_by_its_name_and_nothing_is_left(lists, table, expected):
-    WORLD.write(lists.source, layout="sequential")
-    path = write_table(lists.source, "sequential/50m/multi_event.parquet", table)
-    with pytest.raises(SourceError, match=f"{re.escape(str(path))}: .*{expected}"):
+def test_a_wrong_sequential_file_is_refused_by_its_name_and_nothing_is_left(lists, file, table, expected):
+    pq.write_table(table, file)
+    with unchanged(lists), pytest.raises(SourceError, match=f"{re.escape(str(file))}: .*{expected}"):
         lists.materialise("raw/multi_event")
-    assert lists.files() == {}
 
 
-def test_a_sequential_file_cut_short_is_refused_by_its_name(lists):
-    WORLD.write(lists.source, layout="sequential")
-    path = lists.source / "sequential/50m/multi_event.parquet"
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(SourceError, match=f"{re.escape(str(path))}: not a whole Parquet file"):
+def test_a_sequential_file_cut_short_is_refused_by_its_name(lists, file):
+    file.write_bytes(file.read_bytes()[:-20])
+    with unchanged(lists), pytest.raises(SourceError, match=f"{re.escape(str(file))}: not a whole Parquet file"):
         lists.materialise("raw/multi_event")
-    assert lists.files() == {}
 
 
 def test_an_unknown_layout_is_refused_by_the_variable(tmp_path):
     platform = Platform(tmp_path, layout="wide")
     WORLD.write(platform.source)
-    with pytest.raises(SourceError, match=r"MS_ASSETS_LAYOUT: found 'wide', expected flat or sequential"):
+    refused = pytest.raises(SourceError, match=r"MS_ASSETS_LAYOUT: found 'wide', expected flat or sequential")
+    with unchanged(platform), refused:
         platform.materialise("raw/multi_event")
-    assert platform.files() == {}
 
 
 # the order
@@ -269,7 +262,7 @@ def of_order(uid_and_time):
 @pytest.mark.parametrize(("rows", "expected"), ORDERS.values(), ids=ORDERS)
 def test_rows_are_sorted_by_user_then_time_with_unknown_ones_last(con, tmp_path, rows, expected, group):
     pq.write_table(of_order(rows), tmp_path / "events.parquet", row_group_size=group)
-    events = con.read_parquet(str(tmp_path / "events.parquet"), file_row_number=True)
+    events = read(con, tmp_path / "events.parquet")
     assert layouts.is_sorted(events) == expected
     wanted = sorted(rows, key=lambda row: [(value is None, value or 0) for value in row])
     assert layouts.in_order(events).fetchall() == wanted
@@ -285,24 +278,18 @@ def test_one_row_out_of_order_is_found_among_many_row_groups(tmp_path, wrong):
     broken = in_order.set_column(1, "timestamp", pa.array(times, pa.uint32()))
     for table, expected in ((in_order, True), (broken, False)):
         pq.write_table(table, tmp_path / "events.parquet", row_group_size=10_000)
-        assert layouts.is_sorted(con.read_parquet(str(tmp_path / "events.parquet"), file_row_number=True)) == expected
+        assert layouts.is_sorted(read(con, tmp_path / "events.parquet")) == expected
 
 
 def test_ties_stay_in_the_order_of_the_file_across_row_groups_and_threads(tmp_path):
     rng = random.Random(0)
     n = 60_000
-    table = pa.table(
-        {
-            "uid": pa.array(rng.choices([*range(5), None], k=n), pa.uint32()),
-            "timestamp": pa.array(rng.choices([0, 5, None], k=n), pa.uint32()),
-            "place": range(n),
-        }
-    )
+    uids, times = rng.choices([*range(5), None], k=n), rng.choices([0, 5, None], k=n)
+    table = pa.table({"uid": pa.array(uids, pa.uint32()), "timestamp": pa.array(times, pa.uint32()), "place": range(n)})
     pq.write_table(table, tmp_path / "events.parquet", row_group_size=1_000)
     con = duckdb.connect(config={"threads": 4})
-    ordered = layouts.in_order(con.read_parquet(str(tmp_path / "events.parquet"), file_row_number=True)).fetchall()
-    wanted = [tuple(row.values()) for row in table.to_pylist()]
-    assert ordered == sorted(wanted, key=lambda row: [(value is None, value or 0) for value in row])
+    ordered = layouts.in_order(read(con, tmp_path / "events.parquet")).fetchall()
+    assert ordered == sorted(rows_of(table), key=lambda row: [(value is None, value or 0) for value in row])
 
 
 def test_the_widest_accepted_types_give_the_same_tables(tmp_path):
@@ -313,13 +300,8 @@ def test_the_widest_accepted_types_give_the_same_tables(tmp_path):
         platform = Platform(tmp_path / name)
         world.write(platform.source)
         events = world.multi_event()
-        types = {
-            "uid": id_,
-            "item_id": id_,
-            "timestamp": id_,
-            "is_organic": small,
-            "track_length_seconds": pa.float64(),
-        }
+        types = dict.fromkeys(("uid", "item_id", "timestamp"), id_)
+        types |= {"is_organic": small, "track_length_seconds": pa.float64()}
         schema = pa.schema([field.with_type(types.get(field.name, field.type)) for field in events.schema])
         write_table(platform.source, "flat/50m/multi_event.parquet", events.cast(schema))
         platform.materialise(*COMPUTED.values(), config=rules.config())

@@ -4,12 +4,7 @@ import pytest
 
 from ms_assets_tests.worlds import World, listen, reaction, write_table
 
-EVENTS = [
-    *(listen(1, i, 10) for i in range(4)),
-    listen(2, 0, 10),
-    listen(2, 1, 20, None),
-    reaction("like", 3, 0, None),
-]
+EVENTS = [*(listen(1, i, 10) for i in range(4)), listen(2, 0, 10), listen(2, 1, 20, None), reaction("like", 3, 0, None)]
 
 
 @pytest.fixture
@@ -59,11 +54,7 @@ def test_statistics_count_events_per_user_and_per_song(published):
 
 def test_a_table_fetched_on_request_is_reported_once_it_is_here(published):
     likes = World([reaction("like", 1, 5, 10)], []).multi_event()
-    write_table(
-        published.source,
-        "flat/50m/likes.parquet",
-        likes.select(["uid", "timestamp", "item_id", "is_organic"]),
-    )
+    write_table(published.source, "flat/50m/likes.parquet", likes.select(["uid", "timestamp", "item_id", "is_organic"]))
     published.materialise("raw/likes")
     published.materialise("raw/statistics_report", "raw/column_report", alone=True)
     statistics = {row["file"]: row["n_events"] for row in published.rows("raw/statistics_report")}

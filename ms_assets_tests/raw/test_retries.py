@@ -1,11 +1,11 @@
 """What is tried again: a step whose hub was away, later each time; nothing else."""
 
-import json
 import os
-import subprocess
 import sys
 
 import pytest
+
+from ms_assets_tests.workplace import answer_of
 
 SCENARIOS = """
 import json, os, sys
@@ -66,10 +66,7 @@ print(json.dumps(found))
 def found(tmp_path_factory):
     """By scenario: whether it came to an end, seconds before each further attempt, errors, how often it asked."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    command = [sys.executable, "-c", SCENARIOS, str(tmp_path_factory.mktemp("retries"))]
-    done = subprocess.run(command, env=ours, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer_of(sys.executable, "-c", SCENARIOS, tmp_path_factory.mktemp("retries"), env=ours)
 
 
 def test_a_step_is_tried_again_when_the_hub_was_away_longer_than_a_request_waits(found):

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from ms_assets.graph.bipartite import bipartite_graph
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors, TrainingData
+from ms_assets.training.network import Network
 from ms_assets.training.trained import Epoch, TrainedModel
 
 NOBODY = (np.empty(0, np.int64), np.empty(0, np.int64))
@@ -52,6 +54,16 @@ def data_of(graph, explicit=NOBODY, wanted=NOBODY):
     tensors = GraphTensors.of(graph)
     relevance = np.ones(len(wanted[0]))
     return TrainingData(tensors, tensors.pairs(*explicit), tensors.pairs(*wanted, relevance=relevance))
+
+
+def features_of(graph):
+    return GraphTensors.of(graph).features
+
+
+def network_of(graph, settings):
+    """A network with the parameters that seed 0 draws."""
+    torch.manual_seed(0)
+    return Network(GraphTensors.of(graph), settings)
 
 
 def pairs_of(lists):

@@ -50,35 +50,34 @@ def trained(file, *, graph=GRAPH, explicit=EXPLICIT, die_after=0, on_epoch=lambd
     return fit(data, settings, CPU, on_epoch, checkpoint)
 
 
+def kill(file, after, **changed):
+    """Train until so many checkpoints have been saved."""
+    with pytest.raises(Killed):
+        trained(file, die_after=after, **changed)
+
+
 def outcome(result):
     history = [(epoch.number, epoch.loss, epoch.validation_ndcg, epoch.learning_rate) for epoch in result.history]
     return history, {name: tensor.tolist() for name, tensor in result.state.items()}
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{}, {"optimizer": "sgd"}, {"spectral_start": False, "objective": "bpr"}],
-    ids=str,
-)
+@pytest.mark.parametrize("changed", [{}, {"optimizer": "sgd"}, {"spectral_start": False, "objective": "bpr"}], ids=str)
 @pytest.mark.parametrize("die_after", [1, 5, 6, 7, 16, STEPS])
 def test_a_training_killed_at_any_step_ends_as_an_unbroken_one(file, tmp_path, die_after, changed):
     wanted = outcome(trained(CheckpointOnDisk(tmp_path / "unbroken"), **changed))
-    with pytest.raises(Killed):
-        trained(file, die_after=die_after, **changed)
+    kill(file, die_after, **changed)
     assert outcome(trained(file, **changed)) == wanted
 
 
 def test_a_training_killed_again_and_again_gets_there(file, tmp_path):
     wanted = outcome(trained(CheckpointOnDisk(tmp_path / "unbroken")))
     for _ in range(STEPS // 5):
-        with pytest.raises(Killed):
-            trained(file, die_after=5)
+        kill(file, 5)
     assert outcome(trained(file)) == wanted
 
 
 def test_what_is_done_is_not_done_again(file, caplog):
-    with pytest.raises(Killed):
-        trained(file, die_after=15)
+    kill(file, 15)
     told = []
     with caplog.at_level(logging.INFO, logger="ms_assets.training"):
         trained(file, on_epoch=told.append)
@@ -87,8 +86,7 @@ def test_what_is_done_is_not_done_again(file, caplog):
 
 
 def test_seconds_go_on_where_they_stopped(file):
-    with pytest.raises(Killed):
-        trained(file, die_after=15)
+    kill(file, 15)
     before = file.load()["state"]["seconds"]
     assert trained(file).history[-1].seconds > before > 0
 
@@ -108,17 +106,13 @@ def other_graph():
     [
         ({"learning_rate": 0.5}, ["learning_rate: the checkpoint's 0.001, this training's 0.5"]),
         ({"seed": 7, "layers": 1}, ["seed: the checkpoint's 0", "layers: the checkpoint's 2, this training's 1"]),
-        (
-            {"graph": other_graph()},
-            ["data: the checkpoint's 60 users, 82 songs, 720 edges", "training's 60 users"],
-        ),
+        ({"graph": other_graph()}, ["data: the checkpoint's 60 users, 82 songs, 720 edges", "training's 60 users"]),
         ({"explicit": (np.array([0]), np.array([5]))}, ["data: the checkpoint's"]),
     ],
     ids=["one setting", "two settings", "another graph", "other dislikes"],
 )
 def test_a_checkpoint_of_other_data_or_settings_is_refused_and_both_are_named(file, changed, named):
-    with pytest.raises(Killed):
-        trained(file, die_after=2)
+    kill(file, 2)
     with pytest.raises(OtherTrainingError, match="replace_checkpoint") as refusal:
         trained(file, **changed)
     assert all(name in str(refusal.value) for name in named)
@@ -127,15 +121,13 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused_and_both_are_named(fi
 
 def test_a_checkpoint_of_another_training_is_thrown_away_on_request(file, tmp_path):
     wanted = outcome(trained(CheckpointOnDisk(tmp_path / "unbroken"), seed=5))
-    with pytest.raises(Killed):
-        trained(file, die_after=2)
+    kill(file, 2)
     assert outcome(trained(file, seed=5, replace_checkpoint=True)) == wanted
 
 
 @pytest.mark.parametrize("harmless", [{"accumulation": 3}, {"checkpoint_seconds": 1.0}, {"refit": True}], ids=str)
 def test_settings_that_change_no_result_do_not_keep_a_training_from_going_on(file, harmless):
-    with pytest.raises(Killed):
-        trained(file, die_after=15)
+    kill(file, 15)
     told = []
     trained(file, on_epoch=told.append, **harmless)
     assert told[0].number == 3

@@ -7,9 +7,7 @@ from torch.nn import functional
 
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.training import diagnostics, figures
-from ms_assets.training.data import GraphTensors
-from ms_assets.training.network import Network
-from ms_assets_tests.training.graphs import random_graph
+from ms_assets_tests.training.graphs import features_of, network_of, random_graph
 from ms_assets_tests.training.tastes import settings_of
 
 
@@ -19,12 +17,7 @@ def graph():
 
 
 def model_of(graph, **changed):
-    torch.manual_seed(0)
-    return Network(GraphTensors.of(graph), settings_of(**changed))
-
-
-def features_of(graph):
-    return GraphTensors.of(graph).features
+    return network_of(graph, settings_of(**changed))
 
 
 def diagnosis_of(graph, model):

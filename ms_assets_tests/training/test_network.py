@@ -9,7 +9,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors, SongFeatures
 from ms_assets.training.edge_weights import EdgeWeightMLP
 from ms_assets.training.network import Network
-from ms_assets_tests.training.graphs import graph_of, random_graph
+from ms_assets_tests.training.graphs import features_of, graph_of, network_of, random_graph
 
 ARTISTS = [[0], [1], [0, 1], [], [1, 2, 0]]
 ALBUMS = [[3], [], [0], [1, 2], [3]]
@@ -23,12 +23,7 @@ def graph():
 
 
 def model_of(graph, **settings):
-    torch.manual_seed(0)
-    return Network(GraphTensors.of(graph), TrainingSettings(**{"embedding_dim": 8, "layers": 2, **settings}))
-
-
-def features_of(graph):
-    return GraphTensors.of(graph).features
+    return network_of(graph, TrainingSettings(**{"embedding_dim": 8, "layers": 2, **settings}))
 
 
 def embeddings(graph, **settings):

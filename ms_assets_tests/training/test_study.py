@@ -17,6 +17,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training import study as studies
 from ms_assets.training.memory import NotEnoughMemoryError
 from ms_assets.training.trainer import DivergedError
+from ms_assets_tests.conftest import metadata_of
 from ms_assets_tests.training.tastes import plant
 from ms_assets_tests.training.trials import BASE, Trainings, goodness, searched
 
@@ -199,9 +200,8 @@ def test_a_second_run_adds_trials_to_the_same_study_and_mlflow_run(platform):
     assert len(platform.rows("training/hyperparameter_study")) == 3
     runs = mlflow.MlflowClient(platform.environment.tracking_uri).search_runs(["1"])
     assert len([found for found in runs if "mlflow.parentRunId" not in found.data.tags]) == 1
-    [event] = run.get_asset_materialization_events()
     for picture in ("history", "importance"):
-        assert "data:image/png;base64" in event.materialization.metadata[picture].md_str
+        assert "data:image/png;base64" in metadata_of(run)[picture]
 
 
 def test_training_takes_the_best_parameters_on_request_and_the_run_config_goes_before_them(platform):
