@@ -108,3 +108,38 @@ def test_the_version_stands_in_one_place_and_the_changelog_begins_with_it():
     assert "version" in project["project"]["dynamic"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "ms_assets.__version__"}
     assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == ms_assets.__version__
+
+
+OF_OTHER_PACKAGES = {
+    "Registered model alias champion not found",
+    "ModuleNotFoundError: No module named 'ms_assets'",
+    "Run `dagster instance migrate`",
+    "Detected out-of-date database schema",
+    "Version table 'alembic_version' has more than one head present",
+    "address already in use",
+}
+
+
+def spoken():
+    """Every text in the package, with … where a value is filled in, and every function's name."""
+    for module in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.FunctionDef):
+                yield node.name
+
+
+def test_every_message_that_operations_explains_is_one_of_the_package():
+    sections = re.findall(
+        r"## Troubleshooting.*?(?=\n## |\Z)", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL
+    )
+    cells = re.findall(r"^\| (.*?) \| ", "".join(sections), re.MULTILINE)
+    messages = {message for cell in cells for message in re.findall(r"`` ?(.+?) ?``|`([^`]+)`", cell)}
+    told = {one or other for one, other in messages} - OF_OTHER_PACKAGES
+    texts = "\n".join(spoken())
+    parts = {(message, part.strip(" :;/().")) for message in told for part in message.split("…")}
+    assert len(told) > 25
+    assert [message for message, part in parts if part not in texts] == []
