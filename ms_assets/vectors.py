@@ -5,7 +5,6 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from ms_assets.streams import Relation
@@ -17,13 +16,15 @@ def vector_column(table: pa.Table, name: str) -> NDArray[np.float32]:
     Raises:
         ValueError: a list is null, or lengths differ.
     """
+    from pyarrow import compute
+
     column = table.column(name).combine_chunks()
     if not len(column):
         return np.empty((0, 0), np.float32)
     values = column.flatten().to_numpy(zero_copy_only=False)
     width, rest = divmod(len(values), len(column))
-    lengths = pa.compute.list_value_length(column)
-    if rest or column.null_count or not pa.compute.all(pa.compute.equal(lengths, width)).as_py():
+    lengths = compute.list_value_length(column)
+    if rest or column.null_count or not compute.all(compute.equal(lengths, width)).as_py():
         raise ValueError(f"column {name}: expected lists of one length in every row")
     return np.array(values.reshape(len(column), width), np.float32)
 
@@ -49,8 +50,10 @@ class Ragged:
     @classmethod
     def from_column(cls, table: pa.Table, name: str) -> Self:
         """Read an Arrow list column; a null counts as an empty list."""
+        from pyarrow import compute
+
         column = table.column(name).combine_chunks()
-        lengths = pa.compute.fill_null(pa.compute.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        lengths = compute.fill_null(compute.list_value_length(column), 0).to_numpy(zero_copy_only=False)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(column.flatten().to_numpy(zero_copy_only=False).astype(np.int64), offsets)
 

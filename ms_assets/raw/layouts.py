@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
 
 from ms_assets.raw.schema import SourceError, SourceTable
@@ -39,13 +38,15 @@ def flattened(path: Path, table: SourceTable) -> Iterator[pa.Table]:
 
 
 def _flat(batches: list[pa.RecordBatch], schema: pa.Schema, path: Path, names: list[str]) -> pa.Table:
+    from pyarrow import compute
+
     users = pa.Table.from_batches(batches, schema).combine_chunks()
-    lengths = [pa.compute.list_value_length(users[name]).to_numpy() for name in names[1:]]
+    lengths = [compute.list_value_length(users[name]).to_numpy() for name in names[1:]]
     if any(not np.array_equal(lengths[0], other) for other in lengths[1:]):
         raise SourceError(f"{path}: the lists of a user differ in length")
     user = np.repeat(np.arange(len(users)), lengths[0].astype(np.int64))
     uid = users["uid"].take(pa.array(user))
-    return pa.table([uid, *(pa.compute.list_flatten(users[name]) for name in names[1:])], names=names)
+    return pa.table([uid, *(compute.list_flatten(users[name]) for name in names[1:])], names=names)
 
 
 def is_sorted(events: Relation) -> bool:

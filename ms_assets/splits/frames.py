@@ -16,7 +16,6 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from ms_assets.events import EVENT_TYPES
@@ -274,10 +273,12 @@ def _refuse_several_types(column: str, tables: dict[str, Relation]) -> None:
 
 def _block(rows: pa.Table) -> PartedEvents:
     """Block with all events and their parts."""
-    kind = pa.compute.index_in(rows["type"], pa.array(KINDS)).fill_null(NO_TYPE)
+    from pyarrow import compute
+
+    kind = compute.index_in(rows["type"], pa.array(KINDS)).fill_null(NO_TYPE)
     published = {
         "timestamp": rows["time"],
-        "played_ratio_pct": pa.compute.multiply(rows["played_ratio"], 100.0),
+        "played_ratio_pct": compute.multiply(rows["played_ratio"], 100.0),
         "is_organic": pa.nulls(len(rows), pa.uint8()),
     }
     return PartedEvents(

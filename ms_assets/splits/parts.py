@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from ms_assets.splits.protocols import KINDS, LISTEN, NO_TYPE, PARTS, TRAIN, PartedEvents
@@ -98,8 +97,10 @@ def _negatives(events: PartedEvents, song_ids: NDArray[np.int32], in_graph: NDAr
 
 def _share(percent: pa.Array) -> pa.Array:
     """Share of a percentage: min(percent, 100) / 100, null where the percentage is null."""
-    at_most_all = pa.compute.min_element_wise(percent.cast(pa.float64()), 100.0, skip_nulls=False)
-    return pa.compute.divide(at_most_all, 100.0)
+    from pyarrow import compute
+
+    at_most_all = compute.min_element_wise(percent.cast(pa.float64()), 100.0, skip_nulls=False)
+    return compute.divide(at_most_all, 100.0)
 
 
 def _names(kind: NDArray[np.uint8]) -> pa.DictionaryArray:

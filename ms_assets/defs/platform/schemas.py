@@ -53,6 +53,7 @@ def as_metadata(described: Written) -> dict[str, Any]:
     return {SCHEMA: dg.TableSchema(columns), LINEAGE: dg.TableColumnLineage(made)}
 
 
+@cache
 def _dependency(source: str) -> dg.TableColumnDep:
     table, column = source.split(".")
     return dg.TableColumnDep(dg.AssetKey(table.split("/")), column)
