@@ -1,5 +1,7 @@
 """The served model's answers beside the recommendations that evaluation judged."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import faiss
@@ -121,3 +123,12 @@ def test_answering_leaves_the_threads_of_the_program_as_they_are(service, known,
         assert faiss.omp_get_max_threads() == 3
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def test_the_code_of_models_that_version_0_1_registered_finds_what_it_imports():
+    program = (
+        "from ms_assets.registry import Candidate; from ms_assets.retrieval.recommendations import TOP_K; "
+        "from ms_assets.retrieval.served import Service; print(TOP_K, Service.read.__name__, Service.answer.__name__)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["100", "read", "answer"]
