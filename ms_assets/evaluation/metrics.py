@@ -39,6 +39,8 @@ METRICS = {
     "artist_diversity": "share of the recommendations none of whose artists stands above them in the list",
     "cold_share": "share of the recommendations that are cold songs",
 }
+RANGES = {"popularity_lift": "-1 AND 1e300"}
+"""Ranges, as SQL, of metrics that are not a share, a probability or a normalised gain."""
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import PARTITION_TAG, assets_of
 from ms_assets.evaluation import champion as champions
 from ms_assets.evaluation import leaderboard as boards
+from ms_assets.evaluation.metrics import RANGES
 from ms_assets.retrieval.methods import BASELINES
 from ms_assets.streams import Relation
-
-RANGES = {"popularity_lift": "-1 AND 1e300"}
-"""Ranges, as SQL, of metrics that are not a share, a probability or a normalised gain."""
 
 
 @dg.asset_check(asset=["evaluation", "user_metrics"], blocking=True)
