@@ -1,5 +1,6 @@
 """Entry point for Dagster: everything in `ms_assets/defs`, bound to the environment of this process."""
 
+import gc
 import warnings
 from functools import cache
 from importlib import import_module
@@ -62,4 +63,6 @@ def define(environment: Environment) -> dg.Definitions:
     return dg.Definitions.merge(found(), bound)
 
 
+# What is imported by now stays: no collection has to look through it, and least of all the last one, at exit.
+gc.freeze()
 defs = define(Environment.read())
