@@ -173,7 +173,9 @@ def test_a_song_without_audio_is_like_no_other_and_no_other_is_like_it(fitted):
 
 @pytest.mark.parametrize("name", KNOW_NO_SIMILARITY)
 def test_a_method_that_knows_no_similarity_names_those_that_do(fitted, name):
-    with pytest.raises(NotImplementedError, match="knows no similarity of songs; ItemKNN, SVD, IALS, LightGCN do"):
+    with pytest.raises(
+        NotImplementedError, match="has no similarity of songs; ask ItemKNN, SVD, IALS, ContentBased"
+    ):
         fitted(name).similar(["song 01"])
 
 
@@ -275,11 +277,11 @@ ASKED_WRONGLY = {
     "k below 0": (lambda m: m.similar(["song 01"], k=-3), "k: found -3, expected at least 1"),
     "an unknown user": (
         lambda m: m.recommend(["user 01", "nobody", "none"]),
-        "users: found 2 unknown of 3, such as nobody; expected those of the events that the model was fitted to",
+        "users: found 2 unknown of 3, such as nobody; expected ids of the events that the model was fitted to",
     ),
     "an unknown song": (
         lambda m: m.similar(["silence"]),
-        "songs: found 1 unknown of 1, such as silence; expected those of the events that the model was fitted to",
+        "songs: found 1 unknown of 1, such as silence; expected ids of the events that the model was fitted to",
     ),
     "users of another type": (
         lambda m: m.recommend([7]),

@@ -110,7 +110,7 @@ class Recommender(ABC):
 
     def _similar(self, song: NDArray[np.int64], n: int) -> Ranked:
         raise NotImplementedError(
-            f"{type(self).__name__} has no similarity of songs; ItemKNN, SVD, IALS and LightGCN have"
+            f"{type(self).__name__} has no similarity of songs; ask ItemKNN, SVD, IALS, ContentBased or LightGCN"
         )
 
     def save(self, path: str | Path) -> None:

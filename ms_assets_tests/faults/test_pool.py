@@ -8,7 +8,7 @@ TRAININGS = """
 import time
 from pathlib import Path
 import dagster as dg
-from ms_assets.defs.automation import executor_by_scale
+from ms_assets.defs.platform.executor import executor_by_scale
 from ms_assets.defs.platform.scales import SCALES
 
 @dg.asset(partitions_def=SCALES, pool="gpu", io_manager_key="nothing")
