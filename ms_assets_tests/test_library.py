@@ -173,9 +173,7 @@ def test_a_song_without_audio_is_like_no_other_and_no_other_is_like_it(fitted):
 
 @pytest.mark.parametrize("name", KNOW_NO_SIMILARITY)
 def test_a_method_that_knows_no_similarity_names_those_that_do(fitted, name):
-    with pytest.raises(
-        NotImplementedError, match="has no similarity of songs; ask ItemKNN, SVD, IALS, ContentBased"
-    ):
+    with pytest.raises(NotImplementedError, match="has no similarity of songs; ask ItemKNN, SVD, IALS, ContentBased"):
         fitted(name).similar(["song 01"])
 
 
