@@ -57,13 +57,6 @@ class Ragged:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(column.flatten().to_numpy(zero_copy_only=False).astype(np.int64), offsets)
 
-    @classmethod
-    def from_pairs(cls, rows: NDArray[np.integer], values: NDArray[np.integer], n_rows: int) -> Self:
-        """Group distinct (row, value) pairs, given in any order; each row's values come out sorted."""
-        order = np.lexsort((values, rows))
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_rows))]).astype(np.int64)
-        return cls(values[order].astype(np.int64), offsets)
-
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Number of values in each row, int64 [rows]."""

@@ -178,3 +178,14 @@ def test_keys_larger_than_32_bits_are_told_apart():
     user, song = np.array([70_000, 70_001], np.int32), np.array([900_000, 0], np.int32)
     pairs = Interactions.of(user, song, 70_002, 1_000_000)
     assert (pairs.user.tolist(), pairs.song.tolist()) == ([70_000, 70_001], [900_000, 0])
+
+
+def test_pairs_in_any_order_become_sorted_lists():
+    pairs = Interactions.of(np.array([2, 0, 2, 0]), np.array([7, 5, 1, 9]), n_users=4, n_songs=10)
+    assert pairs.song.tolist() == [5, 9, 1, 7]
+    assert pairs.offsets.tolist() == [0, 2, 2, 4, 4]
+
+
+def test_no_pairs_are_empty_lists():
+    pairs = Interactions.of(np.array([], int), np.array([], int), n_users=2, n_songs=10)
+    assert pairs.counts.tolist() == [0, 0]

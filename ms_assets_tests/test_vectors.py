@@ -49,14 +49,3 @@ def test_lists_keep_their_rows_and_a_null_counts_as_empty():
     assert ragged.offsets.tolist() == [0, 2, 2, 2, 3]
     assert ragged.lengths.tolist() == [2, 0, 0, 1]
     assert ragged.rows().tolist() == [0, 0, 3]
-
-
-def test_pairs_in_any_order_become_sorted_lists():
-    ragged = Ragged.from_pairs(np.array([2, 0, 2, 0]), np.array([7, 5, 1, 9]), n_rows=4)
-    assert ragged.values.tolist() == [5, 9, 1, 7]
-    assert ragged.offsets.tolist() == [0, 2, 2, 4, 4]
-
-
-def test_no_pairs_are_empty_lists():
-    ragged = Ragged.from_pairs(np.array([], int), np.array([], int), n_rows=2)
-    assert ragged.lengths.tolist() == [0, 0]

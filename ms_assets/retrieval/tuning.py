@@ -63,7 +63,7 @@ class Tuner:
         if not len(targets):
             return 0.0
         ideal = targets.ideal_dcg("relevance", TUNING_K)
-        return float(np.nanmean(ranking.ratio(ranking.dcg(targets.gains("relevance", songs)), ideal)))
+        return float(np.nanmean(ranking.ndcg(targets.gains("relevance", songs), ideal)))
 
     def choose(self, grid: Sequence[Setting], make: Callable[..., Recommender], views: Sequence[str] = VIEWS) -> Tuned:
         """Choose the setting whose recommender ranks best for the drawn users; the grid's first if there are none.
