@@ -57,8 +57,7 @@ def evaluate(
     rows = pa.concat_tables(
         passes.user_metrics(methods, found.users, found.songs, found.train, found.ground_truth, lengths)
     )
-    measured = pl.DataFrame(rows).filter(pl.col("view") == view)
-    panes = [boards.pane(measured.filter(pl.col("k") == k), boards.MEANS) for k in lengths]
+    panes = boards.panes(found.connection.from_arrow(rows).filter(f"view = '{view}'"))
     exposure = passes.exposure(methods, found.users, found.songs, found.train, False, lengths)
     return boards.leaderboard(panes, exposure.filter(pl.col("view") == view))
 
