@@ -9,9 +9,10 @@ from pathlib import Path
 import dagster as dg
 
 from ms_assets.defs.automation import retraining_schedules
-from ms_assets.defs.platform import common_checks, io_managers
+from ms_assets.defs.platform import checks, io_managers
 from ms_assets.defs.platform.executor import executor_by_scale
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow, StudyStorage, YambdaSource
+from ms_assets.defs.platform.schemas import SCHEMA
 
 
 @cache
@@ -31,10 +32,11 @@ def define(environment: Environment) -> dg.Definitions:
     data = str(environment.data)
     bound = dg.Definitions(
         asset_checks=[
-            common_checks.checks_of(spec)
+            checks.of_rows(spec)
             for asset in found().assets or ()
             if isinstance(asset, dg.AssetsDefinition)
             for spec in asset.specs
+            if SCHEMA in spec.metadata
         ],
         schedules=retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
         executor=executor_by_scale(environment.home),

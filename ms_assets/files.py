@@ -1,14 +1,21 @@
 """Atomic files, which exist whole or not at all, and hashes of their content."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import IO
+from uuid import uuid4
 
 FULL = os.strerror(errno.ENOSPC)
+LOCK = "lock"
+_kept_open: list[IO[str]] = []
+"""Files whose locks this process holds until it ends."""
 
 
 @contextmanager
@@ -30,9 +37,9 @@ def _is_of_a_full_disk(error: BaseException | None) -> bool:
 def published(path: Path) -> Iterator[Path]:
     """Yield a path to write a file or folder to; rename it to `path` if the body succeeds, remove it if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    former = path.with_name(f".{path.name}.{os.getpid()}.former.unfinished")
-    remove(unfinished)
+    # No process id, which another container may have too.
+    unfinished = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
+    former = unfinished.with_suffix(".former.unfinished")
     try:
         with writing(path):
             yield unfinished
@@ -80,6 +87,22 @@ def _put_back(former: Path, place: Path) -> None:
     if former.is_dir() and not place.exists():
         former.replace(place)
     remove(former)
+
+
+def own_folder(parent: Path) -> Path:
+    """Create a folder that this process alone uses until it ends; remove those of processes that have ended.
+
+    Process ids would not do: containers that share a disk have equal ones.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for other in parent.iterdir():
+        with suppress(BlockingIOError, FileNotFoundError, NotADirectoryError), (other / LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(other, ignore_errors=True)
+    folder = Path(mkdtemp(dir=parent, prefix="."))
+    _kept_open.append((folder / LOCK).open("a+"))
+    fcntl.flock(_kept_open[-1], fcntl.LOCK_EX)
+    return folder.rename(folder.with_name(folder.name[1:]))
 
 
 def remove(path: Path) -> None:

@@ -1,11 +1,14 @@
 """Jobs, retraining schedules, and the sensor on the hub's revision."""
 
 import json
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from ms_assets.defs.platform import lineage, runs
+from ms_assets.defs.platform import runs
+from ms_assets.defs.platform.io_managers import TableIOManager
+from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.resources import Environment, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, SourceError
@@ -73,7 +76,9 @@ def _retraining(scale: str, cron: str, timezone: str) -> dg.ScheduleDefinition:
     minimum_interval_seconds=3600,
     description="Runs the pipeline again for scales that were made from another commit than the hub's revision names.",
 )
-def hub_revision(context: dg.SensorEvaluationContext, yambda: YambdaSource) -> dg.SensorResult | dg.SkipReason:
+def hub_revision(
+    context: dg.SensorEvaluationContext, yambda: YambdaSource, io_manager: dg.ResourceParam[TableIOManager]
+) -> dg.SensorResult | dg.SkipReason:
     """Pin a new commit and request a run of the pipeline for each scale whose raw tables are from another commit."""
     from ms_assets.raw.transfer import HubError
 
@@ -83,11 +88,11 @@ def hub_revision(context: dg.SensorEvaluationContext, yambda: YambdaSource) -> d
         return dg.SkipReason(str(error))
     asked = json.loads(context.cursor or "{}")
     behind = [
-        scale for scale in _made_from_another(context.instance, yambda.location, commit) if asked.get(scale) != commit
+        scale for scale in _made_from_another(io_manager.lineage, yambda.location, commit) if asked.get(scale) != commit
     ]
     if not behind:
         return dg.SkipReason(f"{commit} is known: no table is from another commit, or its run was requested already")
-    if underway := _reading_the_hub(context.instance):
+    if underway := _reading_the_hub(context.instance, io_manager.home):
         return dg.SkipReason(f"{commit} is new; it is pinned once run {underway.run_id}, which reads another, is over")
     yambda.source.pin(commit)
     requests = [
@@ -96,19 +101,19 @@ def hub_revision(context: dg.SensorEvaluationContext, yambda: YambdaSource) -> d
     return dg.SensorResult(requests, cursor=json.dumps(asked | dict.fromkeys(behind, commit)))
 
 
-def _made_from_another(instance: dg.DagsterInstance, dataset: str, commit: str) -> list[str]:
+def _made_from_another(lineage: Lineage, dataset: str, commit: str) -> list[str]:
     """Scales that have a raw table of the dataset from another commit."""
 
     def is_another(scale: str, table: str) -> bool:
-        latest = lineage.history(instance, dg.AssetKey(["raw", table]), scale)
+        latest = lineage.history(dg.AssetKey(["raw", table]), scale)[:1]
         return any(made.metadata["source"] == dataset and made.metadata["revision"] != commit for made in latest)
 
     return [scale for scale in SCALES.get_partition_keys() if any(is_another(scale, table) for table in ALWAYS)]
 
 
-def _reading_the_hub(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
+def _reading_the_hub(instance: dg.DagsterInstance, home: Path) -> dg.DagsterRun | None:
     """Run in progress whose tables would be from two commits if another were pinned now; None if there is none."""
-    runs.mark_lost(instance)
+    runs.mark_lost(instance, home)
     real = [scale for scale in SCALES.get_partition_keys() if scale != "sample"]
     found = instance.get_runs(dg.RunsFilter(statuses=runs.UNDER_WAY, tags={PARTITION_TAG: real}), limit=1)
     return found[0] if found else None

@@ -8,7 +8,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.splits.protocols import KINDS, LISTEN, NO_TYPE, PARTS, TRAIN, PartedEvents
-from ms_assets.streams import Relation
 
 EVENT_COLUMNS = ("timestamp", "played_ratio_pct", "is_organic")
 """Columns of raw/multi_event that `tables` needs beside users, songs, types and parts."""
@@ -106,8 +105,3 @@ def _share(percent: pa.Array) -> pa.Array:
 def _names(kind: NDArray[np.uint8]) -> pa.DictionaryArray:
     indices = pa.array(kind.astype(np.int8), mask=kind == NO_TYPE)
     return pa.DictionaryArray.from_arrays(indices, KINDS)
-
-
-def fingerprint(table: Relation) -> tuple[int, int]:
-    """Fingerprint of a table, the same for equal tables in any order: a hash over all rows, and their number."""
-    return table.aggregate(f"bit_xor(hash({', '.join(table.columns)})), count(*)").fetchall()[0]

@@ -8,7 +8,9 @@ import dagster as dg
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.defs.platform import lineage, schemas, shown
+from ms_assets.defs.platform import schemas, shown
+from ms_assets.defs.platform.io_managers import TableIOManager
+from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import FRESHNESS, assets_of, config_schema, room, settings_of
 from ms_assets.evaluation import champion as champions
@@ -188,7 +190,7 @@ def report(
     context: dg.AssetExecutionContext,
     leaderboard: Relation, differences: Relation, recall_curve: Relation, slices: Relation, exposure: Relation,
     users: Relation, songs: Relation, train: Relation, validation: Relation, test: Relation,
-    multi_event: Relation, lightgcn: Any,
+    multi_event: Relation, lightgcn: Any, io_manager: dg.ResourceParam[TableIOManager],
 ) -> dg.MaterializeResult:  # fmt: skip
     """Report for people to send: data, protocol, results, pictures and provenance, in Markdown and in one HTML file."""
     parts = {"train": train, "validation": validation, "test": test}
@@ -201,7 +203,11 @@ def report(
         compared=differences.pl(),
         slices=cut,
         settings=lightgcn.settings.model_dump(),
-        provenance=[*reports.software(), ("MLflow run", lightgcn.mlflow_run_id), *_made_by(context)],
+        provenance=[
+            *reports.software(),
+            ("MLflow run", lightgcn.mlflow_run_id),
+            *_made_by(context, io_manager.lineage),
+        ],
         charts=charts.charts(board, recall_curve.pl(), cut, exposure.pl()),
     )
     files = reports.files(found)
@@ -210,18 +216,18 @@ def report(
     )
 
 
-def _made_by(context: dg.AssetExecutionContext) -> list[tuple[str, str]]:
+def _made_by(context: dg.AssetExecutionContext, lineage: Lineage) -> list[tuple[str, str]]:
     """Provenance of each table behind the figures: its version, the run that made it, the time, and its metadata."""
     rows = []
     methods = [dg.AssetKey(["retrieval", name]) for name in METHODS]
     for key in (*methods, *context.assets_def.keys_by_input_name.values()):
-        for made in lineage.history(context.instance, key, context.partition_key):
+        for made in lineage.history(key, context.partition_key)[:1]:
             said = ", ".join(
                 f"{name} {value}"
                 for name, value in made.metadata.items()
                 if isinstance(value, str | int | float) and len(str(value)) < 80 and "/" not in name
             )
-            origin = f"version {made.data_version[:12]}, run {made.run_id} at {made.at:%Y-%m-%d %H:%M} UTC"
+            origin = f"version {made.version[:12]}, run {made.run_id} at {made.at[:16]} UTC"
             rows.append((key.to_user_string(), f"{origin}; {said}"))
     return rows
 

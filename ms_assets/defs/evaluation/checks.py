@@ -3,6 +3,8 @@
 import dagster as dg
 
 from ms_assets.defs.platform import lineage
+from ms_assets.defs.platform.checks import asset_check
+from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import PARTITION_TAG, assets_of
 from ms_assets.evaluation import champion as champions
@@ -12,7 +14,7 @@ from ms_assets.retrieval.methods import BASELINES
 from ms_assets.streams import Relation
 
 
-@dg.asset_check(asset=["evaluation", "user_metrics"], blocking=True)
+@asset_check(asset=["evaluation", "user_metrics"], blocking=True)
 def metrics_lie_within_their_range(user_metrics: Relation) -> dg.AssetCheckResult:
     """Metrics of every user lie within 0 and 1, as shares, probabilities and normalised gains; popularity lift ≥ −1."""
     numbers = [c for c in user_metrics.columns if c not in ("method", "view", "k", "uid")]
@@ -23,7 +25,7 @@ def metrics_lie_within_their_range(user_metrics: Relation) -> dg.AssetCheckResul
     return dg.AssetCheckResult(passed=len(user_metrics) > 0 and not any(found.values()), metadata={"n_outside": found})
 
 
-@dg.asset_check(asset=["evaluation", "leaderboard"])
+@asset_check(asset=["evaluation", "leaderboard"])
 def lightgcn_beats_the_baselines(leaderboard: Relation) -> dg.AssetCheckResult:
     """LightGCN has a higher NDCG in `discovery` than every baseline; otherwise it is not worth its training."""
     rows = leaderboard.filter("view = 'discovery' AND metric = 'ndcg' AND mean IS NOT NULL").order("k")
@@ -41,11 +43,13 @@ def lightgcn_beats_the_baselines(leaderboard: Relation) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=["evaluation", "leaderboard"])
-def lightgcn_is_as_good_as_before(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+@asset_check(asset=["evaluation", "leaderboard"])
+def lightgcn_is_as_good_as_before(
+    context: dg.AssetCheckExecutionContext, io_manager: dg.ResourceParam[TableIOManager]
+) -> dg.AssetCheckResult:
     """LightGCN's NDCG has not fallen below its interval on the leaderboard before, if the protocol is the same."""
     key, scale = dg.AssetKey(["evaluation", "leaderboard"]), context.run.tags[PARTITION_TAG]
-    return fallen(*lineage.history(context.instance, key, scale, limit=2))
+    return fallen(*io_manager.lineage.history(key, scale)[:2])
 
 
 def fallen(now: lineage.Made, before: lineage.Made | None = None) -> dg.AssetCheckResult:
@@ -64,7 +68,7 @@ def fallen(now: lineage.Made, before: lineage.Made | None = None) -> dg.AssetChe
     )
 
 
-@dg.asset_check(asset=["evaluation", "champion"])
+@asset_check(asset=["evaluation", "champion"])
 def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
     """Challenger is not surely worse than the champion; if it is, it does not serve, and somebody should ask why."""
     [(reason, low, high)] = champion.project("reason, ci_low, ci_high").fetchall()
@@ -76,7 +80,7 @@ def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=["evaluation", "champion"], additional_ins=assets_of("splits", "users"), blocking=True)
+@asset_check(asset=["evaluation", "champion"], additional_ins=assets_of("splits", "users"), blocking=True)
 def champion_answers(champion: Relation, users: Relation, mlflow: MLflow) -> dg.AssetCheckResult:
     """Champion loads as in a server, and recommends songs, best first, to a known user and to an unknown one."""
     [(name,)] = champion.project("name").fetchall()

@@ -4,13 +4,14 @@ from typing import Any
 
 import dagster as dg
 
+from ms_assets.defs.platform.checks import asset_check
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import assets_of
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.streams import Relation, user_ranges
 
 
-@dg.asset_check(asset=["graph", "edges"], additional_ins=assets_of("splits", "train"), blocking=True)
+@asset_check(asset=["graph", "edges"], additional_ins=assets_of("splits", "train"), blocking=True)
 def edges_are_distinct_and_weighted(edges: Relation, train: Relation) -> dg.AssetCheckResult:
     """Edges are distinct by user, song and event type, with a count, a played ratio within 0–1 and a weight up to 1."""
     # Edges are sorted by their keys, so that equal ones would be neighbours and nothing has to be held in memory.
@@ -37,7 +38,7 @@ def edges_are_distinct_and_weighted(edges: Relation, train: Relation) -> dg.Asse
     )
 
 
-@dg.asset_check(asset=["graph", "edges"], additional_ins=assets_of("splits", "train"), blocking=True)
+@asset_check(asset=["graph", "edges"], additional_ins=assets_of("splits", "train"), blocking=True)
 def edges_are_of_train_alone(duckdb: DuckDB, edges: Relation, train: Relation) -> dg.AssetCheckResult:
     """Edges come from events in train alone, so that the model learns from no held-out event."""
     n_leaked, example = 0, list[tuple]()
@@ -52,7 +53,7 @@ def edges_are_of_train_alone(duckdb: DuckDB, edges: Relation, train: Relation) -
     return dg.AssetCheckResult(passed=not n_leaked, description=", ".join(said) or None, metadata=found)
 
 
-@dg.asset_check(asset=["graph", "bipartite_graph"], blocking=True)
+@asset_check(asset=["graph", "bipartite_graph"], blocking=True)
 def graph_songs_have_edges_and_cold_ones_none(bipartite_graph: Any) -> dg.AssetCheckResult:
     """Songs that the graph flags as graph songs have an edge; cold songs have none."""
     songs = bipartite_graph["song"]

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ms_assets.defs.platform import runs
-from ms_assets.defs.platform.scales import PARTITION_TAG, check_run_config
+from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES, check_run_config
 from ms_assets.files import sweep
 
 IN_PROCESS_SCALES = ("sample", "50m")
@@ -41,16 +41,21 @@ class ScaleExecutor(dg.Executor):
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
         """Execute the plan."""
         run, instance = plan_context.dagster_run, plan_context.instance
-        runs.begin(runs.life_of(instance, run.run_id))
         scale = run.tags.get(PARTITION_TAG)
+        if scale is None:
+            raise ValueError(
+                f"this run has no scale: launch it with --partition {' or '.join(SCALES.get_partition_keys())}, or "
+                "choose a partition in the UI; a check runs with its asset, so materialise that"
+            )
+        check_run_config(run.run_config, scale)
         with ExitStack() as until_the_end:
-            if scale is not None:  # without a scale every step fails and says so
-                check_run_config(run.run_config, scale)
-                self._take_turn(plan_context, scale, until_the_end)
-                self._sweep(scale)
+            until_the_end.enter_context(runs.alive(runs.life_of(self._home, run.run_id)))
+            until_the_end.enter_context(runs.interrupted_when_cancelled(instance, run))
+            self._take_turn(plan_context, scale, until_the_end)
+            self._sweep(scale)
             yield from self._steps(plan_context, execution_plan, scale)
 
-    def _steps(self, plan_context: Any, execution_plan: Any, scale: str | None) -> Iterator[dg.DagsterEvent]:
+    def _steps(self, plan_context: Any, execution_plan: Any, scale: str) -> Iterator[dg.DagsterEvent]:
         chosen, begins = self._process_per_step, dg.DagsterEventType.STEP_WORKER_STARTING
         if scale in IN_PROCESS_SCALES:
             chosen, begins = self._in_process, dg.DagsterEventType.STEP_START
@@ -64,11 +69,11 @@ class ScaleExecutor(dg.Executor):
                     until_the_step_ends.close()
 
     def _take_turn(self, plan_context: Any, what: str, stack: ExitStack) -> None:
-        life = runs.life_of(plan_context.instance, plan_context.dagster_run.run_id)
+        life = runs.life_of(self._home, plan_context.dagster_run.run_id)
         those_before = stack.enter_context(runs.turn(self._home / "locks" / what, life))
         for other, _ in groupby(those_before):
             plan_context.log.info(f"waiting for {what}: it is the turn of run {other}")
-        runs.mark_lost(plan_context.instance)
+        runs.mark_lost(plan_context.instance, self._home)
 
     def _sweep(self, scale: str) -> None:
         sweep(self._home / "data", scale)

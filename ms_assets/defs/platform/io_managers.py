@@ -10,21 +10,24 @@ import resource
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+from uuid import uuid4
 
 import dagster as dg
 import polars as pl
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ms_assets.defs.platform import lineage, runs
+from ms_assets.defs.platform import runs
+from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, Lineage, Made
 from ms_assets.defs.platform.resources import DuckDB
-from ms_assets.defs.platform.scales import OPTIONAL
+from ms_assets.defs.platform.scales import OPTIONAL, PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
-from ms_assets.files import published, reading, sha256, writing
+from ms_assets.files import DamagedFileError, published, reading, sha256, writing
+from ms_assets.raw.source import SourceFile
 from ms_assets.streams import ROW_GROUP, Relation, TableStream, TableWriter, stored_table
 
 if TYPE_CHECKING:
@@ -47,10 +50,22 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     def _base_path(self) -> UPath:  # type: ignore[override]
         return UPath(self.base_dir)
 
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Keep the run alive for as long as this process lives; every step's process comes here to read or to write."""
-        if context.run and context.instance:
-            runs.join(runs.life_of(context.instance, context.run.run_id))
+    @property
+    def home(self) -> Path:
+        """Folder of the artefacts, of the locks that protect them, and of everything else that is generated."""
+        return Path(self.base_dir).parent
+
+    @property
+    def lineage(self) -> Lineage:
+        """Records of all artefacts."""
+        return Lineage(Path(self.base_dir))
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
+        """Hold the scale's lock for the run; every process comes here before it reads or writes an artefact."""
+        scale = context.run.tags.get(PARTITION_TAG) if context.run else None
+        with runs.writing_turn(self.home, scale, context.run.run_id) if context.run and scale else nullcontext():
+            yield self
 
     @abstractmethod
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
@@ -63,14 +78,28 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Publish the value atomically and attach its metadata."""
         started, local = time.monotonic(), Path(str(path))
+        key, scale = context.asset_key, context.partition_key
         with published(local) as unfinished:
             known = self.write(context, obj, unfinished)
-            if not unfinished.is_symlink():
-                # By its content, so that an equal artefact made again makes nothing after it stale.
-                context.step_context.set_data_version(context.asset_key, dg.DataVersion(sha256(unfinished)))
+            made = Made.of(
+                unfinished,
+                self.inputs_of(context.asset_spec, scale),
+                scale,
+                {**context.output_metadata, **known},
+                name=local.name,
+                version=self.version(obj, unfinished),
+                run_id=context.run_id,
+            )
+            self.lineage.note(key, scale, made)
+        # By its content, so that an equal artefact made again makes nothing after it stale.
+        context.step_context.set_data_version(key, dg.DataVersion(made.version))
+        behind = str(made.metadata.get(MLFLOW_RUN, ""))
+        named = dg.MetadataValue.text if " " in behind else dg.MetadataValue.url
         context.add_output_metadata(
             {
-                **lineage.described(lineage.inputs_of(context), context.output_metadata),
+                INPUTS: dg.MetadataValue.json(dict(made.inputs)),
+                ORIGINS: dg.MetadataValue.json(dict(made.origins)),
+                **({MLFLOW_RUN: named(behind)} if behind and MLFLOW_RUN not in context.output_metadata else {}),
                 **known,
                 "dagster/uri": local.as_uri(),
                 "size_bytes": sum(path.stat().st_size for path in (local, *local.rglob("*")) if path.is_file()),
@@ -79,13 +108,29 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
             }
         )
 
+    def version(self, value: Any, path: Path) -> str:
+        """Version of a written artefact: the SHA-256 of its content."""
+        return sha256(path)
+
+    def inputs_of(self, spec: dg.AssetSpec, scale: str) -> dict[str, Made]:
+        """Stored materialisations of an asset's inputs, by key; refused if they do not belong together."""
+        return self.lineage.inputs((dep.asset_key for dep in spec.deps), scale)
+
     def load_partitions(self, context: dg.InputContext) -> Any:
-        """Load the partition of the run's scale: a check has no partitions of its own and would get every scale."""
+        """Load the partition of the run's scale: a check has no partitions of its own and would get every scale.
+
+        Raises:
+            InconsistentInputsError: the step's inputs do not belong together, or one failed a blocking check.
+        """
         if not context.has_partition_key:
             raise ValueError(
                 f"{context.asset_key.to_user_string()}: this run has no scale; a check runs with its asset, "
                 "so materialise the asset for a scale"
             )
+        step = context.step_context.assets_def
+        if step is not None:
+            checked = {check.asset_key for check in step.check_keys}
+            self.lineage.inputs(step.keys_by_input_name.values(), context.partition_key, checked)
         path = self._path(context.asset_key, context.partition_key)
         optional = (context.definition_metadata or {}).get(OPTIONAL, False)
         return None if optional and not path.exists() else self.load_from_path(context, UPath(path))
@@ -100,6 +145,11 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
         if not local.exists():
             gone = f" (its source {local.readlink()} is gone)" if local.is_symlink() else ""
             raise MissingPartitionError(f"materialise {key} for {scale} first: {local} is missing{gone}")
+        if not self.lineage.history(context.asset_key, scale):
+            raise DamagedFileError(
+                f"{local}: found no record of its origin beside it (version 0.1 wrote none); expected {scale}{RECORD}: "
+                f"copy it from where the file comes from, or materialise {key} again"
+            )
         with reading(local, f"materialise {key} for {scale} again"):
             return self.read(local)
 
@@ -143,8 +193,7 @@ class TableIOManager(ArtefactIOManager):
 
     def stored(self, key: dg.AssetKey, scale: str) -> Relation | None:
         """Stored table of an asset that is not an input of the step; None if there is none."""
-        path = self._path(key, scale)
-        return self.read(path) if path.exists() else None
+        return self.read(self._path(key, scale)) if self.lineage.history(key, scale) else None
 
     @contextmanager
     def drafts(self, keys: dict[str, dg.AssetKey], scale: str) -> Iterator[dict[str, TableWriter]]:
@@ -155,7 +204,7 @@ class TableIOManager(ArtefactIOManager):
         with writing(Path(self.base_dir)), ExitStack() as stack:
             writers = {}
             for name, key in keys.items():
-                path = self._path(key, scale).with_name(f".{scale}.draft.{os.getpid()}.unfinished")
+                path = self._path(key, scale).with_name(f".{scale}.draft.{uuid4().hex}.unfinished")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 stack.callback(path.unlink, missing_ok=True)
                 writers[name] = stack.enter_context(TableWriter(path))
@@ -167,14 +216,21 @@ class LinkedTableIOManager(TableIOManager):
 
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
         """Link a source file into place; write a draft or a relation that a source had to be converted to."""
-        if isinstance(value, Path):
-            path.symlink_to(value.resolve())
+        if isinstance(value, SourceFile):
+            target = value.path.resolve()
+            # A home can be moved with what it holds.
+            inside = target.is_relative_to(self.home.resolve())
+            path.symlink_to(os.path.relpath(target, path.parent.resolve()) if inside else target)
         elif isinstance(value, TableWriter):
             value.finish().rename(path)
         else:
             value.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP)
         table = stored_table(self.duckdb.connection, path)
         return self._known(context, path, described(table, declared(context.definition_metadata)))
+
+    def version(self, value: Any, path: Path) -> str:
+        """Version of a linked source, which is not read for that; of a written file, the SHA-256 of its content."""
+        return value.content if isinstance(value, SourceFile) else super().version(value, path)
 
     def read(self, path: Path) -> Relation:
         """Read the table as a relation with the published columns and `file_row_number`, which orders equal times."""

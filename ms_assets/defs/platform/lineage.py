@@ -1,78 +1,197 @@
-"""Lineage of artefacts, from the event log: versions of their inputs, and the trainings behind them.
+"""Lineage of artefacts: beside each lies a record of its version, its inputs, and the origins of these.
 
-A data version is the SHA-256 of an artefact's content, so that an artefact made again with equal content makes nothing
+A record is JSON, `<room>/<asset>/<scale>.origin.json`. It travels with its artefact when a home is copied or renamed,
+and nothing that is decided here depends on Dagster's event log, which people may share, clear or lose.
+
+A version is the SHA-256 of an artefact's content, so that an artefact made again with equal content makes nothing
 after it stale; for a source file that is only linked, it is the source's `SourceFile.content` (`raw/source.py`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import dagster as dg
+
+from ms_assets.files import DamagedFileError, published, sha256
 
 INPUTS, ORIGINS, MLFLOW_RUN = "inputs", "origins", "mlflow_run"
 """Metadata of a materialisation: its inputs; the versions of these and of all artefacts before them; and the page of
 the training behind it, if there is one."""
-DATA_VERSION_TAG = "dagster/data_version"
+MADE_TOGETHER = "made_together"
+"""Metadata of the outputs of one step that only make sense together: their common identity by name, an origin too."""
+RECORD = ".origin.json"
+KEPT = 3
+LONGEST_VALUE = 2_000
+"""Characters of a metadata value that a record keeps; longer ones, such as pictures, are Dagster's alone."""
+
+
+class InconsistentInputsError(ValueError):
+    """Inputs of an asset that were made from two versions of one artefact, or that failed a blocking check."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """Materialisation of an asset for a scale."""
+    """Materialisation of an asset for a scale, as its record states it."""
 
-    data_version: str
+    version: str
+    name: str
+    """Name of the artefact's file or folder."""
+    size: int
+    """Bytes of the file."""
+    modified: int
+    """Time of the file's last change, ns since 1970."""
     run_id: str
-    at: datetime
-    metadata: Mapping[str, Any]
-    """Metadata as plain values, by name."""
+    at: str
+    """Time of the materialisation, ISO 8601 in UTC."""
+    inputs: Mapping[str, Mapping[str, str]]
+    """Version, run and time of each input, by key."""
+    origins: Mapping[str, str]
+    """Version of everything that the artefact was made from, directly or not, by key."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Metadata of the materialisation as plain values, long ones left out."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Blocking checks that the artefact failed, with their descriptions."""
+
+    @classmethod
+    def of(cls, path: Path, inputs: Mapping[str, Self], scale: str, metadata: Mapping[str, Any], **told: Any) -> Self:
+        """Describe a file that is about to be published, or a link by what it points to.
+
+        Raises:
+            InconsistentInputsError: the inputs do not belong together.
+        """
+        status = path.stat()
+        named = {key: {"data_version": i.version, "run_id": i.run_id, "at": i.at} for key, i in inputs.items()}
+        known = _plain(metadata)
+        return cls(
+            size=status.st_size, modified=status.st_mtime_ns, at=datetime.now(UTC).isoformat(), inputs=named,
+            origins=origins_of(inputs, scale) | known.get(MADE_TOGETHER, {}),
+            metadata={**trainings_behind(inputs), **known}, **told,
+        )  # fmt: skip
+
+    def describes(self, path: Path) -> bool:
+        """Tell whether a file is the published one: by size and time, or by content where a copy has another time."""
+        status = path.stat()
+        same = not path.is_dir() and (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
+        return same or sha256(path) == self.version
 
 
-def history(
-    instance: dg.DagsterInstance, key: dg.AssetKey, scale: str, limit: int = 1, before: float | None = None
-) -> list[Made]:
-    """Materialisations of an asset for a scale, the latest first; before: POSIX seconds."""
-    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[scale], before_timestamp=before)
-    made = []
-    for record in instance.fetch_materializations(wanted, limit=limit).records:
-        event = record.asset_materialization
-        assert event is not None
-        values = {name: entry.value for name, entry in event.metadata.items()}
-        version = (event.tags or {}).get(DATA_VERSION_TAG, "unknown")
-        made.append(Made(version, record.run_id, datetime.fromtimestamp(record.timestamp, UTC), values))
-    return made
+@dataclass(frozen=True)
+class Lineage:
+    """Records of all artefacts below a folder."""
+
+    base: Path
+
+    def history(self, key: dg.AssetKey, scale: str) -> list[Made]:
+        """Materialisations of an asset, the stored one first, then up to two before it; empty if none is stored.
+
+        Raises:
+            DamagedFileError: the stored file is not the one that was published.
+        """
+        made = self._recorded(key, scale)
+        path = self._record(key, scale).with_name(made[0].name) if made else None
+        if path is None or not path.exists():
+            return []
+        for number, each in enumerate(made):
+            if each.describes(path):
+                return made[number:]
+        what = f"its source {path.resolve()}" if path.is_symlink() else "the file"
+        raise DamagedFileError(
+            f"{path}: {what} has changed since {key.to_user_string()} was materialised for {scale} "
+            f"({path.stat().st_size:,} bytes found, {made[0].size:,} recorded); materialise it again"
+        )
+
+    def inputs(self, keys: Iterable[dg.AssetKey], scale: str, checked: Iterable[dg.AssetKey] = ()) -> dict[str, Made]:
+        """Stored materialisations of some assets by key, which were all made from one version of everything before.
+
+        checked: assets that may have failed a blocking check, because they are being checked now.
+
+        Raises:
+            InconsistentInputsError: they contradict each other, or one failed a blocking check; names them.
+            DamagedFileError: a stored file is not the one that was published.
+        """
+        found = {key: history[0] for key in keys if (history := self.history(key, scale))}
+        for key, made in found.items():
+            if made.failed and key not in checked:
+                said = "; ".join(f"{check}: {text}" for check, text in made.failed.items())
+                raise InconsistentInputsError(
+                    f"{key.to_user_string()} of {scale} failed a blocking check ({said}); mend its cause and "
+                    "materialise it again"
+                )
+        inputs = {key.to_user_string(): made for key, made in sorted(found.items())}
+        origins_of(inputs, scale)
+        return inputs
+
+    def note(self, key: dg.AssetKey, scale: str, made: Made) -> None:
+        """Record a materialisation whose file is about to take its place; the one before stays on record."""
+        try:
+            before = self.history(key, scale)
+        except DamagedFileError:
+            before = self._recorded(key, scale)
+        self._write(key, scale, [made, *before][:KEPT])
+
+    def note_check(self, key: dg.AssetKey, scale: str, check: str, problem: str | None) -> None:
+        """Record that the stored artefact failed a blocking check, or, with None, that it passed."""
+        made = self.history(key, scale)
+        failed = {name: text for name, text in made[0].failed.items() if name != check} if made else {}
+        if problem is not None:
+            failed[check] = problem
+        if made and failed != made[0].failed:
+            self._write(key, scale, [replace(made[0], failed=failed), *made[1:]])
+
+    def _record(self, key: dg.AssetKey, scale: str) -> Path:
+        return Path(self.base, *key.path, f"{scale}{RECORD}")
+
+    def _recorded(self, key: dg.AssetKey, scale: str) -> list[Made]:
+        try:
+            return [Made(**each) for each in json.loads(self._record(key, scale).read_text())]
+        except FileNotFoundError:
+            return []
+
+    def _write(self, key: dg.AssetKey, scale: str, made: list[Made]) -> None:
+        with published(self._record(key, scale)) as unfinished:
+            unfinished.write_text(json.dumps([asdict(each) for each in made], indent=1))
 
 
-def inputs_of(context: dg.OutputContext | dg.AssetExecutionContext) -> dict[str, Made]:
-    """Materialisations of an asset's inputs when its step began, by key, because another run may replace them later."""
-    if isinstance(context, dg.OutputContext):
-        step, deps = context.step_context, context.asset_spec.deps
-    else:
-        step, deps = context.get_step_execution_context(), context.assets_def.get_asset_spec(context.asset_key).deps
-    [statistics] = step.instance.get_run_step_stats(step.run_id, [step.step.key])
-    keys = sorted(dep.asset_key for dep in deps)
-    made = {
-        key.to_user_string(): history(step.instance, key, context.partition_key, before=statistics.start_time)
-        for key in keys
-    }
-    return {key: found[0] for key, found in made.items() if found}
+def origins_of(inputs: Mapping[str, Made], scale: str) -> dict[str, str]:
+    """Versions of some inputs and of everything behind them, by key.
 
-
-def described(inputs: Mapping[str, Made], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of an artefact's inputs and the trainings behind them; given: metadata that its asset has set."""
-    origins: dict[str, set[str]] = {}
+    Raises:
+        InconsistentInputsError: two inputs were made from two versions of the same artefact.
+    """
+    origins, through = dict[str, str](), dict[str, str]()
     for key, made in inputs.items():
-        for origin, versions in {**made.metadata.get(ORIGINS, {}), key: [made.data_version]}.items():
-            origins.setdefault(origin, set()).update(versions)
-    runs = {run for made in inputs.values() for run in str(made.metadata.get(MLFLOW_RUN, "")).split()}
-    named = dg.MetadataValue.url if len(runs) == 1 else dg.MetadataValue.text
-    return {
-        INPUTS: dg.MetadataValue.json(
-            {
-                key: {"data_version": made.data_version, "run_id": made.run_id, "at": made.at.isoformat()}
-                for key, made in inputs.items()
-            }
-        ),
-        ORIGINS: dg.MetadataValue.json({key: sorted(versions) for key, versions in sorted(origins.items())}),
-        **({MLFLOW_RUN: named(" ".join(sorted(runs)))} if runs and MLFLOW_RUN not in given else {}),
-    }
+        for origin, version in {**made.origins, key: made.version}.items():
+            if origins.setdefault(origin, version) != version:
+                older, newer = sorted((key, through[origin]), key=lambda name: (name == origin, inputs[name].at))
+                raise InconsistentInputsError(
+                    f"{older} and {newer} of {scale} do not belong together: they come from two versions of {origin}; "
+                    f"materialise {older} again, with what lies between it and {origin}, or run the job pipeline"
+                )
+            through.setdefault(origin, key)
+    return origins
+
+
+def identity(*parts: Any) -> str:
+    """SHA-256 of some values that JSON knows."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def trainings_behind(inputs: Mapping[str, Made]) -> dict[str, str]:
+    """Metadata that names the MLflow pages of the trainings behind some inputs."""
+    pages = {page for made in inputs.values() for page in str(made.metadata.get(MLFLOW_RUN, "")).split()}
+    return {MLFLOW_RUN: " ".join(sorted(pages))} if pages else {}
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as values that JSON knows, without long ones."""
+    values = {name: getattr(value, "value", value) for name, value in metadata.items()}
+    return {name: value for name, value in values.items() if _is_short(value)}
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, str | int | float | dict | list | None) and len(str(value)) <= LONGEST_VALUE

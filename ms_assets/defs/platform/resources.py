@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Self
 
 import dagster as dg
 import duckdb
+from dotenv import load_dotenv
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from ms_assets.files import own_folder
 from ms_assets.raw.schema import SourceTable
 from ms_assets.raw.source import Source, SourceFile
 from ms_assets.registry import Registry
@@ -47,7 +49,7 @@ class Environment:
     """Environment variables: sources, destinations and limits; every variable is optional."""
 
     home: Path
-    """MS_ASSETS_HOME: everything generated; `var` in the working directory by default."""
+    """MS_ASSETS_HOME: everything generated; relative to the project's folder, `var` by default."""
     source: str
     """MS_ASSETS_SOURCE: a folder in the hub's layout, or a dataset id on the hub."""
     revision: str
@@ -65,12 +67,14 @@ class Environment:
 
     @classmethod
     def read(cls) -> Self:
-        """Read the environment of the process.
+        """Read the environment of the process and, as Dagster does, the file `.env` of the project.
 
         Raises:
             ValueError: the path of the home cannot be part of a database address.
         """
-        home = Path(os.environ.get("MS_ASSETS_HOME") or "var").absolute()
+        root = _project()
+        load_dotenv(root / ".env")
+        home = root / Path(os.environ.get("MS_ASSETS_HOME") or "var").expanduser()
         if {"?", "%"} & set(str(home)):
             raise ValueError(
                 f"MS_ASSETS_HOME: found {str(home)!r}, expected a path without ? and %, which have a meaning of their "
@@ -93,16 +97,26 @@ class Environment:
         return self.home / "data"
 
 
+def _project() -> Path:
+    """Folder of the project: the nearest one from the working directory upwards that has a `dagster.yaml`.
+
+    Commands in its subfolders then share its home and its `.env`. Without one it is the working directory.
+    """
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "dagster.yaml").is_file()), here)
+
+
 class DuckDB(dg.ConfigurableResource):
     """DuckDB connection, one per process, so that relations of different assets can be joined."""
 
     temp_directory: str
+    """Folder in which each process spills to a folder of its own."""
     memory: str = Environment.memory
     threads: int | None = None
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """Connection of the process; it spills to `temp_directory` beyond its memory limit."""
+        """Connection of the process; beyond its memory limit it spills to the disk."""
         return _connect(self.temp_directory, self._bytes, self.threads)
 
     @property
@@ -140,7 +154,7 @@ TUNING = {
 @lru_cache
 def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.DuckDBPyConnection:
     config: dict[str, str | bool | int | float | list[str]] = {
-        "temp_directory": temp_directory,
+        "temp_directory": str(own_folder(Path(temp_directory))),
         "memory_limit": f"{memory}B",
     }
     if threads is not None:

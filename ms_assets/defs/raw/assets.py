@@ -1,7 +1,6 @@
 """Assets of room 1, raw: Yambda's published tables, linked into place, and reports on their content."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 
@@ -13,6 +12,7 @@ from ms_assets.defs.platform.schemas import as_metadata, columns
 from ms_assets.defs.raw import checks
 from ms_assets.raw import layouts, reports
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable, verify
+from ms_assets.raw.source import SourceFile
 from ms_assets.streams import Relation, TableWriter
 
 asset = room("raw")
@@ -45,7 +45,7 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
         file = yambda.fetch_for(context, table)
         with linked_tables.drafts({table.name: context.asset_key}, context.partition_key) as drafts:
             path = file.path
-            value: Path | TableWriter | Relation = path
+            value: SourceFile | TableWriter | Relation = file
             if file.layout == "sequential":
                 context.log.info(f"flattening {file.path}")
                 path = drafts[table.name].fill(layouts.flattened(file.path, table))
@@ -62,8 +62,6 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
                 value = rows.filter(f"{table.usable}").project("* EXCLUDE file_row_number")
             yield dg.MaterializeResult(
                 value=value,
-                # A file that is written again gets a version by its new content.
-                data_version=dg.DataVersion(file.content) if value is file.path else None,
                 check_results=[checks.audio_vectors_are_finite(len(rows), n_unusable)] if table.usable else [],
                 metadata={
                     "source": file.origin,

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from ms_assets.defs.platform.checks import asset_check
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.events import EVENT_TYPES
 from ms_assets.raw import published
@@ -21,7 +22,7 @@ def audio_vectors_are_finite(n_rows: int, n_unusable: int) -> dg.AssetCheckResul
     )
 
 
-@dg.asset_check(asset=["raw", "multi_event"])
+@asset_check(asset=["raw", "multi_event"])
 def events_have_a_time_and_a_type(multi_event: Relation) -> dg.AssetCheckResult:
     """Events have a time and a type: without a time they have no place in a history, without a type no use."""
     n_events, n_timeless, n_typeless = multi_event.aggregate(
@@ -34,7 +35,7 @@ def events_have_a_time_and_a_type(multi_event: Relation) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=["raw", "multi_event"])
+@asset_check(asset=["raw", "multi_event"])
 def every_event_type_occurs(multi_event: Relation) -> dg.AssetCheckResult:
     """Every event type occurs: data without, for example, dislikes is usable, but its dislike metrics are empty."""
     counts = dict(multi_event.aggregate("event_type::VARCHAR, count(*)").fetchall())
@@ -46,7 +47,7 @@ def every_event_type_occurs(multi_event: Relation) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=["raw", "statistics_report"])
+@asset_check(asset=["raw", "statistics_report"])
 def statistics_are_the_published_ones(
     context: dg.AssetCheckExecutionContext, statistics_report: Relation
 ) -> dg.AssetCheckResult:

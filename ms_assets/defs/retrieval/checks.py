@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
+from ms_assets.defs.platform.checks import asset_check
 from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import assets_of
@@ -17,7 +18,7 @@ from ms_assets.streams import Relation
 from ms_assets.vectors import embeddings, vector_column
 
 
-@dg.asset_check(
+@asset_check(
     asset=["retrieval", "song_index"],
     additional_ins=assets_of("splits", "songs")
     | assets_of("training", "lightgcn", "user_embeddings", "song_embeddings")
@@ -46,7 +47,7 @@ def index_finds_the_nearest_songs(
     )
 
 
-@dg.asset_check(asset=["retrieval", "cold_songs"], additional_ins=assets_of("splits", "songs"), blocking=True)
+@asset_check(asset=["retrieval", "cold_songs"], additional_ins=assets_of("splits", "songs"), blocking=True)
 def cold_songs_are_all_placed(cold_songs: Relation, songs: Relation) -> dg.AssetCheckResult:
     """Cold songs, those without a train event, all have a vector: finite, and of one length."""
     expected = songs.filter("NOT in_graph").project("song_id").order("song_id").fetchall()
@@ -94,7 +95,7 @@ PROBLEMS = {
 
 
 def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
+    @asset_check(
         name="recommendations_are_complete",
         asset=["retrieval", method],
         additional_ins=assets_of("splits", "users", "songs", "train"),

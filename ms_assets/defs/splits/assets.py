@@ -1,14 +1,14 @@
 """Assets of room 2, splits: users and songs with dense ids, events in three parts, ground truth, explicit negatives."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import dagster as dg
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ms_assets.defs.platform import lineage
 from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import SCALES, assets_of, config_schema, outputs, room, settings_of
@@ -93,6 +93,7 @@ OUTPUTS = {
     "test": "Events of every type in the test part: what came last, for judging alone.",
     "negatives": f"Explicit negatives ({listed(NEGATIVES)}) of the train part; LightGCN ranks them lower.",
 }
+DIVISION_VERSION = "1"
 
 
 @dg.multi_asset(
@@ -102,7 +103,7 @@ OUTPUTS = {
     partitions_def=SCALES,
     config_schema=config_schema(SplitSettings),
     ins=assets_of("raw", "multi_event") | assets_of("splits", "users", "candidate_songs"),
-    outs=outputs("splits", OUTPUTS, WORDS, is_required=False, kinds={"duckdb"}, code_version="1"),
+    outs=outputs("splits", OUTPUTS, WORDS, is_required=False, kinds={"duckdb"}, code_version=DIVISION_VERSION),
 )
 def split_events(
     context: dg.AssetExecutionContext, duckdb: DuckDB, io_manager: dg.ResourceParam[TableIOManager],
@@ -113,34 +114,40 @@ def split_events(
     Two passes, because the songs with a train event, and so all ids, are known only once all events are divided.
     """
     settings, scale = settings_of(context, SplitSettings), context.partition_key
+    keys = {name: dg.AssetKey(["splits", name]) for name in OUTPUTS}
+    selected = context.op_execution_context.selected_output_names
+    inputs = io_manager.inputs_of(context.assets_def.get_asset_spec(keys["train"]), scale)
+    versions = {key: made.version for key, made in inputs.items()}
+    division = lineage.identity(settings.model_dump(), versions, DIVISION_VERSION)
+    _refuse_another_division(division, [keys[name] for name in OUTPUTS if name not in selected], scale, io_manager)
     uids = users.order("user_id").to_arrow_table()["uid"].to_numpy()
     item_ids = _item_ids(candidate_songs)
     divide = partial(protocols.parted_events, multi_event, uids, IdMap(item_ids), settings, duckdb.rows)
     tally = parts.tally(divide(), len(item_ids))
     if empty := [name for name in ("train", "test") if not tally.n_rows[name]]:
         raise ValueError(f"split_events: {settings} leaves no event in {' and '.join(empty)}; found {tally.n_rows}")
-    keys = {name: dg.AssetKey(["splits", name]) for name in OUTPUTS}
     with io_manager.drafts(keys, scale) as drafts:
         drafts["songs"].append(catalogue.songs(duckdb.connection, candidate_songs, item_ids, tally).to_arrow_table())
         for rows in parts.tables(divide(parts.EVENT_COLUMNS), tally):
             for name, table in rows.items():
                 drafts[name].append(table)
-        selected = context.op_execution_context.selected_output_names
-        for name in set(OUTPUTS) - set(selected):
-            drafts[name].finish()
-            _refuse_another_division(drafts[name].path, keys[name], scale, io_manager)
-        for name in selected:
-            yield dg.Output(drafts[name], output_name=name, metadata=settings.model_dump())
+        for name in OUTPUTS:
+            if name in selected:
+                metadata = {**settings.model_dump(), lineage.MADE_TOGETHER: {"split_events": division}}
+                yield dg.Output(drafts[name], output_name=name, metadata=metadata)
 
 
-def _refuse_another_division(draft: Path, key: dg.AssetKey, scale: str, io_manager: TableIOManager) -> None:
+def _refuse_another_division(
+    division: str, others: Sequence[dg.AssetKey], scale: str, io_manager: TableIOManager
+) -> None:
     """Refuse parts of two divisions, which would share events and disagree on song ids: all change, or none."""
-    stored = io_manager.stored(key, scale)
-    if stored is not None and parts.fingerprint(stored) != parts.fingerprint(io_manager.read(draft)):
-        raise ValueError(
-            f"split_events: {key.to_user_string()} of {scale} was divided by other settings or from other events; "
-            f"materialise {', '.join(f'splits/{output}' for output in OUTPUTS)} together"
-        )
+    for key in others:
+        stored = io_manager.lineage.history(key, scale)
+        if stored and stored[0].origins["split_events"] != division:
+            raise ValueError(
+                f"split_events: {key.to_user_string()} of {scale} was divided by other settings or from other events; "
+                f"materialise {', '.join(f'splits/{output}' for output in OUTPUTS)} together"
+            )
 
 
 @asset(kinds={"duckdb"}, code_version="1", metadata=columns("splits/ground_truth", **WORDS))

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
+from ms_assets.defs.platform.checks import asset_check
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import assets_of
 from ms_assets.splits import audits
@@ -12,7 +13,7 @@ from ms_assets.streams import Relation
 LOW_SHARE_OF_CANDIDATES = 0.5
 
 
-@dg.asset_check(asset=["splits", "candidate_songs"], additional_ins=assets_of("raw", "multi_event"), blocking=True)
+@asset_check(asset=["splits", "candidate_songs"], additional_ins=assets_of("raw", "multi_event"), blocking=True)
 def events_name_candidate_songs(candidate_songs: Relation, multi_event: Relation) -> dg.AssetCheckResult:
     """Events name candidate songs: an error if none does, a warning if few do (such as for missing audio)."""
     n_events, n_songs = multi_event.aggregate("count(*), approx_count_distinct(item_id)").fetchall()[0]
@@ -41,19 +42,19 @@ def _dense_ids(table: Relation, name: str) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=["splits", "users"], blocking=True)
+@asset_check(asset=["splits", "users"], blocking=True)
 def user_ids_are_dense(users: Relation) -> dg.AssetCheckResult:
     """User ids are 0…n−1, each once: they are row numbers of embeddings."""
     return _dense_ids(users, "user_id")
 
 
-@dg.asset_check(asset=["splits", "songs"], blocking=True)
+@asset_check(asset=["splits", "songs"], blocking=True)
 def song_ids_are_dense(songs: Relation) -> dg.AssetCheckResult:
     """Song ids are 0…n−1, each once: they are row numbers of embeddings."""
     return _dense_ids(songs, "song_id")
 
 
-@dg.asset_check(asset=["splits", "songs"], blocking=True)
+@asset_check(asset=["splits", "songs"], blocking=True)
 def graph_songs_come_first(songs: Relation) -> dg.AssetCheckResult:
     """Songs of the graph have the lowest ids, so that a song's id is its row in the graph."""
     n_graph, last = songs.aggregate("count(*) FILTER (in_graph), max(song_id) FILTER (in_graph)").fetchall()[0]
@@ -62,7 +63,7 @@ def graph_songs_come_first(songs: Relation) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@asset_check(
     asset=["splits", "ground_truth"], additional_ins=assets_of("splits", "train", "validation", "test"), blocking=True
 )
 def held_out_events_follow_train(
@@ -85,7 +86,7 @@ def held_out_events_follow_train(
 DIVIDED = ("songs", "validation", "test")
 
 
-@dg.asset_check(
+@asset_check(
     asset=["splits", "train"],
     additional_ins=assets_of("raw", "multi_event")
     | assets_of("splits", "users")
@@ -106,7 +107,7 @@ def every_kept_event_is_in_one_part(
     return dg.AssetCheckResult(passed=found.conserved, metadata=asdict(found))
 
 
-@dg.asset_check(asset=["splits", "train"], additional_ins=assets_of("splits", "songs", optional=True), blocking=True)
+@asset_check(asset=["splits", "train"], additional_ins=assets_of("splits", "songs", optional=True), blocking=True)
 def songs_count_the_plays_of_train_alone(
     duckdb: DuckDB, train: Relation, songs: Relation | None
 ) -> dg.AssetCheckResult:
@@ -123,7 +124,7 @@ def songs_count_the_plays_of_train_alone(
     return dg.AssetCheckResult(passed=n_wrong == 0, metadata={"n_wrong_songs": n_wrong})
 
 
-@dg.asset_check(
+@asset_check(
     asset=["splits", "ground_truth"], additional_ins=assets_of("splits", "train", "validation", "test"), blocking=True
 )
 def ground_truth_speaks_of_the_events(

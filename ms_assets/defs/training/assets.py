@@ -10,7 +10,7 @@ import dagster as dg
 import pyarrow as pa
 
 from ms_assets import pictures
-from ms_assets.defs.platform import lineage, shown
+from ms_assets.defs.platform import shown
 from ms_assets.defs.platform.io_managers import ModelIOManager, TableIOManager
 from ms_assets.defs.platform.resources import DuckDB, MLflow, StudyStorage
 from ms_assets.defs.platform.scales import (
@@ -57,7 +57,8 @@ def lightgcn(
     data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
     settings, device = inputs.fitted(_training_settings(context, io_manager), data.graph)
     estimated = memory.described(memory.estimate(memory.Sizes.of(data.graph), settings))
-    versions = {key: made.data_version for key, made in lineage.inputs_of(context).items()}
+    inputs_now = model_files.inputs_of(context.assets_def.get_asset_spec(context.asset_key), context.partition_key)
+    versions = {key: made.version for key, made in inputs_now.items()}
     file = partial(model_files.checkpoint, context.asset_key, context.partition_key)
     checkpoint = Checkpoint.open(file("fit"), data, settings)
     with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:

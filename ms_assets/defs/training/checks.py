@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
+from ms_assets.defs.platform.checks import asset_check
 from ms_assets.streams import Relation
 from ms_assets.vectors import effective_rank, embeddings
 
@@ -36,19 +37,19 @@ def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=["training", "user_embeddings"], blocking=True)
+@asset_check(asset=["training", "user_embeddings"], blocking=True)
 def user_embeddings_are_healthy(user_embeddings: Relation) -> dg.AssetCheckResult:
     """User embeddings are finite, of length 1, and not all equal; a warning if they lie in few dimensions."""
     return _health(user_embeddings, "user_id", length_1=True)
 
 
-@dg.asset_check(asset=["training", "song_embeddings"], blocking=True)
+@asset_check(asset=["training", "song_embeddings"], blocking=True)
 def song_embeddings_are_healthy(song_embeddings: Relation) -> dg.AssetCheckResult:
     """Song embeddings are finite, not zero, and differ in direction; a warning if they lie in few dimensions."""
     return _health(song_embeddings, "song_id", length_1=False)
 
 
-@dg.asset_check(asset=["training", "lightgcn"])
+@asset_check(asset=["training", "lightgcn"])
 def training_learned(lightgcn: Any) -> dg.AssetCheckResult:
     """Training learned: the loss fell, and the kept epoch has a validation NDCG above 0."""
     losses = [epoch.loss for epoch in lightgcn.history]
@@ -60,7 +61,7 @@ def training_learned(lightgcn: Any) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=["training", "lightgcn"], blocking=True)
+@asset_check(asset=["training", "lightgcn"], blocking=True)
 def training_did_not_diverge(lightgcn: Any) -> dg.AssetCheckResult:
     """Training did not diverge: if the loss is not finite, the best epoch before is kept, and the run stops."""
     return dg.AssetCheckResult(passed=not lightgcn.diverged, description=lightgcn.diverged or None)

@@ -1,0 +1,82 @@
+"""Asset checks whose failures block later runs, too: each is recorded beside its asset; and the check of all tables."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any
+
+import dagster as dg
+
+from ms_assets.defs.platform import lineage
+from ms_assets.defs.platform.io_managers import TableIOManager
+from ms_assets.defs.platform.scales import PARTITION_TAG
+
+FEWEST_ROWS = 0.5
+Check = Callable[..., dg.AssetCheckResult]
+
+
+def asset_check(
+    *, asset: Sequence[str], blocking: bool = False, **told: Any
+) -> Callable[[Check], dg.AssetChecksDefinition]:
+    """Asset check as `dg.asset_check` defines it, whose outcome the asset's record keeps if it is blocking.
+
+    Dagster stops what follows in the same run. The record stops later runs, whoever starts them and however: what
+    failed is not read until it passes, or is made again. The problem is written to the log as well.
+    """
+
+    def define(check: Check) -> dg.AssetChecksDefinition:
+        wanted = signature(check).parameters
+
+        @wraps(check)
+        def noting(context: dg.AssetCheckExecutionContext, **given: Any) -> dg.AssetCheckResult:
+            known = {"context": context, **given}
+            result = check(**{name: known[name] for name in wanted})
+            if blocking:
+                _note(context, known["io_manager"].lineage, dg.AssetKey(asset), result)
+            return result
+
+        # Dagster reads from these what a check needs: the context comes first, and the records are the I/O manager's.
+        added = {"context": dg.AssetCheckExecutionContext, "io_manager": dg.ResourceParam[TableIOManager]}
+        own = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind) for name, kind in added.items()]
+        others = [each for name, each in wanted.items() if name not in added]
+        noting.__signature__ = signature(check).replace(parameters=[*own, *others])  # type: ignore[attr-defined]
+        noting.__annotations__ = {**check.__annotations__, **added}
+        return dg.asset_check(asset=dg.AssetKey(asset), blocking=blocking, **told)(noting)
+
+    return define
+
+
+def _note(
+    context: dg.AssetCheckExecutionContext, records: lineage.Lineage, key: dg.AssetKey, result: dg.AssetCheckResult
+) -> None:
+    [check] = context.selected_asset_check_keys
+    problem = None
+    if not result.passed and result.severity == dg.AssetCheckSeverity.ERROR:
+        found = ", ".join(f"{name} {getattr(value, 'value', value)}" for name, value in (result.metadata or {}).items())
+        problem = result.description or found or "no description"
+        context.log.error(f"{key.to_user_string()} failed its check {check.name}: {problem}")
+    records.note_check(key, context.run.tags[PARTITION_TAG], check.name, problem)
+
+
+def of_rows(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
+    """Check of a table's number of rows."""
+
+    @asset_check(asset=spec.key.path)
+    def rows_are_no_fewer_than_half(
+        context: dg.AssetCheckExecutionContext, io_manager: dg.ResourceParam[TableIOManager]
+    ) -> dg.AssetCheckResult:
+        """Rows are at least half as many as in the materialisation before; else settings changed, or data is lost."""
+        return enough_rows(io_manager.lineage.history(spec.key, context.run.tags[PARTITION_TAG]))
+
+    return rows_are_no_fewer_than_half
+
+
+def enough_rows(made: Sequence[lineage.Made]) -> dg.AssetCheckResult:
+    """Compare the numbers of rows of a table's materialisations, the latest first."""
+    counts = [int(each.metadata.get("dagster/row_count", 0)) for each in made[:2]]
+    now, before = counts if len(counts) == 2 else (sum(counts), None)
+    return dg.AssetCheckResult(
+        passed=before is None or now >= FEWEST_ROWS * before,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"n_rows": now, **({} if before is None else {"n_rows_before": before})},
+    )
