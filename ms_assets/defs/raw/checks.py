@@ -1,4 +1,4 @@
-"""Checks of the raw tables, beyond those that every file passes on arrival (`schema.verify`)."""
+"""Checks of the raw tables, beyond those that every file passes on arrival (`arrival.verify`)."""
 
 import dagster as dg
 
@@ -11,13 +11,13 @@ FINITE = "audio_vectors_are_finite"
 FINITE_TEXT = "Audio vectors are finite; those with a NaN or an infinite number count as missing."
 
 
-def audio_vectors_are_finite(n_rows: int, n_unusable: int) -> dg.AssetCheckResult:
+def audio_vectors_are_finite(n_usable: int, n_unusable: int) -> dg.AssetCheckResult:
     """Result of the check, which `raw/embeddings` yields itself, because it has read the source file anyway."""
     return dg.AssetCheckResult(
         check_name=FINITE,
         passed=not n_unusable,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"n_rows": n_rows, "n_not_finite": n_unusable},
+        metadata={"n_rows": n_usable + n_unusable, "n_not_finite": n_unusable},
     )
 
 
