@@ -56,7 +56,7 @@ def parts_of(path: Path, table: SourceTable) -> list[Path]:
         if missing := [column for column in table.columns if column.needed and column.name not in found]:
             raise SourceError(
                 f"{part}: column {missing[0].name} is missing; found {', '.join(found)}; "
-                f"add it ({missing[0].expected}: {missing[0].description})"
+                f"add it ({missing[0].kind}: {missing[0].description})"
             )
     return parts
 
@@ -81,7 +81,7 @@ def verify(
         rows, types, others = _read(connection, parts, table)
         for column in table.columns:
             if (found := types.get(column.name)) and not column.accepts(found):
-                raise SourceError(f"{source}: column {column.name} has type {found}, expected {column.expected}")
+                raise SourceError(f"{source}: column {column.name} has type {found}, expected {column.kind}")
         doubtful = _verify_values(rows, types, table, parts if path.is_dir() else [source])
         if table.unique and (twice := _twice(rows, table.unique)):
             raise SourceError(f"{source}: column {table.unique} has {twice}; expected all different")
@@ -155,7 +155,7 @@ def _refuse_broken(rows: Relation, column: Column, broken: str, parts: list[Path
         part, row = divmod(position, 1 << PART_BITS)
         raise SourceError(
             f"{parts[part]}: column {column.name} has {n_broken} values out of range, for example {value[:80]} "
-            f"in row {row} (from 0); expected {column.values}{column.remedy}"
+            f"in row {row} (from 0); expected {column.values or f'0 to {column.highest}'}{column.remedy}"
         )
 
 

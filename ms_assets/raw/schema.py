@@ -9,15 +9,23 @@ from ms_assets.events import EVENT_TYPES, REMEDY, listed
 AUDIO_DIMENSIONS = 128
 """Numbers of a published audio vector; own data may have vectors of another length."""
 
-# Patterns of DuckDB's types.
 WHOLE = r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(\d+,0\)"
 NUMBER = rf"{WHOLE}|FLOAT|DOUBLE|DECIMAL\(.*\)"
-UNSIGNED = {"UTINYINT": 2**8 - 1, "USMALLINT": 2**16 - 1, "UINTEGER": 2**32 - 1, "UBIGINT": 2**64 - 1}
-"""Highest value of each unsigned type."""
+ACCEPTED = {
+    "whole numbers": WHOLE,
+    "whole numbers or booleans": f"{WHOLE}|BOOLEAN",
+    "numbers": NUMBER,
+    "names": "VARCHAR|ENUM.*",
+    "lists of numbers": rf"({NUMBER})\[\]",
+}
+"""Patterns of the types in DuckDB that hold values of each kind."""
 UINT8 = ("UTINYINT", "USMALLINT", "SMALLINT", "UINTEGER", "INTEGER", "UBIGINT", "BIGINT")
 UINT16 = ("USMALLINT", "UINTEGER", "INTEGER", "UBIGINT", "BIGINT", "FLOAT", "DOUBLE")
 UINT32 = ("UINTEGER", "UBIGINT", "BIGINT")
+VECTOR = ("FLOAT[]", "DOUBLE[]")
 """Types that hold every value of the published one, which comes first."""
+UNSIGNED = {"UTINYINT": 2**8 - 1, "USMALLINT": 2**16 - 1, "UINTEGER": 2**32 - 1, "UBIGINT": 2**64 - 1}
+"""Highest value of each unsigned type."""
 
 
 class SourceError(ValueError):
@@ -31,22 +39,20 @@ class Column:
     name: str
     types: tuple[str, ...]
     """Types that are read as they are; the first is the published one."""
-    accepted: str
-    """Pattern of types whose values are cast."""
-    expected: str
-    """Accepted types in words."""
+    kind: str
+    """Kind of values (`ACCEPTED`); those of its other types are cast."""
     description: str
     highest: int | None = None
     """Highest value of a number; the lowest is 0."""
     holds: tuple[str, ...] = ()
-    """Conditions in SQL where there is no highest value; `{length}` stands for the length of the first vector. The last
+    """Conditions in SQL where there is no highest value; `{length}` stands for that of the first vector. The last one
     is exact; one before it is quicker to compute, and true only where the exact one is, so that it spares rows that."""
     values: str = ""
-    """Values that meet the condition, in words."""
+    """Values that meet the conditions, in words."""
     shown: str = ""
     """SQL that describes a value in an error, where its text does not."""
     remedy: str = ""
-    """Remedy that ends the error about values that break the condition."""
+    """Remedy that ends the error about values that break the conditions."""
     needed: bool = True
     """False if nothing is computed from the column, so that a file may lack it."""
 
@@ -68,7 +74,7 @@ class Column:
 
     def accepts(self, found: str) -> bool:
         """True if values of this type can be cast."""
-        return self._is_read_as(found) or re.fullmatch(self.accepted, found) is not None
+        return self._is_read_as(found) or re.fullmatch(ACCEPTED[self.kind], found) is not None
 
     def difference(self, found: str | None) -> str:
         """Difference between this type, None for a missing column, and one that is read as it is; "" for none."""
@@ -80,7 +86,7 @@ class Column:
         """SQL for the column in a published type; nulls where it is missing."""
         if found is not None and self._is_read_as(found):
             return f'"{self.name}"'
-        fraction = "DOUBLE" in self.types and re.fullmatch(WHOLE, found or "INTEGER") is None
+        fraction = self.kind == "numbers" and re.fullmatch(WHOLE, found or "INTEGER") is None
         value = "NULL" if found is None else f'"{self.name}"'
         return f'{value}::{"DOUBLE" if fraction else self.types[0]} AS "{self.name}"'
 
@@ -116,60 +122,52 @@ class SourceTable:
         return "{layout}" in self.path
 
 
-def _whole(name: str, types: tuple[str, ...], description: str, highest: int, remedy: str = "") -> Column:
-    values = f"0 to {highest}"
-    return Column(name, types, WHOLE, "whole numbers", description, highest, values=values, remedy=remedy)
-
-
-def _id(name: str, description: str) -> Column:
-    return _whole(name, UINT32, description, 2**32 - 1, "; number the ids anew, within 32 bits")
-
-
-def _vector(name: str, description: str) -> Column:
+def _vector(name: str, description: str, needed: bool = True) -> Column:
     # The product fails for a null element, and TRY then turns the neighbouring rows into nulls too.
-    product = f"isfinite(TRY(list_inner_product({name}, {name})))"
+    product, n_known = f"isfinite(TRY(list_inner_product({name}, {name})))", f"list_count({name})"
+    # Null vectors and null elements are refused too; `NOT (null)` would let them pass.
+    holds = [f"coalesce(len({name}) = {{length}} AND {rest}, false)" for rest in (product, f"{n_known} = {{length}}")]
     return Column(
         name,
-        ("FLOAT[]", "DOUBLE[]"),
-        rf"({NUMBER})\[\]",
+        VECTOR,
         "lists of numbers",
         description,
-        # Null vectors and null elements are refused too; `NOT (null)` would let them pass.
-        holds=tuple(
-            f"coalesce(len({name}) = {{length}} AND {rest}, false)"
-            for rest in (product, f"list_count({name}) = {{length}}")
-        ),
+        holds=tuple(holds),
         values="vectors of {length} numbers, as the first one has, none of them null",
-        shown=f"coalesce(format('{{}} numbers, {{}} of them null', len({name}), len({name}) - list_count({name})), 'none')",
+        shown=f"coalesce(format('{{}} numbers, {{}} of them null', len({name}), len({name}) - {n_known}), 'none')",
+        needed=needed,
     )
 
 
-UID, ITEM_ID = _id("uid", "Yambda's user id; not dense"), _id("item_id", "Yambda's song id; not dense")
-TIMESTAMP = _whole(
-    "timestamp",
-    UINT32,
-    "seconds since the first event, in steps of 5",
-    2**32 - 1,
-    "; count seconds, from the first event or any time before it",
-)
-ORGANIC = _whole("is_organic", UINT8, "1: the user's own choice; 0: driven by a recommendation", 1)
-RATIO = _whole("played_ratio_pct", UINT16, "percent of the track played; null unless a listen", 100)
-LENGTH = _whole("track_length_seconds", UINT16, "length of the track; null unless a listen", 2**32 - 1)
-INTERACTION = (UID, TIMESTAMP, ITEM_ID, replace(ORGANIC, accepted=f"{WHOLE}|BOOLEAN", needed=False))
+def _id(name: str, description: str) -> Column:
+    remedy = "; number the ids anew, within 32 bits"
+    return Column(name, UINT32, "whole numbers", description, 2**32 - 1, remedy=remedy)
+
+
+FROM_THE_FIRST = "; count seconds, from the first event or from a time before it"
+INTERACTION = (
+    _id("uid", "Yambda's user id; not dense"),
+    Column(
+        "timestamp", UINT32, "whole numbers", "seconds since the first event, in steps of 5", 2**32 - 1,
+        remedy=FROM_THE_FIRST,
+    ),
+    _id("item_id", "Yambda's song id; not dense"),
+    Column(
+        "is_organic", UINT8, "whole numbers or booleans", "1: the user's own choice; 0: driven by a recommendation", 1,
+        needed=False,
+    ),
+)  # fmt: skip
 LISTEN = (
-    replace(RATIO, accepted=NUMBER, expected="numbers"),
-    replace(LENGTH, accepted=NUMBER, expected="numbers", needed=False),
+    Column("played_ratio_pct", UINT16, "numbers", "percent of the track played; null unless a listen", 100),
+    Column(
+        "track_length_seconds", UINT16, "numbers", "length of the track; null unless a listen", 2**32 - 1, needed=False
+    ),
 )
 EVENT_TYPE = Column(
-    "event_type",
-    ("VARCHAR", "ENUM"),
-    "VARCHAR",
-    "names",
-    listed(EVENT_TYPES),
-    holds=(f"event_type IN {tuple(EVENT_TYPES)}",),
-    values=f"one of {tuple(EVENT_TYPES)}",
-    remedy=f"; {REMEDY}",
-)
+    "event_type", ("VARCHAR", "ENUM"), "names", listed(EVENT_TYPES), holds=(f"event_type IN {tuple(EVENT_TYPES)}",),
+    values=f"one of {tuple(EVENT_TYPES)}", remedy=f"; {REMEDY}",
+)  # fmt: skip
+ITEM_ID = INTERACTION[2]
 
 
 TABLES = {
@@ -186,7 +184,7 @@ TABLES = {
             "embeddings.parquet",
             (
                 ITEM_ID,
-                replace(_vector("embed", "audio embedding, as many numbers for every song"), needed=False),
+                _vector("embed", "audio embedding, as many numbers for every song", needed=False),
                 _vector("normalized_embed", "audio embedding of length 1"),
             ),
             "One row per song with an audio embedding: how songs sound; the same file at every scale.",
