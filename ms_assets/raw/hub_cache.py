@@ -14,6 +14,16 @@ from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock
 
 
+def folder_of(dataset: str) -> Path:
+    """Folder of a dataset in the cache."""
+    return (Path(constants.HF_HUB_CACHE) / "--".join(("datasets", *dataset.split("/")))).absolute()
+
+
+def reference(dataset: str, revision: str) -> Path:
+    """Path of the file that holds the commit which a branch or tag named when the client last asked the hub."""
+    return folder_of(dataset) / "refs" / revision
+
+
 @dataclass(frozen=True)
 class CachedFile:
     """Cached file of a dataset at a commit: a link with the file's name to content that is named by its SHA-256."""
@@ -24,7 +34,7 @@ class CachedFile:
 
     @property
     def _folder(self) -> Path:
-        return (Path(constants.HF_HUB_CACHE) / "--".join(("datasets", *self.dataset.split("/")))).absolute()
+        return folder_of(self.dataset)
 
     @property
     def link(self) -> Path:

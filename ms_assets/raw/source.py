@@ -115,7 +115,7 @@ class Source:
         from ms_assets.raw import hub
 
         if not self._pin().exists():
-            self.pin(hub.resolve_revision(self.location, self.revision))
+            self.pin(hub.commit_to_read(self.location, self.revision))
         commit = self._pin().read_text().strip()
         if not hub.COMMIT.fullmatch(commit):
             raise SourceError(f"{self._pin()}: found {commit!r}, expected 40 hexadecimal digits; remove it to pin anew")
