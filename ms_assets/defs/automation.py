@@ -97,11 +97,11 @@ def hub_revision(context: dg.SensorEvaluationContext, yambda: YambdaSource) -> d
 
 
 def _made_from_another(instance: dg.DagsterInstance, dataset: str, commit: str) -> list[str]:
-    """Scales that have a raw table of the dataset from another commit."""
+    """Scales that have a raw table of the dataset from another commit; one that a person reported names none."""
 
     def is_another(scale: str, table: str) -> bool:
         latest = lineage.history(instance, dg.AssetKey(["raw", table]), scale)
-        return any(made.metadata["source"] == dataset and made.metadata["revision"] != commit for made in latest)
+        return any(made.metadata.get("source") == dataset and made.metadata["revision"] != commit for made in latest)
 
     return [scale for scale in SCALES.get_partition_keys() if any(is_another(scale, table) for table in ALWAYS)]
 

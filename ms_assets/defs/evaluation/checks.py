@@ -4,7 +4,7 @@ import dagster as dg
 
 from ms_assets.defs.platform import lineage
 from ms_assets.defs.platform.resources import MLflow
-from ms_assets.defs.platform.scales import PARTITION_TAG, assets_of
+from ms_assets.defs.platform.scales import assets_of, scale_of
 from ms_assets.evaluation import champion as champions
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation.metrics import RANGES
@@ -44,14 +44,14 @@ def lightgcn_beats_the_baselines(leaderboard: Relation) -> dg.AssetCheckResult:
 @dg.asset_check(asset=["evaluation", "leaderboard"])
 def lightgcn_is_as_good_as_before(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """LightGCN's NDCG has not fallen below its interval on the leaderboard before, if the protocol is the same."""
-    key, scale = dg.AssetKey(["evaluation", "leaderboard"]), context.run.tags[PARTITION_TAG]
+    key, scale = dg.AssetKey(["evaluation", "leaderboard"]), scale_of(context)
     return fallen(*lineage.history(context.instance, key, scale, limit=2))
 
 
 def fallen(now: lineage.Made, before: lineage.Made | None = None) -> dg.AssetCheckResult:
     """Compare LightGCN's NDCG on two leaderboards, by their metadata."""
     ndcg, former = (board.metadata.get(boards.NDCG_OF_LIGHTGCN, {}) if board else {} for board in (now, before))
-    comparable = former and before and before.metadata["protocol"] == now.metadata["protocol"]
+    comparable = former and before and before.metadata["protocol"] == now.metadata.get("protocol")
     lower = {
         name: f"{ndcg[name][0]:.4f}, before {mean:.4f} ({low:.4f} to {high:.4f})"
         for name, (mean, low, high) in former.items()

@@ -6,7 +6,7 @@ from inspect import cleandoc
 import dagster as dg
 
 from ms_assets.defs.platform import lineage
-from ms_assets.defs.platform.scales import PARTITION_TAG
+from ms_assets.defs.platform.scales import scale_of
 from ms_assets.defs.platform.schemas import SCHEMA, declared, described, difference
 from ms_assets.streams import Relation
 
@@ -42,7 +42,8 @@ def columns_are_the_declared_ones(table: Relation, wanted: Sequence[dg.TableColu
 
 def rows_are_no_fewer_than_half(made: Sequence[lineage.Made]) -> dg.AssetCheckResult:
     """Rows are at least half as many as in the materialisation before; fewer come from other settings or lost data."""
-    counts = [int(each.metadata.get("dagster/row_count", 0)) for each in made[:2]]
+    known = [each.metadata.get("dagster/row_count") for each in made[:2]]  # none where a person reported it
+    counts = [int(count) for count in known if count is not None]
     now, before = counts if len(counts) == 2 else (sum(counts), None)
     return dg.AssetCheckResult(
         check_name="rows_are_no_fewer_than_half",
@@ -72,7 +73,7 @@ def checks_of(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
         ins={"table": dg.AssetIn(spec.key)} if is_made and is_table else {},
     )
     def common_checks(context: dg.AssetCheckExecutionContext, **tables: Relation) -> Iterator[dg.AssetCheckResult]:
-        made = lineage.history(context.instance, spec.key, context.run.tags[PARTITION_TAG], limit=2)
+        made = lineage.history(context.instance, spec.key, scale_of(context), limit=2)
         if is_made:
             yield inputs_have_one_origin(made)
         if tables:

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ms_assets.defs.platform.scales import PARTITION_TAG
+from ms_assets.defs.platform.scales import scale_of
 from ms_assets.events import EVENT_TYPES
 from ms_assets.raw import published
 from ms_assets.streams import Relation
@@ -52,8 +52,7 @@ def statistics_are_the_published_ones(
 ) -> dg.AssetCheckResult:
     """Statistics of the real scales are those published; other data in their place is usable, but not Yambda."""
     rows = [dict(zip(statistics_report.columns, row, strict=True)) for row in statistics_report.fetchall()]
-    scale = context.run.tags.get(PARTITION_TAG, "")
-    differing, n_equal = published.differences(scale, rows)
+    differing, n_equal = published.differences(scale_of(context), rows)
     return dg.AssetCheckResult(
         passed=not differing,
         severity=dg.AssetCheckSeverity.WARN,
