@@ -114,14 +114,16 @@ def _read(
     files = ", ".join("'" + glob.escape(str(part)).replace("'", "''") + "'" for part in parts)
     read = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
     found = connection.sql(f"FROM {read}")
-    names = {column.name for column in table.columns}
-    types = {n: str(t) for n, t in zip(found.columns, found.types, strict=True) if n in names and str(t) != '"NULL"'}
+    # DuckDB changes names that differ by case alone.
+    names = pq.read_schema(parts[0]).names if len(parts) == 1 else found.columns
+    wanted = {column.name for column in table.columns}
+    types = {n: str(t) for n, t in zip(names, found.types, strict=True) if n in wanted and str(t) != '"NULL"'}
     # Columns get numbers for names, so that none hides DuckDB's own columns of the position.
-    numbers = [f"c{number}" for number in range(len(found.columns))]
-    shown = [f'{c} AS "{n}"' for c, n in zip(numbers, found.columns, strict=True) if n in types]
+    numbers = [f"c{number}" for number in range(len(names))]
+    shown = [f'{c} AS "{n}"' for c, n in zip(numbers, names, strict=True) if n in types]
     position = f"(file_index::BIGINT << {PART_BITS}) + file_row_number AS file_row_number"
     rows = connection.sql(f"SELECT {', '.join([*shown, position])} FROM {read} AS file({', '.join(numbers)})")
-    return rows, types, [name for name in found.columns if name not in names]
+    return rows, types, [name for name in names if name not in wanted]
 
 
 def _verify_values(rows: Relation, types: dict[str, str], table: SourceTable, parts: list[Path]) -> bool:

@@ -33,13 +33,9 @@ class CachedFile:
     file: str
 
     @property
-    def _folder(self) -> Path:
-        return folder_of(self.dataset)
-
-    @property
     def link(self) -> Path:
         """Path by which the file is opened."""
-        return self._folder / "snapshots" / self.commit / self.file
+        return folder_of(self.dataset) / "snapshots" / self.commit / self.file
 
     @property
     def linked(self) -> Path | None:
@@ -48,12 +44,13 @@ class CachedFile:
 
     def content(self, sha256: str) -> Path:
         """Path of the content with a SHA-256, whether or not it exists."""
-        return self._folder / "blobs" / sha256
+        return folder_of(self.dataset) / "blobs" / sha256
 
     @contextmanager
     def locked(self, content: Path) -> Iterator[None]:
         """Lock a content, so that no other run or tool that uses the client fetches it meanwhile."""
-        lock = self._folder.parent / ".locks" / self._folder.name / f"{content.name}.lock"
+        home = folder_of(self.dataset)
+        lock = home.parent / ".locks" / home.name / f"{content.name}.lock"
         for folder in (content.parent, self.link.parent, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):

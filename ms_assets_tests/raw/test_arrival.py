@@ -198,7 +198,18 @@ def test_a_column_that_is_needed_is_missed_by_name_and_described(con, tmp_path, 
         verify(con, path, TABLES["multi_event"])
 
 
-OTHERS = ("user_id", "song_id", "file_row_number", "file_index", "filename", "event_typ", "c0", "key", 'q"uote')
+OTHERS = (
+    "user_id",
+    "song_id",
+    "file_row_number",
+    "file_index",
+    "filename",
+    "event_typ",
+    "c0",
+    "UID",
+    "Item_Id",
+    'q"uote',
+)
 
 
 @pytest.mark.parametrize("name", ["multi_event", "embeddings", "artist_item_mapping"])
@@ -336,7 +347,7 @@ def test_what_differs_becomes_a_copy_as_published_and_the_log_says_so(platform, 
     assert stored.schema.types[0] == pa.uint32()
     assert logged == [
         f"{source}: uid has type SMALLINT, no is_organic, so nulls, no track_length_seconds, so nulls, "
-        "user_id left out, file_row_number left out; writing a copy as published"
+        "user_id left out, file_row_number left out; writing a copy in the published form"
     ]
     assert metadata["source_differs"].startswith("uid has type SMALLINT")
 

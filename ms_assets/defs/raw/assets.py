@@ -55,7 +55,9 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
             context.log.info(f"checking {file.path}")
             found = verify(duckdb.connection, path, table, source=file.path)
             if found.differences:
-                context.log.warning(f"{file.path}: {', '.join(found.differences)}; writing a copy as published")
+                context.log.warning(
+                    f"{file.path}: {', '.join(found.differences)}; writing a copy in the published form"
+                )
                 value = found.rows.project("* EXCLUDE file_row_number")
             is_sorted = table.name != "multi_event" or layouts.is_sorted(found.rows)
             if not is_sorted:
