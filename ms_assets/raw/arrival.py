@@ -47,7 +47,7 @@ def parts_of(path: Path, table: SourceTable) -> list[Path]:
         if not parts:
             raise SourceError(f"{path}: no file in this folder; expected {table.name} as part files, *.parquet")
     elif not path.is_file():
-        if table.may_be_missing:
+        if not table.of_interactions:
             return []
         raise SourceError(f"{path}: no such file; expected {table.name} in Parquet")
     for part in parts:
@@ -83,8 +83,10 @@ def verify(
             if (found := types.get(column.name)) and not column.accepts(found):
                 raise SourceError(f"{source}: column {column.name} has type {found}, expected {column.kind}")
         doubtful = _verify_values(rows, types, table, parts if path.is_dir() else [source])
-        if table.unique and (twice := _twice(rows, table.unique)):
-            raise SourceError(f"{source}: column {table.unique} has {twice}; expected all different")
+        if table.unique:
+            counts = rows.aggregate(f"{table.unique}, count(*) AS n").filter("n > 1").limit(1).fetchall()
+            for value, n in counts:
+                raise SourceError(f"{source}: column {table.unique} has {value} in {n} rows; expected all different")
         published = rows.project(", ".join([*(c.cast(types.get(c.name)) for c in table.columns), "file_row_number"]))
         usable = table.usable if table.usable and doubtful else "true"
         n_unusable = len(published.filter(f"NOT ({usable})"))
@@ -165,8 +167,3 @@ def vector_length(rows: Relation, name: str) -> int:
     """Length of the first vector that is not empty; that of Yambda's where there is none."""
     first = rows.filter(f"len({name}) > 0").project(f"len({name})").limit(1).fetchall()
     return first[0][0] if first else AUDIO_DIMENSIONS
-
-
-def _twice(rows: Relation, name: str) -> str:
-    counts = rows.aggregate(f"{name}, count(*) AS n").filter("n > 1").limit(1).fetchall()
-    return f"{counts[0][0]} in {counts[0][1]} rows" if counts else ""

@@ -84,11 +84,12 @@ class Column:
 
     def cast(self, found: str | None) -> str:
         """SQL for the column in a published type; nulls where it is missing."""
-        if found is not None and self._is_read_as(found):
+        if found is None:
+            return f'NULL::{self.types[0]} AS "{self.name}"'
+        if self._is_read_as(found):
             return f'"{self.name}"'
-        fraction = self.kind == "numbers" and re.fullmatch(WHOLE, found or "INTEGER") is None
-        value = "NULL" if found is None else f'"{self.name}"'
-        return f'{value}::{"DOUBLE" if fraction else self.types[0]} AS "{self.name}"'
+        fits = self.kind != "numbers" or found.endswith(("TINYINT", "SMALLINT"))
+        return f'"{self.name}"::{self.types[0] if fits else "DOUBLE"} AS "{self.name}"'
 
     def _is_read_as(self, found: str) -> bool:
         return found.split("(")[0] in self.types
@@ -112,13 +113,8 @@ class SourceTable:
         return self.path.format(scale=scale, layout=layout)
 
     @property
-    def may_be_missing(self) -> bool:
-        """True for tables about songs, without which songs have no audio, no artists or no albums."""
-        return not self.of_interactions
-
-    @property
     def of_interactions(self) -> bool:
-        """True for tables of interactions, which are published in both layouts."""
+        """True for tables of interactions, in both layouts; others tell more of songs, and own data may lack them."""
         return "{layout}" in self.path
 
 
@@ -144,12 +140,11 @@ def _id(name: str, description: str) -> Column:
     return Column(name, UINT32, "whole numbers", description, 2**32 - 1, remedy=remedy)
 
 
-FROM_THE_FIRST = "; count seconds, from the first event or from a time before it"
 INTERACTION = (
     _id("uid", "Yambda's user id; not dense"),
     Column(
         "timestamp", UINT32, "whole numbers", "seconds since the first event, in steps of 5", 2**32 - 1,
-        remedy=FROM_THE_FIRST,
+        remedy="; count seconds, from the first event or from a time before it",
     ),
     _id("item_id", "Yambda's song id; not dense"),
     Column(

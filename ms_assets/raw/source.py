@@ -57,7 +57,7 @@ class Source:
         file = table.file(scale, layout)
         if here := self._folder():
             path = (here / file).absolute()
-            if not path.exists() and not table.may_be_missing:
+            if table.of_interactions and not path.exists():
                 raise SourceError(f"{path}: no such file; expected {table.name} in the hub's layout")
             status = path.stat() if path.exists() else None
             content = f"{status.st_size} bytes of {status.st_mtime_ns} ns" if status else "no file"
