@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith(api):
             return self._revision(path.removeprefix(api))
         commit, _, name = path.removeprefix(files).partition("/")
-        file = self.hub.folder / name
+        commit, file = self.hub.revisions.get(commit, commit), self.hub.folder / name
         if commit not in self.hub.revisions.values():
             return self._answer(404, {"X-Error-Code": "RevisionNotFound", "Content-Length": "0"})
         if not file.is_file():

@@ -159,6 +159,16 @@ def test_what_came_from_elsewhere_or_is_of_the_newest_commit_already_is_left_alo
         assert asked_for(tick(instance, newer)) == [("5b", f"5b@{NEXT_COMMIT}")]
 
 
+def test_a_table_that_a_person_has_reported_in_the_ui_is_left_alone(newer):
+    with dg.DagsterInstance.ephemeral() as instance:
+        made(instance, "50m")
+        for name in ALWAYS:
+            assert asked_for(tick(instance, newer)) == [("50m", f"50m@{NEXT_COMMIT}")], "by the tables that are left"
+            reported = dg.AssetMaterialization(["raw", name], partition="50m", description="made by hand")
+            instance.report_runless_asset_event(reported)
+        assert isinstance(tick(instance, newer), dg.SkipReason)
+
+
 def test_the_cursor_remembers_what_was_asked_for(newer):
     with dg.DagsterInstance.ephemeral() as instance:
         made(instance, "50m")

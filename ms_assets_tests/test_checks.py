@@ -14,6 +14,7 @@ from ms_assets.defs.platform import common_checks
 from ms_assets.defs.platform.lineage import Made
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.defs.platform.schemas import as_metadata, declared
+from ms_assets.defs.raw import checks as raw
 from ms_assets.defs.training import checks as training
 from ms_assets.vectors import fixed_size_list
 from ms_assets_tests.conftest import metadata
@@ -83,6 +84,25 @@ def test_a_table_that_lost_more_than_half_of_its_rows_is_worth_a_warning():
     for lost in (4, 10), (0, 1):
         assert (result(*lost).passed, result(*lost).severity) == (False, dg.AssetCheckSeverity.WARN)
     assert metadata(result(4, 10)) == {"n_rows": 4, "n_rows_before": 10}
+
+
+def test_a_table_that_a_person_has_reported_has_not_lost_its_rows():
+    reported, before = made(), made(**{"dagster/row_count": 10})
+    for history in ([reported, before], [before, reported], [reported]):
+        assert common_checks.rows_are_no_fewer_than_half(history).passed
+
+
+def test_every_check_that_is_launched_alone_says_that_it_runs_with_its_asset(platform):
+    graph = platform.definitions.resolve_asset_graph()
+    checks = {key for key in graph.asset_check_keys if graph.get_check_spec(key).name != raw.FINITE}
+    job = platform.definitions.resolve_implicit_global_asset_job_def()
+    alone = job.get_subset(asset_selection=set(), asset_check_selection=checks)
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    run = alone.execute_in_process(quiet, platform.instance, raise_on_error=False)
+    errors = [event.step_failure_data.error.to_string() for event in run.all_node_events if event.is_step_failure]
+    assert len(errors) == sum(event.is_step_start for event in run.all_node_events) > 60
+    expected = "this run has no scale; a check runs with its asset, so materialise the asset for a scale"
+    assert [error for error in errors if expected not in error] == []
 
 
 # training

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError, name_of
-from ms_assets.raw.schema import AUDIO_DIMENSIONS
+from ms_assets.raw.arrival import vector_length
 from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, vector_column
 
@@ -23,8 +23,9 @@ EDGE_ATTRIBUTES = ("event_type", "n_events", "played_ratio", "weight")
 
 def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Relation) -> Relation:
     """Unit audio vector of every song, zeros if it has none, in the order of song_id: audio, has_audio."""
+    silence = [0.0] * vector_length(embeddings, "normalized_embed")
     return con.sql(f"""
-        SELECT coalesce(normalized_embed::FLOAT[], {[0.0] * AUDIO_DIMENSIONS}::FLOAT[]) AS audio,
+        SELECT coalesce(normalized_embed::FLOAT[], {silence}::FLOAT[]) AS audio,
             normalized_embed IS NOT NULL AS has_audio
         FROM songs LEFT JOIN embeddings USING (item_id) ORDER BY song_id
     """)
@@ -33,8 +34,8 @@ def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Rela
 def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa.Table) -> "HeteroData":
     """Build the graph from tables whose rows are in the order of their dense ids.
 
-    `user`: uid int64 [n_users]. `song`: x float32 [n_songs, 128] (unit audio vectors, zeros where has_audio bool
-    is false), item_id int64, in_graph bool, and the ragged artist_ids, album_ids int64 with their offsets. Cold songs
+    `user`: uid int64 [n_users]. `song`: x float32 [n_songs, n] (unit audio vectors, zeros where has_audio bool is
+    false), item_id int64, in_graph bool, and the ragged artist_ids, album_ids int64 with their offsets. Cold songs
     are nodes without edges. Edges `(user, interacts, song)`: edge_index int64 [2, n_edges], edge_attr float32
     [n_edges, 4] = event type code, n_events, played ratio, weight.
 

@@ -5,14 +5,14 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError
 
 from ms_assets.files import flush, published, sha256
-from ms_assets.raw.hub_cache import CachedFile
+from ms_assets.raw.hub_cache import CachedFile, reference
 from ms_assets.raw.transfer import (
     MB,
     REQUEST_ATTEMPTS,
@@ -45,6 +45,21 @@ def resolve_revision(dataset: str, revision: str, attempts: int = REQUEST_ATTEMP
         if not COMMIT.fullmatch(info.sha or ""):
             raise HubError(f"{what}: the hub answered {info.sha!r}; expected a commit of 40 hexadecimal digits")
         return str(info.sha)
+
+
+def commit_to_read(dataset: str, revision: str) -> str:
+    """Resolve a branch or tag as the client does: offline (`HF_HUB_OFFLINE`) to the commit that the cache has for it.
+
+    Otherwise the hub is asked, and the cache learns the commit unless it has one, for tools that are offline later.
+    """
+    known = reference(dataset, revision)
+    if is_offline_mode() and known.is_file():
+        return known.read_text().strip()
+    commit = resolve_revision(dataset, revision)
+    if commit != revision and not known.exists():
+        with suppress(OSError), published(known) as unfinished:  # the cache may be another's, for reading alone
+            unfinished.write_text(commit)
+    return commit
 
 
 def download(dataset: str, commit: str, file: str, verified: Path) -> Path:
@@ -163,7 +178,8 @@ def _explained(what: str, error: Exception, resume: str = "") -> HubError:
     elif status == 404:
         advice = "Check MS_ASSETS_SOURCE (the dataset) and MS_ASSETS_REVISION."
     elif status is None and isinstance(error, OSError) and not isinstance(error, ConnectionError):
-        return HubError(f"{what}: cannot be stored in {constants.HF_HUB_CACHE} ({one_line(error)}).{resume}")
+        place = "" if error.filename else f" in {constants.HF_HUB_CACHE}"
+        return HubError(f"{what}: cannot be stored{place} ({one_line(error)}).{resume}")
     else:
         advice = "Offline, point MS_ASSETS_SOURCE at a folder that holds the dataset in the hub's layout."
     return HubError(f"{what}: the hub did not give it ({one_line(error)}).{resume} {advice}", may_pass(error))

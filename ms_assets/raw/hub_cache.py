@@ -14,6 +14,16 @@ from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock
 
 
+def folder_of(dataset: str) -> Path:
+    """Folder of a dataset in the cache."""
+    return (Path(constants.HF_HUB_CACHE) / "--".join(("datasets", *dataset.split("/")))).absolute()
+
+
+def reference(dataset: str, revision: str) -> Path:
+    """Path of the file that holds the commit which a branch or tag named when the client last asked the hub."""
+    return folder_of(dataset) / "refs" / revision
+
+
 @dataclass(frozen=True)
 class CachedFile:
     """Cached file of a dataset at a commit: a link with the file's name to content that is named by its SHA-256."""
@@ -23,13 +33,9 @@ class CachedFile:
     file: str
 
     @property
-    def _folder(self) -> Path:
-        return (Path(constants.HF_HUB_CACHE) / "--".join(("datasets", *self.dataset.split("/")))).absolute()
-
-    @property
     def link(self) -> Path:
         """Path by which the file is opened."""
-        return self._folder / "snapshots" / self.commit / self.file
+        return folder_of(self.dataset) / "snapshots" / self.commit / self.file
 
     @property
     def linked(self) -> Path | None:
@@ -38,12 +44,13 @@ class CachedFile:
 
     def content(self, sha256: str) -> Path:
         """Path of the content with a SHA-256, whether or not it exists."""
-        return self._folder / "blobs" / sha256
+        return folder_of(self.dataset) / "blobs" / sha256
 
     @contextmanager
     def locked(self, content: Path) -> Iterator[None]:
         """Lock a content, so that no other run or tool that uses the client fetches it meanwhile."""
-        lock = self._folder.parent / ".locks" / self._folder.name / f"{content.name}.lock"
+        home = folder_of(self.dataset)
+        lock = home.parent / ".locks" / home.name / f"{content.name}.lock"
         for folder in (content.parent, self.link.parent, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):

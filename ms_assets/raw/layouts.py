@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ms_assets.raw.arrival import parts_of
 from ms_assets.raw.schema import SourceError, SourceTable
 from ms_assets.streams import Relation, ahead
 
@@ -19,22 +20,21 @@ def flattened(path: Path, table: SourceTable) -> Iterator[pa.Table]:
     """Flatten a sequential file, which has one row per uid and lists in all other columns, into rows.
 
     Raises:
-        SourceError: a column is missing or holds no lists, or the lists of a user differ in length.
+        SourceError: a column that is needed is missing, or one holds no lists, or the lists of a user differ in length.
     """
-    try:
-        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: not a whole Parquet file ({error})") from error
-    names = [column.name for column in table.columns]
-    if missing := set(names) - set(file.schema_arrow.names):
-        raise SourceError(f"{path}: column {', '.join(sorted(missing))} is missing; found {file.schema_arrow.names}")
+    parts = parts_of(path, table)
+    schema = pq.read_schema(parts[0])
+    names = [column.name for column in table.columns if column.name in schema.names]
     for name in names[1:]:
-        found = file.schema_arrow.field(name).type
+        found = schema.field(name).type
         if not (pa.types.is_list(found) or pa.types.is_large_list(found)):
             raise SourceError(f"{path}: column {name} has type {found}, expected a list for each user")
-    yield _flat(file.schema_arrow.empty_table().to_batches(), file.schema_arrow, path, names)
-    for users in file.iter_batches(USERS_AT_A_TIME, columns=names):
-        yield _flat([users], users.schema, path, names)
+    yield _flat(schema.empty_table().to_batches(), schema, path, names)
+    for part in parts:
+        for users in pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20).iter_batches(
+            USERS_AT_A_TIME, columns=names
+        ):
+            yield _flat([users], users.schema, path, names)
 
 
 def _flat(batches: list[pa.RecordBatch], schema: pa.Schema, path: Path, names: list[str]) -> pa.Table:

@@ -1,25 +1,31 @@
-"""Schema of Yambda's published files: their paths and columns, and the checks that each file passes on arrival."""
+"""Schema of Yambda's published files: their paths and columns, and the types and values that each column may have."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
+import re
+from dataclasses import dataclass, replace
+from typing import Self
 
 from ms_assets.events import EVENT_TYPES, REMEDY, listed
-from ms_assets.streams import Relation, stored_table
 
 AUDIO_DIMENSIONS = 128
+"""Numbers of a published audio vector; own data may have vectors of another length."""
 
-# DuckDB types that hold every value of the published one.
+WHOLE = r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(\d+,0\)"
+NUMBER = rf"{WHOLE}|FLOAT|DOUBLE|DECIMAL\(.*\)"
+ACCEPTED = {
+    "whole numbers": WHOLE,
+    "whole numbers or booleans": f"{WHOLE}|BOOLEAN",
+    "numbers": NUMBER,
+    "names": "VARCHAR|ENUM.*",
+    "lists of numbers": rf"({NUMBER})\[\]",
+}
+"""Patterns of the types in DuckDB that hold values of each kind."""
 UINT8 = ("UTINYINT", "USMALLINT", "SMALLINT", "UINTEGER", "INTEGER", "UBIGINT", "BIGINT")
 UINT16 = ("USMALLINT", "UINTEGER", "INTEGER", "UBIGINT", "BIGINT", "FLOAT", "DOUBLE")
 UINT32 = ("UINTEGER", "UBIGINT", "BIGINT")
+VECTOR = ("FLOAT[]", "DOUBLE[]")
+"""Types that hold every value of the published one, which comes first."""
 UNSIGNED = {"UTINYINT": 2**8 - 1, "USMALLINT": 2**16 - 1, "UINTEGER": 2**32 - 1, "UBIGINT": 2**64 - 1}
 """Highest value of each unsigned type."""
-VECTOR = tuple(f"{real}{size}" for real in ("FLOAT", "DOUBLE") for size in ("[]", f"[{AUDIO_DIMENSIONS}]"))
-NAME = ("VARCHAR", "ENUM")
 
 
 class SourceError(ValueError):
@@ -28,30 +34,65 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """Published column: its accepted types, and a condition that every value meets unless it is null."""
+    """Published column: the types in which it is accepted, and the values that it may hold beside null."""
 
     name: str
     types: tuple[str, ...]
+    """Types that are read as they are; the first is the published one."""
+    kind: str
+    """Kind of values (`ACCEPTED`); those of its other types are cast."""
     description: str
-    between: tuple[int, int] | None = None
-    """Lowest and highest value, where values are bounded."""
-    holds: str | None = None
-    """Condition in SQL, where bounds are not enough."""
-    surely_holds: str | None = None
-    """Condition in SQL that is quicker to compute, and true only where `holds` is; it spares rows the check of that."""
+    highest: int | None = None
+    """Highest value of a number; the lowest is 0."""
+    holds: tuple[str, ...] = ()
+    """Conditions in SQL where there is no highest value; `{length}` stands for that of the first vector. The last one
+    is exact; one before it is quicker to compute, and true only where the exact one is, so that it spares rows that."""
+    values: str = ""
+    """Values that meet the conditions, in words."""
+    shown: str = ""
+    """SQL that describes a value in an error, where its text does not."""
     remedy: str = ""
-    """Remedy that ends the error about values that break the condition."""
+    """Remedy that ends the error about values that break the conditions."""
+    needed: bool = True
+    """False if nothing is computed from the column, so that a file may lack it."""
 
-    def condition(self, found: str) -> str | None:
-        """Condition in SQL to check for a column of the found type; None if the type itself guarantees it."""
-        if self.between is None:
+    def conditions(self, found: str) -> tuple[str, ...]:
+        """Conditions in SQL, as `holds` has them, for a column of this type; none if the type guarantees them."""
+        if self.highest is None:
             return self.holds
-        low, high = self.between
-        if low == 0 and UNSIGNED.get(found, high + 1) <= high:
-            return None
+        if UNSIGNED.get(found, self.highest + 1) <= self.highest:
+            return ()
+        value = f'"{self.name}"' + ("::UTINYINT" if found == "BOOLEAN" else "")
         # Statistics of a file leave NaN out, so the reader might take bounds alone for granted.
-        number = f' AND NOT isnan("{self.name}")' if found in ("FLOAT", "DOUBLE") else ""
-        return f'"{self.name}" BETWEEN {low} AND {high}{number}'
+        number = f" AND NOT isnan({value})" if found in ("FLOAT", "DOUBLE") else ""
+        return (f"{value} BETWEEN 0 AND {self.highest}{number}",)
+
+    def of_length(self, length: int) -> Self:
+        """Column of vectors of this length."""
+        holds = tuple(condition.format(length=length) for condition in self.holds)
+        return replace(self, holds=holds, values=self.values.format(length=length))
+
+    def accepts(self, found: str) -> bool:
+        """True if values of this type can be cast."""
+        return self._is_read_as(found) or re.fullmatch(ACCEPTED[self.kind], found) is not None
+
+    def difference(self, found: str | None) -> str:
+        """Difference between this type, None for a missing column, and one that is read as it is; "" for none."""
+        if found is None:
+            return f"no {self.name}, so nulls"
+        return "" if self._is_read_as(found) else f"{self.name} has type {found}"
+
+    def cast(self, found: str | None) -> str:
+        """SQL for the column in a published type; nulls where it is missing."""
+        if found is None:
+            return f'NULL::{self.types[0]} AS "{self.name}"'
+        if self._is_read_as(found):
+            return f'"{self.name}"'
+        fits = self.kind != "numbers" or found.endswith(("TINYINT", "SMALLINT"))
+        return f'"{self.name}"::{self.types[0] if fits else "DOUBLE"} AS "{self.name}"'
+
+    def _is_read_as(self, found: str) -> bool:
+        return found.split("(")[0] in self.types
 
 
 @dataclass(frozen=True)
@@ -73,40 +114,55 @@ class SourceTable:
 
     @property
     def of_interactions(self) -> bool:
-        """True for tables of interactions, which are published in both layouts."""
+        """True for tables of interactions, in both layouts; others tell more of songs, and own data may lack them."""
         return "{layout}" in self.path
 
 
-UINT32_RANGE = (0, 2**32 - 1)
-UID = Column("uid", UINT32, "Yambda's user id; not dense", UINT32_RANGE)
-ITEM_ID = Column("item_id", UINT32, "Yambda's song id; not dense", UINT32_RANGE)
-INTERACTION = (
-    UID,
-    Column("timestamp", UINT32, "seconds since the first event, in steps of 5", UINT32_RANGE),
-    ITEM_ID,
-    Column("is_organic", UINT8, "1: the user's own choice; 0: driven by a recommendation", (0, 1)),
-)
-LISTEN = (
-    Column("played_ratio_pct", UINT16, "percent of the track played; null unless a listen", (0, 100)),
-    Column("track_length_seconds", UINT16, "length of the track; null unless a listen", UINT32_RANGE),
-)
-EVENT_TYPE = Column(
-    "event_type", NAME, listed(EVENT_TYPES), holds=f"event_type IN {tuple(EVENT_TYPES)}", remedy=f"; {REMEDY}"
-)
-
-
-def _vector(name: str, description: str) -> Column:
-    # Null vectors and null elements are refused too; `NOT (null)` would let them pass.
-    whole = f"coalesce(len({name}) = {AUDIO_DIMENSIONS} AND list_count({name}) = {AUDIO_DIMENSIONS}, false)"
+def _vector(name: str, description: str, needed: bool = True) -> Column:
     # The product fails for a null element, and TRY then turns the neighbouring rows into nulls too.
-    product = f"isfinite(TRY(list_inner_product({name}, {name})))"
+    product, n_known = f"isfinite(TRY(list_inner_product({name}, {name})))", f"list_count({name})"
+    # Null vectors and null elements are refused too; `NOT (null)` would let them pass.
+    holds = [f"coalesce(len({name}) = {{length}} AND {rest}, false)" for rest in (product, f"{n_known} = {{length}}")]
     return Column(
         name,
         VECTOR,
+        "lists of numbers",
         description,
-        holds=whole,
-        surely_holds=f"coalesce(len({name}) = {AUDIO_DIMENSIONS} AND {product}, false)",
+        holds=tuple(holds),
+        values="vectors of {length} numbers, as the first one has, none of them null",
+        shown=f"coalesce(format('{{}} numbers, {{}} of them null', len({name}), len({name}) - {n_known}), 'none')",
+        needed=needed,
     )
+
+
+def _id(name: str, description: str) -> Column:
+    remedy = "; number the ids anew, within 32 bits"
+    return Column(name, UINT32, "whole numbers", description, 2**32 - 1, remedy=remedy)
+
+
+INTERACTION = (
+    _id("uid", "Yambda's user id; not dense"),
+    Column(
+        "timestamp", UINT32, "whole numbers", "seconds since the first event, in steps of 5", 2**32 - 1,
+        remedy="; count seconds, from the first event or from a time before it",
+    ),
+    _id("item_id", "Yambda's song id; not dense"),
+    Column(
+        "is_organic", UINT8, "whole numbers or booleans", "1: the user's own choice; 0: driven by a recommendation", 1,
+        needed=False,
+    ),
+)  # fmt: skip
+LISTEN = (
+    Column("played_ratio_pct", UINT16, "numbers", "percent of the track played; null unless a listen", 100),
+    Column(
+        "track_length_seconds", UINT16, "numbers", "length of the track; null unless a listen", 2**32 - 1, needed=False
+    ),
+)
+EVENT_TYPE = Column(
+    "event_type", ("VARCHAR", "ENUM"), "names", listed(EVENT_TYPES), holds=(f"event_type IN {tuple(EVENT_TYPES)}",),
+    values=f"one of {tuple(EVENT_TYPES)}", remedy=f"; {REMEDY}",
+)  # fmt: skip
+ITEM_ID = INTERACTION[2]
 
 
 TABLES = {
@@ -123,23 +179,23 @@ TABLES = {
             "embeddings.parquet",
             (
                 ITEM_ID,
-                _vector("embed", "audio embedding, 128 numbers"),
-                _vector("normalized_embed", "audio embedding, 128 numbers of length 1"),
+                _vector("embed", "audio embedding, as many numbers for every song", needed=False),
+                _vector("normalized_embed", "audio embedding of length 1"),
             ),
             "One row per song with an audio embedding: how songs sound; the same file at every scale.",
             unique="item_id",
-            usable="isfinite(list_sum(embed)) AND isfinite(list_sum(normalized_embed))",
+            usable="coalesce(isfinite(list_sum(embed)), true) AND isfinite(list_sum(normalized_embed))",
         ),
         SourceTable(
             "artist_item_mapping",
             "artist_item_mapping.parquet",
-            (Column("artist_id", UINT32, "Yambda's artist id", UINT32_RANGE), ITEM_ID),
+            (_id("artist_id", "Yambda's artist id"), ITEM_ID),
             "One row per pair of artist and song, many to many: who plays.",
         ),
         SourceTable(
             "album_item_mapping",
             "album_item_mapping.parquet",
-            (Column("album_id", UINT32, "Yambda's album id", UINT32_RANGE), ITEM_ID),
+            (_id("album_id", "Yambda's album id"), ITEM_ID),
             "One row per pair of album and song, many to many: the records that songs are on.",
         ),
         *(
@@ -155,72 +211,3 @@ TABLES = {
 }
 ALWAYS = ("multi_event", "embeddings", "artist_item_mapping", "album_item_mapping")
 ON_REQUEST = tuple(name for name in TABLES if name not in ALWAYS)
-
-
-def verify(connection: duckdb.DuckDBPyConnection, path: Path, table: SourceTable, source: Path | None = None) -> int:
-    """Check one flat source file: present, whole, with the published columns, types and value ranges.
-
-    Returns the number of rows that are not usable (`SourceTable.usable`).
-
-    Args:
-        connection: connection that reads the file.
-        path: the file.
-        table: expected content.
-        source: file to name in errors, if `path` was made from another file.
-
-    Raises:
-        SourceError: names the file, the column, what was found and what was expected.
-    """
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file; expected {table.name} in Parquet")
-    source = source or path
-    try:
-        pq.read_metadata(path)
-        relation = stored_table(connection, path)
-        _verify_types(relation, source, table)
-        return _verify_values(relation, source, table)
-    except (pa.ArrowException, duckdb.Error, OSError) as error:
-        raise SourceError(f"{source}: not a whole Parquet file ({error})") from error
-
-
-def _verify_types(relation: Relation, path: Path, table: SourceTable) -> None:
-    found = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
-    for column in table.columns:
-        if column.name not in found:
-            raise SourceError(f"{path}: column {column.name} is missing; found {', '.join(found)}")
-        if found[column.name].split("(")[0] not in column.types:
-            raise SourceError(
-                f"{path}: column {column.name} has type {found[column.name]}, "
-                f"expected {column.types[0]} or wider ({', '.join(column.types[1:])})"
-            )
-
-
-def _verify_values(relation: Relation, path: Path, table: SourceTable) -> int:
-    types = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
-    conditions = [(column, column.condition(types[column.name])) for column in table.columns]
-    checked = [(column, holds) for column, holds in conditions if holds]
-    # Conditions stand in the aggregates: a filter might skip row groups whose statistics leave NaN out. Columns without
-    # a condition are read too, so that a damaged page is found.
-    looks = [f"count(*) FILTER (NOT ({column.surely_holds or holds}))" for column, holds in checked]
-    looks += [f'bit_xor("{column.name}")' for column, holds in conditions if not holds]
-    doubtful = relation.aggregate(", ".join(looks)).fetchall()[0][: len(checked)]
-    for (column, holds), n_doubtful in zip(checked, doubtful, strict=True):
-        if not n_doubtful:
-            continue
-        broken = f"FILTER (NOT ({holds}))"
-        example = f'any_value("{column.name}"::VARCHAR) {broken}'
-        [(n_broken, value)] = relation.aggregate(f"count(*) {broken}, {example}").fetchall()
-        if n_broken:
-            raise SourceError(
-                f"{path}: column {column.name} has {n_broken} values out of range, for example "
-                f"{str(value)[:80]}; expected {holds}{column.remedy}"
-            )
-    if table.unique:
-        counts = relation.aggregate(f"{table.unique}, count(*) AS n").filter("n > 1").limit(1).fetchall()
-        if counts:
-            raise SourceError(
-                f"{path}: column {table.unique} has {counts[0][0]} in {counts[0][1]} rows; expected all different"
-            )
-    if not table.usable or not any(doubtful):
-        return 0
-    return relation.filter(f"NOT ({table.usable})").count("*").fetchall()[0][0]

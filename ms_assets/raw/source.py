@@ -17,6 +17,7 @@ class SourceFile:
     """Source file on this machine, and its origin."""
 
     path: Path
+    """The file, or the folder of its parts; in a folder, tables about songs may be missing."""
     origin: str
     revision: str
     content: str
@@ -55,10 +56,11 @@ class Source:
         layout = self.layout if table.of_interactions else "flat"
         file = table.file(scale, layout)
         if here := self._folder():
-            if not (here / file).is_file():
-                raise SourceError(f"{here / file}: no such file; expected {table.name} in the hub's layout")
-            path, status = (here / file).absolute(), (here / file).stat()
-            content = f"{status.st_size} bytes of {status.st_mtime_ns} ns"
+            path = (here / file).absolute()
+            if table.of_interactions and not path.exists():
+                raise SourceError(f"{path}: no such file; expected {table.name} in the hub's layout")
+            status = path.stat() if path.exists() else None
+            content = f"{status.st_size} bytes of {status.st_mtime_ns} ns" if status else "no file"
             return SourceFile(path, str(here.absolute()), "local folder", content, layout)
         from ms_assets.raw import hub
 
@@ -113,8 +115,8 @@ class Source:
         from ms_assets.raw import hub
 
         if not self._pin().exists():
-            self.pin(hub.resolve_revision(self.location, self.revision))
-        commit = self._pin().read_text()
+            self.pin(hub.commit_to_read(self.location, self.revision))
+        commit = self._pin().read_text().strip()
         if not hub.COMMIT.fullmatch(commit):
             raise SourceError(f"{self._pin()}: found {commit!r}, expected 40 hexadecimal digits; remove it to pin anew")
         return commit

@@ -51,7 +51,13 @@ def with_retries(
 
     Raises:
         httpx2.TransportError, HfHubHTTPError: the last attempt's error, or one that a retry would not mend.
+        HubError: there can be no secure connections, because the certificates of their authorities cannot be read.
     """
+    try:
+        get_session()
+    except OSError as error:
+        advice = "correct or unset SSL_CERT_FILE and SSL_CERT_DIR"
+        raise HubError(f"{what}: the certificates cannot be read ({one_line(error)}); {advice}") from error
     fruitless, furthest = 0, arrived()
     while True:
         try:

@@ -22,7 +22,7 @@ class SongFeatures:
     """Audio, artists and albums of songs, known before any listening."""
 
     audio: Tensor
-    """Audio vectors, float32 [n_songs, 128]; zeros for songs in `silent`."""
+    """Audio vectors, float32 [n_songs, n_dimensions]; zeros for songs in `silent`."""
     silent: Tensor
     """Songs whose audio is unknown, int64."""
     owners: dict[str, tuple[Tensor, Tensor]]

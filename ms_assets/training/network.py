@@ -118,7 +118,7 @@ class SongEncoder(nn.Module):
             self.balance(features)
 
     def parts(self, features: SongFeatures) -> list[tuple[Tensor, Tensor]]:
-        """Parts of the input with their scales: audio [n_songs, 128] and metadata [n_songs, d], if switched on."""
+        """Parts of the input with their scales: audio [n_songs, n] and metadata [n_songs, d], if switched on."""
         parts = [(self.audio_scale, self._filled(features))] if self.uses_audio else []
         return parts + ([(self.metadata_scale, self.metadata(features))] if self.uses_metadata else [])
 
@@ -128,7 +128,7 @@ class SongEncoder(nn.Module):
         return features.audio.index_copy(0, features.silent, self.no_audio.expand(len(features.silent), -1))
 
     def inputs(self, features: SongFeatures) -> Tensor:
-        """Input [scaled audio; scaled metadata], the parts that are switched on, float32 [n_songs, 0 to 128 + d]."""
+        """Input [scaled audio; scaled metadata], the parts that are switched on, float32 [n_songs, 0 to n + d]."""
         empty = features.audio.new_empty(len(features.audio), 0)
         return torch.cat([empty, *(scale * part for scale, part in self.parts(features))], dim=1)
 

@@ -4,8 +4,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from ms_assets.raw.arrival import verify
 from ms_assets.raw.sample import SampleShape
-from ms_assets.raw.schema import ALWAYS, TABLES, verify
+from ms_assets.raw.schema import ALWAYS, TABLES
 from ms_assets_tests.benchmarks import __main__ as command
 from ms_assets_tests.benchmarks import data
 from ms_assets_tests.benchmarks.shapes import SHAPES

@@ -38,8 +38,9 @@ def hub(place):
         yield hub
 
 
-def fetch(place, hub, *scales, revision="main", table="artist_item_mapping"):
-    return outcome(place.run_python(FETCH, hub, table, DATASET, revision, str(place.folder / "source"), *scales))
+def fetch(place, hub, *scales, revision="main", table="artist_item_mapping", home="source", **environment):
+    arguments = (table, DATASET, revision, str(place.folder / home), *scales)
+    return outcome(place.run_python(FETCH, hub, *arguments, **environment))
 
 
 def download_by_the_client(place, hub, largest=50_000 * MB):
@@ -199,3 +200,60 @@ def test_a_file_beyond_the_limit_of_the_client_is_fetched(place, hub):
     assert place.download(hub, first=limit).path.read_bytes() == content
     pieces = [request.range for request in hub.bodies()[asked:]]
     assert pieces == [f"bytes=0-{4 * MB - 1}", f"bytes={4 * MB}-{SIZE - 1}"]
+
+
+# offline
+
+
+BY_THE_CLIENT_BY_NAME = BY_THE_CLIENT.replace("revision=sys.argv[2]", "revision='main'")
+
+
+def fetch_offline(place, hub, revision="main"):
+    return fetch(place, hub, "50m", revision=revision, home="another home", HF_HUB_OFFLINE="1")
+
+
+def test_offline_a_cache_that_another_tool_filled_is_enough(place, hub):
+    theirs = outcome(place.run_python(BY_THE_CLIENT_BY_NAME, hub, DATASET, COMMIT, FILE, str(50_000 * MB))).path
+    asked = len(hub.requests)
+    path, _, commit = json.loads(fetch_offline(place, hub).printed)
+    assert (Path(path), commit) == (theirs, COMMIT)
+    assert len(hub.requests) == asked
+
+
+def test_offline_a_cache_that_we_filled_is_enough_for_another_home_and_for_another_tool(place, hub):
+    path = json.loads(fetch(place, hub, "50m").printed)[0]
+    asked = len(hub.requests)
+    assert json.loads(fetch_offline(place, hub).printed)[0] == path
+    by_name = place.run_python(BY_THE_CLIENT_BY_NAME, hub, DATASET, COMMIT, FILE, "1", HF_HUB_OFFLINE="1")
+    assert str(outcome(by_name).path) == path
+    assert len(hub.requests) == asked
+
+
+def test_offline_a_revision_that_the_cache_does_not_know_is_refused_with_the_way_out(place, hub):
+    fetch(place, hub, "50m")
+    error = fetch_offline(place, hub, revision="next").error
+    assert f"{DATASET} at revision next" in error
+    assert "HF_HUB_OFFLINE" in error
+
+
+def test_the_commit_that_another_tool_knows_of_a_revision_stays(place, hub):
+    outcome(place.run_python(BY_THE_CLIENT_BY_NAME, hub, DATASET, COMMIT, FILE, str(50_000 * MB)))
+    hub.revisions["main"] = NEXT_COMMIT
+    assert json.loads(fetch(place, hub, "50m").printed)[2] == NEXT_COMMIT
+    [reference] = place.cache.glob("hub/*/refs/main")
+    assert reference.read_text() == COMMIT
+
+
+# certificates
+
+
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+def test_certificates_that_cannot_be_read_are_named_with_their_variable(place, hub, content):
+    file = place.folder / "certificates.pem"
+    if content:
+        file.write_bytes(content)
+    for ended in (place.download(hub, SSL_CERT_FILE=str(file)), fetch(place, hub, "50m", SSL_CERT_FILE=str(file))):
+        error = ended.error
+        assert "the certificates cannot be read" in error
+        assert "SSL_CERT_FILE" in error
+        assert "stored" not in error

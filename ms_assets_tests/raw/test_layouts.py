@@ -120,6 +120,21 @@ def test_wide_lists_and_columns_more_are_accepted_in_any_order(tmp_path):
     assert rows_of(flattened(tmp_path, table)) == EVENTS
 
 
+def test_lists_may_lack_columns_have_other_types_and_lie_in_parts(lists, file):
+    table = sequential(WORLD.multi_event()).drop_columns(["is_organic", "track_length_seconds"])
+    wide = {"item_id": pa.list_(pa.int64()), "uid": pa.int16()}
+    table = table.cast(pa.schema([field.with_type(wide.get(field.name, field.type)) for field in table.schema]))
+    file.unlink()
+    for number in range(3):
+        write_table(file, f"part-{number}.parquet", table.slice(number, 1))
+    metadata = metadata_of(lists.materialise("raw/multi_event"))
+    stored = pq.read_table(lists.file("raw/multi_event"))
+    assert rows_of(stored) == [event._replace(is_organic=None, track_length_seconds=None) for event in EVENTS]
+    assert (stored.schema.types[0], stored.schema.types[3]) == (pa.uint32(), pa.uint8())
+    assert metadata["source_differs"].startswith("uid has type SMALLINT")
+    assert [path for path in lists.files() if "unfinished" in path] == []
+
+
 def with_lists(name, values):
     table = sequential(WORLD.multi_event())
     index = table.column_names.index(name)

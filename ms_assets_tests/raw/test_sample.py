@@ -7,8 +7,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from ms_assets.raw.arrival import verify
 from ms_assets.raw.sample import USERS_PER_BLOCK, SampleShape, generate
-from ms_assets.raw.schema import TABLES, verify
+from ms_assets.raw.schema import TABLES
 
 
 @pytest.fixture(scope="module")

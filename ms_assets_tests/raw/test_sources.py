@@ -5,8 +5,10 @@ import re
 import pytest
 
 from ms_assets.defs.platform.resources import Environment
+from ms_assets.raw import hub
 from ms_assets.raw.schema import TABLES, SourceError
 from ms_assets.raw.source import Source
+from ms_assets_tests.loopback_hub import COMMIT
 from ms_assets_tests.worlds import World, listen
 
 MULTI_EVENT = TABLES["multi_event"]
@@ -30,6 +32,41 @@ def test_a_folder_without_the_file_is_refused_by_its_path(source_at, tmp_path):
     expected = f"{tmp_path}/flat/500m/multi_event.parquet: no such file"
     with pytest.raises(SourceError, match=re.escape(expected)):
         source_at(tmp_path).fetch(MULTI_EVENT, "500m")
+
+
+@pytest.fixture
+def pinned(source_at, tmp_path, monkeypatch):
+    """A dataset on the hub and its pin; nothing is downloaded."""
+    monkeypatch.setattr(hub, "download", lambda dataset, commit, file, verified: tmp_path / commit)
+    pin = tmp_path / "source/revisions/somebody%2Fyambda@main"
+    pin.parent.mkdir(parents=True)
+    return source_at("somebody/yambda"), pin
+
+
+@pytest.mark.parametrize("written", ["{}", "{}\n", "{}\r\n", "\n {}\t\n\n"])
+def test_a_pin_that_a_person_has_written_may_have_space_around_the_commit(pinned, written):
+    source, pin = pinned
+    pin.write_bytes(written.format(COMMIT).encode())
+    assert source.fetch(MULTI_EVENT, "50m").revision == COMMIT
+
+
+@pytest.mark.parametrize("written", ["", "\n", "main\n", COMMIT[:12], f"{COMMIT}\n{COMMIT}"])
+def test_a_pin_without_a_commit_is_refused_by_its_path(pinned, written):
+    source, pin = pinned
+    pin.write_text(written)
+    with pytest.raises(
+        SourceError, match=rf"{re.escape(str(pin))}: found '.*', expected 40 hexadecimal digits; remove"
+    ):
+        source.fetch(MULTI_EVENT, "50m")
+
+
+def test_only_tables_about_songs_may_be_missing_from_a_folder(source_at, tmp_path):
+    for name, table in TABLES.items():
+        if name in ("embeddings", "artist_item_mapping", "album_item_mapping"):
+            assert source_at(tmp_path).fetch(table, "50m").path == tmp_path / f"{name}.parquet"
+        else:
+            with pytest.raises(SourceError, match=rf"{name}\.parquet: no such file; expected {name}"):
+                source_at(tmp_path).fetch(table, "50m")
 
 
 @pytest.mark.parametrize("location", ["/no/such/folder", "./yambda", "~/nowhere/at/all", "yambda"])

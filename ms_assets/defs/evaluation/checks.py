@@ -6,7 +6,7 @@ from ms_assets.defs.platform import lineage
 from ms_assets.defs.platform.checks import asset_check
 from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.resources import MLflow
-from ms_assets.defs.platform.scales import PARTITION_TAG, assets_of
+from ms_assets.defs.platform.scales import assets_of, scale_of
 from ms_assets.evaluation import champion as champions
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation.metrics import RANGES
@@ -48,14 +48,14 @@ def lightgcn_is_as_good_as_before(
     context: dg.AssetCheckExecutionContext, io_manager: dg.ResourceParam[TableIOManager]
 ) -> dg.AssetCheckResult:
     """LightGCN's NDCG has not fallen below its interval on the leaderboard before, if the protocol is the same."""
-    key, scale = dg.AssetKey(["evaluation", "leaderboard"]), context.run.tags[PARTITION_TAG]
-    return fallen(*io_manager.lineage.history(key, scale)[:2])
+    key = dg.AssetKey(["evaluation", "leaderboard"])
+    return fallen(*io_manager.lineage.history(key, scale_of(context))[:2])
 
 
 def fallen(now: lineage.Made, before: lineage.Made | None = None) -> dg.AssetCheckResult:
     """Compare LightGCN's NDCG on two leaderboards, by their metadata."""
     ndcg, former = (board.metadata.get(boards.NDCG_OF_LIGHTGCN, {}) if board else {} for board in (now, before))
-    comparable = former and before and before.metadata["protocol"] == now.metadata["protocol"]
+    comparable = former and before and before.metadata["protocol"] == now.metadata.get("protocol")
     lower = {
         name: f"{ndcg[name][0]:.4f}, before {mean:.4f} ({low:.4f} to {high:.4f})"
         for name, (mean, low, high) in former.items()

@@ -9,7 +9,7 @@ import dagster as dg
 
 from ms_assets.defs.platform import lineage
 from ms_assets.defs.platform.io_managers import TableIOManager
-from ms_assets.defs.platform.scales import PARTITION_TAG
+from ms_assets.defs.platform.scales import scale_of
 
 FEWEST_ROWS = 0.5
 Check = Callable[..., dg.AssetCheckResult]
@@ -55,7 +55,7 @@ def _note(
         found = ", ".join(f"{name} {getattr(value, 'value', value)}" for name, value in (result.metadata or {}).items())
         problem = result.description or found or "no description"
         context.log.error(f"{key.to_user_string()} failed its check {check.name}: {problem}")
-    records.note_check(key, context.run.tags[PARTITION_TAG], check.name, problem)
+    records.note_check(key, scale_of(context), check.name, problem)
 
 
 def of_rows(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
@@ -66,7 +66,7 @@ def of_rows(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, io_manager: dg.ResourceParam[TableIOManager]
     ) -> dg.AssetCheckResult:
         """Rows are at least half as many as in the materialisation before; else settings changed, or data is lost."""
-        return enough_rows(io_manager.lineage.history(spec.key, context.run.tags[PARTITION_TAG]))
+        return enough_rows(io_manager.lineage.history(spec.key, scale_of(context)))
 
     return rows_are_no_fewer_than_half
 

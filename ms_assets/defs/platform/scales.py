@@ -107,6 +107,17 @@ def scale_settings(model: type[S], scale: str, given: Mapping[str, Any]) -> S:
     return validated(model, {**SCALE_DEFAULTS[scale].get(model, {}), **given})
 
 
+def scale_of(context: dg.AssetCheckExecutionContext) -> str:
+    """Scale of the run that a check belongs to.
+
+    Raises:
+        ValueError: the run has none, because the check was launched alone.
+    """
+    if PARTITION_TAG not in context.run.tags:
+        raise ValueError("this run has no scale; a check runs with its asset, so materialise the asset for a scale")
+    return context.run.tags[PARTITION_TAG]
+
+
 def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
     """Check the settings of every op that a run configures.
 

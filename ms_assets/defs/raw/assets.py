@@ -11,7 +11,8 @@ from ms_assets.defs.platform.scales import assets_of, room
 from ms_assets.defs.platform.schemas import as_metadata, columns
 from ms_assets.defs.raw import checks
 from ms_assets.raw import layouts, reports
-from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable, verify
+from ms_assets.raw.arrival import verify
+from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable
 from ms_assets.raw.source import SourceFile
 from ms_assets.streams import Relation, TableWriter
 
@@ -22,7 +23,8 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
     """Asset for one published table, whose file is put into place once it has passed its checks.
 
     The file is linked. It is written again only if it has to be converted: a sequential file is flattened into rows,
-    unsorted events are sorted by user and time, which everything after relies on, and unusable rows are removed.
+    unsorted events are sorted by user and time, which everything after relies on, and what differs from the published
+    file (`arrival.py`) is made like it.
     """
     key = dg.AssetKey(["raw", table.name])
     specs = [dg.AssetCheckSpec(checks.FINITE, asset=key, description=checks.FINITE_TEXT)] if table.usable else []
@@ -51,22 +53,26 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
                 path = drafts[table.name].fill(layouts.flattened(file.path, table))
                 value = drafts[table.name]
             context.log.info(f"checking {file.path}")
-            n_unusable = verify(duckdb.connection, path, table, source=file.path)
-            rows = linked_tables.read(path)
-            is_sorted = table.name != "multi_event" or layouts.is_sorted(rows)
+            found = verify(duckdb.connection, path, table, source=file.path)
+            if found.differences:
+                context.log.warning(
+                    f"{file.path}: {', '.join(found.differences)}; writing a copy in the published form"
+                )
+                value = found.rows.project("* EXCLUDE file_row_number")
+            is_sorted = table.name != "multi_event" or layouts.is_sorted(found.rows)
             if not is_sorted:
                 context.log.warning(f"{file.path}: not sorted by uid and time; writing a sorted copy")
-                value = layouts.in_order(rows)
-            if n_unusable:
-                context.log.warning(f"{file.path}: {n_unusable:,} unusable rows; writing a copy without them")
-                value = rows.filter(f"{table.usable}").project("* EXCLUDE file_row_number")
+                value = layouts.in_order(found.rows)
             yield dg.MaterializeResult(
                 value=value,
-                check_results=[checks.audio_vectors_are_finite(len(rows), n_unusable)] if table.usable else [],
+                check_results=[checks.audio_vectors_are_finite(len(found.rows), found.n_unusable)]
+                if table.usable
+                else [],
                 metadata={
                     "source": file.origin,
                     "revision": file.revision,
                     "layout": file.layout,
+                    "source_differs": ", ".join(found.differences) or "no",
                     "source_was_sorted": is_sorted,
                     "source_file": dg.MetadataValue.path(str(file.path)),
                 },

@@ -1,9 +1,9 @@
-"""Checks of the raw tables, beyond those that every file passes on arrival (`schema.verify`)."""
+"""Checks of the raw tables, beyond those that every file passes on arrival (`arrival.verify`)."""
 
 import dagster as dg
 
 from ms_assets.defs.platform.checks import asset_check
-from ms_assets.defs.platform.scales import PARTITION_TAG
+from ms_assets.defs.platform.scales import scale_of
 from ms_assets.events import EVENT_TYPES
 from ms_assets.raw import published
 from ms_assets.streams import Relation
@@ -12,13 +12,13 @@ FINITE = "audio_vectors_are_finite"
 FINITE_TEXT = "Audio vectors are finite; those with a NaN or an infinite number count as missing."
 
 
-def audio_vectors_are_finite(n_rows: int, n_unusable: int) -> dg.AssetCheckResult:
+def audio_vectors_are_finite(n_usable: int, n_unusable: int) -> dg.AssetCheckResult:
     """Result of the check, which `raw/embeddings` yields itself, because it has read the source file anyway."""
     return dg.AssetCheckResult(
         check_name=FINITE,
         passed=not n_unusable,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"n_rows": n_rows, "n_not_finite": n_unusable},
+        metadata={"n_rows": n_usable + n_unusable, "n_not_finite": n_unusable},
     )
 
 
@@ -53,8 +53,7 @@ def statistics_are_the_published_ones(
 ) -> dg.AssetCheckResult:
     """Statistics of the real scales are those published; other data in their place is usable, but not Yambda."""
     rows = [dict(zip(statistics_report.columns, row, strict=True)) for row in statistics_report.fetchall()]
-    scale = context.run.tags.get(PARTITION_TAG, "")
-    differing, n_equal = published.differences(scale, rows)
+    differing, n_equal = published.differences(scale_of(context), rows)
     return dg.AssetCheckResult(
         passed=not differing,
         severity=dg.AssetCheckSeverity.WARN,

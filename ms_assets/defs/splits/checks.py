@@ -19,8 +19,13 @@ def events_name_candidate_songs(candidate_songs: Relation, multi_event: Relation
     n_events, n_songs = multi_event.aggregate("count(*), approx_count_distinct(item_id)").fetchall()[0]
     n_candidates, n_named = candidate_songs.aggregate("count(*), coalesce(sum(n_events), 0)").fetchall()[0]
     share = int(n_named) / n_events if n_events else 0.0
+    enough = share >= LOW_SHARE_OF_CANDIDATES
+    remedy = "a song needs a row in raw/embeddings unless splits__songs has require_audio: false"
     return dg.AssetCheckResult(
-        passed=share >= LOW_SHARE_OF_CANDIDATES,
+        passed=enough,
+        description=None
+        if enough
+        else f"{n_named} of {n_events} events name one of {n_candidates} candidates; {remedy}",
         severity=dg.AssetCheckSeverity.WARN if share else dg.AssetCheckSeverity.ERROR,
         metadata={
             "n_events": n_events,
