@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 from ms_assets.files import sha256_of_all
+from ms_assets.tracking import local_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,11 +156,10 @@ class Registry:
         from mlflow.artifacts import download_artifacts
 
         location = self._client.get_model_version_download_uri(self.name, str(version.number))
-        url = urlparse(location)
-        if url.scheme in ("", "file"):
-            if not Path(url.path).is_dir():
-                raise FileNotFoundError(f"the files of {self.name} version {version.number} are gone: {url.path}")
-            yield Path(url.path)
+        if (folder := local_path(location)) is not None:
+            if not folder.is_dir():
+                raise FileNotFoundError(f"the files of {self.name} version {version.number} are gone: {folder}")
+            yield folder
             return
         with TemporaryDirectory() as copy:
             yield Path(download_artifacts(artifact_uri=location, dst_path=copy, tracking_uri=self.tracking_uri))

@@ -17,6 +17,7 @@ import dagster as dg
 import duckdb
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from ms_assets import tracking
 from ms_assets.raw.schema import SourceTable
 from ms_assets.raw.source import Source, SourceFile
 from ms_assets.registry import Registry
@@ -249,8 +250,9 @@ class MLflow(dg.ConfigurableResource):
     def _open(self) -> None:
         import mlflow
 
-        if self.tracking_uri.startswith("sqlite:///"):
-            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if file := tracking.database(self.tracking_uri):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            tracking.settle(self.tracking_uri, self.artifact_location, self.experiment)
         mlflow.set_tracking_uri(self.tracking_uri)
         if mlflow.get_experiment_by_name(self.experiment) is None:
             local = self.tracking_uri.startswith("sqlite:")
