@@ -146,6 +146,11 @@ class Registry:
         ]
         return max(before, key=lambda version: version.order, default=None)
 
+    def location(self, version: Version) -> str:
+        """Address of the version's files: a path if they are local."""
+        address = self._client.get_model_version_download_uri(self.name, str(version.number))
+        return str(local_path(address) or address)
+
     @contextmanager
     def files(self, version: Version) -> Iterator[Path]:
         """Local folder with the version's files: their place in the store, or a copy that lasts as long as the context.
@@ -155,7 +160,7 @@ class Registry:
         """
         from mlflow.artifacts import download_artifacts
 
-        location = self._client.get_model_version_download_uri(self.name, str(version.number))
+        location = self.location(version)
         if (folder := local_path(location)) is not None:
             if not folder.is_dir():
                 raise FileNotFoundError(f"the files of {self.name} version {version.number} are gone: {folder}")
