@@ -14,6 +14,7 @@ from ms_assets.__main__ import main
 from ms_assets.evaluation import champion
 from ms_assets.evaluation.champion import by_hand, decide, history, roll_back
 from ms_assets.evaluation.comparison import Holdout
+from ms_assets.interactions import Interactions
 from ms_assets.registry import DATA, ChampionError
 from ms_assets_tests import planted
 from ms_assets_tests.planted import model, part
@@ -250,6 +251,13 @@ def test_a_champion_that_answers_has_no_fault_and_one_that_does_not_is_told(regi
     speechless = replace(GOOD, users=np.full_like(GOOD.users, np.nan))
     by_hand(registry, planted.register(registry, speechless).number)
     assert champion.fault(registry, uid).startswith("a personal answer has ")
+
+
+def test_a_champion_has_no_fault_where_the_user_has_heard_every_song(registry):
+    known = part(GOOD, users=slice(0, 2), songs=slice(0, 5))
+    known = replace(known, heard=Interactions(np.arange(10), 2, 5))
+    registry.promote(planted.register(registry, known), {})
+    assert champion.fault(registry, int(known.uid[0])) is None
 
 
 def run(capsys, *arguments):
