@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ms_assets.files import sha256_of_all
-from ms_assets.tracking import local_path
+from ms_assets.tracking import active, local_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,10 +226,10 @@ class Registry:
         return model.model_id
 
     def log_metrics(self, version: Version, metrics: dict[str, float]) -> None:
-        """Log metrics with the version, if the store has the run of its training."""
+        """Log metrics with the version, if the store has the run of its training and nobody deleted it."""
         import mlflow
 
-        if version.run_id:
+        if active(version.run_id):
             mlflow.log_metrics(metrics, run_id=version.run_id, model_id=version.model_id)
 
     def note(self, version: Version, decision: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """MLflow store: the open run of a training, and the addresses of files in a store that was copied or renamed."""
 
 import logging
+import re
+import socket
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +24,56 @@ ADDRESSES = {
 """Tables of MLflow's database with the columns that hold addresses of files."""
 PATIENCE = 60
 """Seconds to wait for another process that writes to the database."""
+AT_ONCE = 10
+"""Seconds in which a server answers; MLflow itself tries for four minutes, in silence."""
+ACTIVE = "active"
+"""Stage of experiments and runs that nobody deleted."""
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+class StoreError(RuntimeError):
+    """The MLflow store cannot be used as it is; the message names the setting and the next step."""
+
+
+@contextmanager
+def opening(tracking_uri: str) -> Iterator[None]:
+    """Turn any library's error while a store is opened into one that names the setting and the next step.
+
+    Raises:
+        StoreError: the store's server does not answer within AT_ONCE seconds, or its database cannot be opened.
+    """
+    try:
+        url = urlsplit(tracking_uri)
+        if url.scheme in ("http", "https"):
+            import requests
+
+            with suppress(requests.exceptions.SSLError):  # which MLflow may have been told to overlook
+                requests.get(tracking_uri, timeout=AT_ONCE)
+        elif url.hostname and (port := url.port or PORTS.get(url.scheme.partition("+")[0])):
+            socket.create_connection((url.hostname, port), AT_ONCE).close()
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise StoreError(
+            f"MLFLOW_TRACKING_URI: found {without_password(tracking_uri)}, an MLflow store that cannot be opened "
+            f"({reason}); start its server, restore its database, or correct or unset the variable"
+        ) from error
+
+
+def without_password(address: str) -> str:
+    """Address without the user and password in it."""
+    return re.sub(r"(?<=://)[^/@]*@", "", address)
+
+
+def active(run_id: str | None) -> str | None:
+    """Return the id of a run if the store has it, and nobody deleted it; otherwise None."""
+    import mlflow
+
+    try:
+        info = mlflow.get_run(run_id).info if run_id else None
+    except mlflow.exceptions.MlflowException:
+        return None
+    return run_id if info and info.lifecycle_stage == ACTIVE else None
 
 
 def local_path(address: str) -> Path | None:
