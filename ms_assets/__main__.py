@@ -16,6 +16,7 @@ from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard
 from ms_assets.registry import ChampionError, Registry
 from ms_assets.streams import Relation
+from ms_assets.tracking import StoreError
 
 LEADERBOARD = ("evaluation", "leaderboard")
 of_scale = click.argument("scale", type=click.Choice(SCALES.get_partition_keys()))
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command in `arguments`, by default the process's own, and exit."""
     try:
         commands(arguments, prog_name="python -m ms_assets")
-    except (FileNotFoundError, ChampionError) as problem:
+    except (FileNotFoundError, ChampionError, StoreError) as problem:
         sys.exit(str(problem))
 
 

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 from ms_assets.files import sha256_of_all
+from ms_assets.tracking import active, local_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,6 +146,11 @@ class Registry:
         ]
         return max(before, key=lambda version: version.order, default=None)
 
+    def location(self, version: Version) -> str:
+        """Address of the version's files: a path if they are local."""
+        address = self._client.get_model_version_download_uri(self.name, str(version.number))
+        return str(local_path(address) or address)
+
     @contextmanager
     def files(self, version: Version) -> Iterator[Path]:
         """Local folder with the version's files: their place in the store, or a copy that lasts as long as the context.
@@ -155,12 +160,11 @@ class Registry:
         """
         from mlflow.artifacts import download_artifacts
 
-        location = self._client.get_model_version_download_uri(self.name, str(version.number))
-        url = urlparse(location)
-        if url.scheme in ("", "file"):
-            if not Path(url.path).is_dir():
-                raise FileNotFoundError(f"the files of {self.name} version {version.number} are gone: {url.path}")
-            yield Path(url.path)
+        location = self.location(version)
+        if (folder := local_path(location)) is not None:
+            if not folder.is_dir():
+                raise FileNotFoundError(f"the files of {self.name} version {version.number} are gone: {folder}")
+            yield folder
             return
         with TemporaryDirectory() as copy:
             yield Path(download_artifacts(artifact_uri=location, dst_path=copy, tracking_uri=self.tracking_uri))
@@ -222,10 +226,10 @@ class Registry:
         return model.model_id
 
     def log_metrics(self, version: Version, metrics: dict[str, float]) -> None:
-        """Log metrics with the version, if the store has the run of its training."""
+        """Log metrics with the version, if the store has the run of its training and nobody deleted it."""
         import mlflow
 
-        if version.run_id:
+        if active(version.run_id):
             mlflow.log_metrics(metrics, run_id=version.run_id, model_id=version.model_id)
 
     def note(self, version: Version, decision: dict[str, Any]) -> None:

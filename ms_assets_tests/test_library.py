@@ -4,6 +4,7 @@ import doctest
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -340,6 +341,29 @@ def test_songs_that_do_not_fit_are_refused_by_name(songs, said):
 def test_a_setting_that_nobody_knows_is_refused_by_name():
     with pytest.raises(ValueError, match=r"TrainingSettings: epoch\b"):
         LightGCN(epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("use_study", True), ("replace_checkpoint", True), ("checkpoint_seconds", 5)]
+)
+def test_a_setting_that_only_the_asset_acts_on_is_refused_by_name(name, value):
+    said = f"{name}: found {float(value) if name == 'checkpoint_seconds' else value}, expected none, for only the asset"
+    for method in (LightGCN, LightGCNReplay):
+        with pytest.raises(ValueError, match=said):
+            method(**{name: value})
+
+
+def test_a_refit_learns_from_validation_too_and_is_the_same_training_without_one():
+    """The songs that users took to in validation come nearer; the epoch is chosen as without a refit."""
+    fitted, refitted = (LightGCN(**SMALL, refit=refit).fit(TRAIN, VALIDATION) for refit in (False, True))
+    assert refitted.trained.best == replace(fitted.trained.best, seconds=refitted.trained.best.seconds)
+    user, song = fitted.dataset.validation.user, fitted.dataset.validation.song
+    new = np.flatnonzero((song < fitted.dataset.n_graph_songs) & ~fitted.dataset.validation.among(fitted.dataset.heard))
+    near = [(m.learned["users"][user[new]] * m.learned["songs"][song[new]]).sum(axis=1) for m in (fitted, refitted)]
+    assert near[1].mean() > near[0].mean() + 0.01
+    alone = [LightGCN(**SMALL, refit=refit).fit(TRAIN).learned for refit in (False, True)]
+    for name in ("users", "songs"):
+        np.testing.assert_array_equal(alone[0][name], alone[1][name])
 
 
 def test_a_file_of_another_class_or_format_or_a_damaged_one_is_refused_by_name(fitted, tmp_path, monkeypatch):

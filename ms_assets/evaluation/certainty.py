@@ -64,12 +64,12 @@ def ratios(numerators: Floats, denominators: Floats) -> Floats:
     return np.where(counted, numerators / np.where(counted, denominators, 1), np.nan)
 
 
-def intervals(samples: Floats, n_users: Integers) -> tuple[Floats, Floats, Floats]:
+def intervals(samples: Floats, n_users: Integers, confidence: float = CONFIDENCE) -> tuple[Floats, Floats, Floats]:
     """Mean, and lower and upper end of its percentile interval, each [n_columns]; samples [1 + N_RESAMPLES, n_columns].
 
     The mean is NaN if no user has a value, the interval if fewer than two users have one.
     """
     ends = np.full((2, samples.shape[1]), np.nan)
-    several, tail = n_users > 1, (1 - CONFIDENCE) / 2
+    several, tail = n_users > 1, (1 - confidence) / 2
     ends[:, several] = np.nanquantile(samples[1:, several], [tail, 1 - tail], axis=0)
     return samples[0], *ends

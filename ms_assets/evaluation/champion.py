@@ -1,4 +1,8 @@
-"""Champion of the registered models: a challenger replaces it only if surely better, or if there is no usable one."""
+"""Champion of the registered models: a challenger replaces it if surely better, or if it knows too little of today.
+
+A champion whose files are gone or damaged is an error: nothing can be compared with it, and whatever came next would
+take its place, however bad. Servers that have loaded it go on meanwhile.
+"""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from ms_assets.evaluation.comparison import Comparison, Holdout, K, compare
-from ms_assets.registry import ALIAS, DATA, ROLLED_BACK, SINCE, ChampionError, Registry, Version
+from ms_assets.registry import ALIAS, CONTENT, DATA, ROLLED_BACK, SINCE, ChampionError, Registry, Version
 from ms_assets.retrieval.served import ModelData
 
 KNOWN_AT_LEAST = 0.5
@@ -33,7 +37,7 @@ def decide(registry: Registry, number: int, holdout: Holdout) -> dict[str, Any]:
     An error leaves the alias where it is. A version that is champion already keeps the decision that promoted it.
 
     Raises:
-        ChampionError: the champion changed during the comparison, or the challenger's files are damaged.
+        ChampionError: the champion changed during the comparison, or the files of either are gone or damaged.
     """
     challenger, champion = registry.version(number), registry.champion()
     before = champion.number if champion else None
@@ -50,7 +54,7 @@ def decide(registry: Registry, number: int, holdout: Holdout) -> dict[str, Any]:
 
 
 def by_hand(registry: Registry, number: int) -> dict[str, Any]:
-    """Promote a version to champion by a person's decision, which is returned as a row of COLUMNS."""
+    """Promote a version to champion by a person's decision, which is returned as a row of SCHEMA."""
     version, champion = registry.version(number), registry.champion()
     decision = _row(registry, number, champion.number if champion else None, number, "a person promoted it")
     registry.promote(version, decision)
@@ -58,7 +62,7 @@ def by_hand(registry: Registry, number: int) -> dict[str, Any]:
 
 
 def roll_back(registry: Registry) -> dict[str, Any]:
-    """Roll back to the former champion by a person's decision, which is returned as a row of COLUMNS.
+    """Roll back to the former champion by a person's decision, which is returned as a row of SCHEMA.
 
     Raises:
         ChampionError: there is no former champion, or its files are damaged.
@@ -90,7 +94,15 @@ def _judged(
     if champion is None:
         return True, "there was no champion", None
     if not registry.intact(champion):
-        return True, "the champion's files are gone or damaged", None
+        if challenger.tags[CONTENT] == champion.tags.get(CONTENT):
+            return True, "it is the champion, whose files were gone or damaged, made again", None
+        number, scale = challenger.number, registry.name.partition("-")[2]
+        raise ChampionError(
+            f"the files of version {champion.number} of {registry.name}, the champion, are gone or damaged, so that "
+            f"version {number} cannot be compared with it; nothing was promoted. Restore {registry.location(champion)} "
+            "from a backup and materialise evaluation/champion again, or choose a version by hand, such as the new "
+            f"one: python -m ms_assets promote {scale} {number}"
+        )
     found = compare(_model_data(registry, challenger), _model_data(registry, champion), holdout)
     if found.users_known < KNOWN_AT_LEAST or found.targets_known < KNOWN_AT_LEAST:
         shares = f"{found.users_known:.0%} of today's users and {found.targets_known:.0%} of their targets"
@@ -135,12 +147,15 @@ def fault(registry: Registry, uid: int) -> str | None:
 
     if registry.champion() is None:
         return f"{registry.name} has no champion"
-    questions = pd.DataFrame({"uid": [uid, -1], "k": [K, K], "exclude_heard": [True, True]})
+    questions = pd.DataFrame({"uid": [uid, uid, -1], "k": K, "exclude_heard": [False, True, True]})
     try:
         answers = mlflow.pyfunc.load_model(f"models:/{registry.name}@{ALIAS}").predict(questions)
     except Exception as error:
         return f"the champion does not answer: {error}"
-    for kind, items, scores in answers[["answer", "item_ids", "scores"]].itertuples(index=False):
-        if not 0 < len(items) == len(set(items)) == len(scores) <= K or (np.diff(scores) > 0).any():
+    # To a user who has heard every song nothing else can be recommended.
+    for fewest, (kind, items, scores) in zip(
+        (1, 0, 1), answers[["answer", "item_ids", "scores"]].to_numpy(), strict=True
+    ):
+        if not fewest <= len(items) == len(set(items)) == len(scores) <= K or (np.diff(scores) > 0).any():
             return f"a {kind} answer has songs {items} with scores {scores}, expected up to {K} distinct, best first"
     return None

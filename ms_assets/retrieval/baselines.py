@@ -139,6 +139,8 @@ class ContentBased(VectorRecommender):
     Songs without audio are neither candidates nor part of the mean.
     """
 
+    candidates = ("n_audible", "n_audible - n_audible_heard")
+
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         if dataset.audio is None:
             raise ValueError("ContentBased: found no song with audio, expected songs with a column audio")

@@ -12,14 +12,17 @@ from ms_assets.retrieval.recommender import Ranked, VectorRecommender
 from ms_assets.settings import TrainingSettings, validated
 from ms_assets.vectors import Ragged
 
+OF_THE_ASSET = ("use_study", "replace_checkpoint", "checkpoint_seconds")
+"""Settings that concern the study and the checkpoints of the asset, and nothing that a recommender has."""
 BLEND_GRID = [{"replay_weight": weight} for weight in (1.0, 0.0, 0.125, 0.25, 0.5, 2.0, 4.0)]
 
 
 class LightGCN(VectorRecommender):
     """LightGCN: vectors of users and songs learned on their graph, searched by an index (He et al., arXiv 2002.02126).
 
-    Settings are the fields of `TrainingSettings`, such as `epochs`, `embedding_dim` or `seed`. Progress is logged:
-    `logging.basicConfig(level="INFO")` shows it.
+    Settings are the fields of `TrainingSettings`, such as `epochs`, `embedding_dim` or `seed`, but for OF_THE_ASSET,
+    which are refused. With `refit`, the validation part is learned from too, after it has chosen the epoch. Progress is
+    logged: `logging.basicConfig(level="INFO")` shows it.
 
     >>> LightGCN(epochs=5).settings.epochs
     5
@@ -29,6 +32,11 @@ class LightGCN(VectorRecommender):
 
     def __init__(self, **settings: Any) -> None:
         self.settings = validated(TrainingSettings, settings)
+        for name in OF_THE_ASSET:
+            if (found := getattr(self.settings, name)) != TrainingSettings.model_fields[name].default:
+                raise ValueError(
+                    f"{name}: found {found}, expected none, for only the asset training/lightgcn acts on it"
+                )
 
     def of_embeddings(
         self, dataset: Dataset, index: SongIndex, ids: NDArray[np.int64], **learned: NDArray[np.float32]
@@ -48,7 +56,7 @@ class LightGCN(VectorRecommender):
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         from ms_assets.graph.bipartite import bipartite_graph
         from ms_assets.graph.edges import edges
-        from ms_assets.training import inputs, trainer
+        from ms_assets.training import inputs, refit, trainer
 
         given = dataset.tables
         assert given is not None, "frames come with the tables that a graph is made of"
@@ -64,6 +72,10 @@ class LightGCN(VectorRecommender):
         used = {name: is_known and getattr(self.settings, name) for name, is_known in known.items()}
         settings, device = inputs.fitted(validated(TrainingSettings, self.settings.model_dump() | used), data.graph)
         self.trained = trainer.fit(data, settings, device)
+        if settings.refit and len(given.validation):
+            parts = given.negatives, given.train, given.validation
+            data = refit.refit_data(given.connection, graph, *parts)
+            self.trained = trainer.refit(data, self.trained, device)
         users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
         if dataset.n_graph_songs < dataset.n_songs:
             artists = Ragged.from_column(given.songs.order("song_id").to_arrow_table(), "artist_ids")

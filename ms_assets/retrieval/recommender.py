@@ -38,8 +38,9 @@ class Recommender(ABC):
     """Method that learns from events and ranks songs for users; its settings are arguments of the constructor."""
 
     candidates: ClassVar[tuple[str, str]] = ("n_songs", "n_songs - n_heard")
-    """Numbers of songs that can be recommended to a user, heard songs included and excluded: SQL over the number of all
-    songs, of songs with a train event (n_known), and of those that the user has heard."""
+    """Numbers of songs that can be recommended to a user, heard songs included and excluded: SQL over the numbers of
+    all songs (n_songs), of songs with a train event (n_known), of songs with audio (n_audible), and of those that the
+    user has heard (n_heard, n_audible_heard)."""
     dataset: Dataset | None = None
     """Users and songs that the recommender knows; None before `fit`."""
     learned: dict[str, NDArray[Any]]

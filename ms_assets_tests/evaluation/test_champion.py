@@ -14,6 +14,7 @@ from ms_assets.__main__ import main
 from ms_assets.evaluation import champion
 from ms_assets.evaluation.champion import by_hand, decide, history, roll_back
 from ms_assets.evaluation.comparison import Holdout
+from ms_assets.interactions import Interactions
 from ms_assets.registry import DATA, ChampionError
 from ms_assets_tests import planted
 from ms_assets_tests.planted import model, part
@@ -99,16 +100,32 @@ def test_where_nobody_found_anything_today_the_champion_stays(registry):
 
 
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
-def test_a_champion_whose_files_are_gone_or_damaged_gives_way(registry, harm):
+def test_a_champion_whose_files_are_gone_or_damaged_is_an_error_that_promotes_nothing(registry, harm):
     compete(registry, GOOD)
-    if harm == "damaged":
-        damage(registry, 1)
-    else:
-        with registry.files(registry.version(1)) as folder:
+    harmed = registry.version(1)
+    with registry.files(harmed) as folder:
+        if harm == "gone":
             shutil.rmtree(folder)
-    [decision] = compete(registry, BAD)
-    assert (decision["promoted"], decision["champion_before"]) == (True, 1)
-    assert decision["reason"] == "the champion's files are gone or damaged"
+        else:
+            damage(registry, 1)
+    scale = registry.name.removeprefix("ms_assets-")
+    said = rf"version 1 .* champion, are gone or damaged, .* Restore {folder} .* promote {scale} 2$"
+    with pytest.raises(ChampionError, match=said):
+        compete(registry, BAD)
+    assert champion_of(registry) == 1 and registry.version(2).decision is None
+    [again] = compete(registry, GOOD)
+    assert (again["promoted"], again["champion_before"], again["champion"]) == (True, 1, 3), "the same model heals it"
+    assert again["reason"] == "it is the champion, whose files were gone or damaged, made again"
+
+
+def test_a_person_may_choose_another_when_the_champions_files_are_gone(registry):
+    compete(registry, BAD, GOOD)
+    damage(registry, 2)
+    planted.register(registry, MIDDLING)
+    assert by_hand(registry, 3)["champion"] == champion_of(registry) == 3
+    by_hand(registry, 1)
+    damage(registry, 1)
+    assert roll_back(registry)["champion"] == champion_of(registry) == 3
 
 
 @pytest.mark.parametrize(
@@ -234,6 +251,13 @@ def test_a_champion_that_answers_has_no_fault_and_one_that_does_not_is_told(regi
     speechless = replace(GOOD, users=np.full_like(GOOD.users, np.nan))
     by_hand(registry, planted.register(registry, speechless).number)
     assert champion.fault(registry, uid).startswith("a personal answer has ")
+
+
+def test_a_champion_has_no_fault_where_the_user_has_heard_every_song(registry):
+    known = part(GOOD, users=slice(0, 2), songs=slice(0, 5))
+    known = replace(known, heard=Interactions(np.arange(10), 2, 5))
+    registry.promote(planted.register(registry, known), {})
+    assert champion.fault(registry, int(known.uid[0])) is None
 
 
 def run(capsys, *arguments):

@@ -6,6 +6,7 @@ import pytest
 from ms_assets.defs.evaluation import checks
 from ms_assets.evaluation import champion as champions
 from ms_assets_tests import planted
+from ms_assets_tests.evaluation import tastes
 from ms_assets_tests.planted import model
 
 
@@ -42,3 +43,12 @@ def test_a_champion_that_cannot_be_loaded_fails(decided, store):
     result = checks.champion_answers(table, users, store)
     assert not result.passed
     assert result.description.startswith("the champion does not answer: ")
+
+
+def test_a_method_at_chance_level_blocks_by_its_name():
+    known = tastes.world()
+    assert checks.methods_beat_chance(*known.tables()).passed
+    known.lists["ials"] = tastes.renumbered(known.lists["ials"])
+    result = checks.methods_beat_chance(*known.tables())
+    assert not result.passed and result.severity.value == "ERROR"
+    assert result.description.startswith("ials: no better than random lists")

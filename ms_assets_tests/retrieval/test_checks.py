@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from torch_geometric.data import HeteroData
 
 from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.retrieval import assets
@@ -131,13 +133,16 @@ def check(duckdb, table):
     """What the check says of the recommendations of a method."""
     by_method = {check.check_key.asset_key.path[-1]: check for check in retrieval.of_recommendations}
 
-    def result(rows, method="lightgcn", n_songs=3):
+    def result(rows, method="lightgcn", n_songs=3, audible=range(4)):
+        graph = HeteroData()
+        graph["song"].has_audio = torch.tensor([song in audible for song in range(n_songs)])
         return by_method[method](
             duckdb=duckdb,
             users=table("user_id uid", (0, 0), (1, 10)),
             songs=table("song_id item_id in_graph", *((song, 100 + song, song < 3) for song in range(n_songs))),
             train=table("user_id song_id", (0, 0), (1, 0), (1, 2), (1, 2)),
             recommended=table("view user_id rank song_id uid item_id score", *map(full, rows)),
+            **({"bipartite_graph": graph} if method == "content_based" else {}),
         )
 
     return result
@@ -159,6 +164,16 @@ def test_who_knows_cold_songs_has_to_list_them(check, method):
     knows_none = method in ("collaborative_filtering", "ials", "item_knn")
     replays = method == "replay"
     assert check(REPLAYED if replays else RECOMMENDED, method, n_songs=4).passed == (knows_none or replays)
+
+
+def test_who_recommends_by_sound_has_to_list_the_songs_with_audio_alone(check):
+    """User 0 heard song 0, user 1 songs 0 and 2."""
+    assert check([], "content_based", audible=[]).passed
+    only_2 = [("all", 0, 1, 2), ("all", 1, 1, 2), ("discovery", 0, 1, 2)]
+    assert check(only_2, "content_based", audible=[2]).passed
+    for row in only_2:
+        found = check([other for other in only_2 if other != row], "content_based", audible=[2])
+        assert f"the end of a list that should go on, user_id {row[1]} in {row[0]} at rank 1" in found.description
 
 
 def test_replay_lists_all_of_the_users_own_songs_and_nothing_else(check):

@@ -8,6 +8,7 @@ from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import assets_of, scale_of
 from ms_assets.evaluation import champion as champions
+from ms_assets.evaluation import chance
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation.metrics import RANGES
 from ms_assets.retrieval.methods import BASELINES
@@ -23,6 +24,22 @@ def metrics_lie_within_their_range(user_metrics: Relation) -> dg.AssetCheckResul
     )
     found = dict(zip(numbers, user_metrics.aggregate(outside).fetchall()[0], strict=True))
     return dg.AssetCheckResult(passed=len(user_metrics) > 0 and not any(found.values()), metadata={"n_outside": found})
+
+
+@asset_check(
+    asset=["evaluation", "user_metrics"],
+    additional_ins=assets_of("splits", "songs", "train", "ground_truth"),
+    blocking=True,
+)
+def methods_beat_chance(
+    user_metrics: Relation, songs: Relation, train: Relation, ground_truth: Relation
+) -> dg.AssetCheckResult:
+    """Methods recommend better than `random`, where there are users enough to tell and something to learn.
+
+    A method at chance level was made from other data than the test events, or has learned nothing.
+    """
+    problem = chance.fault(user_metrics, train, ground_truth, len(songs))
+    return dg.AssetCheckResult(passed=problem is None, description=problem)
 
 
 @asset_check(asset=["evaluation", "leaderboard"])

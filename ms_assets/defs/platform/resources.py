@@ -18,6 +18,7 @@ import duckdb
 from dotenv import load_dotenv
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from ms_assets import tracking
 from ms_assets.files import own_folder
 from ms_assets.raw.schema import SourceTable
 from ms_assets.raw.source import Source, SourceFile
@@ -228,7 +229,7 @@ class MLflow(dg.ConfigurableResource):
         """
         import mlflow
 
-        self._open()
+        self._open_to_write()
         _end_lost(context.instance)
         page = f"{DAGSTER_UI}/runs/{context.run_id}"
         tags = {
@@ -239,7 +240,7 @@ class MLflow(dg.ConfigurableResource):
         }
         name = f"{context.asset_key.path[-1]} {context.partition_key}"
         said = f"Made by the [Dagster run {context.run_id}]({page})."
-        with mlflow.start_run(run_id=_known(run_id), run_name=name, tags=tags, description=said) as run:
+        with mlflow.start_run(run_id=tracking.active(run_id), run_name=name, tags=tags, description=said) as run:
             yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
 
     def registry(self, scale: str) -> Registry:
@@ -253,8 +254,8 @@ class MLflow(dg.ConfigurableResource):
 
     def known_run(self, run_id: str) -> str | None:
         """Return the id if the store has the run, otherwise None."""
-        self._open()
-        return _known(run_id)
+        self._open_to_write()
+        return tracking.active(run_id)
 
     def version_url(self, registry: Registry, number: int) -> str:
         """Page of a registered model's version in MLflow."""
@@ -263,13 +264,31 @@ class MLflow(dg.ConfigurableResource):
     def _open(self) -> None:
         import mlflow
 
-        if self.tracking_uri.startswith("sqlite:///"):
-            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(self.tracking_uri)
-        if mlflow.get_experiment_by_name(self.experiment) is None:
-            local = self.tracking_uri.startswith("sqlite:")
-            mlflow.create_experiment(self.experiment, self.artifact_location if local else None)
-        mlflow.set_experiment(self.experiment)
+        with tracking.opening(self.tracking_uri):
+            if file := tracking.database(self.tracking_uri):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                tracking.settle(self.tracking_uri, self.artifact_location, self.experiment)
+            mlflow.set_tracking_uri(self.tracking_uri)
+            if mlflow.get_experiment_by_name(self.experiment) is None:
+                mlflow.create_experiment(self.experiment, self.artifact_location if file else None)
+            if self._deleted() is None:
+                mlflow.set_experiment(self.experiment)
+
+    def _open_to_write(self) -> None:
+        self._open()
+        if deleted := self._deleted():
+            raise tracking.StoreError(
+                f"the experiment {self.experiment} was deleted in MLflow, so nothing can be logged; to restore it: "
+                f"MLFLOW_TRACKING_URI={tracking.without_password(self.tracking_uri)} "
+                f"mlflow experiments restore --experiment-id {deleted}"
+            )
+
+    def _deleted(self) -> str | None:
+        """Return the id of the experiment if somebody deleted it."""
+        import mlflow
+
+        found = mlflow.get_experiment_by_name(self.experiment)
+        return None if found is None or found.lifecycle_stage == tracking.ACTIVE else found.experiment_id
 
     @property
     def _server(self) -> str:
@@ -288,13 +307,3 @@ def _end_lost(instance: dg.DagsterInstance) -> None:
         made_by = instance.get_run_by_id(run.data.tags.get("dagster.run_id", ""))
         if made_by is not None and made_by.is_finished:
             mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
-
-
-def _known(run_id: str | None) -> str | None:
-    """Return the id if the tracking store has the run, otherwise None."""
-    import mlflow
-
-    try:
-        return mlflow.get_run(run_id).info.run_id if run_id else None
-    except mlflow.exceptions.MlflowException:
-        return None

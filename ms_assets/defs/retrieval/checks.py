@@ -1,9 +1,13 @@
 """Checks of the index, of cold songs, and of every table of recommendations."""
 
+import inspect
+from functools import partial
 from typing import Any
 
 import dagster as dg
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from ms_assets.defs.platform.checks import asset_check
 from ms_assets.defs.platform.io_managers import IndexOfOrigin
@@ -95,41 +99,60 @@ PROBLEMS = {
 
 
 def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
-    @asset_check(
-        name="recommendations_are_complete",
-        asset=["retrieval", method],
-        additional_ins=assets_of("splits", "users", "songs", "train"),
-        blocking=True,
-    )
-    def recommendations_are_complete(
-        duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, recommended: Relation
+    candidates, splits = METHODS[method].candidates, assets_of("splits", "users", "songs", "train")
+    check = partial(
+        asset_check, name="recommendations_are_complete", asset=["retrieval", method], blocking=True,
+        description=inspect.getdoc(_complete),
+    )  # fmt: skip
+    if "n_audible" not in candidates[0]:
+
+        @check(additional_ins=splits)
+        def complete(
+            duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, recommended: Relation
+        ) -> dg.AssetCheckResult:
+            return _complete(duckdb, method, users, songs, train, recommended, np.empty(0))
+
+        return complete
+
+    @check(additional_ins=splits | assets_of("graph", "bipartite_graph"))
+    def complete_where_audible(
+        duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, bipartite_graph: Any, recommended: Relation
     ) -> dg.AssetCheckResult:
-        """Recommendations are complete: known users, distinct known songs ranked from 1 without gaps, finite scores.
+        audible = bipartite_graph["song"].has_audio.numpy().nonzero()[0]
+        return _complete(duckdb, method, users, songs, train, recommended, audible)
 
-        Lists have a hundred songs, or as many as the method has for the user; none is heard in `discovery`.
-        """
-        con = duckdb.connection
-        n_songs, n_known = len(songs), len(songs.filter("in_graph"))
-        audience = con.sql(  # noqa: F841  (named in PROBLEMS)
-            f"""
-            SELECT user_id, {n_songs} AS n_songs, {n_known} AS n_known, count(DISTINCT song_id) AS n_heard
-            FROM users LEFT JOIN train USING (user_id) GROUP BY user_id
-        """
-        )
-        in_all, in_discovery = METHODS[method].candidates
-        found, counts = [], {}
-        for problem, query in PROBLEMS.items():
-            rows = con.sql(query.format(all=in_all, discovery=in_discovery, top_k=TOP_K))
-            counts[problem] = len(rows)
-            found += [
-                f"{method}: {problem}, user_id {user} in {view} at rank {rank} ({counts[problem]} such rows)"
-                for view, user, rank in rows.order("2, 1, 3").limit(1).fetchall()
-            ]
-        return dg.AssetCheckResult(
-            passed=not found, description="; ".join(found) or None, metadata={"n_users": len(users), **counts}
-        )
+    return complete_where_audible
 
-    return recommendations_are_complete
+
+def _complete(
+    duckdb: DuckDB, method: str, users: Relation, songs: Relation, train: Relation, recommended: Relation,
+    audible: NDArray[Any],
+) -> dg.AssetCheckResult:  # fmt: skip
+    """Recommendations are complete: known users, distinct known songs ranked from 1 without gaps, finite scores.
+
+    Lists have a hundred songs, or as many as the method has for the user; none is heard in `discovery`.
+    """
+    con, (in_all, in_discovery) = duckdb.connection, METHODS[method].candidates
+    n_songs, n_known = len(songs), len(songs.filter("in_graph"))
+    with_audio = con.from_arrow(pa.table({"audible": audible}))  # noqa: F841  (named below)
+    audience = con.sql(  # noqa: F841  (named in PROBLEMS)
+        f"""
+        SELECT user_id, {n_songs} AS n_songs, {n_known} AS n_known, {len(audible)} AS n_audible,
+            count(DISTINCT song_id) AS n_heard, count(DISTINCT audible) AS n_audible_heard
+        FROM users LEFT JOIN train USING (user_id) LEFT JOIN with_audio ON song_id = audible GROUP BY user_id
+    """
+    )
+    found, counts = [], {}
+    for problem, query in PROBLEMS.items():
+        rows = con.sql(query.format(all=in_all, discovery=in_discovery, top_k=TOP_K))
+        counts[problem] = len(rows)
+        found += [
+            f"{method}: {problem}, user_id {user} in {view} at rank {rank} ({counts[problem]} such rows)"
+            for view, user, rank in rows.order("2, 1, 3").limit(1).fetchall()
+        ]
+    return dg.AssetCheckResult(
+        passed=not found, description="; ".join(found) or None, metadata={"n_users": len(users), **counts}
+    )
 
 
 of_recommendations = [_recommendations_check(method) for method in METHODS]
