@@ -11,6 +11,7 @@ from ms_assets.defs.platform.io_managers import (
     TableIOManager,
     TorchIOManager,
 )
+from ms_assets.defs.platform.lineage import RECORD
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.defs.platform.schemas import as_metadata
@@ -56,7 +57,7 @@ class Shelf:
         return {
             str(path.relative_to(self.folder / "data")): path.read_bytes()
             for path in (self.folder / "data").rglob("*")
-            if path.is_file()
+            if path.is_file() and not path.name.endswith(RECORD)
         }
 
     @staticmethod
