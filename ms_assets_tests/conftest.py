@@ -16,7 +16,7 @@ from torch_geometric.data import HeteroData
 
 from ms_assets.definitions import define
 from ms_assets.defs.platform import resources
-from ms_assets.defs.platform.lineage import RECORD
+from ms_assets.defs.platform.lineage import RECORD, Lineage
 from ms_assets.defs.platform.resources import Environment
 from ms_assets_tests import slow_reference
 from ms_assets_tests.shelf import Shelf
@@ -74,6 +74,11 @@ class Platform:
         """Publish a world, and compute these assets of it, or every table that the slow reference knows."""
         world.write(self.source)
         self.materialise(*(keys or TABLES.values()), config=rules.config())
+
+    @property
+    def lineage(self) -> Lineage:
+        """Records of all artefacts."""
+        return Lineage(self.environment.data)
 
     def file(self, key: str, scale: str = "50m", extension: str = ".parquet") -> Path:
         """Where an artefact lies by contract."""

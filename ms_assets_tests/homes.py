@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -11,7 +12,6 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from ms_assets.definitions import defs
-from ms_assets.defs.platform import lineage
 
 
 def artefacts(home: Path) -> dict[str, bytes]:
@@ -55,9 +55,22 @@ def statuses(instance, *keys, scale="50m"):
     return [resolver.get_status(dg.AssetKey.from_user_string(key), scale) for key in keys]
 
 
+@dataclass(frozen=True)
+class Told:
+    """A materialisation as Dagster's event log tells it."""
+
+    data_version: str
+    run_id: str
+    metadata: dict
+
+
 def latest(instance, key, scale="50m"):
-    [made] = lineage.history(instance, dg.AssetKey.from_user_string(key), scale)
-    return made
+    """The latest materialisation in Dagster's event log."""
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey.from_user_string(key), asset_partitions=[scale])
+    [record] = instance.fetch_materializations(wanted, limit=1).records
+    event = record.asset_materialization
+    metadata = {name: entry.value for name, entry in event.metadata.items()}
+    return Told(event.tags["dagster/data_version"], record.run_id, metadata)
 
 
 def sha256(file):

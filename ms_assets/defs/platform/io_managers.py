@@ -10,7 +10,7 @@ import resource
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -127,8 +127,8 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
                 f"{context.asset_key.to_user_string()}: this run has no scale; a check runs with its asset, "
                 "so materialise the asset for a scale"
             )
-        step = context.step_context.assets_def
-        if step is not None:
+        with suppress(dg.DagsterInvariantViolationError):  # read by `load_asset_value`, in no step
+            step = context.step_context.assets_def
             checked = {check.asset_key for check in step.check_keys}
             self.lineage.inputs(step.keys_by_input_name.values(), context.partition_key, checked)
         path = self._path(context.asset_key, context.partition_key)
