@@ -142,9 +142,10 @@ def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_a
 
 
 def tick(instance, yambda, cursor=None):
-    with dg.build_sensor_context(instance, cursor, sensor_name="hub_revision") as context:
-        tables = TableIOManager(base_dir=str(home_of(yambda) / "data"), duckdb=DuckDB(temp_directory="unused"))
-        return hub_revision(context, yambda=yambda, io_manager=tables)
+    tables = TableIOManager(base_dir=str(home_of(yambda) / "data"), duckdb=DuckDB(temp_directory="unused"))
+    resources = {"yambda": yambda, "io_manager": tables}
+    with dg.build_sensor_context(instance, cursor, sensor_name="hub_revision", resources=resources) as context:
+        return hub_revision(context)
 
 
 def home_of(yambda):
