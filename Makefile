@@ -58,8 +58,7 @@ ui: $(QUIET) ## Open the Dagster UI (http://127.0.0.1:3000) with its daemon
 	dg dev --host 127.0.0.1
 
 mlflow: $(QUIET) ## Open the MLflow UI (http://127.0.0.1:5000)
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --workers 1 \
-		--backend-store-uri sqlite:///$${MS_ASSETS_HOME:-var}/mlflow/mlflow.db
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false python -m ms_assets mlflow
 
 pictures: $(QUIET) $(TESTABLE) ## Take the README's pictures anew, after `make demo`
 	python -m ms_assets_tests.pictures docs/images

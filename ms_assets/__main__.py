@@ -3,8 +3,10 @@
 The exit status is 2 for an unknown or incomplete command, 1 for a command that fails.
 """
 
+import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import click
@@ -49,6 +51,17 @@ def rollback(scale: str) -> None:
     """Make the former champion the champion again."""
     champion.roll_back(registry := _registry(scale))
     _print_champion(registry)
+
+
+@commands.command("mlflow")
+def serve_mlflow() -> None:
+    """Serve MLflow's UI for the store of this home."""
+    uri = Environment.read().tracking_uri
+    if not uri.startswith("sqlite:"):
+        sys.exit(f"MLFLOW_TRACKING_URI: {uri} is served already")
+    Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+    sys.exit(subprocess.call([*server, "--backend-store-uri", uri]))
 
 
 def _registry(scale: str) -> Registry:

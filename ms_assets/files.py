@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 from typing import IO
 from uuid import uuid4
 
@@ -87,6 +87,13 @@ def _put_back(former: Path, place: Path) -> None:
     if former.is_dir() and not place.exists():
         former.replace(place)
     remove(former)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Create a folder below the system's one for temporary files (TMPDIR), and remove it after the block."""
+    with writing(Path(gettempdir())), TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def own_folder(parent: Path) -> Path:

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ms_assets.files import sha256_of_all
+from ms_assets.files import sha256_of_all, temporary_folder
 from ms_assets.tracking import active, local_path
 
 if TYPE_CHECKING:
@@ -166,8 +165,8 @@ class Registry:
                 raise FileNotFoundError(f"the files of {self.name} version {version.number} are gone: {folder}")
             yield folder
             return
-        with TemporaryDirectory() as copy:
-            yield Path(download_artifacts(artifact_uri=location, dst_path=copy, tracking_uri=self.tracking_uri))
+        with temporary_folder() as copy:
+            yield Path(download_artifacts(artifact_uri=location, dst_path=str(copy), tracking_uri=self.tracking_uri))
 
     def intact(self, version: Version) -> bool:
         """Check that the version's files exist and are those that were registered.

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from ms_assets.files import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,6 @@ class MLflowRun:
         """Store a PNG among the run's artefacts."""
         import mlflow
 
-        with TemporaryDirectory() as folder:
-            (Path(folder) / name).write_bytes(image)
-            mlflow.log_artifact(str(Path(folder) / name))
+        with temporary_folder() as folder:
+            (folder / name).write_bytes(image)
+            mlflow.log_artifact(str(folder / name))

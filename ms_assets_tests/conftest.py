@@ -103,7 +103,7 @@ class Platform:
         return {
             str(path.relative_to(self.home)): path.read_bytes()
             for path in sorted(self.home.rglob("*"))
-            if path.is_file() and not path.match("*/locks/*") and not path.name.endswith((RECORD, "/lock"))
+            if path.is_file() and not path.match("*/locks/*") and not path.name.endswith(RECORD) and path.name != "lock"
         }
 
 

@@ -9,6 +9,7 @@ import re
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
 
 from ms_assets.defs.platform.resources import TUNING, DuckDB
 from ms_assets.registry import MODEL
@@ -30,12 +31,13 @@ def test_mlflow_imports_the_scoring_server_by_the_name_that_tells_it_from_other_
 
 def test_mlflow_writes_the_stack_trace_of_an_error_by_the_name_that_is_left_out(monkeypatch):
     monkeypatch.setattr(MlflowException, "serialize_as_json", MlflowException.serialize_as_json)
+    monkeypatch.setattr(scoring_server, "parse_csv_input", scoring_server.parse_csv_input)
 
     def written():
         return json.loads(MlflowException("wrong", stack_trace="line 1").serialize_as_json())
 
     before = written()
-    pyfunc_model._answer_without_stack_traces()
+    pyfunc_model._prepare_server()
     assert before == {**written(), "stack_trace": "line 1"}
     assert "stack_trace" not in written()
 

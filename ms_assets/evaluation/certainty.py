@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Floats, Integers
@@ -73,3 +74,12 @@ def intervals(samples: Floats, n_users: Integers, confidence: float = CONFIDENCE
     several, tail = n_users > 1, (1 - confidence) / 2
     ends[:, several] = np.nanquantile(samples[1:, several], [tail, 1 - tail], axis=0)
     return samples[0], *ends
+
+
+def estimates(
+    samples: Floats, n_users: Integers, keys: pl.DataFrame, schema: pl.Schema, name: str = "mean"
+) -> pl.DataFrame:
+    """Rows of keys with the mean under a name, ci_low, ci_high and n_users: the columns of a schema, null for NaN."""
+    mean, low, high = intervals(samples, n_users)
+    found = pl.DataFrame({name: mean, "ci_low": low, "ci_high": high, "n_users": n_users}).fill_nan(None)
+    return pl.concat([keys, found], how="horizontal").select(*schema).cast(schema)

@@ -1,7 +1,7 @@
 """Leaderboard: methods compared by means over users with bootstrap intervals, and by paired differences."""
 
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ms_assets import pictures
 from ms_assets.evaluation import exposure
-from ms_assets.evaluation.certainty import Resamples, intervals, ratios
+from ms_assets.evaluation.certainty import Resamples, estimates, ratios
 from ms_assets.evaluation.metrics import KEYS, METRICS
 from ms_assets.interactions import Floats
 from ms_assets.streams import Relation
@@ -109,18 +109,14 @@ def ndcg_of_lightgcn(board: pl.DataFrame) -> dict[str, list[float]]:
 
 
 def _rows(pane: Pane) -> pl.DataFrame:
-    n_users = pane.known.sum(axis=0)
-    return _estimates(
-        pane.samples.reshape(len(pane.samples), -1),
-        n_users.ravel(),
-        {
-            "method": np.repeat(pane.methods, len(pane.metrics)),
-            "view": pane.view,
-            "k": pane.k,
-            "metric": [*pane.metrics] * len(pane.methods),
-        },
-        "mean",
-        SCHEMA,
+    samples, n_users = pane.samples.reshape(len(pane.samples), -1), pane.known.sum(axis=0)
+    return estimates(samples, n_users.ravel(), _keys(pane, "method", pane.methods), SCHEMA)
+
+
+def _keys(pane: Pane, name: str, methods: list[str]) -> pl.DataFrame:
+    """Keys of every metric of some methods, which stand in a column of this name."""
+    return pl.DataFrame(list(product(methods, pane.metrics)), [name, "metric"], orient="row").with_columns(
+        view=pl.lit(pane.view), k=pl.lit(pane.k)
     )
 
 
@@ -137,24 +133,10 @@ def differences(measured: list[Pane]) -> pl.DataFrame:
         others = [n for n in range(len(pane.methods)) if n != mine]
         samples = pane.samples[:, [mine]] - pane.samples[:, others]
         n_users = (pane.known[:, [mine]] & pane.known[:, others]).sum(axis=0)
-        columns = {
-            "view": pane.view,
-            "k": pane.k,
-            "metric": [*pane.metrics] * len(others),
-            "method": COMPARED,
-            "other": np.repeat([pane.methods[n] for n in others], len(pane.metrics)),
-        }
-        found.append(_estimates(samples.reshape(len(samples), -1), n_users.ravel(), columns, "difference", DIFFERENCES))
+        keys = _keys(pane, "other", [pane.methods[n] for n in others]).with_columns(method=pl.lit(COMPARED))
+        samples = samples.reshape(len(samples), -1)
+        found.append(estimates(samples, n_users.ravel(), keys, DIFFERENCES, "difference"))
     return pl.concat(found).sort("view", "k", "metric", "other")
-
-
-def _estimates(
-    samples: Floats, n_users: NDArray[Any], columns: dict[str, Any], name: str, schema: pl.Schema
-) -> pl.DataFrame:
-    mean, low, high = intervals(samples, n_users)
-    frame = pl.DataFrame({name: mean, "ci_low": low, "ci_high": high}).fill_nan(None)
-    keys = {key: pl.lit(value) if isinstance(value, str | int) else pl.Series(value) for key, value in columns.items()}
-    return frame.with_columns(n_users=pl.Series(n_users), **keys).select(*schema).cast(schema)
 
 
 def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import ranking
-from ms_assets.evaluation.certainty import Resamples, intervals, ratios
+from ms_assets.evaluation.certainty import Resamples, estimates, ratios
 from ms_assets.evaluation.metrics import KEYS, Lists, Songs
 from ms_assets.evaluation.truth import Truth
 from ms_assets.interactions import Flags, Floats, Interactions
@@ -122,12 +122,10 @@ class Sums:
 
         columns: view, k and slice of each group of len(METRICS) columns that were added.
         """
-        frames = [SCHEMA.to_frame()]
         names = [(view, k, *part, metric) for view, k, part in columns for metric in METRICS]
-        for method, sums in self._sums.items():
-            mean, low, high = intervals(ratios(*sums), self._n_users[method])
-            rows = pl.DataFrame(names, ["view", "k", "slice", "value", "metric"], orient="row").with_columns(
-                method=pl.lit(method), mean=mean, ci_low=low, ci_high=high, n_users=self._n_users[method]
-            )
-            frames.append(rows.fill_nan(None).select(*SCHEMA).cast(SCHEMA))
-        return pl.concat(frames).sort("view", "k", "slice", "value", "metric", "method")
+        keys = pl.DataFrame(names, ["view", "k", "slice", "value", "metric"], orient="row")
+        frames = [
+            estimates(ratios(*sums), self._n_users[method], keys.with_columns(method=pl.lit(method)), SCHEMA)
+            for method, sums in self._sums.items()
+        ]
+        return pl.concat([SCHEMA.to_frame(), *frames]).sort("view", "k", "slice", "value", "metric", "method")

@@ -6,9 +6,21 @@ import faiss
 import numpy as np
 import pytest
 
+from ms_assets.interactions import Interactions
 from ms_assets.retrieval import exact
-from ms_assets.retrieval.index import RECALL_AT, TARGET_RECALL, SongIndex, built, choose, fingerprint, recall_at
+from ms_assets.retrieval.index import (
+    DEPTH,
+    RECALL_AT,
+    TARGET_RECALL,
+    SongIndex,
+    built,
+    choose,
+    fingerprint,
+    recall_after,
+    recall_at,
+)
 from ms_assets.retrieval.lightgcn import LightGCN
+from ms_assets.retrieval.recommender import ranked
 from ms_assets_tests.training.graphs import unit_rows
 
 N_SONGS, DIMENSIONS = 5_000, 16
@@ -175,6 +187,41 @@ def test_where_the_probed_lists_hold_too_few_songs_more_are_probed(world):
     assert found.min() >= 0
     everything, _ = lightgcn(index, world)(np.arange(3), N_SONGS)
     assert sorted(everything[0].tolist()) == list(range(N_SONGS))
+
+
+@pytest.fixture(scope="module")
+def uneven(world):
+    """The world with songs of different lengths, as popular ones are longer."""
+    songs, item_id, users = world
+    lengths = np.exp(np.random.default_rng(3).normal(0, 0.5, len(songs))).astype(np.float32)
+    return songs * lengths[:, None], item_id, users
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq8", "hnsw"])
+@pytest.mark.parametrize("n_heard", [50, 500, 1_500])
+def test_who_has_heard_the_nearest_songs_is_recommended_the_next_ones_with_the_same_recall(uneven, kind, n_heard):
+    songs, _, users = uneven
+    nearest_songs = np.argsort(-(users @ songs.T), axis=1)[:, : n_heard + 100]
+    heard = Interactions.of(np.repeat(np.arange(300), n_heard), nearest_songs[:, :n_heard].ravel(), 300, N_SONGS)
+    found, _ = ranked(lightgcn(build(*uneven, kind), uneven), np.arange(300), heard, N_SONGS, 100)
+    hits = [len(np.intersect1d(*pair)) / 100 for pair in zip(found[1], nearest_songs[:, n_heard:], strict=True)]
+    assert np.mean(hits) >= TARGET_RECALL - NEARLY
+
+
+def test_the_recall_deep_in_the_lists_is_measured(uneven):
+    index = build(*uneven, "ivf_flat")
+    assert index.measured.recall_after_500 == pytest.approx(
+        recall_after(index.index, uneven[2], nearest(uneven, DEPTH)), abs=NEARLY
+    )
+    wrong = np.where(np.arange(DEPTH) < DEPTH - 50, nearest(uneven, DEPTH), -5)
+    assert recall_after(index.index, uneven[2], wrong) == pytest.approx(0.5, abs=0.01)
+
+
+def test_more_songs_are_found_for_a_query_whatever_others_come_with_it(uneven):
+    index = build(*uneven, "ivf_flat")
+    together = index.search(uneven[2][:20], 400)[0]
+    alone = np.concatenate([index.search(query[None], 400)[0] for query in uneven[2][:20]])
+    assert np.mean([len(np.intersect1d(*pair)) / 400 for pair in zip(together, alone, strict=True)]) > 1 - NEARLY
 
 
 def test_what_the_index_does_not_find_never_becomes_a_song(world):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from inspect import Parameter, signature
 from typing import Any
 
 import dagster as dg
@@ -25,37 +24,30 @@ def asset_check(
     """
 
     def define(check: Check) -> dg.AssetChecksDefinition:
-        wanted = signature(check).parameters
-
         @wraps(check)
-        def noting(context: dg.AssetCheckExecutionContext, **given: Any) -> dg.AssetCheckResult:
-            known = {"context": context, **given}
-            result = check(**{name: known[name] for name in wanted})
+        def noting(*args: Any, **given: Any) -> dg.AssetCheckResult:
+            result = check(*args, **given)
             if blocking:
-                _note(context, known["io_manager"].lineage, dg.AssetKey(asset), result)
+                _note(dg.AssetKey(asset), result)
             return result
 
-        # Dagster reads from these what a check needs: the context comes first, and the records are the I/O manager's.
-        added = {"context": dg.AssetCheckExecutionContext, "io_manager": dg.ResourceParam[TableIOManager]}
-        own = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind) for name, kind in added.items()]
-        others = [each for name, each in wanted.items() if name not in added]
-        noting.__signature__ = signature(check).replace(parameters=[*own, *others])  # type: ignore[attr-defined]
-        noting.__annotations__ = {**check.__annotations__, **added}
         return dg.asset_check(asset=dg.AssetKey(asset), blocking=blocking, **told)(noting)
 
     return define
 
 
-def _note(
-    context: dg.AssetCheckExecutionContext, records: lineage.Lineage, key: dg.AssetKey, result: dg.AssetCheckResult
-) -> None:
+def _note(key: dg.AssetKey, result: dg.AssetCheckResult) -> None:
+    try:
+        context = dg.AssetCheckExecutionContext.get()
+    except dg.DagsterInvariantViolationError:  # called as a function, in no run
+        return
     [check] = context.selected_asset_check_keys
     problem = None
     if not result.passed and result.severity == dg.AssetCheckSeverity.ERROR:
         found = ", ".join(f"{name} {getattr(value, 'value', value)}" for name, value in (result.metadata or {}).items())
         problem = result.description or found or "no description"
         context.log.error(f"{key.to_user_string()} failed its check {check.name}: {problem}")
-    records.note_check(key, scale_of(context), check.name, problem)
+    lineage.of_run(context.run.run_id).note_check(key, scale_of(context), check.name, problem)
 
 
 def of_rows(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:

@@ -10,7 +10,7 @@ import resource
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ms_assets.defs.platform import runs
-from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, Lineage, Made
+from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, Lineage, Made, opened
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import OPTIONAL, PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
@@ -63,8 +63,12 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
         """Hold the scale's lock for the run; every process comes here before it reads or writes an artefact."""
-        scale = context.run.tags.get(PARTITION_TAG) if context.run else None
-        with runs.writing_turn(self.home, scale, context.run.run_id) if context.run and scale else nullcontext():
+        run = context.run
+        scale = run.tags.get(PARTITION_TAG) if run else None
+        if run is None or scale is None:
+            yield self
+            return
+        with runs.writing_turn(self.home, scale, run.run_id), opened(self.lineage, run.run_id):
             yield self
 
     @abstractmethod
@@ -128,9 +132,9 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
                 "so materialise the asset for a scale"
             )
         with suppress(dg.DagsterInvariantViolationError):  # read by `load_asset_value`, in no step
-            step = context.step_context.assets_def
-            checked = {check.asset_key for check in step.check_keys}
-            self.lineage.inputs(step.keys_by_input_name.values(), context.partition_key, checked)
+            if step := context.step_context.assets_def:
+                checked = {check.asset_key for check in step.check_keys}
+                self.lineage.inputs(step.keys_by_input_name.values(), context.partition_key, checked)
         path = self._path(context.asset_key, context.partition_key)
         optional = (context.definition_metadata or {}).get(OPTIONAL, False)
         return None if optional and not path.exists() else self.load_from_path(context, UPath(path))

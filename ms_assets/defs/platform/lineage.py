@@ -9,7 +9,8 @@ after it stale; for a source file that is only linked, it is the source's `Sourc
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,6 +156,27 @@ class Lineage:
     def _write(self, key: dg.AssetKey, scale: str, made: list[Made]) -> None:
         with published(self._record(key, scale)) as unfinished:
             unfinished.write_text(json.dumps([asdict(each) for each in made], indent=1))
+
+
+_of_runs: dict[str, Lineage] = {}
+"""Records of the runs that this process executes, by run id."""
+
+
+@contextmanager
+def opened(records: Lineage, run_id: str) -> Iterator[None]:
+    """Let `of_run` find the records of a run's artefacts until the end of the block."""
+    before = _of_runs.get(run_id)
+    _of_runs[run_id] = records
+    try:
+        yield
+    finally:
+        if before is None:
+            del _of_runs[run_id]
+
+
+def of_run(run_id: str) -> Lineage:
+    """Records of the artefacts of a run that this process executes: Dagster gives checks no resource unasked."""
+    return _of_runs[run_id]
 
 
 def origins_of(inputs: Mapping[str, Made], scale: str) -> dict[str, str]:

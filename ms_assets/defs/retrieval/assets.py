@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -19,6 +17,7 @@ from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import assets_of, config_schema, room, settings_of
 from ms_assets.defs.platform.schemas import columns
+from ms_assets.files import temporary_folder
 from ms_assets.registry import CONTENT
 from ms_assets.retrieval import baselines, cold_start, implicit_models, served
 from ms_assets.retrieval import index as indexing
@@ -288,10 +287,10 @@ def served_model(
     )
     index = _unless_stale(song_index, indexing.origin(lightgcn, data.item_id, data.users, data.songs))
     popular = decayed_popularity.filter("view = 'all' AND user_id = 0").order("rank").project("item_id, score")
-    with TemporaryDirectory() as folder:
-        served.write(Path(folder), data, popular.to_arrow_table(), index)
+    with temporary_folder() as folder:
+        served.write(folder, data, popular.to_arrow_table(), index)
         run_id = mlflow.known_run(lightgcn.mlflow_run_id)
-        candidate = pyfunc_model.candidate(Path(folder), int(data.uid[0]), lightgcn, run_id)
+        candidate = pyfunc_model.candidate(folder, int(data.uid[0]), lightgcn, run_id)
         version, is_new = registry.register(candidate)
     return dg.MaterializeResult(
         value=pa.table({"name": [registry.name], "version": [version.number], "content": [version.tags[CONTENT]]}),
