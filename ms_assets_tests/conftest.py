@@ -1,6 +1,5 @@
 """What the tests share: a platform over a folder of its own, and worlds computed once for all tests."""
 
-import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,11 +169,6 @@ def table(duckdb: resources.DuckDB) -> Callable[..., Any]:
         return duckdb.connection.from_arrow(pa.table(arrays, names=names.split()))
 
     return relation
-
-
-def judged(check: dg.AssetChecksDefinition) -> Callable[..., dg.AssetCheckResult]:
-    """Function of an asset check, without the note of its outcome beside the asset."""
-    return inspect.unwrap(check.node_def.compute_fn.decorated_fn)
 
 
 def metadata(result: dg.AssetCheckResult) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ms_assets.defs.platform.schemas import as_metadata, declared, described, di
 from ms_assets.defs.raw import checks as raw
 from ms_assets.defs.training import checks as training
 from ms_assets.vectors import fixed_size_list
-from ms_assets_tests.conftest import judged, metadata
+from ms_assets_tests.conftest import metadata
 from ms_assets_tests.training.graphs import trained_model, unit_rows
 from ms_assets_tests.worlds import World, listen
 
@@ -134,10 +134,7 @@ def embedding_table(duckdb, key, vectors):
     return duckdb.connection.from_arrow(pa.table(columns))
 
 
-HEALTH = [
-    (judged(training.user_embeddings_are_healthy), "user_id"),
-    (judged(training.song_embeddings_are_healthy), "song_id"),
-]
+HEALTH = [(training.user_embeddings_are_healthy, "user_id"), (training.song_embeddings_are_healthy, "song_id")]
 
 
 @pytest.mark.parametrize(("check", "key"), HEALTH, ids=["users", "songs"])
@@ -175,7 +172,7 @@ def test_embeddings_in_few_dimensions_are_worth_a_warning_and_broken_ones_an_err
 
 def test_a_training_learned_when_its_loss_fell_and_it_finds_something():
     def passed(losses, best):
-        return judged(training.training_learned)(trained_model(losses, best)).passed
+        return training.training_learned(trained_model(losses, best)).passed
 
     assert passed([0.5, 0.3, 0.35], 0.1)
     assert not passed([0.5, 0.3], 0.0)
@@ -184,10 +181,8 @@ def test_a_training_learned_when_its_loss_fell_and_it_finds_something():
 
 
 def test_a_training_that_diverged_stops_what_would_build_on_it_and_says_where():
-    assert judged(training.training_did_not_diverge)(trained_model()).passed
-    found = judged(training.training_did_not_diverge)(
-        trained_model(diverged="training diverged in epoch 3, step 4 of 6")
-    )
+    assert training.training_did_not_diverge(trained_model()).passed
+    found = training.training_did_not_diverge(trained_model(diverged="training diverged in epoch 3, step 4 of 6"))
     assert not found.passed
     assert "epoch 3, step 4" in found.description
 
@@ -196,7 +191,7 @@ def test_a_training_that_diverged_stops_what_would_build_on_it_and_says_where():
 
 
 def test_metrics_out_of_range_fail_and_undefined_ones_do_not(table):
-    check, names = judged(evaluation.metrics_lie_within_their_range), "method view k uid ndcg auc popularity_lift"
+    check, names = evaluation.metrics_lie_within_their_range, "method view k uid ndcg auc popularity_lift"
     good = [("popular", "all", 10, 500, 1.0, 0.0, 7.5), ("popular", "all", 10, 501, None, 0.5, -1.0)]
     assert check(table(names, *good)).passed
     for broken in (1.01, -0.01, float("nan"), float("inf")):
@@ -216,7 +211,7 @@ def test_lightgcn_has_to_beat_every_baseline_at_every_k(table):
         rows += [(name, "discovery", 10, "recall", 1.0) for name in evaluation.BASELINES]
         rows = [(*row[:4], changed.get(row[0], row[4]) if row[1:4] == ("discovery", 10, "ndcg") else row[4])
                 for row in rows]  # fmt: skip
-        return judged(evaluation.lightgcn_beats_the_baselines)(table("method view k metric mean", *rows))
+        return evaluation.lightgcn_beats_the_baselines(table("method view k metric mean", *rows))
 
     assert result().passed
     assert result(popular=None).passed
@@ -274,4 +269,4 @@ def test_a_leaderboard_is_compared_with_the_one_before_it_of_its_scale(tmp_path,
 
 def test_a_leaderboard_without_ndcg_shows_no_victory(table):
     board = table("method view k metric mean", ("lightgcn", "all", 10, "recall", 0.5))
-    assert not judged(evaluation.lightgcn_beats_the_baselines)(board).passed
+    assert not evaluation.lightgcn_beats_the_baselines(board).passed

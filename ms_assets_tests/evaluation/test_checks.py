@@ -6,7 +6,6 @@ import pytest
 from ms_assets.defs.evaluation import checks
 from ms_assets.evaluation import champion as champions
 from ms_assets_tests import planted
-from ms_assets_tests.conftest import judged
 from ms_assets_tests.evaluation import tastes
 from ms_assets_tests.planted import model
 
@@ -28,7 +27,7 @@ def decided(store, duckdb):
 def test_a_training_that_is_surely_worse_than_the_champion_warns_and_says_by_how_much(decided):
     for noise, passed in ((1.0, True), (0.3, True), (3.0, False), (0.3, True)):
         _, table, _ = decided(model(noise))
-        result = judged(checks.challenger_is_not_worse)(table)
+        result = checks.challenger_is_not_worse(table)
         assert result.passed == passed, noise
         assert result.severity.value == "WARN"
         if not passed:
@@ -38,18 +37,18 @@ def test_a_training_that_is_surely_worse_than_the_champion_warns_and_says_by_how
 
 def test_a_champion_that_cannot_be_loaded_fails(decided, store):
     registry, table, users = decided(model(0.3))
-    assert judged(checks.champion_answers)(table, users, store).passed
+    assert checks.champion_answers(table, users, store).passed
     with registry.files(registry.champion()) as folder:
         (folder / "artifacts" / "index.faiss").write_bytes(b"no index")
-    result = judged(checks.champion_answers)(table, users, store)
+    result = checks.champion_answers(table, users, store)
     assert not result.passed
     assert result.description.startswith("the champion does not answer: ")
 
 
 def test_a_method_at_chance_level_blocks_by_its_name():
     known = tastes.world()
-    assert judged(checks.methods_beat_chance)(*known.tables()).passed
+    assert checks.methods_beat_chance(*known.tables()).passed
     known.lists["ials"] = tastes.renumbered(known.lists["ials"])
-    result = judged(checks.methods_beat_chance)(*known.tables())
+    result = checks.methods_beat_chance(*known.tables())
     assert not result.passed and result.severity.value == "ERROR"
     assert result.description.startswith("ials: no better than random lists")

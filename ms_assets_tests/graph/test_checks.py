@@ -3,7 +3,7 @@
 import pytest
 
 from ms_assets.defs.graph import checks as graph_checks
-from ms_assets_tests.conftest import judged, metadata
+from ms_assets_tests.conftest import metadata
 from ms_assets_tests.training.graphs import random_graph
 
 NAMES = "user_id song_id event_type n_events played_ratio weight"
@@ -16,7 +16,7 @@ def found(table):
 
     def result(edges, n_train):
         train = table("user_id", *[(0,)] * n_train)
-        return judged(graph_checks.edges_are_distinct_and_weighted)(table(NAMES, *edges), train)
+        return graph_checks.edges_are_distinct_and_weighted(table(NAMES, *edges), train)
 
     return result
 
@@ -61,7 +61,7 @@ def test_edges_stand_for_every_event_of_train(found, n_train):
 def test_an_edge_of_an_event_that_is_held_out_is_found(table, duckdb):
     names = "user_id song_id event_type"
     train = [(0, 0, "like"), (0, 0, "listen"), (0, 0, "listen"), (1, 0, "listen")]
-    check = judged(graph_checks.edges_are_of_train_alone)
+    check = graph_checks.edges_are_of_train_alone
 
     def result(*edges):
         return check(duckdb, table(names, *edges), table(names, *train))
@@ -76,7 +76,7 @@ def test_an_edge_of_an_event_that_is_held_out_is_found(table, duckdb):
 
 
 def test_what_is_called_a_graph_song_has_an_edge_and_a_cold_one_has_none():
-    check = judged(graph_checks.graph_songs_have_edges_and_cold_ones_none)
+    check = graph_checks.graph_songs_have_edges_and_cold_ones_none
     graph = random_graph(0)
     assert check(graph).passed
     for song in (0, -1):

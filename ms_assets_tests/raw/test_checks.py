@@ -6,12 +6,12 @@ import pytest
 from ms_assets.defs.raw import checks as raw
 from ms_assets.raw import published
 from ms_assets.raw.reports import SPREAD
-from ms_assets_tests.conftest import judged, metadata
+from ms_assets_tests.conftest import metadata
 from ms_assets_tests.worlds import World, listen
 
 
 def test_events_need_a_time_and_a_type(table):
-    check, names = judged(raw.events_have_a_time_and_a_type), "uid timestamp event_type"
+    check, names = raw.events_have_a_time_and_a_type, "uid timestamp event_type"
     good = [(1, 5, "listen"), (None, 5, "like")]
     assert check(table(names, *good)).passed
     for broken in [*good, (1, None, "like")], [*good, (1, 5, None)], []:
@@ -22,8 +22,8 @@ def test_events_need_a_time_and_a_type(table):
 
 def test_a_missing_event_type_is_named(table):
     types = ["listen", "like", "dislike", "unlike", "undislike"]
-    assert judged(raw.every_event_type_occurs)(table("event_type", *((name,) for name in types))).passed
-    found = judged(raw.every_event_type_occurs)(table("event_type", *((name,) for name in types if name != "unlike")))
+    assert raw.every_event_type_occurs(table("event_type", *((name,) for name in types))).passed
+    found = raw.every_event_type_occurs(table("event_type", *((name,) for name in types if name != "unlike")))
     assert not found.passed
     assert metadata(found)["missing"] == "unlike"
 

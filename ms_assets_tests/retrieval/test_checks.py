@@ -13,7 +13,6 @@ from ms_assets.defs.retrieval import assets
 from ms_assets.defs.retrieval import checks as retrieval
 from ms_assets.retrieval.index import built, origin
 from ms_assets.vectors import fixed_size_list
-from ms_assets_tests.conftest import judged
 from ms_assets_tests.training.graphs import trained_model, unit_rows
 
 N_SONGS, N_TRAINED = 400, 390
@@ -39,7 +38,7 @@ class Indexed:
         users = {"user_id": np.arange(30), "embedding": fixed_size_list(now["users"])}
         tables = [{"song_id": ids, "item_id": now["item_id"]}, users, embeddings, late]
         songs, *vectors = (self.con.from_arrow(pa.table(columns)) for columns in tables)
-        return judged(retrieval.index_finds_the_nearest_songs)(IndexOfOrigin(index, said), songs, model, *vectors)
+        return retrieval.index_finds_the_nearest_songs(IndexOfOrigin(index, said), songs, model, *vectors)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_every_cold_song_is_placed_with_finite_numbers_of_one_length(table, duck
     def passed(ids, vectors):
         columns = {"song_id": np.array(ids), "embedding": fixed_size_list(np.array(vectors, np.float32).reshape(-1, 2))}
         cold = duckdb.connection.from_arrow(pa.table(columns))
-        return judged(retrieval.cold_songs_are_all_placed)(cold, songs).passed
+        return retrieval.cold_songs_are_all_placed(cold, songs).passed
 
     good = [[0.3, 0.4], [0.5, 0.0]]
     assert passed([1, 2], good)
@@ -93,7 +92,7 @@ def test_every_cold_song_is_placed_with_finite_numbers_of_one_length(table, duck
         assert not passed(ids, vectors), (ids, vectors)
     none = table("song_id in_graph", (0, True))
     empty = pa.table({"song_id": np.array([], int), "embedding": fixed_size_list(np.empty((0, 2), np.float32))})
-    assert judged(retrieval.cold_songs_are_all_placed)(duckdb.connection.from_arrow(empty), none).passed
+    assert retrieval.cold_songs_are_all_placed(duckdb.connection.from_arrow(empty), none).passed
 
 
 def test_nothing_is_recommended_from_an_index_of_other_users_or_songs(indexed):
@@ -137,7 +136,7 @@ def check(duckdb, table):
     def result(rows, method="lightgcn", n_songs=3, audible=range(4)):
         graph = HeteroData()
         graph["song"].has_audio = torch.tensor([song in audible for song in range(n_songs)])
-        return judged(by_method[method])(
+        return by_method[method](
             duckdb=duckdb,
             users=table("user_id uid", (0, 0), (1, 10)),
             songs=table("song_id item_id in_graph", *((song, 100 + song, song < 3) for song in range(n_songs))),

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from ms_assets.defs.splits import checks as splits
-from ms_assets_tests.conftest import judged, metadata
+from ms_assets_tests.conftest import metadata
 from ms_assets_tests.worlds import DAY, GAP
 
 
@@ -14,7 +14,7 @@ def test_events_and_audio_need_a_common_song_and_should_have_many(table):
 
     def found(songs, events):
         named = table("item_id", *events)
-        return judged(splits.events_name_candidate_songs)(table("item_id n_events", *songs), named)
+        return splits.events_name_candidate_songs(table("item_id n_events", *songs), named)
 
     half = found([(2, 2)], events)
     assert half.passed
@@ -30,7 +30,7 @@ def test_events_and_audio_need_a_common_song_and_should_have_many(table):
         assert metadata(none)["share_of_candidates"] == 0
 
 
-DENSE = [(judged(splits.user_ids_are_dense), "user_id"), (judged(splits.song_ids_are_dense), "song_id")]
+DENSE = [(splits.user_ids_are_dense, "user_id"), (splits.song_ids_are_dense, "song_id")]
 
 
 @pytest.mark.parametrize(("check", "name"), DENSE, ids=["users", "songs"])
@@ -42,7 +42,7 @@ def test_ids_count_from_0_without_gaps_or_doubles(check, name, table):
 
 def test_graph_songs_have_the_lowest_ids(table):
     def passed(*rows):
-        return judged(splits.graph_songs_come_first)(table("song_id in_graph", *rows)).passed
+        return splits.graph_songs_come_first(table("song_id in_graph", *rows)).passed
 
     assert passed((0, True), (1, True), (2, False))
     assert not passed((0, True), (1, False), (2, True))
@@ -53,7 +53,7 @@ def test_graph_songs_have_the_lowest_ids(table):
 def test_no_part_holds_events_earlier_than_those_before_it(duckdb, table):
     def passed(train, validation, test):
         parts = (table("user_id timestamp", *rows) for rows in (train, validation, test))
-        return judged(splits.held_out_events_follow_train)(duckdb, *parts).passed
+        return splits.held_out_events_follow_train(duckdb, *parts).passed
 
     train, validation, test = [(0, 1), (0, 5), (1, 9)], [(0, 5), (1, 9)], [(0, 8), (2, 0)]
     assert passed(train, validation, test)
@@ -84,7 +84,7 @@ def conserved(duckdb, table):
             arrays = [pa.array(c, named.get(n, pa.int32())) for n, c in zip(names.split(), columns, strict=True)]
             return duckdb.connection.from_arrow(pa.table(arrays, names=names.split()))
 
-        return judged(splits.every_kept_event_is_in_one_part)(
+        return splits.every_kept_event_is_in_one_part(
             duckdb=duckdb,
             train=rows(PART, train),
             multi_event=rows(RAW, events),
@@ -200,7 +200,7 @@ def test_parts_that_lie_closer_than_the_gap_may_leave_out_nothing(conserved):
 def test_parts_that_are_not_there_yet_are_waited_for(duckdb, table, missing):
     names = ("train", "multi_event", "users", "songs", "validation", "test")
     tables = {name: None if name == missing else table(PART) for name in names}
-    found = judged(splits.every_kept_event_is_in_one_part)(duckdb=duckdb, **tables)
+    found = splits.every_kept_event_is_in_one_part(duckdb=duckdb, **tables)
     assert found.passed
     assert metadata(found)["waits_for"] == "the other parts: songs, validation, test"
 
@@ -213,7 +213,7 @@ def test_songs_count_the_plays_of_train_and_no_others(duckdb, table):
     songs = [(0, True, 2), (1, True, 0), (2, True, 1), (3, False, 0)]
 
     def wrong(*songs):
-        found = judged(splits.songs_count_the_plays_of_train_alone)(
+        found = splits.songs_count_the_plays_of_train_alone(
             duckdb, table("song_id event_type", *train), table("song_id in_graph n_train_plays", *songs)
         )
         assert found.passed == (metadata(found)["n_wrong_songs"] == 0)
@@ -231,7 +231,7 @@ def test_songs_count_the_plays_of_train_and_no_others(duckdb, table):
 
 
 def test_plays_wait_for_the_songs(duckdb, table):
-    found = judged(splits.songs_count_the_plays_of_train_alone)(duckdb, table("song_id event_type"), None)
+    found = splits.songs_count_the_plays_of_train_alone(duckdb, table("song_id event_type"), None)
     assert found.passed
     assert metadata(found)["waits_for"] == "splits/songs"
 
@@ -259,7 +259,7 @@ def truth(duckdb, table):
     def result(rows, validation=VALIDATED, test=TESTED):
         names = "split user_id song_id n_events listen_plus likes dislikes n_train_plays"
         parts = [table(MET, *part) for part in (LEARNT, validation, test)]
-        return judged(splits.ground_truth_speaks_of_the_events)(duckdb, table(names, *rows), *parts)
+        return splits.ground_truth_speaks_of_the_events(duckdb, table(names, *rows), *parts)
 
     return result
 
