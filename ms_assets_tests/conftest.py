@@ -1,6 +1,6 @@
 """What the tests share: a platform over a folder of its own, and worlds computed once for all tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,16 +51,20 @@ class Platform:
         self._job = self.definitions.resolve_implicit_global_asset_job_def()
 
     def materialise(
-        self, *keys: str, scale: str = "50m", config: dict | None = None, alone: bool = False
-    ) -> dg.ExecuteInProcessResult:
-        """Materialise these assets and, unless `alone`, all that they stand on; a step's error is raised."""
+        self, *keys: str, scale: str = "50m", config: dict | None = None, alone: bool = False,
+        left_out: Collection[str] = COMMON_CHECKS,
+    ) -> dg.ExecuteInProcessResult:  # fmt: skip
+        """Materialise these assets and, unless `alone`, all that they stand on; a step's error is raised.
+
+        left_out: names of checks that do not run.
+        """
         selection = dg.AssetSelection.keys(*keys)
         if not alone:
             selection = selection.upstream()
         graph = self.definitions.resolve_asset_graph()
         chosen = selection.resolve(graph)
         # What all artefacts have in common is checked with the whole pipeline (`test_commands.py`).
-        checks = {key for key in graph.asset_check_keys if key.asset_key in chosen and key.name not in COMMON_CHECKS}
+        checks = {key for key in graph.asset_check_keys if key.asset_key in chosen and key.name not in left_out}
         return self._job.get_subset(asset_selection=chosen, asset_check_selection=checks).execute_in_process(
             instance=self.instance,
             partition_key=scale,

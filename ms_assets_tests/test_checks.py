@@ -1,5 +1,6 @@
 """Every asset check passes on good data, and fails on data broken in the way that it names."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,20 +11,25 @@ import pytest
 
 from ms_assets.definitions import defs
 from ms_assets.defs.evaluation import checks as evaluation
-from ms_assets.defs.platform import common_checks
-from ms_assets.defs.platform.lineage import Made
+from ms_assets.defs.platform.checks import enough_rows
+from ms_assets.defs.platform.io_managers import TableIOManager
+from ms_assets.defs.platform.lineage import InconsistentInputsError, Made, origins_of
 from ms_assets.defs.platform.scales import SCALES
-from ms_assets.defs.platform.schemas import as_metadata, declared
+from ms_assets.defs.platform.schemas import as_metadata, declared, described, difference
 from ms_assets.defs.raw import checks as raw
 from ms_assets.defs.training import checks as training
 from ms_assets.vectors import fixed_size_list
 from ms_assets_tests.conftest import metadata
 from ms_assets_tests.training.graphs import trained_model, unit_rows
+from ms_assets_tests.worlds import World, listen
+
+TESTED_BY_ANOTHER_NAME = {"recommendations_are_complete", "rows_are_no_fewer_than_half"}
+"""Checks that are made for several assets."""
 
 
 def test_every_check_is_tested_here():
     source = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_checks.py"))
-    names = {key.name for key in defs.resolve_asset_graph().asset_check_keys} - {"recommendations_are_complete"}
+    names = {key.name for key in defs.resolve_asset_graph().asset_check_keys} - TESTED_BY_ANOTHER_NAME
     assert {name for name in names if f".{name}" not in source} == set()
 
 
@@ -41,43 +47,50 @@ def test_checks_that_guard_what_follows_stop_it():
 # of every artefact
 
 
-def made(run="run", **known):
-    return Made("v", run, datetime.now(UTC), known)
+def made(run="run", origins=(), version="v", **known):
+    return Made(
+        version=version, name="x.parquet", size=1, modified=1, run_id=run, at=datetime.now(UTC).isoformat(), inputs={},
+        origins=dict(origins), metadata=known,
+    )  # fmt: skip
 
 
-def test_inputs_that_stand_on_two_divisions_are_an_error_and_on_two_sources_a_warning():
+def test_inputs_that_stand_on_two_divisions_or_two_sources_are_refused():
     def found(**origins):
-        named = {f"{room}/x": versions for room, versions in origins.items()}
-        return common_checks.inputs_have_one_origin([made(origins=named)])
+        """Of two inputs, each made from one of the versions of these rooms' x, or from the only one."""
+        first, second = ({f"{room}/x": versions[place] for room, versions in origins.items()} for place in (0, -1))
+        return origins_of({"graph/y": made(origins=first), "graph/z": made(origins=second)}, "50m")
 
-    assert common_checks.inputs_have_one_origin([]).passed, "nothing is known of it"
-    assert found(splits=["a"], raw=["b"]).passed
-    two = found(splits=["a", "b"], raw=["c"])
-    assert (two.passed, two.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert "splits/x in versions a and b; materialise what follows splits/x again" in two.description
-    source = found(splits=["a"], raw=["b", "c"])
-    assert (source.passed, source.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert origins_of({}, "50m") == {}, "nothing is known of it"
+    assert found(splits=["a"], raw=["b"]) == {"splits/x": "a", "raw/x": "b", "graph/y": "v", "graph/z": "v"}
+    for origins, of in (({"splits": "ab", "raw": "c"}, "splits/x"), ({"splits": "a", "raw": "bc"}, "raw/x")):
+        said = f"from two versions of {of}; materialise graph/y again, with what lies between it and {of}"
+        with pytest.raises(InconsistentInputsError, match=said):
+            found(**origins)
+
+
+def test_an_input_that_another_was_not_made_from_is_refused():
+    edges, train = made(origins={"splits/train": "before"}), made(version="now")
+    with pytest.raises(InconsistentInputsError, match="graph/edges and splits/train of 50m do not belong together"):
+        origins_of({"graph/edges": edges, "splits/train": train}, "50m")
+    assert origins_of({"graph/edges": edges, "splits/train": replace(train, version="before")}, "50m")
 
 
 def test_a_file_of_other_columns_than_declared_is_found(table):
     wanted = declared(as_metadata({"user_id": ("BIGINT", "user"), "event_type": ("VARCHAR", "type")}))
 
     def result(names, row):
-        return common_checks.columns_are_the_declared_ones(table(names, row), wanted)
+        return difference(described(table(names, row), wanted).columns, wanted)
 
-    assert result("user_id event_type", (1, "like")).passed
+    assert result("user_id event_type", (1, "like")) is None
     for names, row in (("user_id", (1,)), ("event_type user_id", ("like", 1)), ("user_id event_type", (1, 2)),
                        ("user_id event_type score", (1, "like", 0.5))):  # fmt: skip
         found = result(names, row)
-        assert not found.passed
-        assert found.description.startswith(
-            "expected columns [('user_id', 'BIGINT'), ('event_type', 'VARCHAR')], found"
-        )
+        assert found.startswith("expected columns [('user_id', 'BIGINT'), ('event_type', 'VARCHAR')], found")
 
 
 def test_a_table_that_lost_more_than_half_of_its_rows_is_worth_a_warning():
     def result(*counts):
-        return common_checks.rows_are_no_fewer_than_half([made(**{"dagster/row_count": n}) for n in counts])
+        return enough_rows([made(**{"dagster/row_count": n}) for n in counts])
 
     for fine in (), (5,), (5, 10), (10, 5), (0, 0), (5, 10, 100):
         assert result(*fine).passed, fine
@@ -86,10 +99,18 @@ def test_a_table_that_lost_more_than_half_of_its_rows_is_worth_a_warning():
     assert metadata(result(4, 10)) == {"n_rows": 4, "n_rows_before": 10}
 
 
-def test_a_table_that_a_person_has_reported_has_not_lost_its_rows():
-    reported, before = made(), made(**{"dagster/row_count": 10})
-    for history in ([reported, before], [before, reported], [reported]):
-        assert common_checks.rows_are_no_fewer_than_half(history).passed
+def test_a_table_that_a_person_has_reported_has_not_lost_its_rows(platform):
+    World([listen(1, 0, 10)], [10]).write(platform.source)
+    key = dg.AssetKey(["raw", "multi_event"])
+    reported = dg.AssetMaterialization(key, partition="50m")
+    platform.instance.report_runless_asset_event(reported)
+    assert enough_rows(platform.lineage.history(key, "50m")).passed
+    for _ in range(2):
+        platform.materialise("raw/multi_event")
+        platform.instance.report_runless_asset_event(reported)
+        found = enough_rows(platform.lineage.history(key, "50m"))
+        assert found.passed
+        assert metadata(found)["n_rows"] == 1
 
 
 def test_every_check_that_is_launched_alone_says_that_it_runs_with_its_asset(platform):
@@ -225,19 +246,22 @@ def test_leaderboards_of_two_protocols_or_of_other_lengths_are_not_compared():
     assert evaluation.fallen(low, board("r0", _20=high)).passed
 
 
-def test_a_leaderboard_is_compared_with_the_one_before_it_of_its_scale():
+def test_a_leaderboard_is_compared_with_the_one_before_it_of_its_scale(tmp_path, duckdb):
     key, shown = dg.AssetKey(["evaluation", "leaderboard"]), {}
+    columns = as_metadata({"run": ("BIGINT", "run")})
 
-    @dg.asset(key=key, partitions_def=SCALES)
+    @dg.asset(key=key, partitions_def=SCALES, metadata=columns)
     def leaderboard():
-        return dg.MaterializeResult(metadata={"protocol": "per_user", "ndcg_of_lightgcn": {"all at 10": shown["ndcg"]}})
+        told = {"protocol": "per_user", "ndcg_of_lightgcn": {"all at 10": shown["ndcg"]}}
+        return dg.MaterializeResult(value=pa.table({"run": [shown["run"]]}), metadata=told)
 
     checks = [evaluation.lightgcn_is_as_good_as_before]
-    job = dg.Definitions([leaderboard], asset_checks=checks).resolve_implicit_global_asset_job_def()
+    stored = {"io_manager": TableIOManager(base_dir=str(tmp_path), duckdb=duckdb)}
+    job = dg.Definitions([leaderboard], asset_checks=checks, resources=stored).resolve_implicit_global_asset_job_def()
     passed = []
     with dg.DagsterInstance.ephemeral() as instance:
-        for scale, ndcg in (("50m", 0.5), ("sample", 0.1), ("50m", 0.4), ("50m", 0.2)):
-            shown["ndcg"] = [ndcg, ndcg - 0.1, ndcg + 0.1]
+        for run, (scale, ndcg) in enumerate((("50m", 0.5), ("sample", 0.1), ("50m", 0.4), ("50m", 0.2))):
+            shown.update(run=run, ndcg=[ndcg, ndcg - 0.1, ndcg + 0.1])
             [check] = job.execute_in_process(instance=instance, partition_key=scale).get_asset_check_evaluations()
             passed.append(check.passed)
     assert passed == [True, True, True, False]
