@@ -109,7 +109,7 @@ def _run_trial(trial: optuna.Trial, base: TrainingSettings, fit: Fit) -> float:
 
     Raises:
         optuna.TrialPruned: an epoch was worse than the median of the other trials; or the settings need more memory
-            than there is, or diverge at once.
+            than there is, or diverge, however good the epochs before were: whoever took them would diverge again.
     """
     settings = TrainingSettings(**{**base.model_dump(), **_suggested(trial)})
 
@@ -124,7 +124,7 @@ def _run_trial(trial: optuna.Trial, base: TrainingSettings, fit: Fit) -> float:
         raise optuna.TrialPruned from error
     trial.set_user_attr("mlflow_run_id", trained.mlflow_run_id)
     trial.set_user_attr("remark", trained.diverged)
-    if trial.should_prune():
+    if trained.diverged or trial.should_prune():
         raise optuna.TrialPruned
     return trained.best.validation_ndcg
 

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import mlflow
 import numpy as np
@@ -88,6 +89,18 @@ def test_settings_that_do_not_fit_or_diverge_are_pruned_with_a_remark(url, error
     assert table["state"].to_list() == ["complete", "pruned", "pruned"]
     assert table["remark"].to_list() == [None, str(error), str(error)]
     assert table["validation_ndcg"].to_list()[1:] == [None, None]
+
+
+def test_a_trial_that_diverges_later_is_pruned_with_a_remark_however_good_it_was_before(url):
+    def diverging(name, settings, listener):
+        trained = Trainings()(name, settings, listener)
+        return trained if settings == BASE else replace(trained, best=replace(trained.best, validation_ndcg=9.0),
+                                                        diverged="training diverged in epoch 3")  # fmt: skip
+
+    table = studies.trials(searched(url, 3, diverging))
+    assert table["state"].to_list() == ["complete", "pruned", "pruned"]
+    assert table["remark"].to_list()[1:] == ["training diverged in epoch 3"] * 2
+    assert table["is_best"].to_list() == [True, False, False]
 
 
 def test_any_other_error_ends_the_study(url):
