@@ -71,7 +71,10 @@ def lightgcn(
         if settings.refit:
             parts = (splits[name] for name in ("negatives", "train", "validation"))
             data = refit.refit_data(io_manager.duckdb.connection, bipartite_graph, *parts)
-            trained = trainer.refit(data, trained, device, Checkpoint.open(file("refit"), data, settings))
+            again = Checkpoint.open(file("refit"), data, settings)
+            trained = trainer.refit(data, trained, device, again)
+            again.finish()
+        checkpoint.finish()
         diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
         numbers, drawn = diagnosis.numbers, figures.of_training(trained, diagnosis)
         run.log_summary(numbers)
