@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from ms_assets import pictures
-from ms_assets.settings import StudySettings, TrainingSettings
+from ms_assets.settings import LARGEST_SEED, StudySettings, TrainingSettings
 from ms_assets.training.experiments import Fit
 from ms_assets.training.memory import NotEnoughMemoryError
 from ms_assets.training.trained import Epoch
@@ -91,7 +91,9 @@ def search(study: optuna.Study, settings: StudySettings, base: TrainingSettings,
         # Draws depend on the trial's number, so that processes side by side never draw the same settings.
         with _experimental():
             trial.study.sampler = optuna.samplers.TPESampler(
-                n_startup_trials=RANDOM_TRIALS, seed=settings.seed + trial.number, constant_liar=True
+                n_startup_trials=RANDOM_TRIALS,
+                seed=(settings.seed + trial.number) % (LARGEST_SEED + 1),
+                constant_liar=True,
             )
         return _run_trial(trial, base, fit)
 

@@ -103,6 +103,10 @@ def test_a_trial_that_diverges_later_is_pruned_with_a_remark_however_good_it_was
     assert table["is_best"].to_list() == [True, False, False]
 
 
+def test_the_largest_seed_is_a_seed_like_any_other(url):
+    assert len(studies.trials(searched(url, 10, Trainings(), seed=2**32 - 1))) == 10
+
+
 def test_any_other_error_ends_the_study(url):
     def failing(name, settings, listener):
         raise KeyError("a bug")

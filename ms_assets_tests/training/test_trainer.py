@@ -193,6 +193,21 @@ def test_progress_names_epoch_loss_validation_and_time_left(caplog):
     assert "s left" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"seed": 2**32 - 1}, {"batch_size": 2**31 - 1}, {"accumulation": 2**31 - 1}, {"group_size": 8_192},
+        {"validation_users": 2**31 - 1}, {"edge_weight_interval": 2**31 - 1}, {"temperature": 1e-6},
+        {"temperature": 10}, {"weight_decay": 1}, {"max_gradient_norm": 1e38}, {"max_gradient_norm": 1e-6},
+        {"neutral_weight": 1e6}, {"warmup_epochs": 10_000}, {"margin": 2}, {"momentum": 0.999_999}, {"layers": 8},
+        {"checkpoint_seconds": 1e9}, {"patience": 10_000},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_largest_and_smallest_numbers_that_the_settings_take_train(extreme):
+    assert np.isfinite(trained(EXPLICIT, **{"epochs": 1, **extreme}).history[0].loss)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_the_embeddings_of_the_cpu():
