@@ -114,13 +114,9 @@ class TrainingSettings(Settings):
     """Settings of LightGCN: size, loss and optimisation."""
 
     embedding_dim: int = Field(64, ge=4, le=1024, description="Dimensions of user and song embeddings.")
-    layers: int = Field(1, ge=0, le=8, description="Propagation layers, over which embeddings are averaged.")
-    popularity: float = Field(
-        0.4,
-        ge=0,
-        le=1,
-        description="Exponent of popularity: the length of a song's embedding is this power of its number of edges; 0 "
-        "makes all equally long.",
+    layers: int = Field(3, ge=0, le=8, description="Propagation layers, over which embeddings are averaged.")
+    song_lengths: bool = Field(
+        True, description="Learn the length of every song's embedding; otherwise all have length 1."
     )
     song_residual: bool = Field(
         True, description="Learn a residual vector per graph song, added to the encoding of its audio and metadata."
@@ -145,15 +141,15 @@ class TrainingSettings(Settings):
         description="Loss of a positive against neutral negatives. bpr: it should outscore each of them. softmax: it "
         "should have the largest share among all songs, estimated from them.",
     )
-    epochs: int = Field(10, ge=1, le=10_000, description="Maximum number of passes over all positive edges.")
+    epochs: int = Field(20, ge=1, le=10_000, description="Maximum number of passes over all positive edges.")
     patience: int = Field(
-        3, ge=1, le=10_000, description="Epochs without a better validation NDCG before training stops."
+        4, ge=1, le=10_000, description="Epochs without a better validation NDCG before training stops."
     )
     batch_size: int | None = Field(
         None,
         ge=1,
         le=LARGEST_COUNT,
-        description="Positive edges per step; by default an eighth of all, between 8,192 and 262,144.",
+        description="Positive edges per step; by default a sixteenth of all, between 8,192 and 262,144.",
     )
     accumulation: int | None = Field(
         None,
@@ -163,10 +159,10 @@ class TrainingSettings(Settings):
         "default pieces have at most 32,768 edges, fewer where memory is short.",
     )
     group_size: int = Field(
-        16, ge=1, le=SMALLEST_BATCH, description="Positives of a batch that share one draw of neutral negatives."
+        64, ge=1, le=SMALLEST_BATCH, description="Positives of a batch that share one draw of neutral negatives."
     )
     neutral_negatives: int = Field(
-        64, ge=1, le=65_536, description="Random songs drawn as negatives for a group of positives."
+        256, ge=1, le=65_536, description="Random songs drawn as negatives for a group of positives."
     )
     neutral_weight: float = Field(0.31, ge=0, le=1e6, description="Weight of the neutral negatives in the loss.")
     hard_weight: float = Field(1.0, ge=0, le=1e6, description="Weight of the explicit negatives in the loss.")
@@ -175,7 +171,7 @@ class TrainingSettings(Settings):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser; sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     learning_rate: float = Field(
-        0.001, gt=0, le=LARGEST_RATE, description="Peak learning rate, reached after the warm-up; then a cosine to 0."
+        0.01, gt=0, le=LARGEST_RATE, description="Peak learning rate, reached after the warm-up; then a cosine to 0."
     )
     warmup_epochs: float = Field(1.0, ge=0, le=10_000, description="Epochs over which the learning rate rises.")
     weight_decay: float = Field(
@@ -221,7 +217,7 @@ class TrainingSettings(Settings):
 
     def step_size(self, n_edges: int) -> int:
         """Number of positive edges per step when training on n_edges."""
-        return min(self.batch_size or min(max(n_edges // 8, SMALLEST_BATCH), LARGEST_BATCH), max(n_edges, 1))
+        return min(self.batch_size or min(max(n_edges // 16, SMALLEST_BATCH), LARGEST_BATCH), max(n_edges, 1))
 
     def n_pieces(self, n_edges: int) -> int:
         """Number of pieces per step when training on n_edges."""

@@ -107,7 +107,7 @@ def test_the_version_stands_in_one_place_and_the_changelog_begins_with_it():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" in project["project"]["dynamic"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "ms_assets.__version__"}
-    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == ms_assets.__version__
+    assert re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == ms_assets.__version__
 
 
 OF_OTHER_PACKAGES = {

@@ -8,7 +8,7 @@ import numpy as np
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import TrainingData
 
-FORMAT = 2
+FORMAT = 3
 """Version of checkpoints; it is raised when their content, or its use in training, changes."""
 NOT_IDENTITY = {"accumulation", "checkpoint_seconds", "replace_checkpoint", "refit", "use_study"}
 """Settings that do not change the course of a training, apart from rounding."""

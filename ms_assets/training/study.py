@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 SEARCH_SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(3e-4, 1e-1, log=True),
-    "popularity": FloatDistribution(0.0, 0.8),
     "layers": IntDistribution(1, 5),
     "neutral_negatives": CategoricalDistribution((16, 32, 64, 128, 256)),
     "neutral_weight": FloatDistribution(0.05, 2.0, log=True),

@@ -46,7 +46,7 @@ def scores_of(result):
         {"spectral_start": False, "epochs": 20},
         {"objective": "bpr"},
         {"objective": "bpr", "spectral_start": False, "epochs": 20},
-        {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 10.0},
+        {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 3.0},
         {"edge_weights": "heuristic"},
         {"song_residual": False},
         {"edge_weight_interval": 1},

@@ -37,7 +37,7 @@ TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 @asset(
     kinds={"pytorch", "mlflow"},
     pool="gpu",
-    code_version="4",
+    code_version="5",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
     ins=TRAINED_ON | REFIT,
@@ -51,7 +51,7 @@ def lightgcn(
     LightGCN learns a vector for every user and song, such that users lie near the songs that they listen to. Curves and
     pictures are in the metadata and in MLflow; an interrupted training resumes from its last checkpoint.
     """
-    from ms_assets.training import diagnostics, figures, inputs, memory, refit, trainer
+    from ms_assets.training import diagnostics, figures, inputs, memory, refit, rehearsal, trainer
     from ms_assets.training.checkpoints import Checkpoint
 
     data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
@@ -74,6 +74,7 @@ def lightgcn(
             again = Checkpoint.open(file("refit"), data, settings)
             trained = trainer.refit(data, trained, device, again)
             again.finish()
+        trained = rehearsal.with_cold_length(data, trained, device)
         checkpoint.finish()
         diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
         numbers, drawn = diagnosis.numbers, figures.of_training(trained, diagnosis)
