@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 SMALLEST_BATCH, LARGEST_BATCH = 8_192, 262_144
 LARGEST_PIECE = 32_768
+DEFAULT_TEMPERATURE = 0.15
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
 LARGEST_SEED = 2**32 - 1
@@ -136,6 +137,11 @@ class TrainingSettings(Settings):
     spectral_start: bool = Field(
         True, description="Start from a truncated SVD of the graph instead of random embeddings."
     )
+    spectrum: Literal["normalised", "plain"] = Field(
+        "normalised",
+        description="Matrix of the spectral start. normalised: edge weights over the roots of degrees. plain: 1 for "
+        "every edge, and songs begin at the lengths of their vectors.",
+    )
     objective: Literal["bpr", "softmax"] = Field(
         "softmax",
         description="Loss of a positive against neutral negatives. bpr: it should outscore each of them. softmax: it "
@@ -167,7 +173,17 @@ class TrainingSettings(Settings):
     neutral_weight: float = Field(0.31, ge=0, le=1e6, description="Weight of the neutral negatives in the loss.")
     hard_weight: float = Field(1.0, ge=0, le=1e6, description="Weight of the explicit negatives in the loss.")
     margin: float = Field(0.0, ge=0, le=2, description="Difference by which a positive should outscore a negative.")
-    temperature: float = Field(0.15, ge=1e-6, le=10, description="Divisor of score differences; below 1 it sharpens.")
+    temperature: float | None = Field(
+        None,
+        ge=1e-6,
+        le=10,
+        description="Divisor of score differences; below 1 it sharpens. By default the race's choice, or .15.",
+    )
+    race: bool = Field(
+        True,
+        description="Choose on the validation part what no default wins on all data: the temperature, unless it is "
+        "given, by short trainings of small graphs; and whether training is better than the plain SVD of the graph.",
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser; sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     learning_rate: float = Field(
@@ -214,6 +230,11 @@ class TrainingSettings(Settings):
         if not (self.audio or self.metadata or self.song_residual):
             raise ValueError("audio, metadata and song_residual are all off: a song must be known by one of them")
         return self
+
+    @property
+    def sharpness(self) -> float:
+        """Temperature, τ: the given one, or .15."""
+        return self.temperature or DEFAULT_TEMPERATURE
 
     def step_size(self, n_edges: int) -> int:
         """Number of positive edges per step when training on n_edges."""

@@ -48,7 +48,7 @@ class LightGCN(VectorRecommender):
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         from ms_assets.graph.bipartite import bipartite_graph
         from ms_assets.graph.edges import edges
-        from ms_assets.training import inputs, rehearsal, trainer
+        from ms_assets.training import inputs, race
 
         given = dataset.tables
         assert given is not None, "frames come with the tables that a graph is made of"
@@ -63,7 +63,7 @@ class LightGCN(VectorRecommender):
         known = {"audio": dataset.audio is not None, "metadata": has_metadata}
         used = {name: is_known and getattr(self.settings, name) for name, is_known in known.items()}
         settings, device = inputs.fitted(validated(TrainingSettings, self.settings.model_dump() | used), data.graph)
-        self.trained = rehearsal.with_cold_length(data, trainer.fit(data, settings, device), device)
+        self.trained = race.train(data, settings, device)
         users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
         if dataset.n_graph_songs < dataset.n_songs:
             artists = Ragged.from_column(given.songs.order("song_id").to_arrow_table(), "artist_ids")

@@ -22,9 +22,11 @@ def start_from_spectrum(network: Network, features: SongFeatures, settings: Trai
     audio by a ridge regression; artists, then albums, by the mean over their songs and one more that is zero; a
     residual takes the rest. All have length 1. The encoder's scales are balanced, if the settings say so.
     """
-    users, songs = _singular_vectors(network, settings.seed)
+    users, songs, lengths = _singular_vectors(network, settings)
     graph_songs, encoder = features.select(torch.arange(network.n_graph_songs)), network.encoder
     network.users.copy_(users)
+    if settings.spectrum == "plain":
+        network.log_lengths.copy_(lengths.clamp(min=SHORTEST).log())
     if encoder.uses_audio:
         audio = encoder.filled(graph_songs)
         weight, bias = ridge(audio, songs, settings.seed)
@@ -47,8 +49,11 @@ def start_from_spectrum(network: Network, features: SongFeatures, settings: Trai
         network.residual.copy_(songs - encoder(graph_songs))
 
 
-def _singular_vectors(network: Network, seed: int) -> tuple[Tensor, Tensor]:
-    """Singular vectors of the degree-normalised weighted user × song matrix: unit rows of U Σ, V Σ, float32 [·, d]."""
+def _singular_vectors(network: Network, settings: TrainingSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular vectors of the user × song matrix: unit rows of U Σ, V Σ, float32 [·, d], and the lengths of V's rows.
+
+    The matrix holds the weights of edges over the roots of degrees, or 1 for every pair with an edge.
+    """
     from scipy.sparse import csr_matrix
     from sklearn.utils.extmath import randomized_svd
 
@@ -62,15 +67,20 @@ def _singular_vectors(network: Network, seed: int) -> tuple[Tensor, Tensor]:
     rows = np.repeat(np.arange(n_users), np.diff(offsets))
     values = weights[adjacency.edge[:n_entries]].numpy() * roots[rows] * roots[n_users + columns]
     matrix = csr_matrix((values, columns, offsets), shape=(n_users, n_songs))
+    if settings.spectrum == "plain":
+        matrix.sum_duplicates()
+        matrix.data[:] = 1.0
     dimensions = network.users.shape[1]
     rank = min(dimensions, n_users, n_songs)
-    left, singular, right = randomized_svd(matrix, rank, random_state=seed)
-    generator = torch.Generator().manual_seed(seed)
+    left, singular, right = randomized_svd(matrix, rank, random_state=settings.seed)
+    # Of the plain matrix the product of users' and songs' rows is the reconstruction, so songs are not scaled.
+    of_songs = right.T if settings.spectrum == "plain" else right.T * singular
+    generator = torch.Generator().manual_seed(settings.seed)
     users, songs = (
-        _unit_rows(torch.from_numpy((vectors * singular).astype(np.float32)), dimensions, generator)
-        for vectors in (left, right.T)
+        _unit_rows(torch.from_numpy(vectors.astype(np.float32)), dimensions, generator)
+        for vectors in (left * singular, of_songs)
     )
-    return users, songs
+    return users, songs, torch.from_numpy(np.linalg.norm(of_songs, axis=1).astype(np.float32))
 
 
 def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:

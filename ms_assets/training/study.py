@@ -78,7 +78,7 @@ def open_study(url: str, name: str, base: TrainingSettings) -> optuna.Study:
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
     )
-    defaults = {name: getattr(base, name) for name in SEARCH_SPACE}
+    defaults = {name: getattr(base, name) for name in SEARCH_SPACE} | {"temperature": base.sharpness}
     study.enqueue_trial(defaults, skip_if_exists=True)
     return study
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from ms_assets import pictures
@@ -51,7 +52,7 @@ def lightgcn(
     LightGCN learns a vector for every user and song, such that users lie near the songs that they listen to. Curves and
     pictures are in the metadata and in MLflow; an interrupted training resumes from its last checkpoint.
     """
-    from ms_assets.training import diagnostics, figures, inputs, memory, refit, rehearsal, trainer
+    from ms_assets.training import diagnostics, figures, inputs, memory, race, refit, trainer
     from ms_assets.training.checkpoints import Checkpoint
 
     data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
@@ -63,7 +64,7 @@ def lightgcn(
     with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:
         checkpoint.notes["mlflow_run_id"] = run.run_id
         run.log_settings({**settings.model_dump(), "device": str(device)})
-        trained = trainer.fit(
+        trained = race.train(
             data, settings, device,
             on_epoch=lambda epoch: run.log_metrics(asdict(epoch), step=epoch.number),
             checkpoint=checkpoint,
@@ -74,11 +75,10 @@ def lightgcn(
             again = Checkpoint.open(file("refit"), data, settings)
             trained = trainer.refit(data, trained, device, again)
             again.finish()
-        trained = rehearsal.with_cold_length(data, trained, device)
         checkpoint.finish()
         diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
         numbers, drawn = diagnosis.numbers, figures.of_training(trained, diagnosis)
-        run.log_summary(numbers)
+        run.log_summary(numbers | {f"race {name}": ndcg for name, ndcg in trained.race.items()})
         for name, image in drawn.items():
             run.log_picture(image, f"{name.replace(' ', '_')}.png")
     return dg.MaterializeResult(
@@ -89,6 +89,7 @@ def lightgcn(
             "epochs": len(trained.history),
             "training_seconds": round(trained.history[-1].seconds, 1),
             "device": str(device),
+            "race": shown.table(pl.DataFrame({"compared": list(trained.race), "ndcg": list(trained.race.values())})),
             "estimated_memory": estimated,
             "mlflow_run": dg.MetadataValue.url(run.url),
             **{name: round(number, 4) for name, number in numbers.items()},
