@@ -13,8 +13,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 SMALLEST_BATCH, LARGEST_BATCH = 8_192, 262_144
 LARGEST_PIECE = 32_768
+DEFAULT_TEMPERATURE = 0.15
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
+LARGEST_SEED = 2**32 - 1
+"""Largest seed of NumPy's and scikit-learn's generators."""
+LARGEST_COUNT = 2**31 - 1
+"""Largest number that every library takes for a count, signed 32 bits."""
+LARGEST_RATE = 1e38
+"""Largest power of ten of a 32-bit float."""
 
 
 class Settings(BaseModel):
@@ -45,8 +52,8 @@ def validated(model: type[S], values: Mapping[str, Any]) -> S:
 
 
 def _known_device(device: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ValueError("expected auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", device):
+        raise ValueError("expected auto, cpu, cuda or cuda:N, N below 100")
     return device
 
 
@@ -56,8 +63,8 @@ Device = Annotated[str, AfterValidator(_known_device)]
 class UserSettings(Settings):
     """Filter of users by their number of events."""
 
-    min_events: int = Field(680, ge=1, description="Users with fewer raw events are left out.")
-    max_events: int = Field(6800, ge=1, description="Users with more raw events are left out.")
+    min_events: int = Field(680, ge=1, le=LARGEST_COUNT, description="Users with fewer raw events are left out.")
+    max_events: int = Field(6800, ge=1, le=LARGEST_COUNT, description="Users with more raw events are left out.")
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> Self:
@@ -89,6 +96,7 @@ class SplitSettings(Settings):
     test_start: int = Field(
         PUBLISHED_LAST_TIMESTAMP - 86_400,
         ge=0,
+        le=2**62,
         description="First second of the test part (global_temporal); set it for data that ends at another time than "
         "Yambda.",
     )
@@ -107,13 +115,9 @@ class TrainingSettings(Settings):
     """Settings of LightGCN: size, loss and optimisation."""
 
     embedding_dim: int = Field(64, ge=4, le=1024, description="Dimensions of user and song embeddings.")
-    layers: int = Field(1, ge=0, le=8, description="Propagation layers, over which embeddings are averaged.")
-    popularity: float = Field(
-        0.4,
-        ge=0,
-        le=1,
-        description="Exponent of popularity: the length of a song's embedding is this power of its number of edges; 0 "
-        "makes all equally long.",
+    layers: int = Field(3, ge=0, le=8, description="Propagation layers, over which embeddings are averaged.")
+    song_lengths: bool = Field(
+        True, description="Learn the length of every song's embedding; otherwise all have length 1."
     )
     song_residual: bool = Field(
         True, description="Learn a residual vector per graph song, added to the encoding of its audio and metadata."
@@ -133,49 +137,77 @@ class TrainingSettings(Settings):
     spectral_start: bool = Field(
         True, description="Start from a truncated SVD of the graph instead of random embeddings."
     )
+    spectrum: Literal["normalised", "plain"] = Field(
+        "normalised",
+        description="Matrix of the spectral start. normalised: edge weights over the roots of degrees. plain: 1 for "
+        "every edge, and songs begin at the lengths of their vectors.",
+    )
     objective: Literal["bpr", "softmax"] = Field(
         "softmax",
         description="Loss of a positive against neutral negatives. bpr: it should outscore each of them. softmax: it "
         "should have the largest share among all songs, estimated from them.",
     )
-    epochs: int = Field(10, ge=1, le=10_000, description="Maximum number of passes over all positive edges.")
-    patience: int = Field(3, ge=1, description="Epochs without a better validation NDCG before training stops.")
+    epochs: int = Field(20, ge=1, le=10_000, description="Maximum number of passes over all positive edges.")
+    patience: int = Field(
+        4, ge=1, le=10_000, description="Epochs without a better validation NDCG before training stops."
+    )
     batch_size: int | None = Field(
         None,
         ge=1,
-        description="Positive edges per step; by default an eighth of all, between 8,192 and 262,144.",
+        le=LARGEST_COUNT,
+        description="Positive edges per step; by default a sixteenth of all, between 8,192 and 262,144.",
     )
     accumulation: int | None = Field(
         None,
         ge=1,
+        le=LARGEST_COUNT,
         description="Pieces per step, whose gradients are accumulated to save memory; the step stays the same. By "
         "default pieces have at most 32,768 edges, fewer where memory is short.",
     )
-    group_size: int = Field(16, ge=1, description="Positives of a batch that share one draw of neutral negatives.")
-    neutral_negatives: int = Field(64, ge=1, description="Random songs drawn as negatives for a group of positives.")
-    neutral_weight: float = Field(0.31, ge=0, description="Weight of the neutral negatives in the loss.")
-    hard_weight: float = Field(1.0, ge=0, description="Weight of the explicit negatives in the loss.")
+    group_size: int = Field(
+        64, ge=1, le=SMALLEST_BATCH, description="Positives of a batch that share one draw of neutral negatives."
+    )
+    neutral_negatives: int = Field(
+        256, ge=1, le=65_536, description="Random songs drawn as negatives for a group of positives."
+    )
+    neutral_weight: float = Field(0.31, ge=0, le=1e6, description="Weight of the neutral negatives in the loss.")
+    hard_weight: float = Field(1.0, ge=0, le=1e6, description="Weight of the explicit negatives in the loss.")
     margin: float = Field(0.0, ge=0, le=2, description="Difference by which a positive should outscore a negative.")
-    temperature: float = Field(0.15, gt=0, le=10, description="Divisor of score differences; below 1 it sharpens.")
+    temperature: float | None = Field(
+        None,
+        ge=1e-6,
+        le=10,
+        description="Divisor of score differences; below 1 it sharpens. By default the race's choice, or .15.",
+    )
+    race: bool = Field(
+        True,
+        description="Choose on the validation part what no default wins on all data: the temperature, unless it is "
+        "given, by short trainings of small graphs; and whether training is better than the plain SVD of the graph.",
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser; sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     learning_rate: float = Field(
-        0.001, gt=0, description="Peak learning rate, reached after the warm-up; then a cosine to 0."
+        0.01, gt=0, le=LARGEST_RATE, description="Peak learning rate, reached after the warm-up; then a cosine to 0."
     )
-    warmup_epochs: float = Field(1.0, ge=0, description="Epochs over which the learning rate rises.")
+    warmup_epochs: float = Field(1.0, ge=0, le=10_000, description="Epochs over which the learning rate rises.")
     weight_decay: float = Field(
-        1e-4, ge=0, description="Weight decay of user, artist and album embeddings and of residuals."
+        1e-4, ge=0, le=1, description="Weight decay of user, artist and album embeddings and of residuals."
     )
-    max_gradient_norm: float = Field(1.0, gt=0, description="Norm to which longer gradients are clipped.")
+    max_gradient_norm: float = Field(
+        1.0, ge=1e-6, le=LARGEST_RATE, description="Norm to which longer gradients are clipped."
+    )
     edge_weight_interval: int = Field(
-        10, ge=1, description="Steps between two updates of the edge weights, which are frozen in between."
+        10,
+        ge=1,
+        le=LARGEST_COUNT,
+        description="Steps between two updates of the edge weights, which are frozen in between.",
     )
     refit: bool = Field(
         False,
         description="Train again on train and validation together, for the best number of epochs, and keep that model.",
     )
     checkpoint_seconds: float = Field(
-        60, ge=0, description="Seconds between two checkpoints, from which an interrupted training resumes."
+        60, ge=0, le=1e9, description="Seconds between two checkpoints, from which an interrupted training resumes."
     )
     replace_checkpoint: bool = Field(
         False,
@@ -187,8 +219,10 @@ class TrainingSettings(Settings):
         description="Take the best settings that training/hyperparameter_study found for this scale; the run config "
         "overrides them.",
     )
-    validation_users: int = Field(2_000, ge=1, description="Maximum number of users drawn for validation.")
-    seed: int = Field(0, ge=0, description="Seed of every random choice in training.")
+    validation_users: int = Field(
+        2_000, ge=1, le=LARGEST_COUNT, description="Maximum number of users drawn for validation."
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of every random choice in training.")
     device: Device = Field("auto", description="Compute device: auto, cpu, cuda or cuda:N.")
 
     @model_validator(mode="after")
@@ -197,9 +231,14 @@ class TrainingSettings(Settings):
             raise ValueError("audio, metadata and song_residual are all off: a song must be known by one of them")
         return self
 
+    @property
+    def sharpness(self) -> float:
+        """Temperature, τ: the given one, or .15."""
+        return self.temperature or DEFAULT_TEMPERATURE
+
     def step_size(self, n_edges: int) -> int:
         """Number of positive edges per step when training on n_edges."""
-        return min(self.batch_size or min(max(n_edges // 8, SMALLEST_BATCH), LARGEST_BATCH), max(n_edges, 1))
+        return min(self.batch_size or min(max(n_edges // 16, SMALLEST_BATCH), LARGEST_BATCH), max(n_edges, 1))
 
     def n_pieces(self, n_edges: int) -> int:
         """Number of pieces per step when training on n_edges."""
@@ -209,9 +248,13 @@ class TrainingSettings(Settings):
 class StudySettings(Settings):
     """Settings of the hyper-parameter study: number of trials and their length."""
 
-    trials: int = Field(30, ge=1, description="Total number of trials, earlier runs included; more continue a study.")
-    epochs: int | None = Field(None, ge=1, description="Maximum epochs per trial; by default as in training.")
-    seed: int = Field(0, ge=0, description="Seed of the trials, and of every training in them.")
+    trials: int = Field(
+        30, ge=1, le=100_000, description="Total number of trials, earlier runs included; more continue a study."
+    )
+    epochs: int | None = Field(
+        None, ge=1, le=10_000, description="Maximum epochs per trial; by default as in training."
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the trials, and of every training in them.")
     device: Device = Field("auto", description="Compute device: auto, cpu, cuda or cuda:N.")
 
 

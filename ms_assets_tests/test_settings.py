@@ -1,7 +1,9 @@
 """Settings out of range and unknown names are refused by name, before anything runs."""
 
+import math
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -149,3 +151,48 @@ def test_the_launchpad_tells_of_every_setting_what_it_does_and_its_default(op):
         assert what.endswith((".", ")")), name
         assert default.startswith(str(CONFIGURED_OPS[op].model_fields[name].default)), name
         assert not field.is_required
+
+
+NUMBERS = {
+    f"{model.__name__}.{name}": (op, name, schema)
+    for op, model in CONFIGURED_OPS.items()
+    for name, field in model.model_json_schema()["properties"].items()
+    for schema in field.get("anyOf", [field])
+    if schema.get("type") in ("integer", "number")
+}
+"""Every number among the settings, with its JSON schema."""
+
+
+def bounds(schema):
+    """The least and the greatest number that a schema takes, both included."""
+    step = 1 if schema["type"] == "integer" else 1e-9
+    low, high = schema.get("minimum"), schema.get("maximum")
+    low = schema["exclusiveMinimum"] + step if low is None else low
+    return low, schema["exclusiveMaximum"] - step if high is None else high
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_number_has_a_least_and_a_greatest_value_and_others_are_refused_by_name(number):
+    op, name, schema = NUMBERS[number]
+    low, high = bounds(schema)
+    for value in (low - 1, high + max(1, high), -(2**70), 2**70 if schema["type"] == "integer" else math.inf):
+        with pytest.raises(ValueError, match=f"run config of {op}: .*{name}"):
+            check_run_config({"ops": {op: {"config": {name: value}}}}, "50m")
+    for value in (low, high):
+        with suppress_others(name):
+            check_run_config({"ops": {op: {"config": {name: value}}}}, "50m")
+
+
+@contextmanager
+def suppress_others(name):
+    """Let pass the refusal of a number that only another setting excludes."""
+    try:
+        yield
+    except ValueError as error:
+        assert f": {name}: " not in str(error)
+
+
+@pytest.mark.parametrize("device", ["cuda:100", "cuda:-1", "gpu", ""])
+def test_a_device_that_no_machine_has_is_refused_by_name(device):
+    with pytest.raises(ValueError, match=r"device: .*expected auto, cpu, cuda or cuda:N"):
+        check_run_config({"ops": {"training__lightgcn": {"config": {"device": device}}}}, "50m")

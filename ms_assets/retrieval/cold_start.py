@@ -4,11 +4,12 @@
                 each of its artists, averaged and normalised; where no artist has a trained song, c = encoding
     length      γ, one for all cold songs: their scores are γ · (user · c), those of other songs user · s
 
-An encoding has seen no listeners, so its scores are not comparable with those of trained songs. γ makes them so: it is
-chosen such that the share of cold songs in the top 100 of `discovery` equals their share among the new songs that
-users took to in the validation part. With w the scores of a user's 100 best trained songs not heard before and c those
-of their 100 best cold songs, both falling, the j-th cold song is in the merged top 100 exactly if
-γ ≥ w[101 − j] / c[j]; so γ is that share's quantile of these bounds.
+An encoding has seen no listeners, so its scores are not comparable with those of trained songs. γ makes them so. Where
+validation meets too few of the cold songs, γ is the length that the training rehearsed. Else it is chosen such that the
+share of cold songs in the top 100 of `discovery` equals their share among the new songs that users took to in the
+validation part. With w the scores of a user's 100 best trained songs not heard before and c those of their 100 best
+cold songs, both falling, the j-th cold song is in the merged top 100 exactly if γ ≥ w[101 − j] / c[j]; so γ is that
+share's quantile of these bounds.
 """
 
 from dataclasses import dataclass
@@ -59,13 +60,15 @@ def directions(
 def calibrate(
     users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner
 ) -> Calibration | None:
-    """Fit the length of cold songs; None if no song in validation is both new to its user and cold.
+    """Fit the length of cold songs; None if validation meets too few of them (`rehearsal.meets_cold_songs`).
 
     users float32 [n_users, d], trained [n_trained, d], cold: unit vectors [n_cold, d].
     """
+    from ms_assets.training.rehearsal import meets_cold_songs
+
     targets = tuner.targets["discovery"]
     is_cold = targets.song >= len(trained)
-    if not is_cold.any():
+    if not is_cold.any() or not meets_cold_songs(targets, len(trained)):
         return None
     wanted, k = float(is_cold.mean()), min(TOP_K, len(cold))
     songs, warm = ranked(nearest(users, trained), tuner.users, tuner.heard, len(trained), TOP_K)
@@ -94,12 +97,13 @@ def placed(
 
     Returns:
         Vectors of the cold songs float32 [n_cold, d], flags of those with an artist who has a trained song, and the
-        calibration of their length; None, and length 1, if no song in validation is both new to its user and cold.
+        calibration of their length; None, and the length that they were encoded with, if validation meets too few.
     """
     trained, encoded = np.split(songs, [dataset.n_graph_songs])
     unit, known = directions(encoded, trained, artists)
     fit = calibrate(users, trained, unit, Tuner.of(dataset))
-    return np.float32(fit.length if fit else 1) * unit, known, fit
+    rehearsed = np.linalg.norm(encoded, axis=1).mean() if len(encoded) else 1.0
+    return np.float32(fit.length if fit else rehearsed) * unit, known, fit
 
 
 def indexed_vectors(song_embeddings: Relation, cold_songs: Relation) -> NDArray[np.float32]:

@@ -56,7 +56,7 @@ class LightGCN(VectorRecommender):
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         from ms_assets.graph.bipartite import bipartite_graph
         from ms_assets.graph.edges import edges
-        from ms_assets.training import inputs, refit, trainer
+        from ms_assets.training import inputs, race, refit, trainer
 
         given = dataset.tables
         assert given is not None, "frames come with the tables that a graph is made of"
@@ -71,7 +71,7 @@ class LightGCN(VectorRecommender):
         known = {"audio": dataset.audio is not None, "metadata": has_metadata}
         used = {name: is_known and getattr(self.settings, name) for name, is_known in known.items()}
         settings, device = inputs.fitted(validated(TrainingSettings, self.settings.model_dump() | used), data.graph)
-        self.trained = trainer.fit(data, settings, device)
+        self.trained = race.train(data, settings, device)
         if settings.refit and len(given.validation):
             parts = given.negatives, given.train, given.validation
             data = refit.refit_data(given.connection, graph, *parts)

@@ -33,7 +33,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "without artists and albums": {"metadata": False},
     "with a residual per song": {"song_residual": True},
     "without a residual per song": {"song_residual": False},
-    "popularity left out": {"popularity": 0.0},
+    "all songs of one length": {"song_lengths": False},
     "scales not balanced": {"balance_scales": False},
     "random start": {"spectral_start": False},
     "BPR": {"objective": "bpr"},

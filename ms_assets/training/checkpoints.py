@@ -8,7 +8,7 @@ import numpy as np
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import TrainingData
 
-FORMAT = 2
+FORMAT = 3
 """Version of checkpoints; it is raised when their content, or its use in training, changes."""
 NOT_IDENTITY = {"accumulation", "checkpoint_seconds", "replace_checkpoint", "refit", "use_study"}
 """Settings that do not change the course of a training, apart from rounding."""
@@ -51,6 +51,11 @@ class Checkpoint:
         """Replace the saved state."""
         self._file.save({"identity": self._identity, "notes": self.notes, "state": state})
 
+    def finish(self) -> None:
+        """Mark the last saved state, if there is one, as that of a finished training, which blocks no other."""
+        if saved := self._file.load():
+            self._file.save({**saved, "finished": True})
+
 
 def identity(data: TrainingData, settings: TrainingSettings) -> dict[str, str]:
     """Identity of a training: content of its data, settings, and format of checkpoints, by name."""
@@ -73,7 +78,7 @@ def identity(data: TrainingData, settings: TrainingSettings) -> dict[str, str]:
 def _usable(saved: dict[str, Any] | None, wanted: dict[str, str], replace: bool) -> dict[str, Any] | None:
     if saved is None or saved["identity"] == wanted:
         return saved
-    if replace:
+    if replace or saved.get("finished"):
         return None
     found = saved["identity"]
     differing = [

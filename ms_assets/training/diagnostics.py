@@ -1,7 +1,6 @@
 """Diagnostics of a trained network: lengths of its vectors, and learned edge weights."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,9 +11,6 @@ from ms_assets.events import POSITIVES
 from ms_assets.training.data import SongFeatures
 from ms_assets.training.edge_weights import EdgeWeightMLP
 from ms_assets.training.network import Network
-
-if TYPE_CHECKING:
-    pass
 
 RATIOS = np.linspace(0, 1, 21)
 COUNTS = (1, 10)

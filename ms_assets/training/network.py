@@ -1,17 +1,15 @@
 """Network of LightGCN over users and songs, with songs encoded from their audio, artists and albums.
 
-    user   u_0 = normalise(e_u)
-    song   s_0 = normalise(W [α · audio ; μ · (mean artist + mean album)] + b), with the parts that are switched on,
-           and a learned vector for unknown audio;
-           with a residual normalise(s_0 + r), graph songs only
+    user   u_0 = unit(e_u)
+    song   c_s = W [α · audio ; μ · (mean artist + mean album)] + b, with the parts that are switched on, and a learned
+           vector for unknown audio;  s_0 = unit(c_s + r_s), the residual r_s if switched on and for graph songs alone
     x      = P [u_0; s_0],  P as in `propagation.py`
-    user   u = normalise(x_u − mean of users)
-    song   s = normalise(x_s − mean of songs) · ((1 + n_s) / g)^γ,  n_s its edges, g the geometric mean of 1 + n_s
+    user   u = unit(x_u)
+    song   s = unit(x_s) · exp(b_s),  b_s learned
 
-Propagation pulls all nodes towards one direction, which tells nothing about taste; without their mean, vectors differ
-by taste alone (as word vectors do: Mu and Viswanath, 2018, arXiv 1702.01417). The length of a song's vector expresses
-its popularity, which so counts in proportion to how near the song is to the user. A cold song has no edges, so
-x_s = s_0: it lies in the same space as the rest. Its popularity is unknown, so its length is 1, the geometric mean.
+The direction of a song's vector says who likes it, its length how much is to be expected of it whoever listens. A cold
+song has no edges, so x_s = unit(c_s): it lies in the same space as the rest. All cold songs have one length, which
+`rehearsal.py` fits.
 """
 
 import warnings
@@ -45,30 +43,6 @@ class _Unit(torch.autograd.Function):
         return torch.addcmul(gradient, y, along, value=-1).div_(lengths)
 
 
-class _Centred(torch.autograd.Function):
-    """Users and songs, each minus their centre and scaled to the given lengths, in one output; see `centred`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, n_users: int, lengths: Tensor) -> Tensor:
-        y = torch.empty_like(x)
-        for part, kind in zip(y.tensor_split([n_users]), x.tensor_split([n_users]), strict=True):
-            torch.sub(kind, centre(kind), out=part)
-        scales = lengths / y.norm(dim=1, keepdim=True).clamp_(min=SHORTEST)
-        y.mul_(scales)
-        ctx.save_for_backward(y, scales, lengths)
-        ctx.n_users = n_users
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        y, scales, lengths = ctx.saved_tensors
-        along = (gradient * y).sum(dim=1, keepdim=True) / lengths.square()
-        of_x = torch.addcmul(gradient, y, along, value=-1).mul_(scales)
-        for part in of_x.tensor_split([ctx.n_users]):
-            part.sub_(centre(part))
-        return of_x, None, None
-
-
 SHORTEST = 1e-12
 
 
@@ -77,18 +51,8 @@ def unit(x: Tensor) -> Tensor:
     return _Unit.apply(x)
 
 
-def centre(x: Tensor) -> Tensor:
-    """Mean of the rows of x [n, d] and of one more row at the origin, without which a lone row would vanish; [d]."""
-    return x.sum(dim=0) / (len(x) + 1)
-
-
-def centred(x: Tensor, n_users: int, lengths: Tensor) -> Tensor:
-    """Centre users x[:n_users] and songs x[n_users:], each by their own mean, and scale to `lengths` [n, 1]; [n, d]."""
-    return _Centred.apply(x, n_users, lengths)
-
-
 class SongEncoder(nn.Module):
-    """Encoder of a song's audio and metadata into one vector of length 1.
+    """Encoder of a song's audio and metadata into one vector.
 
     Songs without audio, if any take part, share a learned vector in place of their audio.
     """
@@ -119,10 +83,11 @@ class SongEncoder(nn.Module):
 
     def parts(self, features: SongFeatures) -> list[tuple[Tensor, Tensor]]:
         """Parts of the input with their scales: audio [n_songs, n] and metadata [n_songs, d], if switched on."""
-        parts = [(self.audio_scale, self._filled(features))] if self.uses_audio else []
+        parts = [(self.audio_scale, self.filled(features))] if self.uses_audio else []
         return parts + ([(self.metadata_scale, self.metadata(features))] if self.uses_metadata else [])
 
-    def _filled(self, features: SongFeatures) -> Tensor:
+    def filled(self, features: SongFeatures) -> Tensor:
+        """Audio of songs, with the learned vector where it is unknown, float32 [n_songs, 128]."""
         if self.no_audio is None or not len(features.silent):
             return features.audio
         return features.audio.index_copy(0, features.silent, self.no_audio.expand(len(features.silent), -1))
@@ -145,14 +110,14 @@ class SongEncoder(nn.Module):
             scale.fill_(len(parts) ** -0.5 / float(part.norm(dim=1).mean().clamp(min=1e-6)))
 
     def forward(self, features: SongFeatures) -> Tensor:
-        """Encode songs as unit vectors, float32 [n_songs, d]."""
+        """Encode songs, float32 [n_songs, d]; the length of a vector says how much is known of its direction."""
         parts = self.parts(features)
         weights = self.projection.weight.split([part.shape[1] for _, part in parts], dim=1)
         # Weights are scaled and parts stay separate, so that no copy of all inputs is made, unless audio is missing.
         total = self.projection.bias.expand(len(features.audio), -1)
         for (scale, part), weight in zip(parts, weights, strict=True):
             total = torch.addmm(total, part, scale * weight.T)
-        return unit(total)
+        return total
 
 
 class Network(nn.Module):
@@ -163,7 +128,7 @@ class Network(nn.Module):
     """
 
     residual: nn.Parameter | None
-    lengths: Tensor
+    cold_length: Tensor
 
     def __init__(self, graph: GraphTensors, settings: TrainingSettings) -> None:
         super().__init__()
@@ -178,18 +143,16 @@ class Network(nn.Module):
             self.residual = nn.Parameter(size * torch.randn(self.n_graph_songs, settings.embedding_dim))
         self.edge_weights = edge_weights(graph.attributes, settings)
         self.adjacency = Adjacency(graph.user, graph.song, self.n_users, self.n_graph_songs)
-        n_edges = self.adjacency.offsets[self.n_users :].diff()
-        popularity = settings.popularity * torch.log1p(n_edges.float())[:, None]
-        of_songs = (popularity - popularity.mean()).exp()
-        self.register_buffer("lengths", torch.cat([torch.ones(self.n_users, 1), of_songs]), persistent=False)
+        self.log_lengths = nn.Parameter(torch.zeros(self.n_graph_songs), requires_grad=settings.song_lengths)
+        self.register_buffer("cold_length", torch.tensor(1.0))
 
     def start(self, features: SongFeatures) -> Tensor:
         """Layer 0: users, graph songs, then cold songs, float32 [n_users + n_songs, d]."""
         songs = self.encoder(features)
         if self.residual is not None:
             n = self.n_graph_songs
-            songs = torch.cat([unit(songs[:n] + self.residual), songs[n:]])
-        return torch.cat([unit(self.users), songs])
+            songs = torch.cat([songs[:n] + self.residual, songs[n:]])
+        return unit(torch.cat([self.users, songs]))
 
     def frozen_propagation(self) -> Propagation:
         """Propagation P with the current edge weights, frozen."""
@@ -206,11 +169,9 @@ class Network(nn.Module):
             warm = propagate_learning(self.adjacency, self.edge_weights(), start[:n_nodes], self.n_layers)
         else:
             warm = propagation(start[:n_nodes])
-        finished, cold = centred(warm, self.n_users, self.lengths), start[n_nodes:]
-        if not len(cold):
-            return finished
-        # A few cold songs must not send a gradient into the centre of all others.
-        return torch.cat([finished, unit(cold - centre(warm[self.n_users :]).detach())])
+        directions = torch.cat([unit(warm), start[n_nodes:]])
+        of_users, of_cold = self.cold_length.new_ones(self.n_users), self.cold_length.expand(len(start) - n_nodes)
+        return directions * torch.cat([of_users, self.log_lengths.exp(), of_cold])[:, None]
 
     @torch.no_grad()
     def embed(self, features: SongFeatures) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ def ranking_loss(piece: Piece, weight: Tensor, rows: Tensor, n_songs: int, setti
     if len(piece.hard):
         # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
         users, positive = (tensor.index_select(0, piece.disliking) for tensor in (users, positive))
-        losses = margin_bpr(positive, (users * hard).sum(dim=1), settings.margin, settings.temperature)
+        losses = margin_bpr(positive, (users * hard).sum(dim=1), settings.margin, settings.sharpness)
         loss = loss + settings.hard_weight * (weight[piece.disliking] * losses).sum()
     return loss
 
@@ -60,8 +60,8 @@ def _neutral_losses(
     grouped = functional.pad(users, (0, 0, 0, n_groups * settings.group_size - n)).unflatten(0, (n_groups, -1))
     scores = torch.bmm(grouped, neutral.unflatten(0, (n_groups, k)).transpose(1, 2)).flatten(0, 1)[:n]
     if settings.objective == "softmax":
-        return sampled_softmax(positive, scores, piece.unheard, n_songs, settings.margin, settings.temperature)
-    losses = margin_bpr(positive[:, None], scores, settings.margin, settings.temperature) * piece.unheard
+        return sampled_softmax(positive, scores, piece.unheard, n_songs, settings.margin, settings.sharpness)
+    losses = margin_bpr(positive[:, None], scores, settings.margin, settings.sharpness) * piece.unheard
     return losses.sum(dim=1) / piece.unheard.sum(dim=1).clamp(min=1)
 
 

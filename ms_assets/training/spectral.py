@@ -7,35 +7,53 @@ from torch.nn import functional
 
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import SongFeatures
-from ms_assets.training.network import Network
+from ms_assets.training.network import SHORTEST, Network
+
+FOLDS = 5
+PENALTIES = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e4)
+"""Penalties of the ridge regression, in units of the mean variance of an input."""
 
 
 @torch.no_grad()
 def start_from_spectrum(network: Network, features: SongFeatures, settings: TrainingSettings) -> None:
-    """Initialise users, metadata embeddings and projection so that layer 0 is near a truncated SVD of the graph.
+    """Initialise parameters so that layer 0 is near a truncated SVD of the graph.
 
-    Users take their left singular vectors; artists and albums take the mean of their songs' right ones; a ridge
-    regression fits the projection to the songs' right ones; a residual takes the remainder. All have length 1. The
-    encoder's scales are balanced before the projection is fitted, if the settings say so.
+    Users take their left singular vectors. Songs' right ones are explained step by step, each step by what is left:
+    audio by a ridge regression; artists, then albums, by the mean over their songs and one more that is zero; a
+    residual takes the rest. All have length 1. The encoder's scales are balanced, if the settings say so.
     """
-    users, songs = _singular_vectors(network, settings.seed)
-    graph_songs = features.select(torch.arange(network.n_graph_songs))
+    users, songs, lengths = _singular_vectors(network, settings)
+    graph_songs, encoder = features.select(torch.arange(network.n_graph_songs)), network.encoder
     network.users.copy_(users)
-    for owner, embedding in network.encoder.owners.items():
-        (ids, offsets), weight = graph_songs.owners[owner], embedding.get_parameter("weight")
+    if settings.spectrum == "plain":
+        network.log_lengths.copy_(lengths.clamp(min=SHORTEST).log())
+    if encoder.uses_audio:
+        audio = encoder.filled(graph_songs)
+        weight, bias = ridge(audio, songs, settings.seed)
+        left = songs - audio @ weight - bias
+    else:
+        weight, bias = songs.new_empty(0, songs.shape[1]), songs.mean(dim=0)
+        left = songs - bias
+    for owner, embedding in encoder.owners.items():
+        (ids, offsets), table = graph_songs.owners[owner], embedding.get_parameter("weight")
         song = torch.arange(network.n_graph_songs).repeat_interleave(offsets.diff())
-        total = torch.zeros_like(weight).index_add(0, ids, songs[song])
-        count = torch.bincount(ids, minlength=len(weight))[:, None]
-        weight.copy_(torch.where(count > 0, total / count.clamp(min=1), total))
+        count = torch.bincount(ids, minlength=len(table))[:, None]
+        table.copy_(torch.zeros_like(table).index_add(0, ids, left[song]) / (count + 1))
+        left = left - embedding(ids, offsets[:-1])
     if settings.balance_scales:
-        network.encoder.balance(graph_songs)
-    _fit_projection(network, graph_songs, songs)
+        encoder.balance(graph_songs)
+    metadata = torch.eye(songs.shape[1])[: songs.shape[1] if encoder.uses_metadata else 0]
+    encoder.projection.weight.copy_(torch.cat([weight / encoder.audio_scale, metadata / encoder.metadata_scale]).T)
+    encoder.projection.bias.copy_(bias)
     if network.residual is not None:
-        network.residual.copy_(songs - network.encoder(graph_songs))
+        network.residual.copy_(songs - encoder(graph_songs))
 
 
-def _singular_vectors(network: Network, seed: int) -> tuple[Tensor, Tensor]:
-    """Singular vectors of the degree-normalised weighted user × song matrix: unit rows of U Σ, V Σ, float32 [·, d]."""
+def _singular_vectors(network: Network, settings: TrainingSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular vectors of the user × song matrix: unit rows of U Σ, V Σ, float32 [·, d], and the lengths of V's rows.
+
+    The matrix holds the weights of edges over the roots of degrees, or 1 for every pair with an edge.
+    """
     from scipy.sparse import csr_matrix
     from sklearn.utils.extmath import randomized_svd
 
@@ -49,15 +67,20 @@ def _singular_vectors(network: Network, seed: int) -> tuple[Tensor, Tensor]:
     rows = np.repeat(np.arange(n_users), np.diff(offsets))
     values = weights[adjacency.edge[:n_entries]].numpy() * roots[rows] * roots[n_users + columns]
     matrix = csr_matrix((values, columns, offsets), shape=(n_users, n_songs))
+    if settings.spectrum == "plain":
+        matrix.sum_duplicates()
+        matrix.data[:] = 1.0
     dimensions = network.users.shape[1]
     rank = min(dimensions, n_users, n_songs)
-    left, singular, right = randomized_svd(matrix, rank, random_state=seed)
-    generator = torch.Generator().manual_seed(seed)
+    left, singular, right = randomized_svd(matrix, rank, random_state=settings.seed)
+    # Of the plain matrix the product of users' and songs' rows is the reconstruction, so songs are not scaled.
+    of_songs = right.T if settings.spectrum == "plain" else right.T * singular
+    generator = torch.Generator().manual_seed(settings.seed)
     users, songs = (
-        _unit_rows(torch.from_numpy((vectors * singular).astype(np.float32)), dimensions, generator)
-        for vectors in (left, right.T)
+        _unit_rows(torch.from_numpy(vectors.astype(np.float32)), dimensions, generator)
+        for vectors in (left * singular, of_songs)
     )
-    return users, songs
+    return users, songs, torch.from_numpy(np.linalg.norm(of_songs, axis=1).astype(np.float32))
 
 
 def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
@@ -74,9 +97,25 @@ def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> 
     return functional.normalize(vectors, dim=1)
 
 
-def _fit_projection(network: Network, features: SongFeatures, targets: Tensor, ridge: float = 1e-2) -> None:
-    inputs = functional.pad(network.encoder.inputs(features), (0, 1), value=1.0)
-    gram = inputs.T @ inputs / len(inputs) + ridge * torch.eye(inputs.shape[1])
-    solution = torch.linalg.solve(gram, inputs.T @ targets / len(inputs))
-    network.encoder.projection.weight.copy_(solution[:-1].T)
-    network.encoder.projection.bias.copy_(solution[-1])
+def ridge(inputs: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Ridge regression of targets [n, d] on inputs [n, k]: weights [k, d] and intercept [d].
+
+    Its penalty is the one of `PENALTIES` that predicts held-out rows best, five folds in turn; with the largest, inputs
+    that say nothing of the targets have weights near 0.
+    """
+    mean, centre = inputs.mean(dim=0), targets.mean(dim=0)
+    fold = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed)) % FOLDS
+    parts = [(inputs[fold == k] - mean, targets[fold == k] - centre) for k in range(FOLDS)]
+    moments = torch.stack([x.T @ torch.cat([x, y], dim=1) for x, y in parts])
+    total, width = moments.sum(dim=0), inputs.shape[1]
+    scale = float(total.diagonal().sum()) / width + SHORTEST
+
+    def solve(these: Tensor, penalty: float) -> Tensor:
+        return torch.linalg.solve(these[:, :width] + penalty * scale * torch.eye(width), these[:, width:])
+
+    def missed(penalty: float) -> float:
+        held_out = zip(parts, moments, strict=True)
+        return sum(float((y - x @ solve(total - own, penalty)).square().sum()) for (x, y), own in held_out)
+
+    weight = solve(total, min(PENALTIES, key=missed))
+    return weight, centre - mean @ weight

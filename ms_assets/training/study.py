@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from ms_assets import pictures
-from ms_assets.settings import StudySettings, TrainingSettings
+from ms_assets.settings import LARGEST_SEED, StudySettings, TrainingSettings
 from ms_assets.training.experiments import Fit
 from ms_assets.training.memory import NotEnoughMemoryError
 from ms_assets.training.trained import Epoch
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 SEARCH_SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(3e-4, 1e-1, log=True),
-    "popularity": FloatDistribution(0.0, 0.8),
     "layers": IntDistribution(1, 5),
     "neutral_negatives": CategoricalDistribution((16, 32, 64, 128, 256)),
     "neutral_weight": FloatDistribution(0.05, 2.0, log=True),
@@ -79,7 +78,7 @@ def open_study(url: str, name: str, base: TrainingSettings) -> optuna.Study:
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
     )
-    defaults = {name: getattr(base, name) for name in SEARCH_SPACE}
+    defaults = {name: getattr(base, name) for name in SEARCH_SPACE} | {"temperature": base.sharpness}
     study.enqueue_trial(defaults, skip_if_exists=True)
     return study
 
@@ -91,7 +90,9 @@ def search(study: optuna.Study, settings: StudySettings, base: TrainingSettings,
         # Draws depend on the trial's number, so that processes side by side never draw the same settings.
         with _experimental():
             trial.study.sampler = optuna.samplers.TPESampler(
-                n_startup_trials=RANDOM_TRIALS, seed=settings.seed + trial.number, constant_liar=True
+                n_startup_trials=RANDOM_TRIALS,
+                seed=(settings.seed + trial.number) % (LARGEST_SEED + 1),
+                constant_liar=True,
             )
         return _run_trial(trial, base, fit)
 
@@ -109,7 +110,7 @@ def _run_trial(trial: optuna.Trial, base: TrainingSettings, fit: Fit) -> float:
 
     Raises:
         optuna.TrialPruned: an epoch was worse than the median of the other trials; or the settings need more memory
-            than there is, or diverge at once.
+            than there is, or diverge, however good the epochs before were: whoever took them would diverge again.
     """
     settings = TrainingSettings(**{**base.model_dump(), **_suggested(trial)})
 
@@ -124,7 +125,7 @@ def _run_trial(trial: optuna.Trial, base: TrainingSettings, fit: Fit) -> float:
         raise optuna.TrialPruned from error
     trial.set_user_attr("mlflow_run_id", trained.mlflow_run_id)
     trial.set_user_attr("remark", trained.diverged)
-    if trial.should_prune():
+    if trained.diverged or trial.should_prune():
         raise optuna.TrialPruned
     return trained.best.validation_ndcg
 

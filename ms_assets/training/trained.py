@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from ms_assets.training.data import GraphTensors
     from ms_assets.training.network import Network
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file format; files without a version are of format 1."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Epoch, one pass over the edges, and what was measured after it."""
+    """Epoch, one pass over the edges, and what was measured after it; number 0 is the start, with a loss of 0."""
 
     number: int
     loss: float
@@ -38,6 +38,8 @@ class TrainedModel:
     history: list[Epoch]
     diverged: str = ""
     """Reason if training diverged: epoch, step and settings; otherwise empty."""
+    race: dict[str, float] = field(default_factory=dict)
+    """Validation NDCG of what was compared, by name; empty if nothing was."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Data version of each artefact that the model was trained on, by asset key."""
     mlflow_run_id: str = ""

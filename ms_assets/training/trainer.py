@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,9 @@ class DivergedError(ValueError):
 
 @dataclass
 class _Progress:
-    """Progress of a training: its epochs so far, and the state after the best of them."""
+    """Progress of a training: its start and its epochs so far, and the state of the best."""
 
+    start: Epoch
     history: list[Epoch] = field(default_factory=list)
     state: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
@@ -35,7 +37,7 @@ class _Progress:
     @property
     def best(self) -> Epoch:
         """Best epoch by validation NDCG, the last of equally good ones: without validation users, the last of all."""
-        return max(self.history, key=lambda epoch: (epoch.validation_ndcg, epoch.number))
+        return max([self.start, *self.history], key=lambda epoch: (epoch.validation_ndcg, epoch.number))
 
 
 def fit(
@@ -45,6 +47,7 @@ def fit(
     on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     checkpoint: Checkpoint | None = None,
     last_epoch: int | None = None,
+    kept: dict[str, Any] | None = None,
 ) -> TrainedModel:
     """Train on the graph's edges until validation no longer improves.
 
@@ -54,30 +57,35 @@ def fit(
         device: compute device; the CPU gives equal numbers for equal seeds.
         on_epoch: called with every epoch as it ends; training stops if it returns True.
         checkpoint: state to resume from, and file in which the state is saved during training.
-        last_epoch: epoch after which to stop; learning rates stay those of `settings.epochs` epochs.
+        last_epoch: epoch after which to stop, 0 for the start; learning rates stay those of `settings.epochs` epochs.
+        kept: plain values to keep in the checkpoint's state.
 
     Raises:
         ValueError: the graph has no edges.
         DivergedError: the loss is not finite before the first epoch ends.
     """
     saved = checkpoint.state if checkpoint else None
-    network = _initial_network(data.graph, settings, start=saved is None)
-    steps, progress = Steps(network.to(device), data, settings), _Progress()
-    validator = Validator.of(data, settings)
+    network = initial_network(data.graph, settings, start=saved is None)
+    steps, validator = Steps(network.to(device), data, settings), Validator.of(data, settings)
     if saved:
         steps.load_state_dict(saved["steps"])
-        progress = _Progress([Epoch(**epoch) for epoch in saved["history"]], saved["best_state"], saved["seconds"])
+        history = [Epoch(**epoch) for epoch in saved["history"]]
+        progress = _Progress(Epoch(**saved["start"]), history, saved["best_state"], saved["seconds"])
         logger.info("resuming from a checkpoint in epoch %d", len(progress.history) + 1)
+    else:
+        ndcg = validator.ndcg(*steps.embeddings())
+        progress = _Progress(Epoch(0, 0.0, ndcg, 0.0, 0.0), state=_state(network))
+        logger.info("start: validation NDCG@%d %.4f", VALIDATION_K, ndcg)
 
     def save(seconds: float) -> None:
         if checkpoint:
             epochs = [asdict(epoch) for epoch in progress.history]
-            kept = {"history": epochs, "best_state": progress.state, "seconds": seconds}
-            checkpoint.save({"steps": steps.state_dict(), **kept})
+            reached = {"start": asdict(progress.start), "history": epochs, "best_state": progress.state}
+            checkpoint.save({"steps": steps.state_dict(), **reached, "seconds": seconds, **(kept or {})})
 
     clock, diverged = _Clock(progress.seconds, settings.checkpoint_seconds), ""
     try:
-        while not _is_over(progress, settings, last_epoch or settings.epochs):
+        while not _is_over(progress, settings, settings.epochs if last_epoch is None else last_epoch):
             for _ in steps.epoch():
                 if clock.checkpoint_is_due():
                     save(clock.seconds())
@@ -85,7 +93,7 @@ def fit(
             epoch = Epoch(number, loss, validator.ndcg(*steps.embeddings()), rate, clock.seconds())
             progress.history.append(epoch)
             if progress.best is epoch:
-                progress.state = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
+                progress.state = _state(network)
             _log(progress, settings)
             if on_epoch(epoch):
                 logger.info("stopping on request after epoch %d", number)
@@ -107,7 +115,12 @@ def refit(
     """
     logger.info("training again on train and validation, %d epochs", fitted.best.number)
     again = fit(data, fitted.settings, device, checkpoint=checkpoint, last_epoch=fitted.best.number)
-    return replace(fitted, state=again.state, diverged=fitted.diverged or again.diverged)
+    state = {**again.state, "cold_length": fitted.state["cold_length"]}
+    return replace(fitted, state=state, diverged=fitted.diverged or again.diverged)
+
+
+def _state(network: Network) -> dict[str, Tensor]:
+    return {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
 
 
 class _Clock:
@@ -127,7 +140,14 @@ class _Clock:
         return due
 
 
-def _initial_network(graph: GraphTensors, settings: TrainingSettings, start: bool) -> Network:
+def initial_network(graph: GraphTensors, settings: TrainingSettings, start: bool) -> Network:
+    """Build the network that training begins with, on the CPU.
+
+    start: from the spectrum, if the settings say so.
+
+    Raises:
+        ValueError: the graph has no edges.
+    """
     if not graph.n_edges:
         raise ValueError(
             "graph/bipartite_graph has no edges, so there is nothing to train on: let more users take part "
@@ -144,7 +164,7 @@ def _initial_network(graph: GraphTensors, settings: TrainingSettings, start: boo
 def _is_over(progress: _Progress, settings: TrainingSettings, last_epoch: int) -> bool:
     n_done = len(progress.history)
     if n_done in (0, last_epoch):
-        return n_done > 0
+        return n_done == last_epoch
     stale = n_done - progress.best.number
     if stale >= settings.patience:
         logger.info("stopping: validation has not improved in %d epochs", stale)

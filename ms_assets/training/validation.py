@@ -27,10 +27,13 @@ class Validator:
     heard: Interactions
 
     @classmethod
-    def of(cls, data: TrainingData, settings: TrainingSettings) -> Self:
-        """Draw validation users from those with a relevant graph song that they have not heard in train."""
-        heard = data.graph.heard
-        wanted = (data.targets.song < data.graph.n_graph_songs) & (data.targets.values["relevance"] > 0)
+    def of(cls, data: TrainingData, settings: TrainingSettings, cold: bool = False) -> Self:
+        """Draw validation users from those with a relevant song that they have not heard in train.
+
+        cold: cold songs are among the targets, and will be among the songs that are ranked.
+        """
+        heard, known = data.graph.heard, data.graph.n_songs if cold else data.graph.n_graph_songs
+        wanted = (data.targets.song < known) & (data.targets.values["relevance"] > 0)
         targets = data.targets.keep(wanted).without(heard)
         users = np.flatnonzero(targets.counts)
         if len(users) > settings.validation_users:

@@ -20,7 +20,7 @@ def test_every_variant_changes_the_training_in_one_setting():
     }
     assert {len(changed) for changed in changes.values()} == {1}
     parts = {"edge_weights", "audio", "metadata", "song_residual", "balance_scales", "spectral_start", "objective",
-             "popularity", "hard_weight", "layers"}  # fmt: skip
+             "song_lengths", "hard_weight", "layers"}  # fmt: skip
     assert set.union(*changes.values()) == parts
 
 
@@ -78,5 +78,5 @@ def test_the_asset_retrains_what_was_trained_and_each_variant_as_runs_within_one
     client = mlflow.MlflowClient(platform.environment.tracking_uri)
     children = [client.get_run(run_id) for run_id in table["mlflow_run_id"]]
     assert len({child.data.tags["mlflow.parentRunId"] for child in children}) == 1
-    assert {child.data.params["layers"] for child in children} == {"1", "0"}
+    assert {child.data.params["layers"] for child in children} == {"3", "0"}
     assert "| without audio |" in metadata_of(ablated)["ablation"]

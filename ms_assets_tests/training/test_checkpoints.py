@@ -104,7 +104,7 @@ def other_graph():
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"learning_rate": 0.5}, ["learning_rate: the checkpoint's 0.001, this training's 0.5"]),
+        ({"learning_rate": 0.5}, ["learning_rate: the checkpoint's 0.01, this training's 0.5"]),
         ({"seed": 7, "layers": 1}, ["seed: the checkpoint's 0", "layers: the checkpoint's 2, this training's 1"]),
         ({"graph": other_graph()}, ["data: the checkpoint's 60 users, 82 songs, 720 edges", "training's 60 users"]),
         ({"explicit": (np.array([0]), np.array([5]))}, ["data: the checkpoint's"]),
@@ -123,6 +123,22 @@ def test_a_checkpoint_of_another_training_is_thrown_away_on_request(file, tmp_pa
     wanted = outcome(trained(CheckpointOnDisk(tmp_path / "unbroken"), seed=5))
     kill(file, 2)
     assert outcome(trained(file, seed=5, replace_checkpoint=True)) == wanted
+
+
+def test_a_finished_training_resumes_itself_and_keeps_no_other_from_starting(file, tmp_path):
+    settings, data = TrainingSettings(**SMALL), data_of(GRAPH, EXPLICIT, WANTED)
+    wanted = outcome(trained(file))
+    Checkpoint.open(file, data, settings).finish()
+    told = []
+    assert outcome(trained(file, on_epoch=told.append)) == wanted
+    assert [epoch.number for epoch in told] == [4], "the state of its last step is saved, before validation"
+    Checkpoint.open(file, data, settings).finish()
+    assert outcome(trained(file, seed=5)) == outcome(trained(CheckpointOnDisk(tmp_path / "unbroken"), seed=5))
+
+
+def test_a_training_too_short_for_a_checkpoint_finishes_without_one(file):
+    Checkpoint.open(file, data_of(GRAPH), TrainingSettings(**SMALL)).finish()
+    assert file.load() is None
 
 
 @pytest.mark.parametrize("harmless", [{"accumulation": 3}, {"checkpoint_seconds": 1.0}, {"refit": True}], ids=str)

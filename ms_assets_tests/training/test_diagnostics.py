@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from ms_assets import pictures
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.training import diagnostics, figures
-from ms_assets_tests.training.graphs import features_of, network_of, random_graph
-from ms_assets_tests.training.tastes import settings_of
+from ms_assets.training.trainer import fit
+from ms_assets_tests.training.graphs import data_of, features_of, graph_of, network_of, random_graph, trained_model
+from ms_assets_tests.training.tastes import CPU, settings_of
 
 
 @pytest.fixture
@@ -95,6 +97,35 @@ def test_pictures_and_numbers_name_everything(graph):
     shown = [text.get_text() for pane in norms.get_axes() for text in pane.get_legend().get_texts()]
     assert len(shown) == len(found.norms)
     assert len(weights.get_axes()[0].lines) == len(found.weights)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[1.0], [1.0, 1.0 + 1e-7, 1.0 - 1e-7], [0.0, 0.0], [1e30, 1e30], [], [0.5, 2.0]],
+    ids=["one", "nearly equal", "zero", "largest", "none", "different"],
+)
+def test_vectors_of_any_lengths_have_a_picture(lengths):
+    norms = {"user parameters": np.array(lengths, np.float32), "propagated songs": np.array(lengths, np.float32)}
+    picture = figures.norms_picture(diagnostics.Diagnosis(norms, {}, {}, {}))
+    assert pictures.png(picture)
+
+
+@pytest.mark.parametrize("changed", [{}, {"layers": 0}, {"audio": False, "metadata": False}], ids=str)
+def test_a_catalogue_of_one_song_has_its_pictures(changed):
+    tiny = graph_of([(0, 0, "like", 1, 1.0)], 1, 1)
+    trained = fit(data_of(tiny), settings_of(epochs=1, **changed), CPU)
+    found = diagnosis_of(tiny, trained.network(data_of(tiny).graph))
+    assert set(figures.of_training(trained, found)) >= {"training curves", "embedding norms", "degrees"}
+
+
+def test_a_picture_that_cannot_be_drawn_is_left_out_with_a_warning(graph, monkeypatch, caplog):
+    def failing(diagnosis):
+        raise ValueError("Too many bins for data range")
+
+    monkeypatch.setattr(figures, "norms_picture", failing)
+    drawn = figures.of_training(trained_model(), diagnosis_of(graph, model_of(graph)))
+    assert set(drawn) == {"training curves", "edge weights", "degrees"}
+    assert "embedding norms: no picture, Too many bins for data range" in caplog.text
 
 
 def test_balanced_parts_weigh_the_same(graph):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors, SongFeatures
 from ms_assets.training.edge_weights import EdgeWeightMLP
@@ -37,21 +36,26 @@ def owner_lists(features, owner):
 
 @pytest.mark.parametrize("weights", ["learned", "heuristic", "uniform"])
 @pytest.mark.parametrize("residual", [True, False])
-def test_users_have_length_1_and_songs_that_of_their_popularity(weights, residual):
+def test_users_have_length_1_graph_songs_their_own_and_cold_songs_a_common_one(weights, residual):
     graph = random_graph(0)
-    users, songs = embeddings(graph, edge_weights=weights, song_residual=residual, popularity=0.5)
+    model = model_of(graph, edge_weights=weights, song_residual=residual)
+    n_graph_songs = int(graph["song"].in_graph.sum())
+    with torch.no_grad():
+        model.log_lengths.copy_(torch.linspace(-1, 2, n_graph_songs))
+        model.cold_length.fill_(1.7)
+    users, songs = model.embed(features_of(graph))
     assert (users.shape, songs.shape) == ((graph["user"].num_nodes, 8), (graph["song"].num_nodes, 8))
     torch.testing.assert_close(users.norm(dim=1), torch.ones(len(users)))
-    n_edges = torch.bincount(graph[INTERACTS].edge_index[1], minlength=len(songs)) + 1.0
-    n_graph_songs = int(graph["song"].in_graph.sum())
-    lengths = (n_edges / n_edges[:n_graph_songs].log().mean().exp()).sqrt()
-    lengths[n_graph_songs:] = 1
-    torch.testing.assert_close(songs.norm(dim=1), lengths)
+    torch.testing.assert_close(songs[:n_graph_songs].norm(dim=1), torch.linspace(-1, 2, n_graph_songs).exp())
+    torch.testing.assert_close(songs[n_graph_songs:].norm(dim=1), torch.full((len(songs) - n_graph_songs,), 1.7))
 
 
-def test_without_popularity_every_embedding_has_length_1():
-    for vectors in embeddings(random_graph(0), popularity=0):
+@pytest.mark.parametrize("learned", [True, False])
+def test_songs_begin_at_length_1_and_lengths_are_learned_unless_switched_off(learned):
+    model = model_of(random_graph(0), song_lengths=learned)
+    for vectors in model.embed(features_of(random_graph(0))):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
+    assert model.log_lengths.requires_grad == learned
 
 
 def test_a_song_takes_the_mean_of_its_artists_and_the_mean_of_its_albums(graph):
@@ -113,12 +117,10 @@ def propagated(model, start):
     return (start + (roots[:, None] * matrix * roots) @ start) / 2
 
 
-def test_a_cold_song_is_what_the_encoder_says_of_it_less_the_centre_of_songs(graph):
-    model = model_of(graph, layers=1, edge_weights="heuristic", popularity=0.5)
+def test_a_cold_song_is_what_the_encoder_says_of_it(graph):
+    model = model_of(graph, layers=1, edge_weights="heuristic")
     with torch.no_grad():
-        start = model.start(features_of(graph))
-        centre = propagated(model, start[:6])[2:].sum(dim=0) / 5
-        direction = functional.normalize(start[6] - centre, dim=0)
+        direction = functional.normalize(model.encoder(features_of(graph))[4], dim=0)
     torch.testing.assert_close(model.embed(features_of(graph))[1][4], direction)
 
 
@@ -126,14 +128,14 @@ def test_embeddings_are_the_formula_of_the_docstring(graph):
     model = model_of(graph, layers=1, edge_weights="heuristic", song_residual=True)
     with torch.no_grad():
         model.residual.normal_(generator=torch.Generator().manual_seed(1))
+        model.log_lengths.normal_(generator=torch.Generator().manual_seed(2))
         song = functional.normalize(model.encoder(features_of(graph))[:4] + model.residual, dim=1)
         start = torch.cat([functional.normalize(model.users, dim=1), song])
-    x = propagated(model, start)
-    users_less, songs_less = x[:2] - x[:2].sum(dim=0) / 3, x[2:] - x[2:].sum(dim=0) / 5
-    wanted = functional.normalize(torch.cat([users_less, songs_less]), dim=1)
+        wanted = functional.normalize(propagated(model, start), dim=1)
+        lengths = model.log_lengths.exp()[:, None]
     users, songs = model.embed(features_of(graph))
     torch.testing.assert_close(users, wanted[:2])
-    torch.testing.assert_close(songs[:4], wanted[2:])
+    torch.testing.assert_close(songs[:4], lengths * wanted[2:])
 
 
 def test_balance_gives_audio_and_metadata_half_each():
@@ -202,7 +204,7 @@ def test_songs_without_audio_share_a_learned_vector_in_its_place():
         encoder.audio_scale.fill_(2.0)
         wanted = encoder.inputs(features)
         wanted[[1, 5], :128] = 2 * encoder.no_audio
-        wanted = functional.normalize(encoder.projection(wanted), dim=1)
+        wanted = encoder.projection(wanted)
     found = encoder(features)
     torch.testing.assert_close(found.detach(), wanted)
     found[1].sum().backward()

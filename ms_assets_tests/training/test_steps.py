@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ms_assets.training.network import Network, centred, unit
+from ms_assets.training.network import Network, unit
 from ms_assets.training.propagation import Adjacency, Propagation
 from ms_assets.training.steps import Steps
 from ms_assets.training.trainer import fit
@@ -88,7 +88,7 @@ def test_the_encoder_is_the_projection_of_its_inputs():
     graph = data_of(random_graph(0)).graph
     encoder = Network(graph, settings_of()).encoder
     with torch.no_grad():
-        wanted = functional.normalize(encoder.projection(encoder.inputs(graph.features)), dim=1)
+        wanted = encoder.projection(encoder.inputs(graph.features))
         torch.testing.assert_close(encoder(graph.features), wanted)
 
 
@@ -96,15 +96,6 @@ def test_unit_has_the_gradient_of_normalize():
     x = torch.randn(7, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0), requires_grad=True)
     torch.testing.assert_close(unit(x), functional.normalize(x, dim=1))
     assert torch.autograd.gradcheck(unit, x)
-
-
-def test_centred_users_and_songs_have_the_gradient_of_the_same_in_single_operations():
-    x = torch.randn(7, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    lengths = torch.arange(1.0, 8.0, dtype=torch.double)[:, None]
-    users, songs = x[:3] - x[:3].sum(dim=0) / 4, x[3:] - x[3:].sum(dim=0) / 5
-    wanted = functional.normalize(torch.cat([users, songs]), dim=1) * lengths
-    torch.testing.assert_close(centred(x, 3, lengths), wanted)
-    assert torch.autograd.gradcheck(lambda x: centred(x, 3, lengths), x)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import mlflow
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import study as studies
 from ms_assets.training.memory import NotEnoughMemoryError
+from ms_assets.training.race import TEMPERATURES
 from ms_assets.training.trainer import DivergedError
 from ms_assets_tests.conftest import metadata_of
 from ms_assets_tests.training.tastes import plant
@@ -88,6 +90,22 @@ def test_settings_that_do_not_fit_or_diverge_are_pruned_with_a_remark(url, error
     assert table["state"].to_list() == ["complete", "pruned", "pruned"]
     assert table["remark"].to_list() == [None, str(error), str(error)]
     assert table["validation_ndcg"].to_list()[1:] == [None, None]
+
+
+def test_a_trial_that_diverges_later_is_pruned_with_a_remark_however_good_it_was_before(url):
+    def diverging(name, settings, listener):
+        trained = Trainings()(name, settings, listener)
+        return trained if settings == BASE else replace(trained, best=replace(trained.best, validation_ndcg=9.0),
+                                                        diverged="training diverged in epoch 3")  # fmt: skip
+
+    table = studies.trials(searched(url, 3, diverging))
+    assert table["state"].to_list() == ["complete", "pruned", "pruned"]
+    assert table["remark"].to_list()[1:] == ["training diverged in epoch 3"] * 2
+    assert table["is_best"].to_list() == [True, False, False]
+
+
+def test_the_largest_seed_is_a_seed_like_any_other(url):
+    assert len(studies.trials(searched(url, 10, Trainings(), seed=2**32 - 1))) == 10
 
 
 def test_any_other_error_ends_the_study(url):
@@ -216,7 +234,7 @@ def test_training_takes_the_best_parameters_on_request_and_the_run_config_goes_b
     settings = trained(use_study=True, temperature=0.77)
     assert settings["temperature"] == 0.77
     assert settings["learning_rate"] == found["learning_rate"]
-    assert trained()["temperature"] == TrainingSettings().temperature
+    assert trained()["temperature"] in TEMPERATURES
 
 
 def test_without_a_study_the_request_says_what_to_materialise(platform_at, tmp_path):

@@ -46,7 +46,7 @@ def scores_of(result):
         {"spectral_start": False, "epochs": 20},
         {"objective": "bpr"},
         {"objective": "bpr", "spectral_start": False, "epochs": 20},
-        {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 10.0},
+        {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 3.0},
         {"edge_weights": "heuristic"},
         {"song_residual": False},
         {"edge_weight_interval": 1},
@@ -95,7 +95,7 @@ def test_training_leaves_the_global_random_numbers_as_they_were():
 
 def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_epoch():
     told = []
-    result = trained(epochs=60, patience=3, learning_rate=0.1, on_epoch=told.append)
+    result = trained(epochs=60, patience=3, learning_rate=0.1, spectral_start=False, on_epoch=told.append)
     scores = [epoch.validation_ndcg for epoch in result.history]
     assert len(scores) == result.best.number + 3 < 60
     assert result.best is result.history[int(np.argmax(scores))]
@@ -191,6 +191,21 @@ def test_progress_names_epoch_loss_validation_and_time_left(caplog):
         trained(epochs=2)
     assert "epoch 1 of 2: loss" in caplog.text
     assert "s left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"seed": 2**32 - 1}, {"batch_size": 2**31 - 1}, {"accumulation": 2**31 - 1}, {"group_size": 8_192},
+        {"validation_users": 2**31 - 1}, {"edge_weight_interval": 2**31 - 1}, {"temperature": 1e-6},
+        {"temperature": 10}, {"weight_decay": 1}, {"max_gradient_norm": 1e38}, {"max_gradient_norm": 1e-6},
+        {"neutral_weight": 1e6}, {"warmup_epochs": 10_000}, {"margin": 2}, {"momentum": 0.999_999}, {"layers": 8},
+        {"checkpoint_seconds": 1e9}, {"patience": 10_000},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_largest_and_smallest_numbers_that_the_settings_take_train(extreme):
+    assert np.isfinite(trained(EXPLICIT, **{"epochs": 1, **extreme}).history[0].loss)
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ from ms_assets.training import study as studies
 from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets_tests.training.tastes import settings_of
 
-BASE = settings_of(epochs=4)
+BASE = settings_of(epochs=4, temperature=0.15)
 
 
 def goodness(settings):

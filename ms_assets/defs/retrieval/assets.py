@@ -65,7 +65,7 @@ def cold_songs(
         value=pa.table(table),
         metadata={
             "n_of_known_artists": int(known.sum()),
-            **(asdict(fit) if fit else {"length": 1.0, "not_calibrated": "no song of validation is new and cold"}),
+            **(asdict(fit) if fit else {"not_calibrated": "validation meets too few cold songs: length as rehearsed"}),
         },
     )
 

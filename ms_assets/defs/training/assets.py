@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from ms_assets import pictures
@@ -37,7 +38,7 @@ TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 @asset(
     kinds={"pytorch", "mlflow"},
     pool="gpu",
-    code_version="4",
+    code_version="5",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
     ins=TRAINED_ON | REFIT,
@@ -51,7 +52,7 @@ def lightgcn(
     LightGCN learns a vector for every user and song, such that users lie near the songs that they listen to. Curves and
     pictures are in the metadata and in MLflow; an interrupted training resumes from its last checkpoint.
     """
-    from ms_assets.training import diagnostics, figures, inputs, memory, refit, trainer
+    from ms_assets.training import diagnostics, figures, inputs, memory, race, refit, trainer
     from ms_assets.training.checkpoints import Checkpoint
 
     data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
@@ -64,7 +65,7 @@ def lightgcn(
     with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:
         checkpoint.notes["mlflow_run_id"] = run.run_id
         run.log_settings({**settings.model_dump(), "device": str(device)})
-        trained = trainer.fit(
+        trained = race.train(
             data, settings, device,
             on_epoch=lambda epoch: run.log_metrics(asdict(epoch), step=epoch.number),
             checkpoint=checkpoint,
@@ -72,10 +73,13 @@ def lightgcn(
         if settings.refit:
             parts = (splits[name] for name in ("negatives", "train", "validation"))
             data = refit.refit_data(io_manager.duckdb.connection, bipartite_graph, *parts)
-            trained = trainer.refit(data, trained, device, Checkpoint.open(file("refit"), data, settings))
+            again = Checkpoint.open(file("refit"), data, settings)
+            trained = trainer.refit(data, trained, device, again)
+            again.finish()
+        checkpoint.finish()
         diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
         numbers, drawn = diagnosis.numbers, figures.of_training(trained, diagnosis)
-        run.log_summary(numbers)
+        run.log_summary(numbers | {f"race {name}": ndcg for name, ndcg in trained.race.items()})
         for name, image in drawn.items():
             run.log_picture(image, f"{name.replace(' ', '_')}.png")
     return dg.MaterializeResult(
@@ -86,6 +90,7 @@ def lightgcn(
             "epochs": len(trained.history),
             "training_seconds": round(trained.history[-1].seconds, 1),
             "device": str(device),
+            "race": shown.table(pl.DataFrame({"compared": list(trained.race), "ndcg": list(trained.race.values())})),
             "estimated_memory": estimated,
             "mlflow_run": dg.MetadataValue.url(run.url),
             **{name: round(number, 4) for name, number in numbers.items()},

@@ -1,0 +1,92 @@
+"""Rehearsal of cold songs: a training from which some songs are hidden, to fit the length of songs nobody has heard."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ms_assets.interactions import Interactions
+from ms_assets.training import trainer
+from ms_assets.training.data import GraphTensors, TrainingData
+from ms_assets.training.trained import TrainedModel
+from ms_assets.training.validation import VALIDATION_K, Validator
+
+logger = logging.getLogger(__name__)
+
+LARGEST_SHARE = 0.1
+"""Largest share of the graph's songs that are hidden; otherwise that of cold songs in the catalogue."""
+FEWEST_MET = 0.05
+FACTORS = tuple(2.0 ** (step / 4) for step in range(-8, 13))
+"""Lengths that are tried, in units of the mean length of the graph's songs."""
+
+
+def with_cold_length(data: TrainingData, trained: TrainedModel, device: torch.device) -> TrainedModel:
+    """Fit the length of cold songs' vectors.
+
+    Some songs of the graph are hidden, and a second training knows them by their content alone. Of the lengths tried
+    for these, the best one has the highest NDCG where their listeners in train and validation count as targets.
+    The length stays 1 where there is nothing to fit: no cold song, or nothing known of songs but who hears them; where
+    validation holds many cold songs, they tell the length themselves (`retrieval/cold_start.py`).
+    """
+    graph, settings = data.graph, trained.settings
+    n_hidden = round(min(LARGEST_SHARE, 1 - graph.n_graph_songs / graph.n_songs) * graph.n_graph_songs)
+    knows_content = settings.audio or settings.metadata
+    if (
+        not n_hidden
+        or not len(data.targets)
+        or not knows_content
+        or meets_cold_songs(data.targets, graph.n_graph_songs)
+    ):
+        return trained
+    logger.info("training again without %d songs, to fit the length of cold ones", n_hidden)
+    rehearsed = without_songs(data, n_hidden, settings.seed)
+    again = trainer.fit(rehearsed, settings, device, last_epoch=trained.best.number)
+    users, songs = again.embeddings(rehearsed.graph)
+    kept, cold = songs.tensor_split([rehearsed.graph.n_graph_songs])
+    unit = float(kept.norm(dim=1).mean())
+    validator = Validator.of(rehearsed, settings, cold=True)
+    reached = {factor: validator.ndcg(users, torch.cat([kept, factor * unit * cold])) for factor in FACTORS}
+    best = max(FACTORS, key=lambda factor: reached[factor])
+    logger.info("length of cold songs: %.2f × the mean, NDCG@%d %.4f", best, VALIDATION_K, reached[best])
+    mean = float(trained.state["log_lengths"].exp().mean())
+    return replace(trained, state={**trained.state, "cold_length": torch.tensor(best * mean)})
+
+
+def meets_cold_songs(validation: Interactions, n_graph_songs: int) -> bool:
+    """Tell if the validation part holds at least a twentieth of the cold songs, so that it can speak for them."""
+    n_cold, met = validation.n_songs - n_graph_songs, validation.song[validation.song >= n_graph_songs]
+    return len(np.unique(met)) >= FEWEST_MET * max(n_cold, 1)
+
+
+def without_songs(data: TrainingData, n_hidden: int, seed: int) -> TrainingData:
+    """Training data in which some songs of the graph are cold, and its cold songs are left out.
+
+    Train events of the hidden songs are targets beside those of validation, of relevance 1.
+    """
+    graph, generator = data.graph, torch.Generator().manual_seed(seed)
+    order = torch.randperm(graph.n_graph_songs, generator=generator)
+    n_kept = graph.n_graph_songs - n_hidden
+    songs = torch.cat([order[:n_kept].sort().values, order[n_kept:]])
+    place = torch.full((graph.n_songs,), -1).index_put((songs,), torch.arange(len(songs)))
+    seen = place[graph.song] < n_kept
+    kept = GraphTensors(
+        graph.user[seen],
+        place[graph.song[seen]],
+        graph.attributes[seen],
+        graph.features.select(songs),
+        graph.n_users,
+        n_kept,
+    )
+
+    def renumbered(pairs: Interactions) -> Interactions:
+        to = place.numpy()[pairs.song]
+        values = {name: array[to >= 0] for name, array in pairs.values.items()}
+        return kept.pairs(pairs.user[to >= 0], to[to >= 0], **values)
+
+    heard, later = renumbered(graph.heard), renumbered(data.targets)
+    hidden = heard.keep(heard.song >= n_kept)
+    later = later.without(hidden)
+    user, song = (np.concatenate(both) for both in ((hidden.user, later.user), (hidden.song, later.song)))
+    relevance = np.concatenate([np.ones(len(hidden)), later.values["relevance"]])
+    return TrainingData(kept, renumbered(data.disliked), kept.pairs(user, song, relevance=relevance))

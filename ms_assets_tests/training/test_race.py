@@ -1,0 +1,96 @@
+"""The race on the validation part: what is compared, and that its winner is what is kept."""
+
+import numpy as np
+import pytest
+import torch
+
+from ms_assets.settings import TrainingSettings
+from ms_assets.training import race, trainer
+from ms_assets.training.steps import NotFiniteError, Steps
+from ms_assets_tests.training.graphs import data_of
+from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread, settings_of
+
+pytestmark = one_thread
+DATA = data_of(GRAPH, EXPLICIT, WANTED)
+NAMES = [f"temperature {temperature:g}" for temperature in race.TEMPERATURES]
+
+
+def test_the_temperature_that_validates_best_is_trained_with():
+    found = race.train(DATA, settings_of(), CPU)
+    assert list(found.race) == [*NAMES, "trained", "plain SVD"]
+    best = max(race.TEMPERATURES, key=lambda temperature: found.race[f"temperature {temperature:g}"])
+    assert found.settings.temperature == best
+    wanted = trainer.fit(DATA, settings_of(temperature=best), CPU)
+    assert found.race["trained"] == wanted.best.validation_ndcg
+    if wanted.best.validation_ndcg >= found.race["plain SVD"]:
+        same = set(wanted.state) - {"cold_length"}
+        assert all(torch.equal(found.state[name], wanted.state[name]) for name in same)
+
+
+def test_what_a_temperature_reaches_is_what_a_short_training_with_it_reaches():
+    found = race.train(DATA, settings_of(), CPU).race
+    for temperature, name in zip(race.TEMPERATURES, NAMES, strict=True):
+        short = trainer.fit(DATA, settings_of(temperature=temperature, epochs=race.EPOCHS, patience=9), CPU)
+        assert found[name] == max(epoch.validation_ndcg for epoch in short.history)
+
+
+def test_a_given_temperature_is_taken_and_without_race_or_validation_nothing_is_compared():
+    given = race.train(DATA, settings_of(temperature=0.3, epochs=1), CPU)
+    assert (given.settings.sharpness, list(given.race)) == (0.3, ["trained", "plain SVD"])
+    for data, changed in ((DATA, {"race": False}), (data_of(GRAPH, EXPLICIT), {})):
+        found = race.train(data, settings_of(epochs=1, **changed), CPU)
+        assert (found.settings.sharpness, found.race) == (0.15, {})
+
+
+def test_training_that_is_worse_than_a_plain_svd_gives_way_to_it():
+    harmful = {"learning_rate": 1.0, "warmup_epochs": 0, "spectral_start": True, "layers": 8, "epochs": 1}
+    found = race.train(DATA, settings_of(**harmful), CPU)
+    if found.race["plain SVD"] > found.race["trained"]:
+        assert (found.settings.layers, found.settings.spectrum, found.best.number) == (0, "plain", 0)
+    assert found.best.validation_ndcg == max(found.race["trained"], found.race["plain SVD"])
+
+
+def test_the_plain_start_scores_as_a_truncated_svd_of_the_pairs_does():
+    start = trainer.fit(DATA, race.plain_svd(settings_of()), CPU, last_epoch=0)
+    users, songs = start.embeddings(DATA.graph)
+    n = DATA.graph.n_graph_songs
+    matrix = np.zeros((DATA.graph.n_users, n))
+    matrix[DATA.graph.user, DATA.graph.song] = 1
+    left, singular, right = np.linalg.svd(matrix, full_matrices=False)
+    wanted = (left * singular)[:, :16] @ right[:16]
+    found = (users @ songs[:n].T).numpy()
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert np.corrcoef(ours, theirs)[0, 1] > 0.97, "randomised, and its users have length 1"
+
+
+def test_no_epoch_that_is_worse_than_the_start_is_kept():
+    found = trainer.fit(DATA, settings_of(learning_rate=1.0, warmup_epochs=0, epochs=2), CPU)
+    start = trainer.fit(DATA, settings_of(), CPU, last_epoch=0)
+    assert found.best.validation_ndcg == max(e.validation_ndcg for e in [start.best, *found.history])
+    assert start.history == []
+
+
+def test_a_temperature_that_diverges_loses(monkeypatch):
+    step = Steps._step
+
+    def diverging(self, edges):
+        if self.settings.temperature == 0.15:
+            raise NotFiniteError("the loss is nan")
+        return step(self, edges)
+
+    monkeypatch.setattr(Steps, "_step", diverging)
+    found = race.train(DATA, settings_of(), CPU)
+    assert found.race["temperature 0.15"] == 0
+    assert found.settings.temperature in (0.1, 0.2)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.2])
+def test_the_same_seed_gives_the_same_race(temperature):
+    one, other = (race.train(DATA, settings_of(temperature=temperature, epochs=2), CPU) for _ in range(2))
+    assert one.race == other.race
+    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+
+
+def test_large_graphs_take_the_default_temperature(monkeypatch):
+    monkeypatch.setattr(race, "LARGEST_RACE", 10)
+    assert race.train(DATA, settings_of(epochs=1), CPU).settings.sharpness == TrainingSettings().sharpness
