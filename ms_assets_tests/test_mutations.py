@@ -21,6 +21,7 @@ from ms_assets.defs.platform.lineage import RECORD, InconsistentInputsError, Mad
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.defs.platform.schemas import SCHEMA
 from ms_assets.defs.raw.checks import FINITE, audio_vectors_are_finite
+from ms_assets.defs.retrieval.checks import PROBLEMS
 from ms_assets.evaluation import passes
 from ms_assets.raw import published
 from ms_assets.retrieval.methods import METHODS
@@ -166,29 +167,46 @@ def as_real(given):
 
 
 ONE = "uid = (SELECT min(uid) FROM t)"
+FIRST, SECOND = f"{ONE} AND rank = 1", f"{ONE} AND rank = 2"
+
+
+def with_heard(given):
+    """The first song of each list in `discovery`, replaced by one that the user has heard."""
+    heard = (
+        given["train"]
+        .aggregate("'discovery' AS view, user_id, 1 AS rank, min(song_id) AS song_id")
+        .join(given["songs"].project("song_id, item_id"), "song_id")
+    )
+    lists = given["recommended"].set_alias("lists")
+    kept = lists.join(heard, "view, user_id, rank", how="anti")
+    columns = ", ".join(
+        f"heard.{name}" if name in ("song_id", "item_id") else f"lists.{name}" for name in lists.columns
+    )
+    on = " AND ".join(f"lists.{name} = heard.{name}" for name in ("view", "user_id", "rank"))
+    return {"recommended": kept.union(lists.join(heard.set_alias("heard"), on).project(columns))}
+
+
 RECOMMENDATIONS = {
-    "unknown view": with_("recommended", "'new'", "view", f"{ONE} AND rank = 1"),
-    "unknown user": with_("recommended", "uid + 1", "uid", f"{ONE} AND rank = 1"),
-    "unknown song": with_("recommended", "item_id + 1", "item_id", f"{ONE} AND rank = 1"),
-    "song ids are permuted": sql(
+    "unknown view": with_("recommended", "'new'", "view", FIRST),
+    "unknown user": with_("recommended", "uid + 1", "uid", FIRST),
+    "unknown song": with_("recommended", "item_id + 1", "item_id", FIRST),
+    "unknown song: ids are permuted": sql(
         "recommended",
         """SELECT * REPLACE (coalesce(lead(song_id) OVER w, first_value(song_id) OVER w) AS song_id)
         FROM t WINDOW w AS (PARTITION BY view, user_id ORDER BY rank)""",
     ),
-    "a song twice": sql("recommended", "FROM t UNION ALL SELECT * REPLACE (rank + 1000 AS rank) FROM t"),
-    "no number": with_("recommended", "'nan'::FLOAT", "score", f"{ONE} AND rank = 2"),
-    "no score": with_("recommended", "NULL", "score", f"{ONE} AND rank = 2"),
-    "a rank left out": with_("recommended", "rank + 1", "rank", f"{ONE} AND rank > 1"),
-    "a rank twice": with_("recommended", "1", "rank", f"{ONE} AND rank = 2"),
-    "no first song": without("recommended", f"{ONE} AND rank = 1"),
-    "heard songs in discovery": lambda given: {
-        "recommended": given["train"].query("t", f"""
-            SELECT 'discovery' AS view, user_id, uid, 1 AS rank, song_id, item_id, 1.0 AS score
-            FROM (SELECT min(user_id) AS user_id, song_id FROM t GROUP BY song_id LIMIT 1)
-            JOIN ({given['users'].sql_query()}) USING (user_id) JOIN ({given['songs'].sql_query()}) USING (song_id)
-        """)
-    },
+    "a song that the list has already": sql("recommended", f"""
+        FROM t UNION ALL SELECT * REPLACE (101 AS rank) FROM t WHERE {FIRST}
+    """),
+    "a score that is no number": with_("recommended", "'nan'::FLOAT", "score", SECOND),
+    "a score that is no number: there is none": with_("recommended", "NULL", "score", SECOND),
+    "a rank left out or given twice: left out": with_("recommended", "rank + 1", "rank", f"{ONE} AND rank > 1"),
+    "a rank left out or given twice: twice": with_("recommended", "1", "rank", SECOND),
+    "a heard song in discovery": with_heard,
+    "the end of a list that should go on": without("recommended", f"{ONE} AND rank > 50"),
+    "the end of a list that should go on: no list": without("recommended", "true"),
 }  # fmt: skip
+"""Mutations of recommendations, by the problem that the check has to name."""
 MUTATIONS = {
     "raw/embeddings:audio_vectors_are_finite": {"one vector is not": lambda given: {"n_unusable": 1}},
     "raw/multi_event:events_have_a_time_and_a_type": {
@@ -320,9 +338,8 @@ MUTATIONS = {
         "no number": vectors("cold_songs", with_row(np.nan)),
         "another length": vectors("cold_songs", with_row(1)),
     },
-    "retrieval/lightgcn:recommendations_are_complete": RECOMMENDATIONS,
-    **{f"retrieval/{method}:recommendations_are_complete": {"no first song": RECOMMENDATIONS["no first song"]}
-       for method in METHODS if method != "lightgcn"},
+    **{f"retrieval/{method}:recommendations_are_complete": {"no first song": without("recommended", FIRST)}
+       for method in METHODS},
     "evaluation/user_metrics:metrics_lie_within_their_range": {
         "above 1": with_("user_metrics", "1.5", "ndcg", "k = 10"),
         "below 0": with_("user_metrics", "-0.1", "recall", "k = 10"),
@@ -456,6 +473,16 @@ def test_a_check_fails_on_a_mutation(computed, name, what):
     assert not result.passed
     blocks = GRAPH.get_check_spec(CHECKS[name]).blocking
     assert blocks or result.severity == dg.AssetCheckSeverity.WARN
+
+
+@pytest.mark.parametrize("what", RECOMMENDATIONS)
+def test_recommendations_fail_by_the_problem_that_they_have(computed, what):
+    result = computed.result("retrieval/lightgcn:recommendations_are_complete", RECOMMENDATIONS[what])
+    assert f"lightgcn: {what.split(':')[0]}, user_id" in result.description
+
+
+def test_every_problem_of_recommendations_has_a_mutation():
+    assert {what.split(":")[0] for what in RECOMMENDATIONS} == set(PROBLEMS)
 
 
 # ids that were permuted
