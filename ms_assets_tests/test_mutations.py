@@ -364,6 +364,10 @@ MUTATIONS = {
     **{name: {"less than half of the rows": with_records(fewer_rows)} for name in OF_ROWS},
 }  # fmt: skip
 """Mutations of each check's data, by check and by what they do; every one has to fail."""
+NO_PROMISE = {
+    "evaluation/leaderboard:lightgcn_beats_the_baselines": with_("leaderboard", "1", "mean", "method = 'lightgcn'")
+}
+"""Data that are put right before a check sees them: a training of one epoch need not be best."""
 EACH = [(name, what) for name, mutations in MUTATIONS.items() for what in mutations]
 
 
@@ -431,6 +435,7 @@ class Computed:
         function = inspect.unwrap(check.node_def.compute_fn.decorated_fn)
         wanted = inspect.signature(function).parameters
         given = self.given(check, wanted)
+        given |= NO_PROMISE[name](given) if name in NO_PROMISE else {}
         given |= mutate(given) if mutate else {}
         return function(**{argument: given[argument] for argument in wanted})
 
