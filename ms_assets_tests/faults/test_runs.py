@@ -19,8 +19,7 @@ import sys, time
 from pathlib import Path
 from ms_assets.defs.platform import runs
 life = Path(sys.argv[1])
-runs.begin(life)
-with runs.turn(Path(sys.argv[2]), life) as those_before:
+with runs.alive(life), runs.turn(Path(sys.argv[2]), life) as those_before:
     for other in those_before:
         print("waits for", other, flush=True)
     print("has the turn", flush=True)
@@ -120,28 +119,30 @@ def test_a_killed_run_is_marked_as_failed_and_no_other_is(start, instance, tmp_p
         for status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS)
     )
     processes = [
-        start(RUN, runs.life_of(instance, run.run_id), tmp_path / run.run_id) for run in (killed, living, finished)
+        start(RUN, runs.life_of(tmp_path, run.run_id), tmp_path / run.run_id) for run in (killed, living, finished)
     ]
     assert [process.stdout.readline() for process in processes] == ["has the turn\n"] * 3
-    runs.mark_lost(instance)
+    runs.mark_lost(instance, tmp_path)
     assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.STARTED
 
     for process in (processes[0], processes[2]):
         process.kill()
         process.wait()
-    runs.mark_lost(instance)
+    runs.mark_lost(instance, tmp_path)
     statuses = [instance.get_run_by_id(run.run_id).status.value for run in (killed, living, finished)]
     assert statuses == ["FAILURE", "STARTED", "SUCCESS"]
     assert "has died: it was killed" in instance.all_logs(killed.run_id)[-1].message
-    assert list(runs.life_of(instance, "").glob("*")) == [runs.life_of(instance, living.run_id)]
+    assert list(runs.life_of(tmp_path, "").glob("*")) == [runs.life_of(tmp_path, living.run_id)]
 
 
 @pytest.mark.parametrize("status", ["NOT_STARTED", "STARTING", "STARTED"])
-def test_a_run_that_was_killed_before_its_first_step_is_marked_once_it_should_have_begun(instance, monkeypatch, status):
+def test_a_run_that_was_killed_before_its_first_step_is_marked_once_it_should_have_begun(
+    instance, tmp_path, monkeypatch, status
+):
     run = create_run_for_test(instance, status=dg.DagsterRunStatus[status], tags={PARTITION_TAG: "50m"})
     of_others = create_run_for_test(instance, status=dg.DagsterRunStatus[status])
     queued = create_run_for_test(instance, status=dg.DagsterRunStatus.NOT_STARTED, tags={PARTITION_TAG: "50m"})
-    runs.mark_lost(instance)
+    runs.mark_lost(instance, tmp_path)
     assert instance.get_run_by_id(run.run_id).status.value == status
     later = datetime.now(UTC) + timedelta(seconds=runs.SECONDS_TO_START + 1)
 
@@ -153,7 +154,7 @@ def test_a_run_that_was_killed_before_its_first_step_is_marked_once_it_should_ha
     left_the_queue = dg.DagsterEvent(dg.DagsterEventType.PIPELINE_STARTING.value, queued.job_name)
     instance.run_storage.handle_run_event(queued.run_id, left_the_queue, later)
     monkeypatch.setattr(runs, "datetime", Later)
-    runs.mark_lost(instance)
+    runs.mark_lost(instance, tmp_path)
     assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
     assert instance.get_run_by_id(of_others.run_id).status.value == status
     assert instance.get_run_by_id(queued.run_id).status == dg.DagsterRunStatus.STARTING
