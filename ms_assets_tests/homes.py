@@ -12,12 +12,14 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from ms_assets.definitions import defs
+from ms_assets.defs.platform.lineage import RECORD
 
 
 def artefacts(home: Path) -> dict[str, bytes]:
-    """The content of every file under the home's data, by its path there."""
+    """The content of every file under the home's data by its path there, without records, which name runs and times."""
     data = home / "data"
-    return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(data.rglob("*")) if path.is_file() and not path.name.endswith(RECORD)]
+    return {str(path.relative_to(data)): path.read_bytes() for path in files}
 
 
 def checkpoint(content: bytes) -> tuple[dict, bytes]:

@@ -2,6 +2,7 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -13,7 +14,9 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 
 from ms_assets.definitions import define
 from ms_assets.defs.automation import hub_revision, retraining_schedules
-from ms_assets.defs.platform.resources import Environment, YambdaSource
+from ms_assets.defs.platform.io_managers import TableIOManager
+from ms_assets.defs.platform.lineage import Lineage, Made
+from ms_assets.defs.platform.resources import DuckDB, Environment, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.raw.schema import ALWAYS
 from ms_assets.raw.source import Source
@@ -93,11 +96,15 @@ def test_the_weekly_schedule_launches_one_run_for_its_scale_each_week_and_only_w
         assert run.run_config == {"ops": {"training__lightgcn": {"config": {"replace_checkpoint": True}}}}
 
 
-def made(instance, scale, source=DATASET, revision=COMMIT):
-    """Raw tables of a scale, as their assets tell of them."""
+def made(home, scale, source=DATASET, revision=COMMIT):
+    """Raw tables of a scale, with the records that their assets leave."""
     for name in ALWAYS:
+        file = home / "data/raw" / name / f"{scale}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"rows")
         metadata = {"source": source, "revision": revision}
-        instance.report_runless_asset_event(dg.AssetMaterialization(["raw", name], partition=scale, metadata=metadata))
+        record = Made.of(file, {}, scale, metadata, name=file.name, version="v", run_id="run")
+        Lineage(home / "data").note(dg.AssetKey(["raw", name]), scale, record)
 
 
 def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_and_not_again(daemon, hub):
@@ -105,9 +112,9 @@ def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_a
     pin = daemon.home / "source/revisions" / "somebody%2Fyambda@main"
     pin.parent.mkdir(parents=True)
     pin.write_text(COMMIT)
-    made(daemon.instance, "sample", "generated", "0123456789ab")
-    made(daemon.instance, "50m")
-    made(daemon.instance, "5b")
+    made(daemon.home, "sample", "generated", "0123456789ab")
+    made(daemon.home, "50m")
+    made(daemon.home, "5b")
     start = datetime.now(UTC)
 
     def next_tick(n):
@@ -136,14 +143,19 @@ def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_a
 
 def tick(instance, yambda, cursor=None):
     with dg.build_sensor_context(instance, cursor, sensor_name="hub_revision") as context:
-        return hub_revision(context, yambda=yambda)
+        tables = TableIOManager(base_dir=str(home_of(yambda) / "data"), duckdb=DuckDB(temp_directory="unused"))
+        return hub_revision(context, yambda=yambda, io_manager=tables)
+
+
+def home_of(yambda):
+    return Path(yambda.source_home).parent
 
 
 @pytest.fixture
 def newer(tmp_path, monkeypatch):
     """A dataset whose revision names the next commit."""
     monkeypatch.setattr(Source, "newest_commit", lambda self: NEXT_COMMIT)
-    return YambdaSource(location=DATASET, revision="main", source_home=str(tmp_path))
+    return YambdaSource(location=DATASET, revision="main", source_home=str(tmp_path / "source"))
 
 
 def asked_for(result):
@@ -152,29 +164,28 @@ def asked_for(result):
 
 def test_what_came_from_elsewhere_or_is_of_the_newest_commit_already_is_left_alone(newer):
     with dg.DagsterInstance.ephemeral() as instance:
-        made(instance, "50m", source="/a/folder", revision="local folder")
-        made(instance, "500m", revision=NEXT_COMMIT)
+        made(home_of(newer), "50m", source="/a/folder", revision="local folder")
+        made(home_of(newer), "500m", revision=NEXT_COMMIT)
         assert isinstance(tick(instance, newer), dg.SkipReason)
-        made(instance, "5b")
+        made(home_of(newer), "5b")
         assert asked_for(tick(instance, newer)) == [("5b", f"5b@{NEXT_COMMIT}")]
 
 
-def test_a_table_that_a_person_has_reported_in_the_ui_is_left_alone(newer):
+def test_a_table_that_a_person_has_reported_in_the_ui_changes_nothing(newer):
     with dg.DagsterInstance.ephemeral() as instance:
-        made(instance, "50m")
+        made(home_of(newer), "50m")
         for name in ALWAYS:
-            assert asked_for(tick(instance, newer)) == [("50m", f"50m@{NEXT_COMMIT}")], "by the tables that are left"
             reported = dg.AssetMaterialization(["raw", name], partition="50m", description="made by hand")
             instance.report_runless_asset_event(reported)
-        assert isinstance(tick(instance, newer), dg.SkipReason)
+            assert asked_for(tick(instance, newer)) == [("50m", f"50m@{NEXT_COMMIT}")]
 
 
 def test_the_cursor_remembers_what_was_asked_for(newer):
     with dg.DagsterInstance.ephemeral() as instance:
-        made(instance, "50m")
+        made(home_of(newer), "50m")
         cursor = tick(instance, newer).cursor
         assert isinstance(tick(instance, newer, cursor), dg.SkipReason)
-        made(instance, "5b")
+        made(home_of(newer), "5b")
         later = tick(instance, newer, cursor)
         assert asked_for(later) == [("5b", f"5b@{NEXT_COMMIT}")]
         assert isinstance(tick(instance, newer, later.cursor), dg.SkipReason)
@@ -182,11 +193,11 @@ def test_the_cursor_remembers_what_was_asked_for(newer):
 
 def test_the_pin_does_not_move_under_a_run_that_reads_the_hub(newer, tmp_path):
     with dg.instance_for_test() as instance:
-        made(instance, "50m")
+        made(home_of(newer), "50m")
         tags = {PARTITION_TAG: "5b"}
         run = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED, tags=tags)
         assert run.run_id in tick(instance, newer).skip_message
-        assert not (tmp_path / "revisions").exists()
+        assert not (tmp_path / "source/revisions").exists()
         instance.report_run_canceled(run)
         assert asked_for(tick(instance, newer)) == [("50m", f"50m@{NEXT_COMMIT}")]
 

@@ -63,10 +63,9 @@ def test_the_pipeline_makes_every_artefact_of_the_contract_and_nothing_else(pipe
     assert set(artefacts(pipeline.home)) == expected
 
 
-def test_a_run_writes_nothing_outside_its_home_and_the_store_of_dagster(pipeline):
+def test_a_run_writes_nothing_outside_its_home(pipeline):
     before = {"workspace.yaml", "dagster.yaml", "pyproject.toml", "ms_assets"}
-    assert {path.name for path in pipeline.folder.iterdir()} - before == {"home", "var"}
-    assert [path.name for path in (pipeline.folder / "var").iterdir()] == ["dagster"]
+    assert {path.name for path in pipeline.folder.iterdir()} - before == {"home"}
 
 
 def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import dagster as dg
+import pytest
 
 import ms_assets
 
@@ -91,8 +92,10 @@ class Workplace:
     @contextlib.contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
         """What Dagster remembers of the runs here."""
-        with contextlib.chdir(self.folder), dg.DagsterInstance.from_config(str(self.folder)) as instance:
-            yield instance
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.folder):
+            patch.setenv("MS_ASSETS_HOME", str(self.home))
+            with dg.DagsterInstance.from_config(str(self.folder)) as instance:
+                yield instance
 
     def state(self) -> dict[str, tuple[int, int]]:
         """Every artefact's inode and time of change: a file that was replaced differs."""
