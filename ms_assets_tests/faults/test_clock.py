@@ -34,9 +34,9 @@ def test_the_later_materialisation_counts_though_its_time_is_earlier(platform, m
         assert 0 <= latest.asset_materialization.metadata["write_seconds"].value < 60
 
 
-def test_a_run_of_a_later_hour_is_not_lost_before_its_time():
-    with dg.instance_for_test() as instance:
+def test_a_run_of_a_later_hour_is_not_lost_before_its_time(tmp_path):
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         with freeze_time(datetime.now(UTC) + timedelta(hours=1)):
             run = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTING, tags={PARTITION_TAG: "50m"})
-        runs.mark_lost(instance)
+        runs.mark_lost(instance, tmp_path)
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTING

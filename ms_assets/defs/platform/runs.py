@@ -141,23 +141,31 @@ def _is_held(path: Path) -> bool:
 
 @contextmanager
 def interrupted_when_cancelled(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[None]:
-    """Interrupt this process, as Ctrl-C does, once somebody cancels a run that no Dagster server can reach."""
+    """Interrupt this process, as Ctrl-C does, once somebody cancels a run that no Dagster server can reach.
+
+    Raises:
+        KeyboardInterrupt: the run was cancelled when it was too late to interrupt a step; Dagster would report success.
+    """
     over = threading.Event()
+
+    def cancelled() -> bool:
+        found = instance.get_run_by_id(run.run_id)
+        return found is not None and found.status in CANCELLED
 
     def watch() -> None:
         while not over.wait(SECONDS_BETWEEN_LOOKS):
-            found = instance.get_run_by_id(run.run_id)
-            if found is not None and found.status in CANCELLED:
+            if cancelled():
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
-    watcher = threading.Thread(target=watch, name="cancellation", daemon=True)
     if SERVER_TAG not in run.tags:
-        watcher.start()
+        threading.Thread(target=watch, name="cancellation", daemon=True).start()
     try:
         yield
     finally:
         over.set()
+    if cancelled():
+        raise KeyboardInterrupt
 
 
 def mark_lost(instance: dg.DagsterInstance, home: Path) -> None:
