@@ -1,5 +1,7 @@
 """Files that are cut short, or full of something else: never read as if whole, and the error says what to do."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +51,10 @@ def test_a_file_cut_short_is_refused_by_its_name_with_what_to_materialise(shelf,
     file.write_bytes(content[:end])
     with pytest.raises(DamagedFileError) as refused:
         shelf.get(kind)
-    assert str(refused.value).startswith(f"{file} cannot be read (")
-    assert str(refused.value).endswith("); if it is damaged, materialise room/value for 50m again")
-    assert "weights_only=False" not in str(refused.value)
+    assert str(refused.value) == (
+        f"{file}: the file has changed since room/value was materialised for 50m ({end:,} bytes found, "
+        f"{len(content):,} recorded); materialise it again"
+    )
     shelf.put(value(shelf), kind)
     assert file.read_bytes() == content
 
@@ -62,8 +65,24 @@ def test_a_file_of_another_kind_is_refused_by_its_name(shelf, kind):
     shelf.put(value(shelf), kind)
     file = shelf.folder / f"data/room/value/50m{extension}"
     pl.DataFrame({"a": [1]}).write_csv(file)
-    with pytest.raises(DamagedFileError, match="materialise room/value for 50m again"):
+    with pytest.raises(DamagedFileError, match="room/value was materialised for 50m .*; materialise it again"):
         shelf.get(kind)
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_file_that_no_library_can_read_though_it_is_the_published_one_is_refused_by_its_name(shelf, kind):
+    value, extension = VALUES[kind]
+    shelf.put(value(shelf), kind)
+    file = shelf.folder / f"data/room/value/50m{extension}"
+    file.write_bytes(content := file.read_bytes()[: file.stat().st_size // 2])
+    record = file.with_name("50m.origin.json")
+    [made] = json.loads(record.read_text())
+    record.write_text(json.dumps([made | {"version": hashlib.sha256(content).hexdigest()}]))
+    with pytest.raises(DamagedFileError) as refused:
+        shelf.get(kind)
+    assert str(refused.value).startswith(f"{file} cannot be read (")
+    assert str(refused.value).endswith("); if it is damaged, materialise room/value for 50m again")
+    assert "weights_only=False" not in str(refused.value)
 
 
 def test_a_checkpoint_cut_short_is_refused_by_its_name_with_the_way_out(tmp_path):
