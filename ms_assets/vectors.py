@@ -34,6 +34,11 @@ def embeddings(table: Relation, key: str) -> NDArray[np.float32]:
     return vector_column(table.order(key).to_arrow_table(), "embedding")
 
 
+def unrefitted(table: Relation, key: str) -> NDArray[np.float32]:
+    """Read embeddings that have not seen the validation part: `before_refit`, or `embedding` without a refit."""
+    return embeddings(table.project("* REPLACE (coalesce(before_refit, embedding) AS embedding)"), key)
+
+
 def fixed_size_list(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:
     """Turn float32 [rows, dimensions] into an Arrow column that DuckDB and Polars can query."""
     flat = np.ascontiguousarray(vectors, np.float32).ravel()

@@ -85,15 +85,19 @@ def calibrate(
 
 
 def placed(
-    dataset: Dataset, users: NDArray[np.float32], songs: NDArray[np.float32], artists: Ragged
+    dataset: Dataset,
+    songs: NDArray[np.float32],
+    artists: Ragged,
+    judged: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], Calibration | None]:
     """Place cold songs among the trained ones.
 
     Args:
         dataset: dataset with a validation part.
-        users: embeddings float32 [n_users, d].
         songs: embeddings float32 [n_songs, d], cold songs as encoded.
         artists: artists of every song.
+        judged: embeddings of users [n_users, d] and songs by a training that has not seen the validation part, by which
+            the length is fitted; those of a refit would find in validation what they were trained on.
 
     Returns:
         Vectors of the cold songs float32 [n_cold, d], flags of those with an artist who has a trained song, and the
@@ -101,7 +105,9 @@ def placed(
     """
     trained, encoded = np.split(songs, [dataset.n_graph_songs])
     unit, known = directions(encoded, trained, artists)
-    fit = calibrate(users, trained, unit, Tuner.of(dataset))
+    users, known_songs = judged
+    trained_before, encoded_before = np.split(known_songs, [dataset.n_graph_songs])
+    fit = calibrate(users, trained_before, directions(encoded_before, trained_before, artists)[0], Tuner.of(dataset))
     rehearsed = np.linalg.norm(encoded, axis=1).mean() if len(encoded) else 1.0
     return np.float32(fit.length if fit else rehearsed) * unit, known, fit
 

@@ -14,7 +14,13 @@ from ms_assets.vectors import Ragged
 
 OF_THE_ASSET = ("use_study", "replace_checkpoint", "checkpoint_seconds")
 """Settings that concern the study and the checkpoints of the asset, and nothing that a recommender has."""
-BLEND_GRID = [{"replay_weight": weight} for weight in (1.0, 0.0, 0.125, 0.25, 0.5, 2.0, 4.0)]
+BLEND_GRID: list[dict[str, float]] = [
+    {"replay_weight": weight, "recency": recency}
+    for weight in (1.0, 0.0, 0.25, 4.0, 16.0, 64.0)
+    for recency in (0.0, 0.5, 2.0)
+    if weight or not recency
+]
+"""Settings of the blend, from LightGCN alone to an order of the user's own songs by their plays and times alone."""
 
 
 class LightGCN(VectorRecommender):
@@ -72,14 +78,15 @@ class LightGCN(VectorRecommender):
         used = {name: is_known and getattr(self.settings, name) for name, is_known in known.items()}
         settings, device = inputs.fitted(validated(TrainingSettings, self.settings.model_dump() | used), data.graph)
         self.trained = race.train(data, settings, device)
+        users, songs = judged = [vectors.numpy() for vectors in self.trained.embeddings(data.graph)]
         if settings.refit and len(given.validation):
             parts = given.negatives, given.train, given.validation
             data = refit.refit_data(given.connection, graph, *parts)
             self.trained = trainer.refit(data, self.trained, device)
-        users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
+            users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
         if dataset.n_graph_songs < dataset.n_songs:
             artists = Ragged.from_column(given.songs.order("song_id").to_arrow_table(), "artist_ids")
-            cold, _, _ = placed(dataset, users, songs, artists)
+            cold, _, _ = placed(dataset, songs, artists, judged=(judged[0], judged[1]))
             songs = np.concatenate([songs[: dataset.n_graph_songs], cold])
         return {"users": users, "songs": songs}
 
@@ -98,17 +105,18 @@ class LightGCN(VectorRecommender):
 
 
 class LightGCNReplay(LightGCN):
-    """LightGCN with the scores of the user's own songs raised by how often they were played.
+    """LightGCN with the scores of the user's own songs raised by how often, and how lately, they were played.
 
-        score = user · song + weight · log(1 + n) / log(1 + most),
+        score = user · song + weight · (log(1 + n) / log(1 + most) + recency / (1 + later)),
 
-    n is the number of the user's positive train events with the song, most that of the user's most played song. Songs
-    never heard score as in `LightGCN`, so that lists without heard songs are the same.
+    n is the number of the user's positive train events with the song, most that of the user's most played song, later
+    the number of the user's songs that were last played after this one. Songs never heard score as in `LightGCN`, so
+    that lists without heard songs are the same.
     """
 
-    def __init__(self, replay_weight: float = 1.0, **settings: Any) -> None:
+    def __init__(self, replay_weight: float = 1.0, recency: float = 0.0, **settings: Any) -> None:
         super().__init__(**settings)
-        self.replay_weight = replay_weight
+        self.replay_weight, self.recency = replay_weight, recency
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank the songs nearest to the users together with the users' own songs."""
@@ -126,8 +134,11 @@ class LightGCNReplay(LightGCN):
         pairs = self._fitted().heard
         here = slice(pairs.offsets[user], pairs.offsets[user + 1])
         heard, plays = pairs.keys[here] % pairs.n_songs, np.log1p(pairs.values["n_events"][here])
+        ages = -pairs.values["last"][here]
+        lately = 1 / (1 + np.searchsorted(np.sort(ages), ages))
         near = self.learned["songs"][heard] @ self.learned["users"][user]
-        return heard, (near + self.replay_weight * plays / plays.max(initial=1)).astype(np.float32)
+        raised = plays / plays.max(initial=np.log1p(1)) + self.recency * lately
+        return heard, (near + self.replay_weight * raised).astype(np.float32)
 
     def _settings(self) -> dict[str, Any]:
-        return {"replay_weight": self.replay_weight, **super()._settings()}
+        return {"replay_weight": self.replay_weight, "recency": self.recency, **super()._settings()}

@@ -62,7 +62,7 @@ def meets_cold_songs(validation: Interactions, n_graph_songs: int) -> bool:
 def without_songs(data: TrainingData, n_hidden: int, seed: int) -> TrainingData:
     """Training data in which some songs of the graph are cold, and its cold songs are left out.
 
-    Train events of the hidden songs are targets beside those of validation, of relevance 1.
+    Train events of the hidden songs are targets beside those of validation, as relevant as these are in the mean.
     """
     graph, generator = data.graph, torch.Generator().manual_seed(seed)
     order = torch.randperm(graph.n_graph_songs, generator=generator)
@@ -88,5 +88,6 @@ def without_songs(data: TrainingData, n_hidden: int, seed: int) -> TrainingData:
     hidden = heard.keep(heard.song >= n_kept)
     later = later.without(hidden)
     user, song = (np.concatenate(both) for both in ((hidden.user, later.user), (hidden.song, later.song)))
-    relevance = np.concatenate([np.ones(len(hidden)), later.values["relevance"]])
+    mean = data.targets.values["relevance"].mean()
+    relevance = np.concatenate([np.full(len(hidden), mean), later.values["relevance"]])
     return TrainingData(kept, renumbered(data.disliked), kept.pairs(user, song, relevance=relevance))

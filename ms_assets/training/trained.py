@@ -1,6 +1,6 @@
 """Trained model: parameters of the best epoch, history of the training, and versions of its inputs."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from ms_assets.settings import TrainingSettings
@@ -40,6 +40,8 @@ class TrainedModel:
     """Reason if training diverged: epoch, step and settings; otherwise empty."""
     race: dict[str, float] = field(default_factory=dict)
     """Validation NDCG of what was compared, by name; empty if nothing was."""
+    unrefitted: "dict[str, Tensor]" = field(default_factory=dict)
+    """State before a refit, which alone has not seen the validation part; empty without a refit."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Data version of each artefact that the model was trained on, by asset key."""
     mlflow_run_id: str = ""
@@ -51,6 +53,11 @@ class TrainedModel:
         network = Network(graph, self.settings)
         network.load_state_dict(self.state)
         return network
+
+    @property
+    def validated(self) -> Self:
+        """Model whose training has not seen the validation part, for all tuning: itself, unless it was refitted."""
+        return replace(self, state=self.unrefitted or self.state)
 
     def embeddings(self, graph: "GraphTensors") -> "tuple[Tensor, Tensor]":
         """Embeddings of users [n_users, d] and songs [n_songs, d], from `Network.embed`."""

@@ -111,12 +111,12 @@ def refit(
 ) -> TrainedModel:
     """Train again on data with the validation part, for the number of epochs that was best without it.
 
-    Returns `fitted` with the new state; history and best epoch stay those of the training with validation.
+    Returns `fitted` with the new state beside its own; history and best epoch stay those with validation.
     """
     logger.info("training again on train and validation, %d epochs", fitted.best.number)
     again = fit(data, fitted.settings, device, checkpoint=checkpoint, last_epoch=fitted.best.number)
     state = {**again.state, "cold_length": fitted.state["cold_length"]}
-    return replace(fitted, state=state, diverged=fitted.diverged or again.diverged)
+    return replace(fitted, state=state, unrefitted=fitted.state, diverged=fitted.diverged or again.diverged)
 
 
 def _state(network: Network) -> dict[str, Tensor]:

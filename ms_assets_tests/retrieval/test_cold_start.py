@@ -1,5 +1,7 @@
 """Where cold songs lie: by encoding and artist, at the length that gives them their share of the top 100."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,7 +50,7 @@ class Planted:
         n_songs = N_TRAINED + N_COLD
         validation = Interactions.of(user, song, N_USERS, n_songs, relevance=np.ones(len(user)))
         dataset = dataset_of(heard, n_songs, N_TRAINED, validation=validation)
-        self.heard, self.tuner = dataset.heard, Tuner.of(dataset)
+        self.heard, self.validation, self.tuner = dataset.heard, validation, Tuner.of(dataset)
 
     def share(self, length):
         """Of cold songs among the top 100 of discovery, by search over all songs."""
@@ -78,6 +80,21 @@ def test_calibration_keeps_the_order_among_cold_songs_and_among_trained_ones():
     scores, scaled = (users @ (length * cold).T for length in (1.0, fit.length))
     assert fit.length > 0
     np.testing.assert_array_equal(np.argsort(scores[:, :50]), np.argsort(scaled[:, :50]))
+
+
+def test_the_length_is_fitted_with_embeddings_that_have_not_seen_validation():
+    planted, refitted = Planted(0.5, 80), Planted(0.5, 80)
+    songs = np.concatenate([planted.trained, planted.cold])
+    dataset = replace(
+        dataset_of([{0}] * N_USERS, N_TRAINED + N_COLD, N_TRAINED), heard=planted.heard, validation=planted.validation
+    )
+    # A refit draws users to what they took to in validation.
+    targets = planted.tuner.targets["discovery"]
+    np.add.at(refitted.users, planted.tuner.users[targets.user], 0.2 * songs[targets.song])
+    artists = ragged([[]] * len(songs))
+    _, _, fit = cold_start.placed(dataset, 2 * songs, artists, judged=(planted.users, songs))
+    assert fit == cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner)
+    assert fit != cold_start.calibrate(refitted.users, planted.trained, planted.cold, planted.tuner)
 
 
 def test_nothing_is_calibrated_where_validation_has_no_new_cold_song():

@@ -6,7 +6,7 @@ import pytest
 
 from ms_assets.retrieval.baselines import DecayedPopular, Replay
 from ms_assets.retrieval.index import SongIndex
-from ms_assets.retrieval.lightgcn import LightGCN, LightGCNReplay
+from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
 from ms_assets.retrieval.recommender import recommendations
 from ms_assets_tests.retrieval.histories import dataset_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
@@ -63,29 +63,44 @@ def blended():
     rng = np.random.default_rng(0)
     users, songs = unit_rows(rng, 30, 8), unit_rows(rng, 60, 8)
     heard = random_histories(rng, 30, 50)
-    plays = [{song: (int(rng.integers(1, 9)), 0) for song in own} for own in heard]
+    plays = [{song: (int(rng.integers(1, 9)), int(rng.integers(5))) for song in own} for own in heard]
     dataset, index = dataset_of(plays, 60, 50), SongIndex.build(songs)
 
-    def make(weight):
+    def make(weight, recency=0.0):
         scores = users @ songs.T
         for user, own in enumerate(plays):
             most = max((n for n, _ in own.values()), default=1)
-            for song, (n, _) in own.items():
-                scores[user, song] += weight * np.log1p(n) / np.log1p(most)
-        model = LightGCNReplay(weight).of_embeddings(dataset, index, np.arange(60), users=users, songs=songs[:50])
+            for song, (n, last) in own.items():
+                later = sum(other > last for _, other in own.values())
+                scores[user, song] += weight * (np.log1p(n) / np.log1p(most) + recency / (1 + later))
+        model = LightGCNReplay(weight, recency).of_embeddings(
+            dataset, index, np.arange(60), users=users, songs=songs[:50]
+        )
         return model, scores
 
     lightgcn = LightGCN().of_embeddings(dataset, index, np.arange(60), users=users)
     return lightgcn, make
 
 
+@pytest.mark.parametrize("recency", [0.0, 0.7])
 @pytest.mark.parametrize("weight", [0.0, 0.3, 5.0])
-def test_a_blend_ranks_by_its_formula(blended, weight):
+def test_a_blend_ranks_by_its_formula(blended, weight, recency):
     _, make = blended
-    model, scores = make(weight)
+    model, scores = make(weight, recency)
     songs, values = model.rank(np.arange(30), 60)
     np.testing.assert_allclose(values, -np.sort(-scores, axis=1), atol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(scores, songs, axis=1), values, atol=1e-5)
+
+
+def test_the_grid_of_the_blend_goes_from_lightgcn_alone_to_the_users_own_songs_alone(blended):
+    lightgcn, make = blended
+    weights = [setting["replay_weight"] for setting in BLEND_GRID]
+    assert min(weights) == 0
+    everything = [setting for setting in BLEND_GRID if setting["replay_weight"] == max(weights)]
+    for setting in everything:
+        songs, _ = make(*setting.values())[0].rank(np.arange(30), 60)
+        for user, own in enumerate(np.split(lightgcn.dataset.heard.song, lightgcn.dataset.heard.offsets[1:-1])):
+            assert set(songs[user, : len(own)].tolist()) == set(own.tolist())
 
 
 def test_a_blend_discovers_what_lightgcn_discovers(blended):

@@ -1,14 +1,16 @@
 """Training anew on train and validation: which edges that means, how long it goes on, and what it is for."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import refit, trainer
+from ms_assets.training.trained import TrainedModel
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, data_of, graph_of
-from ms_assets_tests.training.tastes import CPU, GRAPH, WANTED
+from ms_assets_tests.training.tastes import CPU, GRAPH, WANTED, plant, settings_of
 
 EVENT = "user_id song_id event_type played_ratio"
 TRAIN = [(0, 0, "listen", 0.5), (0, 1, "like", None), (1, 2, "listen", 1.0)]
@@ -73,6 +75,42 @@ def test_it_trains_as_many_epochs_as_were_best_and_keeps_what_validation_said(wo
     wanted = trainer.fit(more, settings, CPU, last_epoch=fitted.best.number)
     assert len(wanted.history) == fitted.best.number
     assert all(torch.equal(found.state[name], wanted.state[name]) for name in wanted.state)
+
+
+def test_the_model_before_is_kept_for_whatever_is_tuned_on_validation(world):
+    data, more = world
+    fitted = trainer.fit(data, settings_of(epochs=3), CPU)
+    again = trainer.refit(more, fitted, CPU)
+    assert fitted.validated.state is fitted.state
+    for ours, theirs in zip(again.validated.embeddings(data.graph), fitted.embeddings(data.graph), strict=True):
+        assert torch.equal(ours, theirs)
+    stored = TrainedModel.from_dict(again.to_dict())
+    assert all(torch.equal(stored.unrefitted[name], fitted.state[name]) for name in fitted.state)
+
+
+def test_a_refit_keeps_the_length_of_cold_songs(world):
+    data, more = world
+    fitted = trainer.fit(data, settings_of(epochs=2), CPU)
+    fitted.state["cold_length"] = torch.tensor(1.7)
+    assert trainer.refit(more, fitted, CPU).state["cold_length"] == torch.tensor(1.7)
+
+
+def test_tables_of_embeddings_hold_those_of_before_beside_them(platform_at, tmp_path):
+    platform, config = platform_at(tmp_path), {"epochs": 2, "embedding_dim": 8, "temperature": 0.2}
+    plant(platform)
+    user, song = GRAPH[INTERACTS].edge_index.numpy()
+    events = pl.read_parquet(platform.file("splits/train")).clear()
+    heard = pl.DataFrame({"user_id": user, "song_id": song, "event_type": "listen", "played_ratio": 0.9})
+    events.extend(heard.cast(dict(events.schema))).write_parquet(platform.file("splits/train"))
+    keys, tables = [f"training/{name}" for name in ("lightgcn", "user_embeddings", "song_embeddings")], []
+    for refit_too in (False, True):
+        given = {"training__lightgcn": {**config, "refit": refit_too}}
+        platform.materialise(*keys, alone=True, config=given)
+        tables.append({key: pl.DataFrame(platform.rows(key)) for key in keys[1:]})
+    for key in keys[1:]:
+        without, refitted = (found[key] for found in tables)
+        assert without["before_refit"].null_count() == len(without)
+        assert refitted["before_refit"].to_list() == without["embedding"].to_list()
 
 
 def test_afterwards_users_are_nearer_to_what_they_heard_in_validation(world):

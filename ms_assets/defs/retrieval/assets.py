@@ -30,7 +30,7 @@ from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
 from ms_assets.streams import Relation
-from ms_assets.vectors import Ragged, embeddings, fixed_size_list
+from ms_assets.vectors import Ragged, embeddings, fixed_size_list, unrefitted
 
 asset = room("retrieval")
 Recommended = dg.MaterializeResult[pa.Table]
@@ -41,7 +41,7 @@ LIGHTGCN = assets_of("training", "lightgcn")
 USERS, SONGS = assets_of("training", "user_embeddings"), assets_of("training", "song_embeddings")
 
 
-@asset(kinds={"numpy"}, code_version="1", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/cold_songs"))
+@asset(kinds={"numpy"}, code_version="2", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/cold_songs"))
 def cold_songs(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     user_embeddings: Relation, song_embeddings: Relation,
@@ -53,7 +53,10 @@ def cold_songs(
     dataset = Dataset.of(users, songs, train, ground_truth)
     artists = Ragged.from_column(songs.order("song_id").to_arrow_table(), "artist_ids")
     vectors, known, fit = cold_start.placed(
-        dataset, embeddings(user_embeddings, "user_id"), embeddings(song_embeddings, "song_id"), artists
+        dataset,
+        embeddings(song_embeddings, "song_id"),
+        artists,
+        judged=(unrefitted(user_embeddings, "user_id"), unrefitted(song_embeddings, "song_id")),
     )
     table = {
         "song_id": pa.array(range(dataset.n_graph_songs, dataset.n_songs), pa.int32()),
@@ -190,11 +193,21 @@ def lightgcn_replay(
     vectors, trained = embeddings(user_embeddings, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
     index = _searchable(song_index, dataset, vectors)
 
-    def make(replay_weight: float) -> LightGCNReplay:
-        model = LightGCNReplay(replay_weight)
+    def make(**setting: float) -> LightGCNReplay:
+        model = LightGCNReplay(**setting)
         return model.of_embeddings(dataset, index, dataset.song_ids, users=vectors, songs=trained)
 
-    return _tuned(dataset, BLEND_GRID, make, views=["all"])
+    # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
+    judged = unrefitted(user_embeddings, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
+
+    ids = dataset.song_ids[: dataset.n_graph_songs]
+    refitted = not np.array_equal(judged[0], vectors)
+    exact = SongIndex.build(judged[1], ids, queries=judged[0]) if refitted else index
+
+    def make_judged(**setting: float) -> LightGCNReplay:
+        return LightGCNReplay(**setting).of_embeddings(dataset, exact, ids, users=judged[0], songs=judged[1])
+
+    return _tuned(dataset, BLEND_GRID, make, (lambda _: make_judged) if refitted else None, views=["all"])
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method("splits/train.song_id"))

@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ms_assets import pictures
 from ms_assets.defs.platform import shown
@@ -130,7 +132,7 @@ def _training_settings(context: dg.AssetExecutionContext, tables: TableIOManager
         is_required=False,
         kinds={"pytorch"},
         freshness_policy=FRESHNESS,
-        code_version="1",
+        code_version="2",
     ),
 )
 def embeddings(
@@ -141,8 +143,9 @@ def embeddings(
     from ms_assets.training import refit
     from ms_assets.training.data import GraphTensors
 
-    graph = bipartite_graph
-    if lightgcn.settings.refit:
+    graph, users_before, songs_before = bipartite_graph, None, None
+    if lightgcn.unrefitted:
+        users_before, songs_before = lightgcn.validated.embeddings(GraphTensors.of(graph))
         graph = refit.graph_of_train_and_validation(duckdb.connection, graph, train, validation)
     users, songs = (vectors.numpy() for vectors in lightgcn.embeddings(GraphTensors.of(graph)))
     graph_users, graph_songs = bipartite_graph["user"], bipartite_graph["song"]
@@ -152,6 +155,7 @@ def embeddings(
                 "user_id": pa.array(range(len(users)), pa.int32()),
                 "uid": graph_users.uid.numpy(),
                 "embedding": fixed_size_list(users),
+                "before_refit": _or_nulls(users_before, users),
             }
         ),
         "song_embeddings": lambda: pa.table(
@@ -160,11 +164,18 @@ def embeddings(
                 "item_id": graph_songs.item_id.numpy(),
                 "cold": (~graph_songs.in_graph).numpy(),
                 "embedding": fixed_size_list(songs),
+                "before_refit": _or_nulls(songs_before, songs),
             }
         ),
     }
     for name in context.op_execution_context.selected_output_names:
         yield dg.Output(tables[name](), output_name=name, metadata={"dimensions": users.shape[1]})
+
+
+def _or_nulls(vectors: Any, like: NDArray[np.float32]) -> pa.Array:
+    if vectors is not None:
+        return fixed_size_list(vectors.numpy())
+    return pa.nulls(len(like), pa.list_(pa.float32(), like.shape[1]))
 
 
 @asset(
