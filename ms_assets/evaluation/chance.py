@@ -25,7 +25,7 @@ from ms_assets.interactions import Flags, Floats
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets.streams import Relation
 
-CHANCE, POPULAR, REPLAY = "random", "popular", "replay"
+CHANCE, POPULAR, REPLAY, CONTENT = "random", "popular", "replay", "content_based"
 SAME_FOR_ALL = (POPULAR, "decayed_popularity")
 FEWEST_USERS = 100
 SURE = 0.99
@@ -72,12 +72,16 @@ def fault(per_user: Relation, train: Relation, ground_truth: Relation, n_songs: 
     if not len(lost):
         return None
     again = ", ".join(f"retrieval/{name}" for name in lost)
+    if list(lost) == [CONTENT]:
+        return f"{CONTENT}: no better than random lists; {SILENT}"
     return (
         f"{', '.join(lost)}: no better than random lists, while most methods are. Ids are of another version, or a "
         f"training has learned nothing: materialise {again} and what they are made of again"
     )
 
 
+SILENT = "the audio vectors of this data say nothing of who listens, or are those of other songs"
+"""End of a fault that may lie in the data alone."""
 UNRELATED = "test events are of another division than the lists: materialise splits and all that follows again"
 
 

@@ -65,7 +65,7 @@ def test_a_file_of_another_kind_is_refused_by_its_name(shelf, kind):
     shelf.put(value(shelf), kind)
     file = shelf.folder / f"data/room/value/50m{extension}"
     pl.DataFrame({"a": [1]}).write_csv(file)
-    with pytest.raises(DamagedFileError, match="room/value was materialised for 50m .*; materialise it again"):
+    with pytest.raises(DamagedFileError, match=r"room/value was materialised for 50m .*; materialise it again"):
         shelf.get(kind)
 
 
