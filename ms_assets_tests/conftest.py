@@ -16,7 +16,7 @@ from torch_geometric.data import HeteroData
 
 from ms_assets.definitions import define
 from ms_assets.defs.platform import resources
-from ms_assets.defs.platform.lineage import RECORD, Lineage
+from ms_assets.defs.platform.lineage import RECORD, Lineage, Made
 from ms_assets.defs.platform.resources import Environment
 from ms_assets_tests import slow_reference
 from ms_assets_tests.shelf import Shelf
@@ -87,6 +87,12 @@ class Platform:
     def file(self, key: str, scale: str = "50m", extension: str = ".parquet") -> Path:
         """Where an artefact lies by contract."""
         return self.home / "data" / key / f"{scale}{extension}"
+
+    def record(self, key: str, scale: str = "50m", extension: str = ".parquet") -> None:
+        """Record a file that a test has put into an artefact's place."""
+        file = self.file(key, scale, extension)
+        made = Made.of(file, {}, scale, {}, name=file.name, version="by a test", run_id="none")
+        self.lineage.note(dg.AssetKey.from_user_string(key), scale, made)
 
     def rows(self, key: str, scale: str = "50m") -> list[dict]:
         """A table as plain rows, in the order of its file."""

@@ -46,15 +46,16 @@ def test_every_asset_materialises_from_real_data(lastfm):
     assert run.success
     assert {event.asset_key.to_user_string() for event in run.get_asset_materialization_events()} == MADE
     for folder in (platform.home / "data" / key for key in MADE):
-        [artefact] = folder.iterdir()
-        assert artefact.stem == "50m"
+        artefact, record = sorted(folder.iterdir(), key=lambda path: path.name.endswith(".origin.json"))
+        assert (artefact.stem, record.name) == ("50m", "50m.origin.json")
         assert artefact.stat().st_size > 0
 
 
 def test_no_check_of_real_data_fails_but_those_that_miss_likes_and_yambdas_own_figures(lastfm):
     _, run = lastfm
     failed = {check.check_name: check.severity for check in run.get_asset_check_evaluations() if not check.passed}
-    warnings = ("every_event_type_occurs", "statistics_are_the_published_ones")
+    # Audio is noise in this data, so that `content_based` is at chance level.
+    warnings = ("every_event_type_occurs", "statistics_are_the_published_ones", "methods_beat_chance")
     assert failed == dict.fromkeys(warnings, dg.AssetCheckSeverity.WARN)
 
 

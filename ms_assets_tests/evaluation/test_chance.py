@@ -8,6 +8,7 @@ import pytest
 from ms_assets.evaluation import chance
 from ms_assets_tests.evaluation.tastes import METHODS, N_SONGS, N_TASTES, exchanged, renumbered, world
 
+SILENT = "the audio vectors of this data say nothing of who listens, or are those of other songs"
 UNRELATED = "test events are of another division than the lists: materialise splits and all that follows again"
 
 
@@ -24,6 +25,9 @@ def test_methods_that_know_something_pass():
 def test_a_method_whose_songs_have_other_numbers_fails_by_its_name(method):
     known = world()
     found = fault(replace(known, lists=known.lists | {method: renumbered(known.lists[method])}))
+    if method == "content_based":
+        assert found == f"content_based: no better than random lists; {SILENT}"
+        return
     assert found.startswith(f"{method}: no better than random lists, while most methods are.")
     assert f"materialise retrieval/{method} and what they are made of again" in found
 

@@ -55,6 +55,8 @@ def plant(platform):
         file = platform.file(key)
         file.parent.mkdir(parents=True)
         table.write_parquet(file)
+        platform.record(key)
     file = platform.file("graph/bipartite_graph", extension=".pt")
     file.parent.mkdir(parents=True)
     torch.save(GRAPH.to_dict(), file)
+    platform.record("graph/bipartite_graph", extension=".pt")

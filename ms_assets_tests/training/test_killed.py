@@ -62,7 +62,7 @@ def test_a_training_killed_in_both_its_stages_ends_with_the_embeddings_of_an_unb
     assert "resuming from a checkpoint" in trained(workplace, home)
     for name, table in tables(unbroken).items():
         assert table.equals(tables(home)[name])
-    assert [path.name for path in (home / "data/training/lightgcn").iterdir()] == ["sample.pt"]
+    assert {path.name for path in (home / "data/training/lightgcn").iterdir()} == {"sample.pt", "sample.origin.json"}
 
     mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow/mlflow.db")
     [finished] = mlflow.search_runs(search_all_experiments=True, output_format="list")

@@ -102,6 +102,7 @@ def test_tables_of_embeddings_hold_those_of_before_beside_them(platform_at, tmp_
     events = pl.read_parquet(platform.file("splits/train")).clear()
     heard = pl.DataFrame({"user_id": user, "song_id": song, "event_type": "listen", "played_ratio": 0.9})
     events.extend(heard.cast(dict(events.schema))).write_parquet(platform.file("splits/train"))
+    platform.record("splits/train")
     keys, tables = [f"training/{name}" for name in ("lightgcn", "user_embeddings", "song_embeddings")], []
     for refit_too in (False, True):
         given = {"training__lightgcn": {**config, "refit": refit_too}}
