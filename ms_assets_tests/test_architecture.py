@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 import ms_assets
+from ms_assets.__main__ import main
 from ms_assets.definitions import defs
 from ms_assets.defs.platform import scales
 from ms_assets_tests.contract import ASKED_FOR, ASSETS, KEYS, ON_REQUEST, OTHERS, SCALES
@@ -77,10 +78,15 @@ def test_no_file_that_is_read_can_run_code(module):
     assert [name for name, given in calls if "allow_pickle" in given or name in ("eval", "exec")] == []
 
 
-@pytest.mark.parametrize("server", ["ui", "mlflow"])
-def test_servers_listen_on_loopback(server):
-    planned = subprocess.run(["make", "-n", server], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_servers_listen_on_loopback(monkeypatch):
+    planned = subprocess.run(["make", "-n", "ui"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.findall(r"--host (\S+)", planned) == ["127.0.0.1"]
+    started = []
+    monkeypatch.setattr(subprocess, "call", started.append)
+    with pytest.raises(SystemExit):
+        main(["mlflow"])
+    [command] = started
+    assert command[command.index("--host") + 1] == "127.0.0.1"
 
 
 def test_no_module_of_tests_imports_from_another():

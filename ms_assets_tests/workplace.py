@@ -44,6 +44,19 @@ main()
 """
 """`dg`, which waits once a file has been replaced so often: the first process of those that share a mark."""
 
+RUN = """
+import sys, time
+from pathlib import Path
+from ms_assets.defs.platform import runs
+life = Path(sys.argv[1])
+with runs.alive(life), runs.turn(Path(sys.argv[2]), life) as those_before:
+    for other in those_before:
+        print("waits for", other, flush=True)
+    print("has the turn", flush=True)
+    sys.stdin.readline()
+"""
+"""A run of its own process, which says when it has a lock and holds it until it is told otherwise."""
+
 
 class Workplace:
     """The package with its configuration files, a home, and the programs as a user types them."""

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ms_assets.defs.platform import runs
-from ms_assets_tests.faults.test_runs import RUN
+from ms_assets_tests.workplace import RUN
 
 IN_A_CONTAINER = ["unshare", "--map-root-user", "-pf", "--mount-proc", "--kill-child"]
 SPILLING = '''

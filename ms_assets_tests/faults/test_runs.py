@@ -21,19 +21,8 @@ from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.files import own_folder
 from ms_assets_tests.homes import artefacts
-from ms_assets_tests.workplace import Workplace, kill, until
+from ms_assets_tests.workplace import RUN, Workplace, kill, until
 
-RUN = """
-import sys, time
-from pathlib import Path
-from ms_assets.defs.platform import runs
-life = Path(sys.argv[1])
-with runs.alive(life), runs.turn(Path(sys.argv[2]), life) as those_before:
-    for other in those_before:
-        print("waits for", other, flush=True)
-    print("has the turn", flush=True)
-    sys.stdin.readline()
-"""
 STEP = """
 import sys
 from pathlib import Path
