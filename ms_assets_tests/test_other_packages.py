@@ -61,10 +61,10 @@ def test_a_duckdb_without_a_tuning_setting_does_without_it(tmp_path, monkeypatch
     assert DuckDB(temp_directory=str(tmp_path)).connection.sql("SELECT 1").fetchall() == [(1,)]
 
 
-def test_dagsters_history_lies_where_existing_homes_have_it(tmp_path):
+def test_dagsters_history_lies_in_the_home_as_it_did_in_that_of_0_1(tmp_path):
     workplace = Workplace(tmp_path)
     with workplace.instance() as instance:
         assert instance.get_runs() == []
         assert instance.get_asset_keys() == []
-    found = {str(path.relative_to(tmp_path / "var/dagster")) for path in (tmp_path / "var").rglob("*.db")}
+    found = {str(path.relative_to(workplace.home / "dagster")) for path in workplace.home.rglob("*.db")}
     assert found == {"runs/runs.db", "events/index.db", "schedules/schedules.db"}
