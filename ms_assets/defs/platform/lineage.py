@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,8 +78,16 @@ class Made:
     def describes(self, path: Path) -> bool:
         """Tell whether a file is the published one: by size and time, or by content where a copy has another time."""
         status = path.stat()
-        same = not path.is_dir() and (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
-        return same or sha256(path) == self.version
+        if path.is_dir():
+            return sha256(path) == self.version
+        now = status.st_size, status.st_mtime_ns
+        return now == (self.size, self.modified) or _hashed(path, *now) == self.version
+
+
+@cache
+def _hashed(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file as of a size and time, computed once a process: each input of each step asks for it."""
+    return sha256(path)
 
 
 @dataclass(frozen=True)

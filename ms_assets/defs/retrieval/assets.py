@@ -199,7 +199,6 @@ def lightgcn_replay(
 
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
     judged = unrefitted(user_embeddings, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
-
     ids = dataset.song_ids[: dataset.n_graph_songs]
     refitted = not np.array_equal(judged[0], vectors)
     exact = SongIndex.build(judged[1], ids, queries=judged[0]) if refitted else index
