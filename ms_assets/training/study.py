@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import polars as pl
+import sqlalchemy
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
@@ -67,13 +68,7 @@ def open_study(url: str, name: str, base: TrainingSettings) -> optuna.Study:
 
     Trials that a killed process left behind are queued again once their heartbeat has been silent for a minute.
     """
-    with _experimental():
-        storage = optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
-        )
+    storage = _storage(url)
     pruner = optuna.pruners.MedianPruner(RANDOM_TRIALS, FIRST_PRUNED_EPOCH)
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
@@ -81,6 +76,21 @@ def open_study(url: str, name: str, base: TrainingSettings) -> optuna.Study:
     defaults = {name: getattr(base, name) for name in SEARCH_SPACE} | {"temperature": base.sharpness}
     study.enqueue_trial(defaults, skip_if_exists=True)
     return study
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's storage in an SQLite file, in which only one process at a time can claim a queued trial."""
+    with _experimental():
+        storage = optuna.storages.RDBStorage(
+            url,
+            engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        )
+    # Optuna claims a trial by reading its state and then writing it. SQLite locks no row between the two as other
+    # databases do, so each transaction takes the file's lock for writing when it begins.
+    sqlalchemy.event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
 
 
 def search(study: optuna.Study, settings: StudySettings, base: TrainingSettings, fit: Fit) -> None:

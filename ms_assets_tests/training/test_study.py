@@ -4,6 +4,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from dataclasses import replace
 
@@ -131,6 +132,24 @@ def test_processes_side_by_side_share_a_study_and_never_try_the_same(url):
     # One process may begin its last trial while the other is in its own.
     assert 16 <= len(table) <= 17
     assert table["parameters"].n_unique() == len(table)
+
+
+def test_a_queued_trial_is_claimed_once_however_the_claims_interleave(url, monkeypatch):
+    """One claim waits between its reading and its writing for another, which must not get the trial as well."""
+    mine, other = (studies.open_study(url, "taste", BASE) for _ in range(2))
+    check, claims = mine._storage.check_trial_is_updatable, {}
+    rival = threading.Thread(target=lambda: claims.update(other=other._pop_waiting_trial_id()))
+
+    def check_while_the_other_claims(*state):
+        check(*state)
+        rival.start()
+        rival.join(1)
+
+    monkeypatch.setattr(mine._storage._backend, "check_trial_is_updatable", check_while_the_other_claims)
+    claims["mine"] = mine._pop_waiting_trial_id()
+    rival.join()
+    assert claims["mine"] is not None
+    assert claims["other"] is None
 
 
 KILLED = """
