@@ -173,16 +173,16 @@ def test_a_graph_of_two_divisions_is_refused_before_it_is_made(platform):
 
 def torn(platform, monkeypatch):
     """Divide the world by another setting, and stop after the first two of the five tables, as a kill does."""
-    publish, done = TableIOManager.dump_to_path, []
+    publish, done = TableIOManager.handle_output, []
 
-    def publish_two(self, context, obj, path):
+    def publish_two(self, context, obj):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(path)
-        publish(self, context, obj, path)
+        done.append(context.asset_key)
+        publish(self, context, obj)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TableIOManager, "dump_to_path", publish_two)
+        patch.setattr(TableIOManager, "handle_output", publish_two)
         platform.materialise("splits/train", *DIVIDED, alone=True, config=Rules(train_ratio="0.6").config())
     gc.collect()  # the asset's generator, which removes its drafts
 

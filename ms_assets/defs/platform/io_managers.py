@@ -19,7 +19,6 @@ from uuid import uuid4
 import dagster as dg
 import polars as pl
 import pyarrow.parquet as pq
-from upath import UPath
 
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, Lineage, Made, opened
@@ -41,14 +40,11 @@ class MissingPartitionError(FileNotFoundError):
     """An input of an asset was not materialised for this scale."""
 
 
-class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
+class ArtefactIOManager(dg.ConfigurableIOManager):
     """Base class of I/O managers with one file per asset and scale; subclasses write and read it."""
 
+    extension: ClassVar[str]
     base_dir: str
-
-    @property
-    def _base_path(self) -> UPath:  # type: ignore[override]
-        return UPath(self.base_dir)
 
     @property
     def home(self) -> Path:
@@ -79,18 +75,18 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     def read(self, path: Path) -> Any:
         """Read a value that `write` wrote."""
 
-    def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Publish the value atomically and attach its metadata."""
-        started, local = time.monotonic(), Path(str(path))
-        key, scale = context.asset_key, context.partition_key
-        with published(local) as unfinished:
+        started, key, scale = time.monotonic(), context.asset_key, context.partition_key
+        path = self._path(key, scale)
+        with published(path) as unfinished:
             known = self.write(context, obj, unfinished)
             made = Made.of(
                 unfinished,
                 self.inputs_of(context.asset_spec, scale),
                 scale,
                 {**context.output_metadata, **known},
-                name=local.name,
+                name=path.name,
                 version=self.version(obj, unfinished),
                 run_id=context.run_id,
             )
@@ -105,8 +101,9 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
                 ORIGINS: dg.MetadataValue.json(dict(made.origins)),
                 **({MLFLOW_RUN: named(behind)} if behind and MLFLOW_RUN not in context.output_metadata else {}),
                 **known,
-                "dagster/uri": local.as_uri(),
-                "size_bytes": sum(path.stat().st_size for path in (local, *local.rglob("*")) if path.is_file()),
+                "path": dg.MetadataValue.path(str(path)),
+                "dagster/uri": path.as_uri(),
+                "size_bytes": sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()),
                 "write_seconds": round(time.monotonic() - started, 3),
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             }
@@ -120,48 +117,44 @@ class ArtefactIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
         """Stored materialisations of an asset's inputs, by key; refused if they do not belong together."""
         return self.lineage.inputs((dep.asset_key for dep in spec.deps), scale)
 
-    def load_partitions(self, context: dg.InputContext) -> Any:
-        """Load the partition of the run's scale: a check has no partitions of its own and would get every scale.
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Read the artefact of the run's scale; if it is missing, the error names the asset to materialise.
 
         Raises:
             InconsistentInputsError: the step's inputs do not belong together, or one failed a blocking check.
         """
+        key = context.asset_key.to_user_string()
         if not context.has_partition_key:
             raise ValueError(
-                f"{context.asset_key.to_user_string()}: this run has no scale; a check runs with its asset, "
-                "so materialise the asset for a scale"
+                f"{key}: this run has no scale; a check runs with its asset, so materialise the asset for a scale"
             )
+        scale = context.partition_key
         with suppress(dg.DagsterInvariantViolationError):  # read by `load_asset_value`, in no step
             if step := context.step_context.assets_def:
                 checked = {check.asset_key for check in step.check_keys}
-                self.lineage.inputs(step.keys_by_input_name.values(), context.partition_key, checked)
-        path = self._path(context.asset_key, context.partition_key)
-        optional = (context.definition_metadata or {}).get(OPTIONAL, False)
-        return None if optional and not path.exists() else self.load_from_path(context, UPath(path))
+                self.lineage.inputs(step.keys_by_input_name.values(), scale, checked)
+        path = self._path(context.asset_key, scale)
+        if not path.exists():
+            if (context.definition_metadata or {}).get(OPTIONAL, False):
+                return None
+            gone = f" (its source {path.readlink()} is gone)" if path.is_symlink() else ""
+            raise MissingPartitionError(f"materialise {key} for {scale} first: {path} is missing{gone}")
+        if not self.lineage.history(context.asset_key, scale):
+            raise DamagedFileError(
+                f"{path}: found no record of its origin beside it (version 0.1 wrote none); expected {scale}{RECORD}: "
+                f"copy it from where the file comes from, or materialise {key} again"
+            )
+        with reading(path, f"materialise {key} for {scale} again"):
+            return self.read(path)
 
     def _path(self, key: dg.AssetKey, scale: str) -> Path:
         return Path(self.base_dir, *key.path, f"{scale}{self.extension}")
-
-    def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
-        """Read one partition; if it is missing, the error names the asset to materialise."""
-        local = Path(str(path))
-        key, scale = context.asset_key.to_user_string(), local.stem
-        if not local.exists():
-            gone = f" (its source {local.readlink()} is gone)" if local.is_symlink() else ""
-            raise MissingPartitionError(f"materialise {key} for {scale} first: {local} is missing{gone}")
-        if not self.lineage.history(context.asset_key, scale):
-            raise DamagedFileError(
-                f"{local}: found no record of its origin beside it (version 0.1 wrote none); expected {scale}{RECORD}: "
-                f"copy it from where the file comes from, or materialise {key} again"
-            )
-        with reading(local, f"materialise {key} for {scale} again"):
-            return self.read(local)
 
 
 class TableIOManager(ArtefactIOManager):
     """I/O manager of tables in Parquet: writes relations, Arrow tables, frames, streams and drafts; reads relations."""
 
-    extension: ClassVar[str] = ".parquet"  # type: ignore[misc]
+    extension: ClassVar[str] = ".parquet"
     duckdb: dg.ResourceDependency[DuckDB]
 
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
@@ -244,7 +237,7 @@ class LinkedTableIOManager(TableIOManager):
 class TorchIOManager(ArtefactIOManager):
     """I/O manager of containers of tensors and plain values, which load without running code from the file."""
 
-    extension: ClassVar[str] = ".pt"  # type: ignore[misc]
+    extension: ClassVar[str] = ".pt"
 
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
         """Save with torch."""
@@ -275,18 +268,16 @@ class ModelIOManager(TorchIOManager):
 
         return TrainedModel.from_dict(super().read(path))
 
-    def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Publish the model and remove its checkpoints, which are no longer needed."""
-        super().dump_to_path(context, obj, path)
-        for checkpoint in Path(str(path.parent)).glob(f".{path.stem}.*{CHECKPOINT}"):
+        super().handle_output(context, obj)
+        checkpoints = self.checkpoint(context.asset_key, context.partition_key, "*").path
+        for checkpoint in checkpoints.parent.glob(checkpoints.name):
             checkpoint.unlink()
 
     def checkpoint(self, key: dg.AssetKey, scale: str, stage: str) -> "CheckpointOnDisk":
         """Checkpoint of a stage of an asset's training."""
-        return CheckpointOnDisk(Path(self.base_dir, *key.path, f".{scale}.{stage}{CHECKPOINT}"))
-
-
-CHECKPOINT = ".checkpoint"
+        return CheckpointOnDisk(self._path(key, scale).with_name(f".{scale}.{stage}.checkpoint"))
 
 
 @dataclass(frozen=True)
@@ -336,7 +327,7 @@ class IndexOfOrigin:
 class FaissIOManager(ArtefactIOManager):
     """I/O manager of Faiss indices with their origin, which follows the index in the file, unread by Faiss."""
 
-    extension: ClassVar[str] = ".faiss"  # type: ignore[misc]
+    extension: ClassVar[str] = ".faiss"
 
     def write(self, context: dg.OutputContext, value: IndexOfOrigin, path: Path) -> dict[str, Any]:
         """Write a CPU index and its origin."""
@@ -363,7 +354,7 @@ class FaissIOManager(ArtefactIOManager):
 class FolderIOManager(ArtefactIOManager):
     """I/O manager of several files that belong together, in a folder for each scale."""
 
-    extension: ClassVar[str] = ""  # type: ignore[misc]
+    extension: ClassVar[str] = ""
 
     def write(self, context: dg.OutputContext, value: dict[str, bytes], path: Path) -> dict[str, Any]:
         """Write the files, given as content by name."""
@@ -380,7 +371,7 @@ class FolderIOManager(ArtefactIOManager):
 class JsonIOManager(ArtefactIOManager):
     """I/O manager of tables as JSON, for programs that cannot read Parquet: a list of rows, each an object."""
 
-    extension: ClassVar[str] = ".json"  # type: ignore[misc]
+    extension: ClassVar[str] = ".json"
 
     def write(self, context: dg.OutputContext, value: Relation, path: Path) -> dict[str, Any]:
         """Write the rows as JSON."""
