@@ -59,12 +59,6 @@ class Resamples:
         return np.concatenate([times[begin : begin + AT_ONCE].astype(np.float64) @ values for begin in begins])
 
 
-def ratios(numerators: Floats, denominators: Floats) -> Floats:
-    """Ratios of sums, NaN where the denominator is 0."""
-    counted = denominators > 0
-    return np.where(counted, numerators / np.where(counted, denominators, 1), np.nan)
-
-
 def intervals(samples: Floats, n_users: Integers, confidence: float = CONFIDENCE) -> tuple[Floats, Floats, Floats]:
     """Mean, and lower and upper end of its percentile interval, each [n_columns]; samples [1 + N_RESAMPLES, n_columns].
 

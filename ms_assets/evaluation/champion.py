@@ -121,7 +121,7 @@ def _model_data(registry: Registry, version: Version) -> ModelData:
 
 def metrics_of(leaderboard: pl.DataFrame) -> dict[str, float]:
     """Means of LightGCN's metrics in the test part, by names that MLflow accepts."""
-    rows = leaderboard.filter(pl.col("method") == "lightgcn").drop_nulls("mean")
+    rows = leaderboard.filter(method="lightgcn").drop_nulls("mean")
     names = rows.select(pl.format("test {} {} at {}", "view", "metric", "k"))
     return dict(zip(names.to_series(), rows["mean"], strict=True))
 

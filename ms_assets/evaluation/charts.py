@@ -1,5 +1,6 @@
 """Charts of the leaderboard and of the tables behind it."""
 
+from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from ms_assets import pictures
 from ms_assets.retrieval.recommender import VIEWS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HIGHLIGHTED = "lightgcn"
@@ -29,12 +31,12 @@ def charts(
 
 def ndcg_by_method(board: pl.DataFrame) -> "Figure":
     """Chart of every method's NDCG with its interval: a row of panes per view, a column per k."""
-    ndcg = board.filter(pl.col("metric") == "ndcg")
+    ndcg = board.filter(metric="ndcg")
     views, ks = (ndcg[name].unique().sort().to_list() for name in ("view", "k"))
     figure = pictures.figure(5 * len(ks), len(views) * (0.8 + 0.35 * ndcg["method"].n_unique()))
     for panes, view in zip(figure.subplots(len(views), len(ks), squeeze=False), views, strict=True):
         for pane, k in zip(panes, ks, strict=True):
-            rows = ndcg.filter((pl.col("view") == view) & (pl.col("k") == k)).sort("mean", "method")
+            rows = ndcg.filter(view=view, k=k).sort("mean", "method")
             mean = rows["mean"].fill_null(0).to_numpy()
             colours = [pictures.PALETTE[0] if m == HIGHLIGHTED else pictures.PALETTE[4] for m in rows["method"]]
             pane.barh(rows["method"].to_list(), mean, xerr=_spread(rows), color=colours, capsize=3)
@@ -46,10 +48,9 @@ def ndcg_by_method(board: pl.DataFrame) -> "Figure":
 def recall_by_k(curves: pl.DataFrame) -> "Figure":
     """Chart of every method's mean recall by length of the list, a pane per view; from evaluation/recall_curve."""
     figure = pictures.figure(10, 4.5)
-    for pane, view in zip(figure.subplots(1, len(VIEWS), squeeze=False)[0], VIEWS, strict=True):
-        rows = curves.filter(pl.col("view") == view).sort("k")
+    for pane, view, rows in _panes(figure, curves.sort("k")):
         for method, style in _styles(rows):
-            line = rows.filter(pl.col("method") == method)
+            line = rows.filter(method=method)
             pane.plot(line["k"].to_numpy(), line["recall"].to_numpy(), label=method, **style)
         pane.set(title=f"{view}, recall", xlabel="K")
         pane.grid(alpha=0.3)
@@ -58,14 +59,12 @@ def recall_by_k(curves: pl.DataFrame) -> "Figure":
 
 def ndcg_by_history_length(slices: pl.DataFrame) -> "Figure":
     """Chart of every method's NDCG by quarter of the users' history length, at the largest k, a pane per view."""
-    ndcg = slices.filter((pl.col("slice") == "history length") & (pl.col("metric") == "ndcg"))
+    ndcg = slices.filter(slice="history length", metric="ndcg")
     longest = ndcg["k"].to_numpy().max()
-    ndcg = ndcg.filter((pl.col("k") == longest) & pl.col("mean").is_not_null()).sort("value")
     figure = pictures.figure(10, 4.5)
-    for pane, view in zip(figure.subplots(1, len(VIEWS), squeeze=False)[0], VIEWS, strict=True):
-        rows = ndcg.filter(pl.col("view") == view)
+    for pane, view, rows in _panes(figure, ndcg.filter(k=longest).drop_nulls("mean").sort("value")):
         for method, style in _styles(rows):
-            line = rows.filter(pl.col("method") == method)
+            line = rows.filter(method=method)
             quarters = line["value"].str.extract(r": (.*) events").str.replace(" to ", "–").to_list()
             pane.errorbar(quarters, line["mean"].to_numpy(), yerr=_spread(line), label=method, capsize=3, **style)
         pane.set(title=f"{view}, NDCG@{longest}", xlabel="positive train events of the user, in quarters of the users")
@@ -76,10 +75,9 @@ def ndcg_by_history_length(slices: pl.DataFrame) -> "Figure":
 def exposure_of_head_and_tail(exposure: pl.DataFrame) -> "Figure":
     """Chart of the head, tail and cold shares of each method's recommendations, at the largest k, a pane per view."""
     longest = exposure["k"].to_numpy().max()
-    rows = exposure.filter(pl.col("k") == longest)
+    rows = exposure.filter(k=longest).sort("method", descending=True)
     figure = pictures.figure(10, 1.2 + 0.4 * rows["method"].n_unique())
-    for pane, view in zip(figure.subplots(1, len(VIEWS), squeeze=False)[0], VIEWS, strict=True):
-        shown = rows.filter(pl.col("view") == view).sort("method", descending=True)
+    for pane, view, shown in _panes(figure, rows):
         left = np.zeros(len(shown))
         for part, colour in zip(("head", "tail", "cold"), pictures.PALETTE, strict=False):
             share = shown[f"{part}_share"].fill_null(0).to_numpy()
@@ -87,6 +85,12 @@ def exposure_of_head_and_tail(exposure: pl.DataFrame) -> "Figure":
             left += share
         pane.set(title=f"{view}, share of the first {longest}")
     return _with_legend(figure)
+
+
+def _panes(figure: "Figure", rows: pl.DataFrame) -> "Iterator[tuple[Axes, str, pl.DataFrame]]":
+    """A pane for each view, side by side, with the view's rows."""
+    for pane, view in zip(figure.subplots(1, len(VIEWS), squeeze=False)[0], VIEWS, strict=True):
+        yield pane, view, rows.filter(view=view)
 
 
 def _styles(rows: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]:

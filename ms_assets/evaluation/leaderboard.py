@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ms_assets import pictures
+from ms_assets import pictures, ranking
 from ms_assets.evaluation import exposure
-from ms_assets.evaluation.certainty import Resamples, estimates, ratios
+from ms_assets.evaluation.certainty import Resamples, estimates
 from ms_assets.evaluation.metrics import KEYS, METRICS
 from ms_assets.interactions import Floats
 from ms_assets.streams import Relation
@@ -67,7 +67,7 @@ def pane(rows: pl.DataFrame, metrics: Parts) -> Pane:
         array[user, method] = found.to_numpy()
     resamples = Resamples.of(n_users)
     sums = [resamples.sums(array.reshape(n_users, -1)) for array in arrays]
-    samples = ratios(*sums).reshape(-1, len(methods), len(metrics))
+    samples = ranking.ratio(*sums).reshape(-1, len(methods), len(metrics))
     return Pane(view, k, methods, tuple(metrics), samples, arrays[1] > 0)
 
 
@@ -90,11 +90,9 @@ def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:
     boards = [_rows(pane) for pane in measured]
     counted = [(pane.view, pane.k, len(pane.known)) for pane in measured]
     n_users = pl.DataFrame(counted, {"view": pl.String, "k": pl.Int32, "n_users": pl.Int64}, orient="row")
-    whole = shown.unpivot(exposure.COMPARED, index=[*KEYS], variable_name="metric", value_name="mean").drop_nulls(
-        "mean"
-    )
-    whole = whole.join(n_users, on=["view", "k"])
-    boards.append(whole.with_columns(ci_low=None, ci_high=None).select(*SCHEMA).cast(SCHEMA))
+    whole = shown.unpivot(exposure.COMPARED, index=[*KEYS], variable_name="metric", value_name="mean")
+    whole = whole.drop_nulls("mean").join(n_users, on=["view", "k"]).with_columns(ci_low=None, ci_high=None)
+    boards.append(whole.select(*SCHEMA).cast(SCHEMA))
     return pl.concat(boards).sort("view", "k", "metric", "method")
 
 
@@ -141,7 +139,7 @@ def differences(measured: list[Pane]) -> pl.DataFrame:
 
 def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
     """Main metrics of one view and k, one row per method, the best by NDCG first."""
-    chosen = board.filter((pl.col("view") == view) & (pl.col("k") == k) & pl.col("metric").is_in(SHOWN))
+    chosen = board.filter(pl.col("metric").is_in(SHOWN), view=view, k=k)
     wide = chosen.pivot("metric", index="method", values="mean")
     return wide.select("method", *(m for m in SHOWN if m in wide.columns)).sort(
         "ndcg", "method", descending=[True, False], nulls_last=True
@@ -150,7 +148,7 @@ def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
 
 def to_markdown(board: pl.DataFrame, compared: pl.DataFrame) -> str:
     """Markdown tables of the main metrics, one per view and k, each with a verdict on the differences in NDCG."""
-    ndcg = board.filter(pl.col("metric") == "ndcg").with_columns(
+    ndcg = board.filter(metric="ndcg").with_columns(
         pl.format("{} to {}", pl.col("ci_low").round(4), pl.col("ci_high").round(4)).alias("95 % of ndcg")
     )
     said, first = [], ("method", "ndcg", "95 % of ndcg")
@@ -164,7 +162,7 @@ def to_markdown(board: pl.DataFrame, compared: pl.DataFrame) -> str:
 
 def verdict(compared: pl.DataFrame, view: str, k: int, metric: str = "ndcg") -> str:
     """Sentence that names the methods COMPARED beats, is level with and loses to; compared: `differences`."""
-    rows = compared.filter((pl.col("view") == view) & (pl.col("k") == k) & (pl.col("metric") == metric))
+    rows = compared.filter(view=view, k=k, metric=metric)
     found: dict[str, list[str]] = {"better than": [], "level with": [], "worse than": []}
     for row in rows.drop_nulls("ci_low").sort("difference", descending=True).iter_rows(named=True):
         word = "better than" if row["ci_low"] > 0 else "worse than" if row["ci_high"] < 0 else "level with"

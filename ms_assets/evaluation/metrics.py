@@ -68,18 +68,6 @@ class Songs:
     def __len__(self) -> int:
         return len(self.cold) - 1
 
-    def bring_new_artists(self, recommended: NDArray[np.int64]) -> Flags:
-        """Flags of songs with an artist, none of whose artists is above them in the list, bool [n_users, k]."""
-        artist, of_slot = self.artists.take(recommended.ravel())
-        n_artists = int(self.artists.values.max(initial=0)) + 1
-        keys = of_slot // recommended.shape[1] * n_artists + artist
-        order = np.argsort(keys, kind="stable")
-        repeated = np.zeros(len(keys), np.bool_)
-        repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
-        fresh = self.has_artist[recommended.ravel()]
-        fresh[of_slot[repeated]] = False
-        return fresh.reshape(recommended.shape)
-
 
 @dataclass(frozen=True)
 class Lists:
@@ -107,8 +95,13 @@ class Lists:
 
     @cached_property
     def new_artists(self) -> Flags:
-        """Flags of recommendations none of whose artists is above them in the list, bool [n_users, k]."""
-        return self.songs.bring_new_artists(self.recommended)
+        """Flags of songs with an artist, none of whose artists is above them in the list, bool [n_users, k]."""
+        songs, artists = self.recommended.ravel(), self.songs.artists
+        artist, place = artists.take(songs)
+        keys = place // self.recommended.shape[1] * (artists.values.max(initial=0) + 1) + artist
+        fresh = self.songs.has_artist[songs]
+        fresh[np.delete(place, np.unique(keys, return_index=True)[1])] = False
+        return fresh.reshape(self.recommended.shape)
 
 
 def user_metrics(lists: Lists, k: int) -> pl.DataFrame:

@@ -23,7 +23,7 @@ def beside(board: pl.DataFrame, scale: str, view: str) -> pl.DataFrame:
 
     board: evaluation/leaderboard; figures that it does not hold (another k) are null.
     """
-    ours = board.filter(pl.col("view") == view)
+    ours = board.filter(view=view)
     means = {(row["method"], row["metric"], row["k"]): row["mean"] for row in ours.iter_rows(named=True)}
     rows = [
         (method, "here", *(means.get((method, *figure)) for figure in FIGURES))

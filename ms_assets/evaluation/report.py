@@ -153,10 +153,10 @@ def _published(findings: Findings) -> str:
 
 
 def _slices(findings: Findings) -> str:
-    rows = findings.slices.filter(pl.col("metric") == "ndcg")
+    rows = findings.slices.filter(metric="ndcg")
     said = []
-    for view, k in rows.select("view", "k").unique().sort("view", "k").rows():
-        chosen = rows.filter((pl.col("view") == view) & (pl.col("k") == k)).drop_nulls("mean")
+    for (view, k), of_k in rows.group_by("view", "k", maintain_order=True):
+        chosen = of_k.drop_nulls("mean")
         users = chosen.group_by("slice", "value").agg(pl.col("n_users").max().alias("users"))
         wide = chosen.pivot("method", index=["slice", "value"], values="mean").join(users, on=["slice", "value"])
         said.append(f"**NDCG, {view}, K = {k}**\n\n{table_to_markdown(wide.sort('slice', 'value'))}")
@@ -166,8 +166,7 @@ def _slices(findings: Findings) -> str:
 def _every_metric(findings: Findings) -> str:
     described = {**metrics.METRICS, **EXPOSURE}
     said = []
-    for view, k in findings.board.select("view", "k").unique().sort("view", "k").rows():
-        rows = findings.board.filter((pl.col("view") == view) & (pl.col("k") == k))
+    for (view, k), rows in findings.board.group_by("view", "k", maintain_order=True):
         wide = rows.pivot("method", index="metric", values="mean")
         said.append(f"**{view}, K = {k}**\n\n{table_to_markdown(wide)}")
     names = findings.board["metric"].unique().sort()

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import ranking
-from ms_assets.evaluation.certainty import Resamples, estimates, ratios
+from ms_assets.evaluation.certainty import Resamples, estimates
 from ms_assets.evaluation.metrics import KEYS, Lists, Songs
 from ms_assets.evaluation.truth import Truth
 from ms_assets.interactions import Flags, Floats, Interactions
@@ -125,7 +125,7 @@ class Sums:
         names = [(view, k, *part, metric) for view, k, part in columns for metric in METRICS]
         keys = pl.DataFrame(names, ["view", "k", "slice", "value", "metric"], orient="row")
         frames = [
-            estimates(ratios(*sums), self._n_users[method], keys.with_columns(method=pl.lit(method)), SCHEMA)
+            estimates(ranking.ratio(*sums), self._n_users[method], keys.with_columns(method=pl.lit(method)), SCHEMA)
             for method, sums in self._sums.items()
         ]
         return pl.concat([SCHEMA.to_frame(), *frames]).sort("view", "k", "slice", "value", "metric", "method")

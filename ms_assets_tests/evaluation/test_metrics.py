@@ -101,7 +101,8 @@ def test_a_pair_that_the_ground_truth_has_twice_is_refused():
 def test_a_song_by_several_artists_is_new_when_none_of_them_stands_above():
     world = by_hand()
     world.artists = [[0, 1], [1, 2], [3], [2, 3], []]
-    assert world.songs.bring_new_artists(np.array([[0, 1, 2, 3], [4, 3, 2, -1]])).tolist() == [
+    lists = metrics.Lists(np.array([[0, 1, 2, 3], [4, 3, 2, -1]]), world.truth("all"), world.songs)
+    assert lists.new_artists.tolist() == [
         [True, False, True, False],
         [False, True, False, False],
     ]
