@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_assets.vectors import Ragged
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -86,10 +88,8 @@ class Interactions:
 
     def take(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Songs of some users, user after user, and each song's position in `users`; both int64 [n]."""
-        counts = self.counts[users]
-        first = np.cumsum(counts) - counts
-        place = np.repeat(np.arange(len(users)), counts)
-        return self.keys[np.arange(len(place)) + (self.offsets[users] - first)[place]] % self.n_songs, place
+        keys, place = Ragged(self.keys, self.offsets).take(users)
+        return keys % self.n_songs, place
 
     def keep(self, kept: Flags) -> Self:
         """Keep the pairs for which `kept` [n_pairs] is true; users and songs stay numbered as they are."""

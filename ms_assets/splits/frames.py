@@ -228,21 +228,16 @@ def _events(con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, name: str) -> R
     columns = _columns(frame, name, ("user", "song"), ("time", "type", "played_ratio"))
     if "time" in frame.columns and frame["time"].dtype.is_temporal():
         frame = frame.with_columns(pl.col("time").dt.epoch("s"))
-    wrong: dict[str, Callable[[pl.Series], bool]] = {
-        "time": lambda c: not c.dtype.is_integer(),
-        "type": lambda c: not c.cast(pl.String).is_in(KINDS).all(),
-        "played_ratio": lambda c: not (c.dtype.is_numeric() and c.is_between(0, 1).all()),
+    expected: dict[str, tuple[str, Callable[[pl.Series], bool]]] = {
+        "time": ("whole seconds or timestamps", lambda c: c.dtype.is_integer()),
+        "type": (f"names among {', '.join(EVENT_TYPES)}", lambda c: c.cast(pl.String).is_in(KINDS).all()),
+        "played_ratio": ("numbers from 0 to 1", lambda c: c.dtype.is_numeric() and c.is_between(0, 1).all()),
     }
-    expected = {
-        "time": "whole seconds or timestamps",
-        "type": f"names among {', '.join(EVENT_TYPES)}",
-        "played_ratio": "numbers from 0 to 1",
-    }
-    for column, is_wrong in wrong.items():
-        if column in frame.columns and len(values := frame[column].drop_nulls()) and is_wrong(values):
+    for column, (words, is_right) in expected.items():
+        if column in frame.columns and len(values := frame[column].drop_nulls()) and not is_right(values):
             raise ValueError(
                 f"{name}: column {column} has values such as {values.head(3).to_list()} ({values.dtype}), "
-                f"expected {expected[column]}"
+                f"expected {words}"
             )
     rows = con.from_arrow(frame.with_row_index("row").to_arrow())
     return rows.project(f"{columns}, row::BIGINT AS row").project(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -69,29 +70,19 @@ def tables(blocks: Iterable[PartedEvents], tally: Tally) -> Iterator[dict[str, p
                 "is_organic": events.published["is_organic"].cast(pa.uint8()),
             }
         )
-        of_part = [events.part == part for part in range(len(PARTS))]
-        yield {
-            "train": rows.filter(pa.array(of_part[TRAIN] & events.positive)),
-            **{name: rows.filter(pa.array(of_part[PARTS.index(name)])) for name in PARTS[1:]},
-            "negatives": _negatives(events, song_ids, tally.in_graph),
-        }
+        of_part = {name: events.part == number for number, name in enumerate(PARTS)}
+        of_part["train"] &= events.positive
+        divided = {name: rows.filter(pa.array(flags)) for name, flags in of_part.items()}
+        yield {**divided, "negatives": _negatives(events, song_ids, tally.in_graph)}
 
 
 def _negatives(events: PartedEvents, song_ids: NDArray[np.int32], in_graph: NDArray[np.bool_]) -> pa.Table:
     rows = np.flatnonzero((events.part == TRAIN) & events.negative)
-    user_id, song, kind = events.user_id[rows], events.song[rows], events.kind[rows]
-    order = np.lexsort((kind, song_ids[song], user_id))
-    user_id, song, kind = user_id[order], song[order], kind[order]
-    repeated = (user_id[1:] == user_id[:-1]) & (song[1:] == song[:-1]) & (kind[1:] == kind[:-1])
-    distinct = np.flatnonzero(np.append(True, ~repeated)[: len(rows)])
-    user_id, song, kind = user_id[distinct], song[distinct], kind[distinct]
-    columns = {
-        "user_id": user_id,
-        "song_id": song_ids[song],
-        "event_type": _names(kind),
-        "in_graph": in_graph[song],
-    }
-    return pa.table(columns)
+    song = events.song[rows]
+    columns = {"user_id": events.user_id[rows], "song_id": song_ids[song], "kind": events.kind[rows]}
+    found = pl.DataFrame({**columns, "in_graph": in_graph[song]}).unique().sort("user_id", "song_id", "kind")
+    table = found.to_arrow()
+    return table.set_column(2, "event_type", _names(found["kind"].to_numpy()))
 
 
 def _share(percent: pa.Array) -> pa.Array:

@@ -6,7 +6,7 @@ in blocks, so that memory does not grow with the data; the result does not depen
 """
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -132,7 +132,7 @@ def _by_position(events: PartedEvents, settings: SplitSettings) -> PartedEvents:
         # Computed in Python's integers, which do not overflow however many digits a ratio has.
         end = [share.numerator * n // share.denominator for n in n_events.tolist()]
         part += position >= np.repeat(np.array(end), n_events)
-    return _with_part(events, part)
+    return replace(events, part=part)
 
 
 def _part_by_time(settings: SplitSettings) -> str:
@@ -153,11 +153,7 @@ def _of_trained_users(events: PartedEvents) -> PartedEvents:
     start = starts(events.user_id)
     trained = np.logical_or.reduceat((events.part == TRAIN) & events.positive, start)
     trained = np.repeat(trained, np.diff(start, append=len(events.user_id)))
-    return _with_part(events, np.where(trained | (events.part == TRAIN), events.part, NO_PART).astype(np.uint8))
-
-
-def _with_part(events: PartedEvents, part: NDArray[np.uint8]) -> PartedEvents:
-    return PartedEvents(events.user_id, events.song, events.kind, part, events.published)
+    return replace(events, part=np.where(trained | (events.part == TRAIN), events.part, NO_PART).astype(np.uint8))
 
 
 def _is_of(kind: NDArray[np.uint8], types: Container[str]) -> NDArray[np.bool_]:

@@ -8,10 +8,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import dagster as dg
 import duckdb
@@ -24,9 +24,6 @@ from ms_assets.raw.schema import SourceTable
 from ms_assets.raw.source import Source, SourceFile
 from ms_assets.registry import Registry
 from ms_assets.tracking import MLflowRun
-
-if TYPE_CHECKING:
-    pass
 
 
 def _silence_teardown() -> None:
@@ -81,16 +78,13 @@ class Environment:
                 f"MS_ASSETS_HOME: found {str(home)!r}, expected a path without ? and %, which have a meaning of their "
                 "own in SQLite's addresses"
             )
-        return cls(
-            home=home,
-            source=os.environ.get("MS_ASSETS_SOURCE") or "yandex/yambda",
-            revision=os.environ.get("MS_ASSETS_REVISION") or "main",
-            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow/mlflow.db",
-            layout=os.environ.get("MS_ASSETS_LAYOUT") or cls.layout,
-            memory=os.environ.get("MS_ASSETS_MEMORY") or cls.memory,
-            retrain_cron=os.environ.get("MS_ASSETS_RETRAIN_CRON") or cls.retrain_cron,
-            retrain_timezone=os.environ.get("MS_ASSETS_RETRAIN_TIMEZONE") or cls.retrain_timezone,
-        )
+        defaults = {
+            "source": "yandex/yambda", "revision": "main", "tracking_uri": f"sqlite:///{home}/mlflow/mlflow.db"
+        }  # fmt: skip
+        variables = {field.name: f"MS_ASSETS_{field.name.upper()}" for field in fields(cls) if field.name != "home"}
+        variables["tracking_uri"] = "MLFLOW_TRACKING_URI"
+        given = {name: value for name, variable in variables.items() if (value := os.environ.get(variable))}
+        return cls(home, **{**defaults, **given})
 
     @property
     def data(self) -> Path:
@@ -154,13 +148,8 @@ TUNING = {
 
 @lru_cache
 def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.DuckDBPyConnection:
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "temp_directory": str(own_folder(Path(temp_directory))),
-        "memory_limit": f"{memory}B",
-    }
-    if threads is not None:
-        config["threads"] = threads
-    connection = duckdb.connect(config=config)
+    limits = {"memory_limit": f"{memory}B"} | ({} if threads is None else {"threads": str(threads)})
+    connection = duckdb.connect(config={"temp_directory": str(own_folder(Path(temp_directory))), **limits})
     known = connection.sql("SELECT name FROM duckdb_settings()").fetchall()
     for name in TUNING.keys() & {name for (name,) in known}:
         connection.execute(f"SET {name} = {TUNING[name]}")
