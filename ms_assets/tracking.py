@@ -144,17 +144,11 @@ class MLflowRun:
 
         mlflow.log_params(settings)
 
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Add a point to each metric's series."""
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a point to each metric's series; without a step, record single numbers."""
         import mlflow
 
         mlflow.log_metrics(metrics, step=step)
-
-    def log_summary(self, numbers: dict[str, float]) -> None:
-        """Record single numbers, which have no series."""
-        import mlflow
-
-        mlflow.log_metrics(numbers)
 
     def log_picture(self, image: bytes, name: str) -> None:
         """Store a PNG among the run's artefacts."""

@@ -27,14 +27,8 @@ def column_report(tables: dict[str, Relation]) -> pl.DataFrame:
         for column, type_, value in zip(published.columns, published.types, first, strict=True):
             shown = None if value is None else str(value)[:80]
             rows.append((name, n_rows, column, str(type_), shown))
-    schema = {
-        "file": pl.String,
-        "n_rows": pl.Int64,
-        "column": pl.String,
-        "type": pl.String,
-        "first_row": pl.String,
-    }
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    texts = dict.fromkeys(("file", "n_rows", "column", "type", "first_row"), pl.String)
+    return pl.DataFrame(rows, {**texts, "n_rows": pl.Int64}, orient="row")
 
 
 def interaction_statistics(tables: dict[str, Relation]) -> pl.DataFrame:
@@ -54,8 +48,6 @@ def interaction_statistics(tables: dict[str, Relation]) -> pl.DataFrame:
             numbers = zip(SPREAD, spread[1:], strict=True)
             row |= {f"per_{label}_{key}": None if value is None else float(value) for key, value in numbers}
         rows.append(row)
+    wholes = dict.fromkeys(("n_events", "n_users", "n_songs"), pl.Int64)
     floats = {f"per_{label}_{key}": pl.Float64 for label in ("user", "song") for key in SPREAD}
-    return pl.DataFrame(
-        rows,
-        schema={"file": pl.String, "n_events": pl.Int64, "n_users": pl.Int64, "n_songs": pl.Int64, **floats},
-    )
+    return pl.DataFrame(rows, {"file": pl.String, **wholes, **floats})

@@ -81,7 +81,7 @@ def lightgcn(
         checkpoint.finish()
         diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
         numbers, drawn = diagnosis.numbers, figures.of_training(trained, diagnosis)
-        run.log_summary(numbers | {f"race {name}": ndcg for name, ndcg in trained.race.items()})
+        run.log_metrics(numbers | {f"race {name}": ndcg for name, ndcg in trained.race.items()})
         for name, image in drawn.items():
             run.log_picture(image, f"{name.replace(' ', '_')}.png")
     return dg.MaterializeResult(
@@ -148,28 +148,21 @@ def embeddings(
         users_before, songs_before = lightgcn.validated.embeddings(GraphTensors.of(graph))
         graph = refit.graph_of_train_and_validation(duckdb.connection, graph, train, validation)
     users, songs = (vectors.numpy() for vectors in lightgcn.embeddings(GraphTensors.of(graph)))
-    graph_users, graph_songs = bipartite_graph["user"], bipartite_graph["song"]
+    uid, of_songs = bipartite_graph["user"].uid.numpy(), bipartite_graph["song"]
+    about_songs = {"item_id": of_songs.item_id.numpy(), "cold": (~of_songs.in_graph).numpy()}
     tables = {
-        "user_embeddings": lambda: pa.table(
-            {
-                "user_id": pa.array(range(len(users)), pa.int32()),
-                "uid": graph_users.uid.numpy(),
-                "embedding": fixed_size_list(users),
-                "before_refit": _or_nulls(users_before, users),
-            }
-        ),
-        "song_embeddings": lambda: pa.table(
-            {
-                "song_id": pa.array(range(len(songs)), pa.int32()),
-                "item_id": graph_songs.item_id.numpy(),
-                "cold": (~graph_songs.in_graph).numpy(),
-                "embedding": fixed_size_list(songs),
-                "before_refit": _or_nulls(songs_before, songs),
-            }
-        ),
+        "user_embeddings": ("user_id", {"uid": uid}, users, users_before),
+        "song_embeddings": ("song_id", about_songs, songs, songs_before),
     }
     for name in context.op_execution_context.selected_output_names:
-        yield dg.Output(tables[name](), output_name=name, metadata={"dimensions": users.shape[1]})
+        key, about, vectors, before = tables[name]
+        columns = {
+            key: pa.array(range(len(vectors)), pa.int32()),
+            **about,
+            "embedding": fixed_size_list(vectors),
+            "before_refit": _or_nulls(before, vectors),
+        }
+        yield dg.Output(pa.table(columns), output_name=name, metadata={"dimensions": vectors.shape[1]})
 
 
 def _or_nulls(vectors: Any, like: NDArray[np.float32]) -> pa.Array:
@@ -256,7 +249,7 @@ def ablation(
         summary = ablations.summary(table)
         image = pictures.png(ablations.picture(summary))
         run.log_picture(image, "ablation.png")
-        run.log_summary({f"ndcg {name}": ndcg for name, ndcg in summary["variant", "validation_ndcg"].iter_rows()})
+        run.log_metrics({f"ndcg {name}": ndcg for name, ndcg in summary["variant", "validation_ndcg"].iter_rows()})
     return dg.MaterializeResult(
         value=table,
         metadata={
