@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.vectors import Ragged
@@ -55,6 +56,12 @@ class Interactions:
             user_twice, song_twice = divmod(int(keys[~first][0]), n_songs)
             raise ValueError(f"interactions: user {user_twice} and song {song_twice} are given twice, expected once")
         return cls(keys[first], n_users, n_songs, {name: array[order] for name, array in values.items()})
+
+    @classmethod
+    def of_table(cls, rows: pa.Table, n_users: int, n_songs: int) -> Self:
+        """Build the matrix from the columns user_id and song_id; all others are values by name."""
+        values = {name: rows[name].to_numpy() for name in rows.column_names}
+        return cls.of(values.pop("user_id"), values.pop("song_id"), n_users, n_songs, **values)
 
     def __len__(self) -> int:
         """Number of pairs."""

@@ -32,10 +32,9 @@ class Users:
 
     def interactions(self, table: Relation, n_songs: int, **values: str) -> Interactions:
         """Pairs of these users in a table; values: SQL expressions by name, if the table holds every pair once."""
-        columns = ["user_id", "song_id", *(f"CAST({sql} AS DOUBLE)" for sql in values.values())]
+        columns = ["user_id", "song_id", *(f"CAST({sql} AS DOUBLE) AS {name}" for name, sql in values.items())]
         rows = self.rows(table).project(", ".join(columns)).to_arrow_table()
-        user, song, *arrays = (column.to_numpy() for column in rows.columns)
-        return Interactions.of(user, song, len(self.uid), n_songs, **dict(zip(values, arrays, strict=True)))
+        return Interactions.of_table(rows, len(self.uid), n_songs)
 
     def truth(self, ground_truth: Relation, train: Relation, songs: Songs, *relevances: str) -> Truth:
         """Truth of these users in the view `all`; relevances: names in RELEVANCES, all by default.

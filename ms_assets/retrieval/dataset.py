@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
@@ -43,11 +42,12 @@ class Dataset:
         pairs = train.aggregate(
             "user_id, song_id, count(*) AS n_events, coalesce(max(timestamp), -1) AS last", "user_id, song_id"
         ).to_arrow_table()
-        heard = _interactions(pairs, shape, n_events="n_events", last="last")
-        validation = None
+        heard, validation = Interactions.of_table(pairs, *shape), None
         if ground_truth is not None:
-            rows = ground_truth.filter("split = 'validation'").to_arrow_table()
-            validation = _interactions(rows, shape, relevance="adjusted_relevance")
+            rows = ground_truth.filter("split = 'validation'").project(
+                "user_id, song_id, adjusted_relevance AS relevance"
+            )
+            validation = Interactions.of_table(rows.to_arrow_table(), *shape)
         n_graph_songs = int(song_table["in_graph"].to_numpy().sum())
         return cls(uid, item_id, n_graph_songs, heard, train, validation)
 
@@ -80,8 +80,3 @@ class Dataset:
     def of_users(self, users: NDArray[np.int64]) -> Self:
         """Copy the dataset with the train events of some users alone; users and songs stay the same."""
         return replace(self, heard=self.heard.keep(np.isin(self.heard.user, users)))
-
-
-def _interactions(rows: pa.Table, shape: tuple[int, int], **values: str) -> Interactions:
-    user, song = (rows[name].to_numpy() for name in ("user_id", "song_id"))
-    return Interactions.of(user, song, *shape, **{name: rows[column].to_numpy() for name, column in values.items()})
