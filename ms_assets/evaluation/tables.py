@@ -65,10 +65,10 @@ class Users:
         return found
 
 
-def users_of(users: Relation, at_once: int = USERS_AT_ONCE) -> list[Users]:
+def users_of(users: Relation) -> list[Users]:
     """Blocks of all users in splits/users."""
     uid = users.order("user_id").to_arrow_table()["uid"].to_numpy()
-    return [Users(first, uid[first : first + at_once]) for first in range(0, len(uid), at_once)]
+    return [Users(first, uid[first : first + USERS_AT_ONCE]) for first in range(0, len(uid), USERS_AT_ONCE)]
 
 
 def songs_of(songs: Relation) -> Songs:

@@ -230,7 +230,8 @@ class MLflow(dg.ConfigurableResource):
         name = f"{context.asset_key.path[-1]} {context.partition_key}"
         said = f"Made by the [Dagster run {context.run_id}]({page})."
         with mlflow.start_run(run_id=tracking.active(run_id), run_name=name, tags=tags, description=said) as run:
-            yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
+            page = f"{self._server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+            yield MLflowRun(run.info.run_id, page)
 
     def registry(self, scale: str) -> Registry:
         """Registry of a scale's models."""
@@ -283,9 +284,6 @@ class MLflow(dg.ConfigurableResource):
     def _server(self) -> str:
         server = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
         return server.rstrip("/")
-
-    def _url(self, experiment_id: str, run_id: str) -> str:
-        return f"{self._server}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _end_lost(instance: dg.DagsterInstance) -> None:
