@@ -47,28 +47,18 @@ def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.R
     Raises:
         ValueError: the rows are not sorted by `column`, so that a user's rows might be in two batches.
     """
-    unfinished: list[pa.RecordBatch] = []
+    held: list[pa.RecordBatch] = []
     for batch in ahead(iter(batches)):
         if not len(batch):
             continue
-        ids = batch.column(column).to_numpy()
-        before = unfinished[0].column(column)[0].as_py() if unfinished else ids[0]
-        if ids[0] < before or (ids[1:] < ids[:-1]).any():
+        rows = pa.concat_batches([*held, batch])
+        ids = rows.column(column).to_numpy()
+        if (ids[1:] < ids[:-1]).any():
             raise ValueError(f"rows are not sorted by {column}; materialise their table again")
-        first = 0
-        if unfinished:
-            # Only the rows of a user who is in two batches are copied.
-            first = int(np.searchsorted(ids, before, side="right"))
-            unfinished.append(batch.slice(0, first))
-            if first == len(ids):
-                continue
-            yield pa.concat_batches(unfinished)
-        last = int(np.searchsorted(ids, ids[-1]))
-        if last > first:
-            yield batch.slice(first, last - first)
-        unfinished = [batch.slice(last)]
-    if unfinished:
-        yield pa.concat_batches(unfinished)
+        if last := int(np.searchsorted(ids, ids[-1])):
+            yield rows.slice(0, last)
+        held = [rows.slice(last)]
+    yield from held
 
 
 def with_progress(items: Iterable[T], what: str, total: int, size: Callable[[Any], int] = len) -> Iterator[T]:
