@@ -57,12 +57,11 @@ class Users:
             matrices[view][shown["user_id"], shown["place"]] = shown["song_id"]
         return matrices
 
-    def n_train_events(self, train: Relation) -> NDArray[np.int64]:
-        """Number of positive train events of each of these users, int64 [n_users]."""
-        counts = self.rows(train).aggregate("user_id, count(*) AS n").to_arrow_table()
-        found = np.zeros(len(self.uid), np.int64)
-        found[counts["user_id"].to_numpy()] = counts["n"].to_numpy()
-        return found
+
+def n_train_events(train: Relation, n_users: int) -> NDArray[np.int64]:
+    """Number of positive train events of each user, int64 [n_users]."""
+    counts = train.aggregate("user_id, count(*) AS n").fetchnumpy()
+    return np.bincount(counts["user_id"], counts["n"], n_users).astype(np.int64)
 
 
 def users_of(users: Relation) -> list[Users]:
