@@ -125,10 +125,10 @@ class TableWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: pq.ParquetWriter = None  # both until the first table comes
+        self._waiting: pa.Table = None
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        self._waiting: list[pa.Table] = []
 
     def __enter__(self) -> Self:
         return self
@@ -141,11 +141,10 @@ class TableWriter:
     def append(self, table: pa.Table) -> None:
         """Append rows to the file."""
         if self._writer is None:
-            self._writer = self._open(table.schema)
-            self._waiting.append(table.slice(0, 0))
-        self._waiting.append(table)
-        if sum(map(len, self._waiting)) >= ROW_GROUP:
-            self._write(whole_groups_only=True)
+            self._writer, self._waiting = self._open(table.schema), table.slice(0, 0)
+        self._waiting = pa.concat_tables([self._waiting, table])
+        if n := len(self._waiting) // ROW_GROUP * ROW_GROUP:
+            self._write(n)
 
     def fill(self, tables: Iterable[pa.Table]) -> Path:
         """Append tables, at least one, and finish."""
@@ -155,11 +154,9 @@ class TableWriter:
 
     def finish(self) -> Path:
         """Write the rows that are still waiting, complete the file and return its path."""
-        if self._waiting:
-            self._write(whole_groups_only=False)
-            self._wait()
-            self._waiting = []
         assert self._writer is not None, "a table has columns: append at least one table, even an empty one"
+        self._write(len(self._waiting))
+        self._wait()
         self._writer.close()
         return self.path
 
@@ -175,14 +172,12 @@ class TableWriter:
             store_schema=False,
         )
 
-    def _write(self, whole_groups_only: bool) -> None:
+    def _write(self, n: int) -> None:
+        """Have the thread write the first n of the waiting rows."""
         self._wait()
-        rows = pa.concat_tables(self._waiting)
-        n = len(rows) // ROW_GROUP * ROW_GROUP if whole_groups_only else len(rows)
-        self._waiting = [rows.slice(n)]
         if n:
-            assert self._writer is not None
-            self._writing = self._thread.submit(self._writer.write_table, rows.slice(0, n), ROW_GROUP)
+            self._writing = self._thread.submit(self._writer.write_table, self._waiting.slice(0, n), ROW_GROUP)
+            self._waiting = self._waiting.slice(n)
 
     def _wait(self) -> None:
         """Wait for the table that the thread is writing, at most one; the thread's error is raised here."""
