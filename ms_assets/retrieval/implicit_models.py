@@ -18,9 +18,20 @@ SONGS_PER_USER = 300
 ITERATIONS = 8
 
 ITEM_KNN_GRID = [
-    {"similarity": similarity, "neighbours": neighbours} for similarity in ("bm25", "cosine") for neighbours in (50, 20)
+    {"similarity": similarity, "neighbours": neighbours}
+    for similarity in ("bm25", "cosine")
+    for neighbours in (50, 20, 200)
 ]
-IALS_GRID = [{"alpha": alpha, "regularization": 10.0} for alpha in (1.0, 3.0, 10.0)]
+IALS_GRID = [
+    {"alpha": 1.0, "regularization": 10.0},
+    {"alpha": 3.0, "regularization": 10.0},
+    {"alpha": 10.0, "regularization": 10.0},
+    {"alpha": 30.0, "regularization": 10.0},
+    {"alpha": 10.0, "regularization": 30.0},
+    {"alpha": 30.0, "regularization": 100.0},
+    {"alpha": 100.0, "regularization": 100.0},
+    {"alpha": 300.0, "regularization": 100.0},
+]
 
 
 @dataclass
