@@ -103,9 +103,10 @@ CLASSES = {
 
 @pytest.mark.parametrize("method", CLASSES)
 def test_a_recommender_gives_the_lists_of_its_asset(both, method):
-    settings = {name: n for name, n in both.metadata[method].items() if name in CLASSES[method]().__dict__}
-    model = CLASSES[method](**settings).fit(both.train, both.validation, both.catalogue)
+    known, names = both.metadata[method], CLASSES[method]().__dict__
     for view, exclude_heard in (("all", False), ("discovery", True)):
+        settings = {name: known[f"{name}_{view}"] for name in names if f"{name}_{view}" in known}
+        model = CLASSES[method](**settings).fit(both.train, both.validation, both.catalogue)
         found = model.recommend(k=100, exclude_heard=exclude_heard)
         wanted = both.listed(method, view)
         assert_frame_equal(found.cast({"user": pl.Int64, "song": pl.Int64}), wanted, check_row_order=False)

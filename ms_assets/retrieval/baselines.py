@@ -12,6 +12,12 @@ from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommend
 DAY = 86_400
 ONE = 1 << 40
 FACTORS = 64
+SVD_GRID = [
+    {"factors": factors, "power": power}
+    for factors, power in ((FACTORS, 0.0), (128, 0.0), (32, 0.3), (FACTORS, 0.3), (128, 0.4), (256, 0.4), (256, 0.5))
+]
+VECTORS = 1 << 25
+"""Number of numbers in the vectors of an SVD up to which more than FACTORS are tried: time grows with their square."""
 HALF_LIVES = [{"half_life_days": days} for days in (7, 1, 2, 4, 14, 30, 60, 120)]
 
 
@@ -112,6 +118,9 @@ def by_plays(dataset: Dataset) -> NDArray[np.int64]:
 class SVD(VectorRecommender):
     """Truncated SVD of the binary user × song matrix of positives; scores are its reconstruction.
 
+    With a power above 0, ones are divided by that power of their user's number of songs and of their song's number of
+    users before, and the reconstruction is multiplied by it after.
+
     >>> import polars as pl
     >>> events = pl.DataFrame({"user": ["ann", "ann", "bob", "bob", "cem"], "song": ["a", "b", "a", "b", "a"]})
     >>> SVD(factors=1).fit(events).recommend(["cem"])["song"].to_list()
@@ -120,16 +129,40 @@ class SVD(VectorRecommender):
 
     candidates = ("n_known", "n_known - n_heard")
     factors: int = FACTORS
+    power: float = 0.0
     seed: int = 0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         from sklearn.utils.extmath import randomized_svd
 
-        heard, n_graph_songs = dataset.heard, dataset.n_graph_songs
-        matrix = heard.csr(np.ones(len(heard), np.float32))[:, :n_graph_songs]
+        matrix = positives(dataset, self.power, self.power)
         rank = max(min(self.factors, *(size - 1 for size in matrix.shape)), 1)
         left, singular, right = randomized_svd(matrix, rank, n_iter=5, random_state=self.seed)
-        return {"users": (left * singular).astype(np.float32), "songs": right.T.astype(np.float32)}
+        of_users, of_songs = (count**self.power for count in degrees(dataset))
+        users, songs = left * singular * of_users[:, None], right.T * of_songs[:, None]
+        return {"users": users.astype(np.float32), "songs": songs.astype(np.float32)}
+
+
+def svd_grid(dataset: Dataset) -> list[dict[str, float]]:
+    """Settings of an SVD worth trying: those of SVD_GRID whose vectors are few enough."""
+    most = max(FACTORS, VECTORS // (dataset.heard.n_users + dataset.n_graph_songs))
+    return [setting for setting in SVD_GRID if setting["factors"] <= most]
+
+
+def degrees(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Number of songs that each user has heard, and of users who have heard each graph song, 1 in place of 0."""
+    listeners = np.bincount(dataset.heard.song, minlength=dataset.n_songs)[: dataset.n_graph_songs]
+    return np.maximum(dataset.heard.counts, 1.0), np.maximum(listeners, 1.0)
+
+
+def positives(dataset: Dataset, user_power: float = 0.0, song_power: float = 0.0) -> Any:
+    """Matrix with a one for every positive pair, divided by these powers of the degrees.
+
+    SciPy's sparse matrix, float32 [n_users, n_graph_songs].
+    """
+    heard, (of_users, of_songs) = dataset.heard, degrees(dataset)
+    scale = of_users[heard.user] ** -user_power * of_songs[heard.song] ** -song_power
+    return heard.csr(scale.astype(np.float32))[:, : dataset.n_graph_songs]
 
 
 @dataclass

@@ -18,9 +18,20 @@ SONGS_PER_USER = 300
 ITERATIONS = 8
 
 ITEM_KNN_GRID = [
-    {"similarity": similarity, "neighbours": neighbours} for similarity in ("bm25", "cosine") for neighbours in (50, 20)
+    {"similarity": similarity, "neighbours": neighbours}
+    for similarity in ("bm25", "cosine")
+    for neighbours in (50, 20, 200)
 ]
-IALS_GRID = [{"alpha": alpha, "regularization": 10.0} for alpha in (1.0, 3.0, 10.0)]
+IALS_GRID = [
+    {"alpha": 1.0, "regularization": 10.0},
+    {"alpha": 3.0, "regularization": 10.0},
+    {"alpha": 10.0, "regularization": 10.0},
+    {"alpha": 30.0, "regularization": 10.0},
+    {"alpha": 10.0, "regularization": 30.0},
+    {"alpha": 30.0, "regularization": 100.0},
+    {"alpha": 100.0, "regularization": 100.0},
+    {"alpha": 300.0, "regularization": 100.0},
+]
 
 
 @dataclass
@@ -36,7 +47,9 @@ class ItemKNN(Recommender):
     ['b']
     """
 
-    candidates = ("0", "0")  # any number: only neighbours are known
+    # Any number, for only neighbours are known; but a song is similar to itself, by BM25 if somebody who heard it left
+    # out more than one other.
+    candidates = ("least(n_heard, 1, greatest(n_known - 1 - n_heard, 0))", "0")
     similarity: Literal["bm25", "cosine"] = "bm25"
     neighbours: int = 50
 

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -232,11 +232,12 @@ def _is_heard(
     return np.isin(np.arange(len(users))[:, None] * n_songs + candidates, keys) & (candidates >= 0)
 
 
-def recommendations(recommender: Recommender, k: int = TOP_K) -> pa.Table:
-    """Rank k songs for every user in both views: view, user_id, uid, rank, song_id, item_id, score."""
+def recommendations(recommender: Recommender, k: int = TOP_K, views: Collection[str] = VIEWS) -> pa.Table:
+    """Rank k songs for every user in these views: view, user_id, uid, rank, song_id, item_id, score."""
     dataset = recommender._fitted(k)
     users = np.arange(len(dataset.user_ids))
     songs, scores = ranked(recommender.rank, users, dataset.heard, dataset.n_songs, k)
+    songs[[view not in views for view in VIEWS]] = -1
     view, user, place = np.nonzero(songs >= 0)
     song = songs[view, user, place]
     return pa.table(

@@ -1,7 +1,6 @@
 """Tuning of recommenders: settings chosen on the validation part, by the metric of training and evaluation."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,18 +16,18 @@ from ms_assets.retrieval.recommender import VIEWS, Rank, Recommender, ranked
 logger = logging.getLogger(__name__)
 
 TUNING_USERS = 1_000
+TUNING_PAIRS = 1 << 20
+"""Number of pairs of user and song to which trials are fitted at most, unless the drawn users have more."""
 TUNING_K = 10
 SEED = 0
-LOWEST = 1e-6
-"""Value in place of an NDCG of 0 in a geometric mean."""
 Setting = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """Best setting on validation, and the results of every setting of the grid."""
+    """Best setting of each view on validation, and the results of every setting of the grid."""
 
-    setting: Setting
+    settings: dict[str, Setting]
     trials: list[tuple[Setting, dict[str, float]]]
     """Settings with their NDCG by view; empty if there are no validation users, so that the default stays."""
 
@@ -42,17 +41,23 @@ class Tuner:
     """Pairs of all users with positive train events."""
     targets: dict[str, Interactions]
     """Relevance by view, the drawn users renumbered."""
+    sample: NDArray[np.int64]
+    """Users to whose histories trials are fitted: the drawn ones, and others up to TUNING_PAIRS pairs."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
         """Draw users from a dataset with a validation part."""
         assert dataset.validation is not None, "tuning needs the validation part"
         relevant = dataset.validation.keep(dataset.validation.values["relevance"] > 0)
-        users = np.random.default_rng(SEED).permutation(np.unique(relevant.user))[:TUNING_USERS]
-        users.sort()
+        rng = np.random.default_rng(SEED)
+        drawn = rng.permutation(np.unique(relevant.user))[:TUNING_USERS]
+        sample = np.append(drawn, rng.permutation(np.setdiff1d(np.arange(dataset.heard.n_users), drawn)))
+        n_within = np.searchsorted(np.cumsum(dataset.heard.counts[sample]), TUNING_PAIRS, side="right")
+        sample = sample[: max(n_within, len(drawn))]
+        users = np.sort(drawn)
         everything = relevant.of_users(users)
         discovery = everything.without(dataset.heard.of_users(users))
-        return cls(users, dataset.heard, {"all": everything, "discovery": discovery})
+        return cls(users, dataset.heard, {"all": everything, "discovery": discovery}, sample)
 
     def ndcg(self, rank: Rank) -> dict[str, float]:
         """Mean NDCG@10 of the drawn users by view; 0 if no user has a target."""
@@ -65,19 +70,18 @@ class Tuner:
         ideal = targets.ideal_dcg("relevance", TUNING_K)
         return float(np.nanmean(ranking.ndcg(targets.gains("relevance", songs), ideal)))
 
-    def choose(self, grid: Sequence[Setting], make: Callable[..., Recommender], views: Sequence[str] = VIEWS) -> Tuned:
-        """Choose the setting whose recommender ranks best for the drawn users; the grid's first if there are none.
+    def choose(self, grid: Sequence[Setting], make: Callable[..., Recommender]) -> Tuned:
+        """Choose for each view the setting whose recommender ranks best for the drawn users.
 
-        The best has the highest geometric mean of the views' NDCG, so that neither view's level decides.
+        The earlier setting of the grid is chosen among equals; its first if there are no users.
         """
         if not len(self.users):
-            return Tuned(grid[0], [])
+            return Tuned(dict.fromkeys(VIEWS, grid[0]), [])
         trials = []
         for setting in grid:
             trials.append((setting, self.ndcg(make(**setting).rank)))
             logger.info("%s: NDCG@%d %s", _in_words(setting), TUNING_K, _in_words(trials[-1][1]))
-        reached = [sum(math.log(max(ndcg[view], LOWEST)) for view in views) for _, ndcg in trials]
-        return Tuned(grid[int(np.argmax(reached))], trials)
+        return Tuned({view: max(trials, key=lambda trial: trial[1][view])[0] for view in VIEWS}, trials)
 
 
 def _in_words(numbers: Setting) -> str:

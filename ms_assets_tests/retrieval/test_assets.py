@@ -5,11 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from ms_assets.retrieval.baselines import HALF_LIVES
+from ms_assets.retrieval.baselines import HALF_LIVES, SVD_GRID
 from ms_assets.retrieval.implicit_models import IALS_GRID, ITEM_KNN_GRID
+from ms_assets.retrieval.recommender import VIEWS
 from ms_assets_tests.worlds import random_case
 
-GRIDS = {"decayed_popularity": HALF_LIVES, "item_knn": ITEM_KNN_GRID, "ials": IALS_GRID}
+GRIDS = {
+    "decayed_popularity": HALF_LIVES,
+    "item_knn": ITEM_KNN_GRID,
+    "ials": IALS_GRID,
+    "collaborative_filtering": SVD_GRID,
+}
 
 
 @pytest.fixture(scope="module", params=["0", "0.2"])
@@ -36,13 +42,15 @@ def metadata_of(result):
 def test_a_tuned_recommender_states_its_setting_how_it_was_chosen_and_its_seconds(run, method):
     ratio, result = run
     found = metadata_of(result)[method]
-    setting = {name: found[name] for name in GRIDS[method][0]}
-    assert json.dumps(setting) in map(json.dumps, GRIDS[method])
+    for view in VIEWS:
+        setting = {name: found[f"{name}_{view}"] for name in GRIDS[method][0]}
+        assert json.dumps(setting) in map(json.dumps, GRIDS[method])
+        if ratio == "0":
+            assert setting == GRIDS[method][0]
     if ratio == "0":
-        assert setting == GRIDS[method][0]
         assert found["chosen_by"] == "default, because there are no validation users"
     else:
-        assert "validation users in all and discovery" in found["chosen_by"]
+        assert "validation users in each view" in found["chosen_by"]
         assert found["tuning"].count("\n") == len(GRIDS[method]) + 1
     assert all(found[f"{stage}_seconds"] >= 0 for stage in ("tuning", "fit", "recommend"))
 

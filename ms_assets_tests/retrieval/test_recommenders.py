@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import TruncatedSVD
 
-from ms_assets.retrieval import recommender
+from ms_assets.retrieval import baselines, recommender
 from ms_assets.retrieval.baselines import SVD, ContentBased, Popular, Random
 from ms_assets.retrieval.recommender import recommendations
 from ms_assets_tests.retrieval.histories import dataset_of, random_histories, songs_of
@@ -120,6 +120,26 @@ def test_collaborative_filtering_with_few_users_equals_the_exact_decomposition()
     found, scores = SVD().fit(dataset_of(heard, 6)).rank(np.arange(5), 6)
     left, singular, right = np.linalg.svd(matrix_of(heard, 6))
     assert_best(found, scores, left[:, :4] * singular[:4] @ right[:4], 6)
+
+
+@pytest.mark.parametrize("power", [0.3, 0.5])
+def test_a_degree_normalised_svd_reconstructs_the_matrix_of_ones_divided_and_multiplied_by_degrees(
+    dataset, heard, power
+):
+    found, scores = SVD(40, power).fit(dataset).rank(EVERYBODY, 30)
+    matrix = matrix_of(heard, N_GRAPH_SONGS)
+    scale = np.outer(matrix.sum(axis=1).clip(1), matrix.sum(axis=0).clip(1)) ** power
+    svd = TruncatedSVD(40, random_state=0)
+    assert_best(found, scores, svd.fit_transform(matrix / scale) @ svd.components_ * scale, 30)
+
+
+def test_large_worlds_try_no_more_factors_than_the_default(dataset, monkeypatch):
+    assert baselines.svd_grid(dataset) == baselines.SVD_GRID
+    monkeypatch.setattr(baselines, "VECTORS", 130 * (N_USERS + N_GRAPH_SONGS))
+    assert {setting["factors"] for setting in baselines.svd_grid(dataset)} == {32, 64, 128}
+    monkeypatch.setattr(baselines, "VECTORS", 1)
+    assert {setting["factors"] for setting in baselines.svd_grid(dataset)} == {32, 64}
+    assert baselines.svd_grid(dataset)[0] == {"factors": 64, "power": 0.0}
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # no variance to explain

@@ -239,7 +239,7 @@ class MLflow(dg.ConfigurableResource):
 
     def registered(self, name: str) -> Registry:
         """Registry of a registered model by its name."""
-        self._open()
+        self.open()
         return Registry(name, self.tracking_uri)
 
     def known_run(self, run_id: str) -> str | None:
@@ -251,7 +251,12 @@ class MLflow(dg.ConfigurableResource):
         """Page of a registered model's version in MLflow."""
         return f"{self._server}/#/models/{registry.name}/versions/{number}"
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Open the store; one that is new is created, one that was moved with its home finds its files.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
         import mlflow
 
         with tracking.opening(self.tracking_uri):
@@ -265,7 +270,7 @@ class MLflow(dg.ConfigurableResource):
                 mlflow.set_experiment(self.experiment)
 
     def _open_to_write(self) -> None:
-        self._open()
+        self.open()
         if deleted := self._deleted():
             raise tracking.StoreError(
                 f"the experiment {self.experiment} was deleted in MLflow, so nothing can be logged; to restore it: "
