@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -105,13 +106,12 @@ def in_user_ranges(query: Callable[..., Relation], *tables: Relation, rows: int)
 
 def user_ranges(*tables: Relation, rows: int) -> list[tuple[int, int]]:
     """Consecutive ranges (first, last) of `user_id` that cover all users, with about `rows` rows of the tables each."""
-    counts = [table.aggregate("user_id, count(*) AS n").to_arrow_table() for table in tables]
-    ids = np.concatenate([count["user_id"].to_numpy() for count in counts])
-    users, place = np.unique(ids, return_inverse=True)
+    every = reduce(Relation.union, (table.project("user_id") for table in tables))
+    counts = every.aggregate("user_id, count(*) AS n").order("user_id").fetchnumpy()
+    users, n_rows = counts["user_id"], counts["n"]
     if not len(users):
         return [(0, 0)]
-    n_rows = np.bincount(place, np.concatenate([count["n"].to_numpy() for count in counts]))
-    first = starts(np.cumsum(n_rows).astype(np.int64) // rows)
+    first = starts(np.cumsum(n_rows) // rows)
     last = np.append(first[1:] - 1, len(users) - 1)
     return list(zip(users[first].tolist(), users[last].tolist(), strict=True))
 
