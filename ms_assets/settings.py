@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 SMALLEST_BATCH, LARGEST_BATCH = 8_192, 262_144
 LARGEST_PIECE = 32_768
 DEFAULT_TEMPERATURE = 0.15
+DEFAULT_LENGTH_POWER = 0.1
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
 LARGEST_SEED = 2**32 - 1
@@ -119,6 +120,13 @@ class TrainingSettings(Settings):
     song_lengths: bool = Field(
         True, description="Learn the length of every song's embedding; otherwise all have length 1."
     )
+    length_power: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Power of a song's number of edges at which its learned length begins. By default the race's "
+        "choice, or .1.",
+    )
     song_residual: bool = Field(
         True, description="Learn a residual vector per graph song, added to the encoding of its audio and metadata."
     )
@@ -181,13 +189,14 @@ class TrainingSettings(Settings):
     )
     race: bool = Field(
         True,
-        description="Choose on the validation part what no default wins on all data: the temperature, unless it is "
-        "given, by short trainings of small graphs; and whether training is better than the plain SVD of the graph.",
+        description="Choose on the validation part what no default wins on all data, unless it is given: the length "
+        "power, by the start alone; the temperature, by short trainings of small graphs; and whether training is better "
+        "than the plain SVD of the graph.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser; sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     learning_rate: float = Field(
-        0.01, gt=0, le=LARGEST_RATE, description="Peak learning rate, reached after the warm-up; then a cosine to 0."
+        0.005, gt=0, le=LARGEST_RATE, description="Peak learning rate, reached after the warm-up; then a cosine to 0."
     )
     warmup_epochs: float = Field(1.0, ge=0, le=10_000, description="Epochs over which the learning rate rises.")
     weight_decay: float = Field(
@@ -235,6 +244,13 @@ class TrainingSettings(Settings):
     def sharpness(self) -> float:
         """Temperature, τ: the given one, or .15."""
         return self.temperature or DEFAULT_TEMPERATURE
+
+    @property
+    def initial_length_power(self) -> float:
+        """Power of a song's number of edges at which its length begins: the given one, or .1; 0 for fixed lengths."""
+        if not self.song_lengths:
+            return 0.0
+        return DEFAULT_LENGTH_POWER if self.length_power is None else self.length_power
 
     def step_size(self, n_edges: int) -> int:
         """Number of positive edges per step when training on n_edges."""

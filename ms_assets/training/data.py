@@ -26,9 +26,12 @@ class SongFeatures:
     silent: Tensor
     """Songs whose audio is unknown, int64."""
     owners: dict[str, tuple[Tensor, Tensor]]
-    """Ids of `artist` and of `album`, flat int64, and offsets [n_songs + 1]; a song without any has the last id."""
+    """Ids of `artist` and of `album`, flat int64, and offsets [n_songs + 1].
+
+    Owners of a single song are left out: they say no more than the song itself.
+    """
     n_owners: dict[str, int]
-    """Number of ids of each owner, the one for unknown included."""
+    """Number of ids of each owner, 1 at least."""
 
     @classmethod
     def of(cls, graph: "HeteroData") -> Self:
@@ -36,9 +39,8 @@ class SongFeatures:
         songs, owners, sizes = graph["song"], {}, {}
         for owner in ("artist", "album"):
             ids, offsets = songs[f"{owner}_ids"], songs[f"{owner}_offsets"]
-            unknown = int(ids.max()) + 1 if len(ids) else 0
-            owners[owner] = _with_unknown(ids, offsets, unknown)
-            sizes[owner] = unknown + 1
+            owners[owner] = _of_several(ids, offsets)
+            sizes[owner] = int(ids.max()) + 1 if len(ids) else 1
         return cls(songs.x, (~songs.has_audio).nonzero().squeeze(1), owners, sizes)
 
     def select(self, songs: Tensor) -> "SongFeatures":
@@ -112,12 +114,7 @@ class TrainingData:
     """Validation part [n_users, n_songs] with a value `relevance`, from which validation omits pairs with an edge."""
 
 
-def _with_unknown(ids: Tensor, offsets: Tensor, unknown: int) -> tuple[Tensor, Tensor]:
-    """Give every empty list the id for unknown."""
-    lengths = offsets.diff()
-    filled = functional.pad(lengths.clamp(min=1).cumsum(0), (1, 0))
-    flat = torch.full((int(filled[-1]),), unknown)
-    known = torch.ones_like(flat, dtype=torch.bool)
-    known[filled[:-1][lengths == 0]] = False
-    flat[known] = ids
-    return flat, filled
+def _of_several(ids: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out ids that only one song has; flat ids and offsets [n_songs + 1] again."""
+    kept = torch.bincount(ids)[ids] > 1
+    return ids[kept], functional.pad(kept.cumsum(0), (1, 0))[offsets]

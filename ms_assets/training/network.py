@@ -5,7 +5,7 @@
            vector for unknown audio;  s_0 = unit(c_s + r_s), the residual r_s if switched on and for graph songs alone
     x      = P [u_0; s_0],  P as in `propagation.py`
     user   u = unit(x_u)
-    song   s = unit(x_s) · exp(b_s),  b_s learned
+    song   s = unit(x_s) · exp(b_s),  b_s learned, from γ times the logarithm of the song's number of edges
 
 The direction of a song's vector says who likes it, its length how much is to be expected of it whoever listens. A cold
 song has no edges, so x_s = unit(c_s): it lies in the same space as the rest. All cold songs have one length, which
@@ -49,6 +49,12 @@ SHORTEST = 1e-12
 def unit(x: Tensor) -> Tensor:
     """Scale rows to length 1; [n, d]."""
     return _Unit.apply(x)
+
+
+def log_lengths(degrees: Tensor, power: float) -> Tensor:
+    """Logarithms of lengths that are a power of songs' numbers of edges, float32 [n_songs], with a mean of 0."""
+    logarithms = degrees.clamp(min=1).float().log()
+    return power * (logarithms - logarithms.mean())
 
 
 class SongEncoder(nn.Module):
@@ -143,7 +149,9 @@ class Network(nn.Module):
             self.residual = nn.Parameter(size * torch.randn(self.n_graph_songs, settings.embedding_dim))
         self.edge_weights = edge_weights(graph.attributes, settings)
         self.adjacency = Adjacency(graph.user, graph.song, self.n_users, self.n_graph_songs)
-        self.log_lengths = nn.Parameter(torch.zeros(self.n_graph_songs), requires_grad=settings.song_lengths)
+        degrees = torch.bincount(graph.song, minlength=self.n_graph_songs)
+        lengths = log_lengths(degrees, settings.initial_length_power)
+        self.log_lengths = nn.Parameter(lengths, requires_grad=settings.song_lengths)
         self.register_buffer("cold_length", torch.tensor(1.0))
 
     def start(self, features: SongFeatures) -> Tensor:

@@ -1,8 +1,9 @@
-"""Race on the validation part for what no default wins on all data: the temperature, and training or a plain SVD."""
+"""Race on the validation part for what no default wins on all data: lengths of songs, temperature, or a plain SVD."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training import trainer
 from ms_assets.training.checkpoints import Checkpoint
 from ms_assets.training.data import TrainingData
+from ms_assets.training.network import Network, log_lengths
 from ms_assets.training.rehearsal import with_cold_length
 from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.trained import Epoch, TrainedModel
@@ -17,8 +19,8 @@ from ms_assets.training.validation import VALIDATION_K, Validator
 
 logger = logging.getLogger(__name__)
 
-TEMPERATURES = (0.15, 0.1, 0.2)
-"""Temperatures in the race, the first wins a tie."""
+CANDIDATES = {"length_power": (0.1, 0.0, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6), "temperature": (0.15, 0.1, 0.2)}
+"""Values of each setting in the race, the first wins a tie."""
 EPOCHS = 4
 """Epochs of each temperature, a whole schedule of the learning rate: three fifths of the default training."""
 LARGEST_RACE = 2_000_000
@@ -38,14 +40,10 @@ def train(
     """
     validator, reached = Validator.of(data, settings), {}
     races = settings.race and len(validator.users) > 0
-    if races and settings.temperature is None and data.graph.n_edges <= LARGEST_RACE:
-        if checkpoint and checkpoint.state:
-            reached = checkpoint.state["race"]
-        else:
-            reached = temperatures(data, settings, device, validator)
-        chosen = max(TEMPERATURES, key=lambda temperature: reached[_name(temperature)])
-        logger.info("race: temperature %g", chosen)
-        settings = settings.model_copy(update={"temperature": chosen})
+    if races:
+        saved = checkpoint.state if checkpoint else None
+        reached = saved["race"] if saved else compared(data, settings, device, validator)
+        settings = settings.model_copy(update=_winners(reached))
     trained = trainer.fit(data, settings, device, on_epoch, checkpoint, kept={"race": reached})
     if races and settings.spectral_start:
         plain = trainer.fit(data, plain_svd(settings), device, last_epoch=0)
@@ -56,14 +54,46 @@ def train(
     return with_cold_length(data, replace(trained, race=reached), device)
 
 
-def temperatures(
+def compared(
     data: TrainingData, settings: TrainingSettings, device: torch.device, validator: Validator
 ) -> dict[str, float]:
-    """Best validation NDCG of a short training with each of `TEMPERATURES`, by name."""
-    network = trainer.initial_network(data.graph, settings, start=True).to(device)
-    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    reached = {}
-    for temperature in TEMPERATURES:
+    """Compare the candidates of every setting that is open; returns the validation NDCG of each by its name.
+
+    Lengths are compared at the spectral start, without any training, and temperatures by short trainings from there.
+    """
+    lengths_begin_at_a_power = settings.song_lengths and settings.spectral_start and settings.spectrum == "normalised"
+    asks_power = settings.length_power is None and lengths_begin_at_a_power
+    asks_temperature = settings.temperature is None and data.graph.n_edges <= LARGEST_RACE
+    reached: dict[str, float] = {}
+    if asks_power or asks_temperature:
+        network = trainer.initial_network(data.graph, settings, start=True).to(device)
+        if asks_power:
+            reached |= _length_powers(network, data, settings, validator)
+        if asks_temperature:
+            reached |= _temperatures(network, data, settings, validator)
+    return reached
+
+
+def _length_powers(
+    network: Network, data: TrainingData, settings: TrainingSettings, validator: Validator
+) -> dict[str, float]:
+    """Validation NDCG of the start with each power; leaves the network with the best."""
+    degrees = torch.bincount(data.graph.song, minlength=data.graph.n_graph_songs).to(network.log_lengths.device)
+    users, songs = Steps(network, data, settings).embeddings()
+    directions, reached = torch.nn.functional.normalize(songs, dim=1), {}
+    for power in CANDIDATES["length_power"]:
+        lengths = log_lengths(degrees, power)
+        _note(reached, "length_power", power, validator.ndcg(users, directions * lengths.exp()[:, None]))
+    network.log_lengths.data.copy_(log_lengths(degrees, _winners(reached)["length_power"]))
+    return reached
+
+
+def _temperatures(
+    network: Network, data: TrainingData, settings: TrainingSettings, validator: Validator
+) -> dict[str, float]:
+    """Best validation NDCG of a short training from the network's state with each temperature."""
+    start, reached = {name: tensor.clone() for name, tensor in network.state_dict().items()}, {}
+    for temperature in CANDIDATES["temperature"]:
         network.load_state_dict(start)
         tried = settings.model_copy(update={"temperature": temperature, "epochs": min(EPOCHS, settings.epochs)})
         steps, ndcg = Steps(network, data, tried), [0.0]
@@ -76,15 +106,28 @@ def temperatures(
         except NotFiniteError as error:
             logger.warning("race: temperature %g diverged, %s", temperature, error)
             ndcg = [0.0]
-        reached[_name(temperature)] = max(ndcg)
-        logger.info("race: temperature %g, NDCG@%d %.4f", temperature, VALIDATION_K, max(ndcg))
+        _note(reached, "temperature", temperature, max(ndcg))
     return reached
+
+
+def _note(reached: dict[str, float], setting: str, value: float, ndcg: float) -> None:
+    reached[_name(setting, value)] = ndcg
+    logger.info("race: %s, NDCG@%d %.4f", _name(setting, value), VALIDATION_K, ndcg)
+
+
+def _winners(reached: dict[str, float]) -> dict[str, Any]:
+    """Best value of each setting that was compared."""
+    compared = {setting: values for setting, values in CANDIDATES.items() if _name(setting, values[0]) in reached}
+    return {
+        setting: max(values, key=lambda value, setting=setting: reached[_name(setting, value)])
+        for setting, values in compared.items()
+    }
+
+
+def _name(setting: str, value: float) -> str:
+    return f"{setting.replace('_', ' ')} {value:g}"
 
 
 def plain_svd(settings: TrainingSettings) -> TrainingSettings:
     """Settings whose start is a truncated SVD of the graph's 0/1 matrix, as it is: a rival that training must beat."""
     return settings.model_copy(update={"layers": 0, "edge_weights": "uniform", "spectrum": "plain"})
-
-
-def _name(temperature: float) -> str:
-    return f"temperature {temperature:g}"

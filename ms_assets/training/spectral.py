@@ -63,7 +63,8 @@ def _singular_vectors(network: Network, settings: TrainingSettings) -> tuple[Ten
     # The rows of users come first: their entries are the first half.
     n_entries = len(adjacency.edge) // 2
     columns = adjacency.neighbours[:n_entries].numpy() - n_users
-    offsets = adjacency.offsets[: n_users + 1].numpy()
+    # A copy: SciPy compresses a matrix in place, and these offsets are those of every propagation.
+    offsets = adjacency.offsets[: n_users + 1].numpy().copy()
     rows = np.repeat(np.arange(n_users), np.diff(offsets))
     values = weights[adjacency.edge[:n_entries]].numpy() * roots[rows] * roots[n_users + columns]
     matrix = csr_matrix((values, columns, offsets), shape=(n_users, n_songs))

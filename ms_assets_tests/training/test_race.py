@@ -12,15 +12,16 @@ from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_th
 
 pytestmark = one_thread
 DATA = data_of(GRAPH, EXPLICIT, WANTED)
-NAMES = [f"temperature {temperature:g}" for temperature in race.TEMPERATURES]
+POWERS, TEMPERATURES = race.CANDIDATES["length_power"], race.CANDIDATES["temperature"]
+NAMES = [f"temperature {temperature:g}" for temperature in TEMPERATURES]
 
 
 def test_the_temperature_that_validates_best_is_trained_with():
-    found = race.train(DATA, settings_of(), CPU)
+    found = race.train(DATA, settings_of(length_power=0.1), CPU)
     assert list(found.race) == [*NAMES, "trained", "plain SVD"]
-    best = max(race.TEMPERATURES, key=lambda temperature: found.race[f"temperature {temperature:g}"])
+    best = max(TEMPERATURES, key=lambda temperature: found.race[f"temperature {temperature:g}"])
     assert found.settings.temperature == best
-    wanted = trainer.fit(DATA, settings_of(temperature=best), CPU)
+    wanted = trainer.fit(DATA, settings_of(temperature=best, length_power=0.1), CPU)
     assert found.race["trained"] == wanted.best.validation_ndcg
     if wanted.best.validation_ndcg >= found.race["plain SVD"]:
         same = set(wanted.state) - {"cold_length"}
@@ -28,15 +29,48 @@ def test_the_temperature_that_validates_best_is_trained_with():
 
 
 def test_what_a_temperature_reaches_is_what_a_short_training_with_it_reaches():
-    found = race.train(DATA, settings_of(), CPU).race
-    for temperature, name in zip(race.TEMPERATURES, NAMES, strict=True):
-        short = trainer.fit(DATA, settings_of(temperature=temperature, epochs=race.EPOCHS, patience=9), CPU)
-        assert found[name] == max(epoch.validation_ndcg for epoch in short.history)
+    raced = race.train(DATA, settings_of(spectral_start=True), CPU)
+    for temperature, name in zip(TEMPERATURES, NAMES, strict=True):
+        tried = raced.settings.model_copy(update={"temperature": temperature, "epochs": race.EPOCHS, "patience": 9})
+        short = trainer.fit(DATA, tried, CPU)
+        assert raced.race[name] == max(epoch.validation_ndcg for epoch in short.history)
+
+
+def test_lengths_begin_at_the_power_whose_start_validates_best():
+    raced = race.train(DATA, settings_of(spectral_start=True, temperature=0.2, epochs=1), CPU)
+    starts = {
+        power: trainer.fit(DATA, settings_of(spectral_start=True, length_power=power), CPU, last_epoch=0).best
+        for power in POWERS
+    }
+    for power, start in starts.items():
+        assert raced.race[f"length power {power:g}"] == pytest.approx(start.validation_ndcg)
+    if raced.settings.spectrum == "normalised":
+        best = raced.race[f"length power {raced.settings.length_power:g}"]
+        assert best == max(raced.race[f"length power {power:g}"] for power in POWERS)
+
+
+def test_the_lengths_of_songs_begin_at_the_power_of_their_number_of_edges_with_a_geometric_mean_of_1():
+    network = trainer.initial_network(DATA.graph, settings_of(length_power=0.5), start=False)
+    degrees = np.array([max((DATA.graph.song == song).sum(), 1) for song in range(DATA.graph.n_graph_songs)])
+    lengths = network.log_lengths.detach().exp().numpy()
+    assert lengths / lengths[0] == pytest.approx((degrees / degrees[0]) ** 0.5, rel=1e-4)
+    assert np.log(lengths).mean() == pytest.approx(0, abs=1e-5)
+    same = trainer.initial_network(DATA.graph, settings_of(length_power=0.5, song_lengths=False), start=False)
+    assert same.log_lengths.abs().max() == 0
+
+
+@pytest.mark.parametrize("spectrum", ["normalised", "plain"])
+def test_the_spectral_start_leaves_the_propagation_as_it_was(spectrum):
+    started = trainer.initial_network(DATA.graph, settings_of(spectral_start=True, spectrum=spectrum), start=True)
+    fresh = trainer.initial_network(DATA.graph, settings_of(), start=False)
+    for name, array in fresh.adjacency.named_buffers():
+        assert torch.equal(started.adjacency.get_buffer(name), array), name
 
 
 def test_a_given_temperature_is_taken_and_without_race_or_validation_nothing_is_compared():
     given = race.train(DATA, settings_of(temperature=0.3, epochs=1), CPU)
-    assert (given.settings.sharpness, list(given.race)) == (0.3, ["trained", "plain SVD"])
+    assert given.settings.sharpness == 0.3
+    assert not set(given.race) & set(NAMES)
     for data, changed in ((DATA, {"race": False}), (data_of(GRAPH, EXPLICIT), {})):
         found = race.train(data, settings_of(epochs=1, **changed), CPU)
         assert (found.settings.sharpness, found.race) == (0.15, {})

@@ -18,7 +18,7 @@ import torch
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import study as studies
 from ms_assets.training.memory import NotEnoughMemoryError
-from ms_assets.training.race import TEMPERATURES
+from ms_assets.training.race import CANDIDATES
 from ms_assets.training.trainer import DivergedError
 from ms_assets_tests.conftest import metadata_of
 from ms_assets_tests.training.tastes import plant
@@ -253,7 +253,7 @@ def test_training_takes_the_best_parameters_on_request_and_the_run_config_goes_b
     settings = trained(use_study=True, temperature=0.77)
     assert settings["temperature"] == 0.77
     assert settings["learning_rate"] == found["learning_rate"]
-    assert trained()["temperature"] in TEMPERATURES
+    assert trained()["temperature"] in CANDIDATES["temperature"]
 
 
 def test_without_a_study_the_request_says_what_to_materialise(platform_at, tmp_path):
