@@ -115,7 +115,7 @@ class SplitSettings(Settings):
 class TrainingSettings(Settings):
     """Settings of LightGCN: size, loss and optimisation."""
 
-    embedding_dim: int = Field(64, ge=4, le=1024, description="Dimensions of user and song embeddings.")
+    embedding_dim: int = Field(128, ge=4, le=1024, description="Dimensions of user and song embeddings.")
     layers: int = Field(3, ge=0, le=8, description="Propagation layers, over which embeddings are averaged.")
     song_lengths: bool = Field(
         True, description="Learn the length of every song's embedding; otherwise all have length 1."
@@ -190,8 +190,8 @@ class TrainingSettings(Settings):
     race: bool = Field(
         True,
         description="Choose on the validation part what no default wins on all data, unless it is given: the length "
-        "power, by the start alone; the temperature, by short trainings of small graphs; and whether training is better "
-        "than the plain SVD of the graph.",
+        "power, by the start alone; the temperature, by short trainings of small graphs; and whether training is "
+        "better than the plain SVD of the graph.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser; sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")

@@ -27,7 +27,7 @@ class Sizes:
     n_songs: int
     n_edges: int
     n_owners: int
-    """Number of artists and albums, including one unknown of each."""
+    """Number of artists and albums."""
     audio_dimensions: int = 128
 
     @classmethod

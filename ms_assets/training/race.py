@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import trainer
@@ -21,10 +22,8 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES = {"length_power": (0.1, 0.0, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6), "temperature": (0.15, 0.1, 0.2)}
 """Values of each setting in the race, the first wins a tie."""
-EPOCHS = 4
-"""Epochs of each temperature, a whole schedule of the learning rate: three fifths of the default training."""
-LARGEST_RACE = 2_000_000
-"""Edges of the largest graph whose temperature is raced for."""
+LARGEST_RACE = 1_000_000
+"""Edges of the largest graph whose temperature is raced for, in three fifths of the default training's epochs."""
 
 
 def train(
@@ -38,7 +37,8 @@ def train(
 
     The race is deterministic. Without validation users, or with `race` off, there is none.
     """
-    validator, reached = Validator.of(data, settings), {}
+    validator = Validator.of(data, settings)
+    reached: dict[str, float] = {}
     races = settings.race and len(validator.users) > 0
     if races:
         saved = checkpoint.state if checkpoint else None
@@ -80,7 +80,8 @@ def _length_powers(
     """Validation NDCG of the start with each power; leaves the network with the best."""
     degrees = torch.bincount(data.graph.song, minlength=data.graph.n_graph_songs).to(network.log_lengths.device)
     users, songs = Steps(network, data, settings).embeddings()
-    directions, reached = torch.nn.functional.normalize(songs, dim=1), {}
+    directions = functional.normalize(songs, dim=1)
+    reached: dict[str, float] = {}
     for power in CANDIDATES["length_power"]:
         lengths = log_lengths(degrees, power)
         _note(reached, "length_power", power, validator.ndcg(users, directions * lengths.exp()[:, None]))
@@ -92,10 +93,11 @@ def _temperatures(
     network: Network, data: TrainingData, settings: TrainingSettings, validator: Validator
 ) -> dict[str, float]:
     """Best validation NDCG of a short training from the network's state with each temperature."""
-    start, reached = {name: tensor.clone() for name, tensor in network.state_dict().items()}, {}
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    reached: dict[str, float] = {}
     for temperature in CANDIDATES["temperature"]:
         network.load_state_dict(start)
-        tried = settings.model_copy(update={"temperature": temperature, "epochs": min(EPOCHS, settings.epochs)})
+        tried = trainer.short(settings).model_copy(update={"temperature": temperature})
         steps, ndcg = Steps(network, data, tried), [0.0]
         try:
             for _ in range(tried.epochs):
@@ -117,11 +119,12 @@ def _note(reached: dict[str, float], setting: str, value: float, ndcg: float) ->
 
 def _winners(reached: dict[str, float]) -> dict[str, Any]:
     """Best value of each setting that was compared."""
-    compared = {setting: values for setting, values in CANDIDATES.items() if _name(setting, values[0]) in reached}
-    return {
-        setting: max(values, key=lambda value, setting=setting: reached[_name(setting, value)])
-        for setting, values in compared.items()
-    }
+    winners = {}
+    for setting, values in CANDIDATES.items():
+        ndcg = [reached.get(_name(setting, value), -1.0) for value in values]
+        if max(ndcg) >= 0:
+            winners[setting] = values[ndcg.index(max(ndcg))]
+    return winners
 
 
 def _name(setting: str, value: float) -> str:

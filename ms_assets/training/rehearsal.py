@@ -24,7 +24,7 @@ FACTORS = tuple(2.0 ** (step / 4) for step in range(-8, 13))
 def with_cold_length(data: TrainingData, trained: TrainedModel, device: torch.device) -> TrainedModel:
     """Fit the length of cold songs' vectors.
 
-    Some songs of the graph are hidden, and a second training knows them by their content alone. Of the lengths tried
+    Some songs of the graph are hidden, and a short training knows them by their content alone. Of the lengths tried
     for these, the best one has the highest NDCG where their listeners in train and validation count as targets.
     The length stays 1 where there is nothing to fit: no cold song, or nothing known of songs but who hears them; where
     validation holds many cold songs, they tell the length themselves (`retrieval/cold_start.py`).
@@ -41,7 +41,8 @@ def with_cold_length(data: TrainingData, trained: TrainedModel, device: torch.de
         return trained
     logger.info("training again without %d songs, to fit the length of cold ones", n_hidden)
     rehearsed = without_songs(data, n_hidden, settings.seed)
-    again = trainer.fit(rehearsed, settings, device, last_epoch=trained.best.number)
+    brief = trainer.short(settings)
+    again = trainer.fit(rehearsed, brief, device, last_epoch=min(trained.best.number, brief.epochs))
     users, songs = again.embeddings(rehearsed.graph)
     kept, cold = songs.tensor_split([rehearsed.graph.n_graph_songs])
     unit = float(kept.norm(dim=1).mean())

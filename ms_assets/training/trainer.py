@@ -21,6 +21,10 @@ from ms_assets.training.validation import VALIDATION_K, Validator
 logger = logging.getLogger(__name__)
 
 
+SHORT = 4
+"""Epochs of a short training."""
+
+
 class DivergedError(ValueError):
     """The loss was not finite before the first epoch ended, so there is no state to keep."""
 
@@ -104,6 +108,11 @@ def fit(
             raise DivergedError(diverged) from error
         logger.warning("%s; the best epoch before, %d, is kept", diverged, progress.best.number)
     return TrainedModel(settings, progress.state, progress.best, progress.history, diverged)
+
+
+def short(settings: TrainingSettings) -> TrainingSettings:
+    """Settings of a short training, with a whole schedule of the learning rate."""
+    return settings.model_copy(update={"epochs": min(SHORT, settings.epochs)})
 
 
 def refit(

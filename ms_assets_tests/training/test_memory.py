@@ -25,8 +25,8 @@ def total(settings, sizes=YAMBDA_50M):
 def test_the_sizes_are_those_of_the_graph():
     edges = [(0, 0, "listen", 2, 0.5), (1, 1, "like", 1, 0), (1, 2, "like", 1, 0)]
     graph = graph_of(edges, 2, 3, n_cold=1, artists=[[0], [1], [2], []], albums=[[0], [0], [0], [0]])
-    # Three artists and one album, and an embedding for unknown of either.
-    assert Sizes.of(GraphTensors.of(graph)) == Sizes(2, 3, 4, 3, (3 + 1) + (1 + 1))
+    # Three artists and one album.
+    assert Sizes.of(GraphTensors.of(graph)) == Sizes(2, 3, 4, 3, 3 + 1)
 
 
 def test_parameters_their_gradients_moments_and_best_copy_are_counted():

@@ -52,34 +52,28 @@ def test_users_have_length_1_graph_songs_their_own_and_cold_songs_a_common_one(w
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_songs_begin_at_length_1_and_lengths_are_learned_unless_switched_off(learned):
-    model = model_of(random_graph(0), song_lengths=learned)
+    model = model_of(random_graph(0), song_lengths=learned, length_power=0.0)
     for vectors in model.embed(features_of(random_graph(0))):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
     assert model.log_lengths.requires_grad == learned
 
 
-def test_a_song_takes_the_mean_of_its_artists_and_the_mean_of_its_albums(graph):
+def test_a_song_takes_the_mean_of_its_artists_and_the_mean_of_its_albums_that_have_several_songs(graph):
     model = model_of(graph)
     artist, album = (model.encoder.owners[owner].weight for owner in ("artist", "album"))
+    assert (len(artist), len(album)) == (3, 4)
     found = model.encoder.metadata(features_of(graph))
-    torch.testing.assert_close(found[2], (artist[0] + artist[1]) / 2 + album[0])
-    torch.testing.assert_close(found[4], (artist[0] + artist[1] + artist[2]) / 3 + album[3])
+    # Artist 2 and albums 0, 1 and 2 have a single song each.
+    wanted = [artist[0] + album[3], artist[1], (artist[0] + artist[1]) / 2, 0 * artist[0]]
+    torch.testing.assert_close(found, torch.stack([*wanted, (artist[0] + artist[1]) / 2 + album[3]]))
 
 
-def test_an_unknown_artist_or_album_is_an_embedding_of_its_own(graph):
-    model = model_of(graph)
-    artist, album = (model.encoder.owners[owner].weight for owner in ("artist", "album"))
-    assert (len(artist), len(album)) == (3 + 1, 4 + 1)
-    found = model.encoder.metadata(features_of(graph))
-    torch.testing.assert_close(found[3], artist[3] + (album[1] + album[2]) / 2)
-    torch.testing.assert_close(found[1], artist[1] + album[4])
-
-
-def test_songs_of_which_no_owner_is_known_share_the_unknown_one():
-    graph = graph_of(EDGES, 2, 4, artists=[[]] * 4, albums=[[]] * 4)
-    features = SongFeatures.of(graph)
+def test_songs_without_artists_and_albums_have_metadata_of_zeros():
+    features = SongFeatures.of(graph_of(EDGES, 2, 4, artists=[[]] * 4, albums=[[]] * 4))
     assert features.n_owners == {"artist": 1, "album": 1}
-    assert owner_lists(features, "artist") == [[0]] * 4
+    assert owner_lists(features, "artist") == [[]] * 4
+    model = model_of(graph_of(EDGES, 2, 4, artists=[[]] * 4, albums=[[]] * 4))
+    assert not model.encoder.metadata(features).any()
 
 
 def test_selected_songs_keep_their_features_in_the_order_asked_for(graph):

@@ -31,7 +31,7 @@ def test_the_temperature_that_validates_best_is_trained_with():
 def test_what_a_temperature_reaches_is_what_a_short_training_with_it_reaches():
     raced = race.train(DATA, settings_of(spectral_start=True), CPU)
     for temperature, name in zip(TEMPERATURES, NAMES, strict=True):
-        tried = raced.settings.model_copy(update={"temperature": temperature, "epochs": race.EPOCHS, "patience": 9})
+        tried = raced.settings.model_copy(update={"temperature": temperature, "epochs": trainer.SHORT, "patience": 9})
         short = trainer.fit(DATA, tried, CPU)
         assert raced.race[name] == max(epoch.validation_ndcg for epoch in short.history)
 

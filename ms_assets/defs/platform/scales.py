@@ -43,20 +43,14 @@ SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
         UserSettings: {"min_events": 40, "max_events": 2_000},
         # Few events for many songs: little is known of a song but its artist and its audio, and a residual vector
         # would only memorise who heard it (docs/design.md, "Decisions").
-        TrainingSettings: {
-            "embedding_dim": 128,
-            "song_residual": False,
-            "temperature": 0.05,
-            "learning_rate": 0.003,
-            "epochs": 4,
-        },
+        TrainingSettings: {"song_residual": False, "temperature": 0.1, "epochs": 4},
     },
     "50m": {},
     # Costs that grow with the data are limited (docs/design.md, "Scales"): by large batches, because every step
-    # propagates over the whole graph; by fewer epochs, because each has more steps; and by bf16, which halves the bytes
-    # that a sparse product reads on a GPU.
-    "500m": {TrainingSettings: {"batch_size": 1_048_576, "precision": "bf16", "epochs": 8}},
-    "5b": {TrainingSettings: {"batch_size": 2_097_152, "precision": "bf16", "epochs": 4}},
+    # propagates over the whole graph; by fewer epochs, because each has more steps; by fewer dimensions; and by bf16,
+    # which halves the bytes that a sparse product reads on a GPU.
+    "500m": {TrainingSettings: {"embedding_dim": 64, "batch_size": 1_048_576, "precision": "bf16", "epochs": 8}},
+    "5b": {TrainingSettings: {"embedding_dim": 64, "batch_size": 2_097_152, "precision": "bf16", "epochs": 4}},
 }
 
 CONFIGURED_OPS: dict[str, type[Settings]] = {
