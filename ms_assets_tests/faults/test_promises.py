@@ -401,7 +401,7 @@ def try_promises(**how) -> None:
 
 @pytest.mark.usefixtures("two_places")
 def test_whatever_happens_what_is_read_belongs_together_and_a_plain_run_heals_the_rest():
-    try_promises(derandomize=True, max_examples=30, stateful_step_count=12)
+    try_promises(derandomize=True, max_examples=15, stateful_step_count=12)
     assert counted["runs"] and counted["refused"] and counted["read"] and counted["killed"]
 
 
@@ -436,6 +436,7 @@ PLANTED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", PLANTED)
 @pytest.mark.usefixtures("two_places")
 def test_a_planted_fault_is_found(monkeypatch, fault):
