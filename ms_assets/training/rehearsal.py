@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 LARGEST_SHARE = 0.1
 """Largest share of the graph's songs that are hidden; otherwise that of cold songs in the catalogue."""
 FEWEST_MET = 0.05
-FACTORS = tuple(2.0 ** (step / 4) for step in range(-8, 13))
+FACTORS = tuple(2.0 ** (step / 8) for step in range(-8, 25))
 """Lengths that are tried, in units of the mean length of the graph's songs."""
 
 
