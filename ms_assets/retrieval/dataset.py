@@ -12,6 +12,8 @@ from ms_assets.splits.frames import Frame, Tables, tables
 from ms_assets.streams import Relation
 from ms_assets.vectors import vector_column
 
+ONE = 1 << 40
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -77,9 +79,31 @@ class Dataset:
         """Number of songs, cold ones included."""
         return len(self.song_ids)
 
+    def aged(self, weight: str) -> NDArray[np.float64]:
+        """Sum over the events of each pair in `heard` of a weight by their age, float64 [n_pairs].
+
+        weight: SQL over `age`, the seconds between the event and the user's last; an event without a time counts as the
+        user's oldest.
+        """
+        assert self.train is not None, "a dataset to learn from has its events"
+        span = self.train.aggregate("user_id, min(timestamp) AS first, max(timestamp) AS last", "user_id")
+        aged = (
+            self.train.set_alias("events")
+            .join(span.set_alias("span"), "user_id")
+            .project("user_id, song_id, coalesce(last - coalesce(timestamp, first), 0)::BIGINT AS age")
+        )
+        rows = aged.aggregate(f"user_id, song_id, {total(weight)} AS weight", "user_id, song_id").to_arrow_table()
+        pairs = _interactions(rows, (self.heard.n_users, self.heard.n_songs), weight="weight")
+        return pairs.keep(pairs.among(self.heard)).values["weight"] / ONE
+
     def of_users(self, users: NDArray[np.int64]) -> Self:
         """Copy the dataset with the train events of some users alone; users and songs stay the same."""
         return replace(self, heard=self.heard.keep(np.isin(self.heard.user, users)))
+
+
+def total(weight: str) -> str:
+    """SQL that sums a weight in units of 1 / ONE; floating-point sums would depend on the order of threads."""
+    return f"sum(round(({weight}) * {ONE})::BIGINT)::DOUBLE"
 
 
 def _interactions(rows: pa.Table, shape: tuple[int, int], **values: str) -> Interactions:

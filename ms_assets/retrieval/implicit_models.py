@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_assets.retrieval.baselines import FACTORS, by_plays
+from ms_assets.retrieval.baselines import FACTORS, best_first
 from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommender
 
@@ -112,7 +112,8 @@ def _matrix(dataset: Dataset) -> Any:
 
 
 def _most_played(dataset: Dataset) -> Dataset:
-    heard, order = dataset.heard, by_plays(dataset)
+    heard = dataset.heard
+    order = best_first(dataset, heard.values["n_events"])
     kept = np.zeros(len(order), np.bool_)
     kept[order] = np.arange(len(order)) - heard.offsets[heard.user] < SONGS_PER_USER
     return replace(dataset, heard=heard.keep(kept))

@@ -242,11 +242,10 @@ def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
     return _recommended(dataset, lambda: Random().fit(dataset))
 
 
-@asset(kinds={"numpy"}, ins=SPLITS, **method("heard", "splits/train.timestamp"))
-def replay(users: Relation, songs: Relation, train: Relation) -> Recommended:
-    """Baseline: the user's own most played songs, among equals the latest played first; `discovery` has none."""
-    dataset = Dataset.of(users, songs, train)
-    return _recommended(dataset, lambda: Replay().fit(dataset))
+@asset(kinds={"duckdb"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated"))
+def replay(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: the user's own songs by how often and how lately they were played; `discovery` has none."""
+    return _fitted(Dataset.of(users, songs, train, ground_truth), Replay, baselines.DECAYS)
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
