@@ -168,7 +168,7 @@ def positives(dataset: Dataset, user_power: float = 0.0, song_power: float = 0.0
     """
     heard, (of_users, of_songs) = dataset.heard, degrees(dataset)
     scale = of_users[heard.user] ** -user_power * of_songs[heard.song] ** -song_power
-    return heard.csr(scale.astype(np.float32))[:, : dataset.n_graph_songs]
+    return dataset.matrix(scale)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Dataset that every recommender learns from: users, songs, and the users' train events."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,9 @@ from ms_assets.interactions import Interactions
 from ms_assets.splits.frames import Frame, Tables, tables
 from ms_assets.streams import Relation
 from ms_assets.vectors import vector_column
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 ONE = 1 << 40
 
@@ -78,6 +81,15 @@ class Dataset:
     def n_songs(self) -> int:
         """Number of songs, cold ones included."""
         return len(self.song_ids)
+
+    @property
+    def counts(self) -> "csr_matrix":
+        """Number of positive train events of each user with each graph song, as `matrix`."""
+        return self.matrix(self.heard.values["n_events"])
+
+    def matrix(self, values: NDArray[Any]) -> "csr_matrix":
+        """SciPy's sparse matrix of a value for each pair in `heard`, float32 [n_users, n_graph_songs]."""
+        return self.heard.csr(values.astype(np.float32))[:, : self.n_graph_songs]
 
     def aged(self, weight: str) -> NDArray[np.float64]:
         """Sum over the events of each pair in `heard` of a weight by their age, float64 [n_pairs].

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from ms_assets.retrieval.baselines import DECAYS, HALF_LIVES, SVD_GRID
-from ms_assets.retrieval.implicit_models import IALS_GRID, ITEM_KNN_GRID
+from ms_assets.retrieval.implicit_models import BPR_GRID, IALS_GRID, ITEM_KNN_GRID
+from ms_assets.retrieval.linear_models import EASE_GRID, FILTER_GRID, SESSION_GRID
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets_tests.worlds import random_case
 
@@ -15,6 +16,10 @@ GRIDS = {
     "decayed_popularity": HALF_LIVES,
     "item_knn": ITEM_KNN_GRID,
     "ials": IALS_GRID,
+    "session_knn": SESSION_GRID,
+    "bpr": BPR_GRID,
+    "graph_filter": FILTER_GRID,
+    "ease": EASE_GRID,
     "collaborative_filtering": SVD_GRID,
 }
 
