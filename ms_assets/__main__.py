@@ -6,7 +6,6 @@ The exit status is 2 for an unknown or incomplete command, 1 for a command that 
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import click
@@ -56,17 +55,21 @@ def rollback(scale: str) -> None:
 @commands.command("mlflow")
 def serve_mlflow() -> None:
     """Serve MLflow's UI for the store of this home."""
-    uri = Environment.read().tracking_uri
-    if not uri.startswith("sqlite:"):
+    store = _store()
+    if not (uri := store.tracking_uri).startswith("sqlite:"):
         sys.exit(f"MLFLOW_TRACKING_URI: {uri} is served already")
-    Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    store.open()
     server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
     sys.exit(subprocess.call([*server, "--backend-store-uri", uri]))
 
 
 def _registry(scale: str) -> Registry:
+    return _store().registry(scale)
+
+
+def _store() -> MLflow:
     resources = define(Environment.read()).resources or {}
-    return cast(MLflow, resources["mlflow"]).registry(scale)
+    return cast(MLflow, resources["mlflow"])
 
 
 def _print_leaderboard(scale: str) -> None:

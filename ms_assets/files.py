@@ -107,9 +107,14 @@ def own_folder(parent: Path) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(other, ignore_errors=True)
     folder = Path(mkdtemp(dir=parent, prefix="."))
-    _kept_open.append((folder / LOCK).open("a+"))
-    fcntl.flock(_kept_open[-1], fcntl.LOCK_EX)
+    hold((folder / LOCK).open("a+"), fcntl.LOCK_EX)
     return folder.rename(folder.with_name(folder.name[1:]))
+
+
+def hold(file: IO[str], how: int) -> None:
+    """Lock a file until this process ends, as `flock` does it."""
+    fcntl.flock(file, how)
+    _kept_open.append(file)
 
 
 def remove(path: Path) -> None:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.vectors import Ragged
@@ -55,6 +56,12 @@ class Interactions:
             user_twice, song_twice = divmod(int(keys[~first][0]), n_songs)
             raise ValueError(f"interactions: user {user_twice} and song {song_twice} are given twice, expected once")
         return cls(keys[first], n_users, n_songs, {name: array[order] for name, array in values.items()})
+
+    @classmethod
+    def of_table(cls, rows: pa.Table, n_users: int, n_songs: int) -> Self:
+        """Build the matrix from the columns user_id and song_id; all others are values by name."""
+        values = {name: rows[name].to_numpy() for name in rows.column_names}
+        return cls.of(values.pop("user_id"), values.pop("song_id"), n_users, n_songs, **values)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -131,19 +138,12 @@ class Interactions:
     def ideal_dcg(self, name: str, k: int) -> Floats:
         """DCG of the best possible list of k songs, by a value that is at least 0, float64 [n_users]; computed once."""
         if ("ideal", name, k) not in self._known:
-            user, worth, rank = self._best_first(name)
-            gain = np.where(rank <= k, worth / np.log2(rank + 1), 0.0)
+            positive, n = np.flatnonzero(self.values[name] > 0), self.n_positive(name)
+            user, worth = self.user[positive], self.values[name][positive]
+            rank = np.arange(len(user)) - (np.cumsum(n) - n)[user] + 1
+            gain = np.where(rank <= k, worth[np.lexsort((-worth, user))] / np.log2(rank + 1), 0.0)
             self._known["ideal", name, k] = np.bincount(user, gain, minlength=self.n_users).astype(np.float64)
         return self._known["ideal", name, k]
-
-    def _best_first(self, name: str) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
-        """User, value and rank from 1 of the pairs with a value above 0, by user, the largest value first."""
-        if ("best", name) not in self._known:
-            positive = np.flatnonzero(self.values[name] > 0)
-            user, worth, n_before = self.user[positive], self.values[name][positive], np.cumsum(self.n_positive(name))
-            rank = np.arange(len(user)) - (n_before - self.n_positive(name))[user] + 1
-            self._known["best", name] = user, worth[np.lexsort((-worth, user))], rank
-        return self._known["best", name]
 
     def _find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         if not len(self):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -47,28 +48,18 @@ def whole_users(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.R
     Raises:
         ValueError: the rows are not sorted by `column`, so that a user's rows might be in two batches.
     """
-    unfinished: list[pa.RecordBatch] = []
+    held: list[pa.RecordBatch] = []
     for batch in ahead(iter(batches)):
         if not len(batch):
             continue
-        ids = batch.column(column).to_numpy()
-        before = unfinished[0].column(column)[0].as_py() if unfinished else ids[0]
-        if ids[0] < before or (ids[1:] < ids[:-1]).any():
+        rows = pa.concat_batches([*held, batch])
+        ids = rows.column(column).to_numpy()
+        if (ids[1:] < ids[:-1]).any():
             raise ValueError(f"rows are not sorted by {column}; materialise their table again")
-        first = 0
-        if unfinished:
-            # Only the rows of a user who is in two batches are copied.
-            first = int(np.searchsorted(ids, before, side="right"))
-            unfinished.append(batch.slice(0, first))
-            if first == len(ids):
-                continue
-            yield pa.concat_batches(unfinished)
-        last = int(np.searchsorted(ids, ids[-1]))
-        if last > first:
-            yield batch.slice(first, last - first)
-        unfinished = [batch.slice(last)]
-    if unfinished:
-        yield pa.concat_batches(unfinished)
+        if last := int(np.searchsorted(ids, ids[-1])):
+            yield rows.slice(0, last)
+        held = [rows.slice(last)]
+    yield from held
 
 
 def with_progress(items: Iterable[T], what: str, total: int, size: Callable[[Any], int] = len) -> Iterator[T]:
@@ -115,13 +106,12 @@ def in_user_ranges(query: Callable[..., Relation], *tables: Relation, rows: int)
 
 def user_ranges(*tables: Relation, rows: int) -> list[tuple[int, int]]:
     """Consecutive ranges (first, last) of `user_id` that cover all users, with about `rows` rows of the tables each."""
-    counts = [table.aggregate("user_id, count(*) AS n").to_arrow_table() for table in tables]
-    ids = np.concatenate([count["user_id"].to_numpy() for count in counts])
-    users, place = np.unique(ids, return_inverse=True)
+    every = reduce(Relation.union, (table.project("user_id") for table in tables))
+    counts = every.aggregate("user_id, count(*) AS n").order("user_id").fetchnumpy()
+    users, n_rows = counts["user_id"], counts["n"]
     if not len(users):
         return [(0, 0)]
-    n_rows = np.bincount(place, np.concatenate([count["n"].to_numpy() for count in counts]))
-    first = starts(np.cumsum(n_rows).astype(np.int64) // rows)
+    first = starts(np.cumsum(n_rows) // rows)
     last = np.append(first[1:] - 1, len(users) - 1)
     return list(zip(users[first].tolist(), users[last].tolist(), strict=True))
 
@@ -135,10 +125,10 @@ class TableWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: pq.ParquetWriter = None  # both until the first table comes
+        self._waiting: pa.Table = None
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        self._waiting: list[pa.Table] = []
 
     def __enter__(self) -> Self:
         return self
@@ -151,11 +141,10 @@ class TableWriter:
     def append(self, table: pa.Table) -> None:
         """Append rows to the file."""
         if self._writer is None:
-            self._writer = self._open(table.schema)
-            self._waiting.append(table.slice(0, 0))
-        self._waiting.append(table)
-        if sum(map(len, self._waiting)) >= ROW_GROUP:
-            self._write(whole_groups_only=True)
+            self._writer, self._waiting = self._open(table.schema), table.slice(0, 0)
+        self._waiting = pa.concat_tables([self._waiting, table])
+        if n := len(self._waiting) // ROW_GROUP * ROW_GROUP:
+            self._write(n)
 
     def fill(self, tables: Iterable[pa.Table]) -> Path:
         """Append tables, at least one, and finish."""
@@ -165,11 +154,9 @@ class TableWriter:
 
     def finish(self) -> Path:
         """Write the rows that are still waiting, complete the file and return its path."""
-        if self._waiting:
-            self._write(whole_groups_only=False)
-            self._wait()
-            self._waiting = []
         assert self._writer is not None, "a table has columns: append at least one table, even an empty one"
+        self._write(len(self._waiting))
+        self._wait()
         self._writer.close()
         return self.path
 
@@ -185,14 +172,12 @@ class TableWriter:
             store_schema=False,
         )
 
-    def _write(self, whole_groups_only: bool) -> None:
+    def _write(self, n: int) -> None:
+        """Have the thread write the first n of the waiting rows."""
         self._wait()
-        rows = pa.concat_tables(self._waiting)
-        n = len(rows) // ROW_GROUP * ROW_GROUP if whole_groups_only else len(rows)
-        self._waiting = [rows.slice(n)]
         if n:
-            assert self._writer is not None
-            self._writing = self._thread.submit(self._writer.write_table, rows.slice(0, n), ROW_GROUP)
+            self._writing = self._thread.submit(self._writer.write_table, self._waiting.slice(0, n), ROW_GROUP)
+            self._waiting = self._waiting.slice(n)
 
     def _wait(self) -> None:
         """Wait for the table that the thread is writing, at most one; the thread's error is raised here."""

@@ -13,6 +13,7 @@ import ms_assets
 from ms_assets.__main__ import main
 from ms_assets.definitions import defs
 from ms_assets.defs.platform import scales
+from ms_assets.defs.platform.resources import MLflow
 from ms_assets_tests.contract import ASKED_FOR, ASSETS, KEYS, ON_REQUEST, OTHERS, SCALES
 
 PACKAGE = Path(ms_assets.__file__).parent
@@ -83,6 +84,7 @@ def test_servers_listen_on_loopback(monkeypatch):
     assert re.findall(r"--host (\S+)", planned) == ["127.0.0.1"]
     started = []
     monkeypatch.setattr(subprocess, "call", started.append)
+    monkeypatch.setattr(MLflow, "open", lambda store: None)
     with pytest.raises(SystemExit):
         main(["mlflow"])
     [command] = started

@@ -153,6 +153,12 @@ def home_of(yambda):
 
 
 @pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
 def newer(tmp_path, monkeypatch):
     """A dataset whose revision names the next commit."""
     monkeypatch.setattr(Source, "newest_commit", lambda self: NEXT_COMMIT)
@@ -163,33 +169,30 @@ def asked_for(result):
     return [(request.partition_key, request.run_key) for request in result.run_requests]
 
 
-def test_what_came_from_elsewhere_or_is_of_the_newest_commit_already_is_left_alone(newer):
-    with dg.DagsterInstance.ephemeral() as instance:
-        made(home_of(newer), "50m", source="/a/folder", revision="local folder")
-        made(home_of(newer), "500m", revision=NEXT_COMMIT)
-        assert isinstance(tick(instance, newer), dg.SkipReason)
-        made(home_of(newer), "5b")
-        assert asked_for(tick(instance, newer)) == [("5b", f"5b@{NEXT_COMMIT}")]
+def test_what_came_from_elsewhere_or_is_of_the_newest_commit_already_is_left_alone(instance, newer):
+    made(home_of(newer), "50m", source="/a/folder", revision="local folder")
+    made(home_of(newer), "500m", revision=NEXT_COMMIT)
+    assert isinstance(tick(instance, newer), dg.SkipReason)
+    made(home_of(newer), "5b")
+    assert asked_for(tick(instance, newer)) == [("5b", f"5b@{NEXT_COMMIT}")]
 
 
-def test_a_table_that_a_person_has_reported_in_the_ui_changes_nothing(newer):
-    with dg.DagsterInstance.ephemeral() as instance:
-        made(home_of(newer), "50m")
-        for name in ALWAYS:
-            reported = dg.AssetMaterialization(["raw", name], partition="50m", description="made by hand")
-            instance.report_runless_asset_event(reported)
-            assert asked_for(tick(instance, newer)) == [("50m", f"50m@{NEXT_COMMIT}")]
+def test_a_table_that_a_person_has_reported_in_the_ui_changes_nothing(instance, newer):
+    made(home_of(newer), "50m")
+    for name in ALWAYS:
+        reported = dg.AssetMaterialization(["raw", name], partition="50m", description="made by hand")
+        instance.report_runless_asset_event(reported)
+        assert asked_for(tick(instance, newer)) == [("50m", f"50m@{NEXT_COMMIT}")]
 
 
-def test_the_cursor_remembers_what_was_asked_for(newer):
-    with dg.DagsterInstance.ephemeral() as instance:
-        made(home_of(newer), "50m")
-        cursor = tick(instance, newer).cursor
-        assert isinstance(tick(instance, newer, cursor), dg.SkipReason)
-        made(home_of(newer), "5b")
-        later = tick(instance, newer, cursor)
-        assert asked_for(later) == [("5b", f"5b@{NEXT_COMMIT}")]
-        assert isinstance(tick(instance, newer, later.cursor), dg.SkipReason)
+def test_the_cursor_remembers_what_was_asked_for(instance, newer):
+    made(home_of(newer), "50m")
+    cursor = tick(instance, newer).cursor
+    assert isinstance(tick(instance, newer, cursor), dg.SkipReason)
+    made(home_of(newer), "5b")
+    later = tick(instance, newer, cursor)
+    assert asked_for(later) == [("5b", f"5b@{NEXT_COMMIT}")]
+    assert isinstance(tick(instance, newer, later.cursor), dg.SkipReason)
 
 
 def test_the_pin_does_not_move_under_a_run_that_reads_the_hub(newer, tmp_path):
@@ -211,10 +214,9 @@ def test_the_pin_does_not_move_under_a_run_that_reads_the_hub(newer, tmp_path):
         (DATASET, COMMIT, f"MS_ASSETS_REVISION: {COMMIT} is a commit, which never changes"),
     ],
 )
-def test_the_sensor_says_why_there_is_nothing_to_look_for(tmp_path, location, revision, reason):
+def test_the_sensor_says_why_there_is_nothing_to_look_for(instance, tmp_path, location, revision, reason):
     source = YambdaSource(location=location, revision=revision, source_home=str(tmp_path))
-    with dg.DagsterInstance.ephemeral() as instance:
-        assert tick(instance, source).skip_message.startswith(reason)
+    assert tick(instance, source).skip_message.startswith(reason)
 
 
 @pytest.mark.parametrize(

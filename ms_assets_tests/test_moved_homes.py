@@ -3,12 +3,14 @@
 import logging
 import shutil
 import sqlite3
+import subprocess
 
 import mlflow
 import pandas as pd
 import pytest
 
 from ms_assets import tracking
+from ms_assets.__main__ import main
 from ms_assets.defs.platform.resources import MLflow
 from ms_assets_tests import planted
 from ms_assets_tests.planted import model
@@ -90,6 +92,18 @@ def test_a_copy_reads_and_writes_its_own_files_and_the_original_stays_as_it_is(t
     assert (addresses(original), files(original)) == before
     shutil.rmtree(original)
     assert registry.intact(registry.champion()) and len(answers(registry)) == 1
+
+
+def test_mlflows_own_pages_show_the_files_of_a_copy(tmp_path, original, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(original, copy)
+    monkeypatch.setenv("MS_ASSETS_HOME", str(copy))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    served = []
+    monkeypatch.setattr(subprocess, "call", lambda command: served.append(addresses(copy)))
+    with pytest.raises(SystemExit):
+        main(["mlflow"])
+    assert served == [{found.replace(original.as_uri(), copy.as_uri()) for found in addresses(original)}]
 
 
 def test_the_next_opening_changes_nothing_and_says_nothing(original, caplog):

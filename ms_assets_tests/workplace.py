@@ -58,6 +58,21 @@ with runs.alive(life), runs.turn(Path(sys.argv[2]), life) as those_before:
 """A run of its own process, which says when it has a lock and holds it until it is told otherwise."""
 
 
+@contextlib.contextmanager
+def talking_processes(*within: str) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start processes, within a command if one is given, that speak up and wait for a line; killed in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(program: str, *arguments: object) -> subprocess.Popen:
+            command = [*within, sys.executable, "-c", program, *map(str, arguments)]
+            started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stack.enter_context(started)
+            stack.callback(started.kill)
+            return started
+
+        yield start
+
+
 class Workplace:
     """The package with its configuration files, a home, and the programs as a user types them."""
 

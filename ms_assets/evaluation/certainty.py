@@ -73,7 +73,10 @@ def intervals(samples: Floats, n_users: Integers, confidence: float = CONFIDENCE
 def estimates(
     samples: Floats, n_users: Integers, keys: pl.DataFrame, schema: pl.Schema, name: str = "mean"
 ) -> pl.DataFrame:
-    """Rows of keys with the mean under a name, ci_low, ci_high and n_users: the columns of a schema, null for NaN."""
-    mean, low, high = intervals(samples, n_users)
-    found = pl.DataFrame({name: mean, "ci_low": low, "ci_high": high, "n_users": n_users}).fill_nan(None)
+    """Rows of keys with the mean under a name, ci_low, ci_high and n_users: the columns of a schema, null for NaN.
+
+    samples: means [1 + N_RESAMPLES, …], and n_users […], in the order of the keys when they are flattened.
+    """
+    mean, low, high = intervals(samples.reshape(len(samples), -1), n_users.ravel())
+    found = pl.DataFrame({name: mean, "ci_low": low, "ci_high": high, "n_users": n_users.ravel()}).fill_nan(None)
     return pl.concat([keys, found], how="horizontal").select(*schema).cast(schema)

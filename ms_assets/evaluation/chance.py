@@ -17,6 +17,8 @@ users are judged if songs differ, personal ones if half of them beat `popular`, 
 each where it shows something to half of the users.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ms_assets.evaluation.certainty import intervals
@@ -39,8 +41,17 @@ Differences = tuple[Floats, Floats, Floats, Flags]
 """Difference of each method's mean NDCG, low and high end of its interval, and flags of methods with enough lists."""
 
 
-def fault(per_user: Relation, train: Relation, ground_truth: Relation, n_songs: int) -> str | None:
-    """Fault in lists that are no better than chance, with the next step; None if there is none.
+class Fault(NamedTuple):
+    """Fault in lists that are no better than chance."""
+
+    said: str
+    """Methods, and the next step."""
+    of_data: bool = False
+    """True if the data alone may explain it, and nothing need be wrong."""
+
+
+def fault(per_user: Relation, train: Relation, ground_truth: Relation, n_songs: int) -> Fault | None:
+    """Find the fault in lists that are no better than chance; None if there is none.
 
     Args:
         per_user: evaluation/user_metrics.
@@ -62,10 +73,12 @@ def fault(per_user: Relation, train: Relation, ground_truth: Relation, n_songs: 
     songs_differ, personal = n_songs * shared >= UNEVEN, judged & ~np.isin(names, SAME_FOR_ALL)
     if 2 * beats.sum() < judged.sum():
         said = f"{', '.join(names[judged & ~beats])}: no better than random lists, though songs differ in train"
-        return f"{said}; {UNRELATED}" if songs_differ else None
+        return Fault(f"{said}; {UNRELATED}") if songs_differ else None
     worse = np.all([~enough | (high < 0) for _, _, high, enough in over_popular], axis=0)
     if worse[personal].all() and _of_one_song(pairs, "user_id") >= OWN * shared:
-        return f"no list made for a user is as good as {POPULAR}'s for all, though users differ in train; {UNRELATED}"
+        return Fault(
+            f"no list made for a user is as good as {POPULAR}'s for all, though users differ in train; {UNRELATED}"
+        )
     users_differ = 2 * (personal & _better(over_popular)).sum() >= personal.sum()
     judged &= np.where(personal, users_differ, songs_differ)
     lost = names[judged & ~beats & np.any([_hardly_gain(view, beats) for view in over_chance], axis=0)]
@@ -73,15 +86,14 @@ def fault(per_user: Relation, train: Relation, ground_truth: Relation, n_songs: 
         return None
     again = ", ".join(f"retrieval/{name}" for name in lost)
     if list(lost) == [CONTENT]:
-        return f"{CONTENT}: no better than random lists; {SILENT}"
-    return (
+        return Fault(f"{CONTENT}: no better than random lists; {SILENT}", of_data=True)
+    return Fault(
         f"{', '.join(lost)}: no better than random lists, while most methods are. Ids are of another version, or a "
         f"training has learned nothing: materialise {again} and what they are made of again"
     )
 
 
 SILENT = "the audio vectors of this data say nothing of who listens, or are those of other songs"
-"""End of a fault that may lie in the data alone."""
 UNRELATED = "test events are of another division than the lists: materialise splits and all that follows again"
 
 

@@ -87,7 +87,10 @@ def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:
 
     shown: method, view, k and the columns `exposure.COMPARED`, numbers over all lists together, without interval.
     """
-    boards = [_rows(pane) for pane in measured]
+    boards = [
+        estimates(pane.samples, pane.known.sum(axis=0), _keys(pane, "method", pane.methods), SCHEMA)
+        for pane in measured
+    ]
     counted = [(pane.view, pane.k, len(pane.known)) for pane in measured]
     n_users = pl.DataFrame(counted, {"view": pl.String, "k": pl.Int32, "n_users": pl.Int64}, orient="row")
     whole = shown.unpivot(exposure.COMPARED, index=[*KEYS], variable_name="metric", value_name="mean")
@@ -104,11 +107,6 @@ def ndcg_of_lightgcn(board: pl.DataFrame) -> dict[str, list[float]]:
     """NDCG of LightGCN, mean and interval, by view and k, such as "discovery at 10"."""
     rows = board.filter(method="lightgcn", metric="ndcg").drop_nulls(["mean", "ci_low", "ci_high"])
     return {f"{row['view']} at {row['k']}": [row["mean"], row["ci_low"], row["ci_high"]] for row in rows.to_dicts()}
-
-
-def _rows(pane: Pane) -> pl.DataFrame:
-    samples, n_users = pane.samples.reshape(len(pane.samples), -1), pane.known.sum(axis=0)
-    return estimates(samples, n_users.ravel(), _keys(pane, "method", pane.methods), SCHEMA)
 
 
 def _keys(pane: Pane, name: str, methods: list[str]) -> pl.DataFrame:
@@ -132,8 +130,7 @@ def differences(measured: list[Pane]) -> pl.DataFrame:
         samples = pane.samples[:, [mine]] - pane.samples[:, others]
         n_users = (pane.known[:, [mine]] & pane.known[:, others]).sum(axis=0)
         keys = _keys(pane, "other", [pane.methods[n] for n in others]).with_columns(method=pl.lit(COMPARED))
-        samples = samples.reshape(len(samples), -1)
-        found.append(estimates(samples, n_users.ravel(), keys, DIFFERENCES, "difference"))
+        found.append(estimates(samples, n_users, keys, DIFFERENCES, "difference"))
     return pl.concat(found).sort("view", "k", "metric", "other")
 
 
@@ -160,12 +157,12 @@ def to_markdown(board: pl.DataFrame, compared: pl.DataFrame) -> str:
     return "\n\n".join(said)
 
 
-def verdict(compared: pl.DataFrame, view: str, k: int, metric: str = "ndcg") -> str:
-    """Sentence that names the methods COMPARED beats, is level with and loses to; compared: `differences`."""
-    rows = compared.filter(view=view, k=k, metric=metric)
+def verdict(compared: pl.DataFrame, view: str, k: int) -> str:
+    """Sentence that names the methods COMPARED beats, is level with and loses to by NDCG; compared: `differences`."""
+    rows = compared.filter(view=view, k=k, metric="ndcg")
     found: dict[str, list[str]] = {"better than": [], "level with": [], "worse than": []}
     for row in rows.drop_nulls("ci_low").sort("difference", descending=True).iter_rows(named=True):
         word = "better than" if row["ci_low"] > 0 else "worse than" if row["ci_high"] < 0 else "level with"
         found[word].append(f"{row['other']} ({row['difference']:+.4f}, {row['ci_low']:+.4f} to {row['ci_high']:+.4f})")
     said = "; ".join(f"{word} {', '.join(others)}" for word, others in found.items() if others)
-    return f"By {metric}, {COMPARED} is {said}." if said else f"{metric} of {COMPARED} cannot be compared."
+    return f"By ndcg, {COMPARED} is {said}." if said else f"ndcg of {COMPARED} cannot be compared."

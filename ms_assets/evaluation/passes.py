@@ -11,7 +11,7 @@ from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import metrics, official
 from ms_assets.evaluation import slices as slicing
 from ms_assets.evaluation.metrics import KEYS, Lists
-from ms_assets.evaluation.tables import songs_of, users_of
+from ms_assets.evaluation.tables import n_train_events, songs_of, users_of
 from ms_assets.evaluation.truth import Truth
 from ms_assets.events import IS_POSITIVE
 from ms_assets.retrieval.recommender import VIEWS
@@ -72,8 +72,8 @@ def slices(
     catalogue, everybody = songs_of(songs), users_of(users)
     tested = ground_truth.filter("split = 'test'").project("user_id").distinct().to_arrow_table()
     tested_id = np.sort(tested["user_id"].to_numpy())
-    n_events = np.concatenate([some.n_train_events(train) for some in everybody])
-    quarters, sums = slicing.quarters(n_events, tested_id), slicing.Sums(len(tested_id))
+    quarters = slicing.quarters(n_train_events(train, len(users)), tested_id)
+    sums = slicing.Sums(len(tested_id))
     is_head, events = slicing.head(catalogue), test.filter(IS_POSITIVE)
     for some in everybody:
         truth = some.truth(ground_truth, train, catalogue, "adjusted_relevance")
@@ -95,13 +95,13 @@ def exposure(
     """Exposure of songs: method, view, k and exposure.METRICS; in official views, if is_global, coverage alone."""
     catalogue, everybody = songs_of(songs), users_of(users)
     is_head, cold = slicing.head(catalogue), catalogue.cold[:-1]
-    trained = [some.n_train_events(train) > 0 for some in everybody]
+    is_trained = n_train_events(train, len(users)) > 0
     rows = []
     for method, recommended in methods.items():
         times = {key: np.zeros(len(catalogue), np.int64) for key in product((*VIEWS, "official"), ks)}
-        for some, has_train in zip(everybody, trained, strict=True):
+        for some in everybody:
             matrices = some.lists(recommended, max(ks))
-            matrices["official"] = matrices["all"][has_train]
+            matrices["official"] = matrices["all"][is_trained[some.first :][: len(some.uid)]]
             for view, k in times:
                 times[view, k] += exposures.times_shown(matrices[view][:, :k], len(catalogue))
         for (view, k), shown in times.items():

@@ -32,10 +32,9 @@ class Users:
 
     def interactions(self, table: Relation, n_songs: int, **values: str) -> Interactions:
         """Pairs of these users in a table; values: SQL expressions by name, if the table holds every pair once."""
-        columns = ["user_id", "song_id", *(f"CAST({sql} AS DOUBLE)" for sql in values.values())]
+        columns = ["user_id", "song_id", *(f"CAST({sql} AS DOUBLE) AS {name}" for name, sql in values.items())]
         rows = self.rows(table).project(", ".join(columns)).to_arrow_table()
-        user, song, *arrays = (column.to_numpy() for column in rows.columns)
-        return Interactions.of(user, song, len(self.uid), n_songs, **dict(zip(values, arrays, strict=True)))
+        return Interactions.of_table(rows, len(self.uid), n_songs)
 
     def truth(self, ground_truth: Relation, train: Relation, songs: Songs, *relevances: str) -> Truth:
         """Truth of these users in the view `all`; relevances: names in RELEVANCES, all by default.
@@ -58,18 +57,17 @@ class Users:
             matrices[view][shown["user_id"], shown["place"]] = shown["song_id"]
         return matrices
 
-    def n_train_events(self, train: Relation) -> NDArray[np.int64]:
-        """Number of positive train events of each of these users, int64 [n_users]."""
-        counts = self.rows(train).aggregate("user_id, count(*) AS n").to_arrow_table()
-        found = np.zeros(len(self.uid), np.int64)
-        found[counts["user_id"].to_numpy()] = counts["n"].to_numpy()
-        return found
+
+def n_train_events(train: Relation, n_users: int) -> NDArray[np.int64]:
+    """Number of positive train events of each user, int64 [n_users]."""
+    counts = train.aggregate("user_id, count(*) AS n").fetchnumpy()
+    return np.bincount(counts["user_id"], counts["n"], n_users).astype(np.int64)
 
 
-def users_of(users: Relation, at_once: int = USERS_AT_ONCE) -> list[Users]:
+def users_of(users: Relation) -> list[Users]:
     """Blocks of all users in splits/users."""
     uid = users.order("user_id").to_arrow_table()["uid"].to_numpy()
-    return [Users(first, uid[first : first + at_once]) for first in range(0, len(uid), at_once)]
+    return [Users(first, uid[first : first + USERS_AT_ONCE]) for first in range(0, len(uid), USERS_AT_ONCE)]
 
 
 def songs_of(songs: Relation) -> Songs:

@@ -1,7 +1,8 @@
 """Arrival of source files: whole, with the columns that are needed, in types that can be cast and values in range.
 
 A file that is exactly as published is linked. Any other is read as if it were: through casts, with nulls for columns
-that nothing needs, without columns that are not published; a folder of part files is read as one table.
+that nothing needs and values for others that have an obvious one (`schema.Absent`), without columns that are not
+published; a folder of part files is read as one table.
 """
 
 import glob
@@ -53,7 +54,7 @@ def parts_of(path: Path, table: SourceTable) -> list[Path]:
     for part in parts:
         with _whole(part):
             found = pq.read_schema(part).names
-        if missing := [column for column in table.columns if column.needed and column.name not in found]:
+        if missing := [column for column in table.columns if not _is_known(column, found)]:
             raise SourceError(
                 f"{part}: column {missing[0].name} is missing; found {', '.join(found)}; "
                 f"add it ({missing[0].kind}: {missing[0].description})"
@@ -88,13 +89,21 @@ def verify(
             for value, n in counts:
                 raise SourceError(f"{source}: column {table.unique} has {value} in {n} rows; expected all different")
         published = rows.project(", ".join([*(c.cast(types.get(c.name)) for c in table.columns), "file_row_number"]))
-        usable = table.usable if table.usable and doubtful else "true"
+        # Vectors that are computed here have passed no condition.
+        made = any(column.absent and column.absent.read and column.name not in types for column in table.columns)
+        usable = table.usable if table.usable and (doubtful or made) else "true"
         n_unusable = len(published.filter(f"NOT ({usable})"))
     differences = [f"{len(parts)} part files"] if path.is_dir() else [] if parts else ["no such file, so no rows"]
     differences += [c.difference(types.get(c.name)) for c in table.columns]
     differences += [f"{name} left out" for name in others]
     differences += [f"{n_unusable:,} unusable rows left out"] if n_unusable else []
     return Arrival(published.filter(usable), list(filter(None, differences)), n_unusable)
+
+
+def _is_known(column: Column, found: list[str]) -> bool:
+    """True if a file with these columns has the column, or what stands for it."""
+    absent = column.absent
+    return column.name in found or (absent is not None and (absent.read is None or absent.read in found))
 
 
 @contextmanager
@@ -146,11 +155,11 @@ def _verify_values(rows: Relation, types: dict[str, str], table: SourceTable, pa
     doubtful = rows.aggregate(", ".join([*looks, "count(*)"])).fetchall()[0][: len(checked)]
     for (column, (*_, exact)), n_doubtful in zip(checked.items(), doubtful, strict=True):
         if n_doubtful:
-            _refuse_broken(rows, column, f"FILTER (NOT ({exact}))", parts)
+            _refuse_broken(rows, column, columns[column], f"FILTER (NOT ({exact}))", parts)
     return any(doubtful)
 
 
-def _refuse_broken(rows: Relation, column: Column, broken: str, parts: list[Path]) -> None:
+def _refuse_broken(rows: Relation, column: Column, found: str, broken: str, parts: list[Path]) -> None:
     shown = column.shown or f'"{column.name}"::VARCHAR'
     n_broken, position, value = rows.aggregate(
         f"count(*) {broken}, min(file_row_number) {broken}, arg_min({shown}, file_row_number) {broken}"
@@ -159,7 +168,7 @@ def _refuse_broken(rows: Relation, column: Column, broken: str, parts: list[Path
         part, row = divmod(position, 1 << PART_BITS)
         raise SourceError(
             f"{parts[part]}: column {column.name} has {n_broken} values out of range, for example {value[:80]} "
-            f"in row {row} (from 0); expected {column.values or f'0 to {column.highest}'}{column.remedy}"
+            f"in row {row} (from 0); expected {column.expected(found)}{column.remedy}"
         )
 
 

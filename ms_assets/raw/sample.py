@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.random import Generator, SeedSequence, default_rng
@@ -34,6 +35,8 @@ USERS_PER_BLOCK = 125
 SONGS_PER_BLOCK = 50_000
 KINDS = list(EVENT_TYPES)
 """Event types in the order of their codes in the generated events."""
+EVENTS = ("user", "time", "song", "kind", "percent", "organic")
+"""Columns of the generated events; songs have internal numbers, users are rows of the block's user ids."""
 
 logger = logging.getLogger(__name__)
 
@@ -99,22 +102,6 @@ class Catalogue:
         low, high = self.cumulated_popularity[first], self.cumulated_popularity[beyond]
         drawn = np.searchsorted(self.cumulated_popularity, low + rng.random(low.shape) * (high - low), side="right")
         return (drawn - 1).clip(0, len(self.item_id) - 1)
-
-
-@dataclass(frozen=True)
-class Events:
-    """Events as parallel columns; `song` is an internal number, `user` a row of the block's user ids."""
-
-    user: NDArray[np.int64]
-    time: NDArray[np.int64]
-    song: NDArray[np.int64]
-    kind: NDArray[np.int8]
-    percent: NDArray[np.uint16]
-    organic: NDArray[np.bool_]
-
-    def take(self, order: NDArray[np.integer]) -> "Events":
-        """Select the events at some positions."""
-        return Events(*(getattr(self, field.name)[order] for field in fields(self)))
 
 
 def generate(folder: Path, shape: SampleShape, scale: str = "sample", threads: int = os.cpu_count() or 1) -> None:
@@ -190,26 +177,28 @@ def _block(
     rng: Generator, shape: SampleShape, songs: Catalogue, uid: NDArray[np.uint32], n_listens: NDArray[np.int64]
 ) -> dict[str, pa.Table]:
     events = _events(rng, shape, songs, n_listens)
-    n, heard = len(events.user), events.kind == KINDS.index("listen")
+    user, time, song, kind, percent, organic = (events[name].to_numpy() for name in EVENTS)
+    n, heard = len(events), kind == KINDS.index("listen")
     unknown = ~heard | (rng.random(n) < shape.null_ratio)
-    item_id = songs.item_id[events.song]
+    item_id = songs.item_id[song]
     columns = {
-        "uid": pa.array(uid[events.user]),
-        "timestamp": pa.array(events.time.astype(np.uint32)),
+        "uid": pa.array(uid[user]),
+        "timestamp": pa.array(time.astype(np.uint32)),
         "item_id": pa.array(item_id, mask=rng.random(n) < shape.null_item),
-        "is_organic": pa.array(events.organic.astype(np.uint8)),
-        "played_ratio_pct": pa.array(events.percent, mask=unknown),
+        "is_organic": pa.array(organic.astype(np.uint8)),
+        "played_ratio_pct": pa.array(percent, mask=unknown),
         "track_length_seconds": pa.array((90 + 5 * (item_id % 60)).astype(np.uint16), mask=~heard),
-        "event_type": pa.DictionaryArray.from_arrays(pa.array(events.kind), KINDS),
+        "event_type": pa.DictionaryArray.from_arrays(pa.array(kind), KINDS),
     }
     tables = {"multi_event": pa.table(columns)}
-    for code, kind in enumerate(KINDS):
-        published = [column.name for column in TABLES[f"{kind}s"].columns]
-        tables[f"{kind}s"] = tables["multi_event"].select(published).filter(pa.array(events.kind == code))
+    for code, name in enumerate(KINDS):
+        published = [column.name for column in TABLES[f"{name}s"].columns]
+        tables[f"{name}s"] = tables["multi_event"].select(published).filter(pa.array(kind == code))
     return tables
 
 
-def _events(rng: Generator, shape: SampleShape, songs: Catalogue, n_listens: NDArray[np.int64]) -> Events:
+def _events(rng: Generator, shape: SampleShape, songs: Catalogue, n_listens: NDArray[np.int64]) -> pl.DataFrame:
+    """Events by user, a row of the block's user ids, then time, with the columns EVENTS."""
     user, time = _listening_times(rng, n_listens)
     origin = _replay_origins(rng, shape.replay, n_listens)
     new = origin == np.arange(len(user))
@@ -221,11 +210,11 @@ def _events(rng: Generator, shape: SampleShape, songs: Catalogue, n_listens: NDA
     once = np.bincount(origin, minlength=len(user)) == 1
     snubbed = once & ~loved & (rng.random(len(user)) < shape.snub)
     kind = np.where(snubbed, KINDS.index("dislike"), KINDS.index("listen")).astype(np.int8)
-    listens = Events(user, time, song, kind, percent, organic)
+    listens = pl.DataFrame(dict(zip(EVENTS, (user, time, song, kind, percent, organic), strict=True)))
     first = new & ~snubbed
     events = _with_feedback(rng, shape, listens, first & loved, first & ~loved)
     # The sort is stable: at equal times the listen stays before the like that follows it.
-    return events.take(np.argsort(_when(events.user, events.time), kind="stable"))
+    return events.sort("user", "time", maintain_order=True)
 
 
 def _listening_times(rng: Generator, n_listens: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -284,20 +273,21 @@ def _choices(
 
 
 def _with_feedback(
-    rng: Generator, shape: SampleShape, listens: Events, loved: NDArray[np.bool_], unloved: NDArray[np.bool_]
-) -> Events:
+    rng: Generator, shape: SampleShape, listens: pl.DataFrame, loved: NDArray[np.bool_], unloved: NDArray[np.bool_]
+) -> pl.DataFrame:
     """Append to the listens the reactions to the first listens of loved and unloved songs."""
     parts = [listens]
     reactions = (("like", loved, shape.like, shape.unlike), ("dislike", unloved, shape.dislike, shape.undislike))
     for kind, first, given, regretted in reactions:
-        feedback = listens.take(np.flatnonzero(first & (rng.random(len(first)) < given)))
-        back = feedback.take(np.flatnonzero(rng.random(len(feedback.time)) < regretted))
-        later = back.time + rng.random(len(back.time)) * (PUBLISHED_LAST_TIMESTAMP - back.time)
+        feedback = listens.filter(first & (rng.random(len(first)) < given))
+        back = feedback.filter(rng.random(len(feedback)) < regretted)
+        time = back["time"].to_numpy()
+        later = time + rng.random(len(time)) * (PUBLISHED_LAST_TIMESTAMP - time)
         parts += [
-            replace(feedback, kind=np.full_like(feedback.kind, KINDS.index(kind))),
-            replace(back, kind=np.full_like(back.kind, KINDS.index(f"un{kind}")), time=later.astype(int) // 5 * 5),
+            feedback.with_columns(kind=pl.lit(KINDS.index(kind), pl.Int8)),
+            back.with_columns(kind=pl.lit(KINDS.index(f"un{kind}"), pl.Int8), time=later.astype(int) // 5 * 5),
         ]
-    return Events(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Events)))
+    return pl.concat(parts)
 
 
 def _write_catalogue(paths: dict[str, Path], rng: Generator, shape: SampleShape, songs: Catalogue) -> None:

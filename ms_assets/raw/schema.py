@@ -12,8 +12,8 @@ AUDIO_DIMENSIONS = 128
 WHOLE = r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(\d+,0\)"
 NUMBER = rf"{WHOLE}|FLOAT|DOUBLE|DECIMAL\(.*\)"
 ACCEPTED = {
-    "whole numbers": WHOLE,
-    "whole numbers or booleans": f"{WHOLE}|BOOLEAN",
+    "whole numbers": f"{WHOLE}|FLOAT|DOUBLE",
+    "whole numbers or booleans": f"{WHOLE}|FLOAT|DOUBLE|BOOLEAN",
     "numbers": NUMBER,
     "names": "VARCHAR|ENUM.*",
     "lists of numbers": rf"({NUMBER})\[\]",
@@ -24,12 +24,25 @@ UINT16 = ("USMALLINT", "UINTEGER", "INTEGER", "UBIGINT", "BIGINT", "FLOAT", "DOU
 UINT32 = ("UINTEGER", "UBIGINT", "BIGINT")
 VECTOR = ("FLOAT[]", "DOUBLE[]")
 """Types that hold every value of the published one, which comes first."""
+EXACT = {"FLOAT": 2**24, "DOUBLE": 2**53}
+"""Number up to which each type of fractions holds every whole number, so that none is another one rounded."""
 UNSIGNED = {"UTINYINT": 2**8 - 1, "USMALLINT": 2**16 - 1, "UINTEGER": 2**32 - 1, "UBIGINT": 2**64 - 1}
 """Highest value of each unsigned type."""
 
 
 class SourceError(ValueError):
     """A source file is not what Yambda publishes."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Content of a column that a file may lack."""
+
+    sql: str = "NULL"
+    said: str = "nulls"
+    """Content in words."""
+    read: str | None = None
+    """Column from which it is computed, which the file may not lack as well; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,8 @@ class Column:
     """SQL that describes a value in an error, where its text does not."""
     remedy: str = ""
     """Remedy that ends the error about values that break the conditions."""
-    needed: bool = True
-    """False if nothing is computed from the column, so that a file may lack it."""
+    absent: Absent | None = None
+    """Content of the column where a file lacks it; None if a file may not."""
 
     def conditions(self, found: str) -> tuple[str, ...]:
         """Conditions in SQL, as `holds` has them, for a column of this type; none if the type guarantees them."""
@@ -64,8 +77,18 @@ class Column:
             return ()
         value = f'"{self.name}"' + ("::UTINYINT" if found == "BOOLEAN" else "")
         # Statistics of a file leave NaN out, so the reader might take bounds alone for granted.
-        number = f" AND NOT isnan({value})" if found in ("FLOAT", "DOUBLE") else ""
-        return (f"{value} BETWEEN 0 AND {self.highest}{number}",)
+        number = f" AND NOT isnan({value})" if found in EXACT else ""
+        whole = f" AND {value} = trunc({value})" if found in EXACT and self.kind != "numbers" else ""
+        return (f"{value} BETWEEN 0 AND {self._highest(found)}{number}{whole}",)
+
+    def expected(self, found: str) -> str:
+        """Values that meet the conditions for a column of this type, in words."""
+        whole = "whole numbers from " if found in EXACT and self.kind != "numbers" else ""
+        return self.values or f"{whole}0 to {self._highest(found)}"
+
+    def _highest(self, found: str) -> int | None:
+        rounded = self.highest is not None and self.kind != "numbers" and found in EXACT
+        return min(self.highest or 0, EXACT[found]) if rounded else self.highest
 
     def of_length(self, length: int) -> Self:
         """Column of vectors of this length."""
@@ -79,13 +102,13 @@ class Column:
     def difference(self, found: str | None) -> str:
         """Difference between this type, None for a missing column, and one that is read as it is; "" for none."""
         if found is None:
-            return f"no {self.name}, so nulls"
+            return f"no {self.name}, so {self.absent.said if self.absent else 'nulls'}"
         return "" if self._is_read_as(found) else f"{self.name} has type {found}"
 
     def cast(self, found: str | None) -> str:
-        """SQL for the column in a published type; nulls where it is missing."""
+        """SQL for the column in a published type; for one that is missing, what stands for it."""
         if found is None:
-            return f'NULL::{self.types[0]} AS "{self.name}"'
+            return f'({self.absent.sql if self.absent else "NULL"})::{self.types[0]} AS "{self.name}"'
         if self._is_read_as(found):
             return f'"{self.name}"'
         fits = self.kind != "numbers" or found.endswith(("TINYINT", "SMALLINT"))
@@ -118,7 +141,7 @@ class SourceTable:
         return "{layout}" in self.path
 
 
-def _vector(name: str, description: str, needed: bool = True) -> Column:
+def _vector(name: str, description: str, absent: Absent) -> Column:
     # The product fails for a null element, and TRY then turns the neighbouring rows into nulls too.
     product, n_known = f"isfinite(TRY(list_inner_product({name}, {name})))", f"list_count({name})"
     # Null vectors and null elements are refused too; `NOT (null)` would let them pass.
@@ -131,8 +154,17 @@ def _vector(name: str, description: str, needed: bool = True) -> Column:
         holds=tuple(holds),
         values="vectors of {length} numbers, as the first one has, none of them null",
         shown=f"coalesce(format('{{}} numbers, {{}} of them null', len({name}), len({name}) - {n_known}), 'none')",
-        needed=needed,
+        absent=absent,
     )
+
+
+UNIT = """
+    list_transform(
+        [sqrt(list_inner_product(embed::DOUBLE[], embed::DOUBLE[]))],
+        lambda length: list_transform(embed::DOUBLE[], lambda number: number / length)
+    )[1]
+"""
+"""SQL for the column `embed` at length 1; the outer list computes the length once a row, not once a number."""
 
 
 def _id(name: str, description: str) -> Column:
@@ -149,15 +181,20 @@ INTERACTION = (
     _id("item_id", "Yambda's song id; not dense"),
     Column(
         "is_organic", UINT8, "whole numbers or booleans", "1: the user's own choice; 0: driven by a recommendation", 1,
-        needed=False,
+        absent=Absent(),
     ),
 )  # fmt: skip
+WHOLE_LISTENS = "every listen counts as whole"
 LISTEN = (
-    Column("played_ratio_pct", UINT16, "numbers", "percent of the track played; null unless a listen", 100),
     Column(
-        "track_length_seconds", UINT16, "numbers", "length of the track; null unless a listen", 2**32 - 1, needed=False
+        "played_ratio_pct", UINT16, "numbers", "percent of the track played; null unless a listen", 100,
+        absent=Absent("100", WHOLE_LISTENS),
     ),
-)
+    Column(
+        "track_length_seconds", UINT16, "numbers", "length of the track; null unless a listen", 2**32 - 1,
+        absent=Absent(),
+    ),
+)  # fmt: skip
 EVENT_TYPE = Column(
     "event_type", ("VARCHAR", "ENUM"), "names", listed(EVENT_TYPES), holds=(f"event_type IN {tuple(EVENT_TYPES)}",),
     values=f"one of {tuple(EVENT_TYPES)}", remedy=f"; {REMEDY}",
@@ -171,7 +208,12 @@ TABLES = {
         SourceTable(
             "multi_event",
             "{layout}/{scale}/multi_event.parquet",
-            (*INTERACTION, *LISTEN, EVENT_TYPE),
+            (
+                *INTERACTION,
+                replace(LISTEN[0], absent=Absent("CASE event_type WHEN 'listen' THEN 100 END", WHOLE_LISTENS)),
+                LISTEN[1],
+                EVENT_TYPE,
+            ),
             "One row per interaction of any type, sorted by uid, then timestamp: the source of everything else.",
         ),
         SourceTable(
@@ -179,8 +221,8 @@ TABLES = {
             "embeddings.parquet",
             (
                 ITEM_ID,
-                _vector("embed", "audio embedding, as many numbers for every song", needed=False),
-                _vector("normalized_embed", "audio embedding of length 1"),
+                _vector("embed", "audio embedding, as many numbers for every song", Absent()),
+                _vector("normalized_embed", "audio embedding of length 1", Absent(UNIT, "embed at length 1", "embed")),
             ),
             "One row per song with an audio embedding: how songs sound; the same file at every scale.",
             unique="item_id",

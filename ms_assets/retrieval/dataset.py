@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
@@ -48,11 +47,12 @@ class Dataset:
         pairs = train.aggregate(
             "user_id, song_id, count(*) AS n_events, coalesce(max(timestamp), -1) AS last", "user_id, song_id"
         ).to_arrow_table()
-        heard = _interactions(pairs, shape, n_events="n_events", last="last")
-        validation = None
+        heard, validation = Interactions.of_table(pairs, *shape), None
         if ground_truth is not None:
-            rows = ground_truth.filter("split = 'validation'").to_arrow_table()
-            validation = _interactions(rows, shape, relevance="adjusted_relevance")
+            rows = ground_truth.filter("split = 'validation'").project(
+                "user_id, song_id, adjusted_relevance AS relevance"
+            )
+            validation = Interactions.of_table(rows.to_arrow_table(), *shape)
         n_graph_songs = int(song_table["in_graph"].to_numpy().sum())
         return cls(uid, item_id, n_graph_songs, heard, train, validation)
 
@@ -105,7 +105,7 @@ class Dataset:
             .project("user_id, song_id, coalesce(last - coalesce(timestamp, first), 0)::BIGINT AS age")
         )
         rows = aged.aggregate(f"user_id, song_id, {total(weight)} AS weight", "user_id, song_id").to_arrow_table()
-        pairs = _interactions(rows, (self.heard.n_users, self.heard.n_songs), weight="weight")
+        pairs = Interactions.of_table(rows, self.heard.n_users, self.heard.n_songs)
         return pairs.keep(pairs.among(self.heard)).values["weight"] / ONE
 
     def of_users(self, users: NDArray[np.int64]) -> Self:
@@ -116,8 +116,3 @@ class Dataset:
 def total(weight: str) -> str:
     """SQL that sums a weight in units of 1 / ONE; floating-point sums would depend on the order of threads."""
     return f"sum(round(({weight}) * {ONE})::BIGINT)::DOUBLE"
-
-
-def _interactions(rows: pa.Table, shape: tuple[int, int], **values: str) -> Interactions:
-    user, song = (rows[name].to_numpy() for name in ("user_id", "song_id"))
-    return Interactions.of(user, song, *shape, **{name: rows[column].to_numpy() for name, column in values.items()})

@@ -55,7 +55,9 @@ class ItemKNN(Recommender):
     ['b']
     """
 
-    candidates = ("0", "0")  # any number: only neighbours are known
+    # Any number, for only neighbours are known; but a song is similar to itself, by BM25 if somebody who heard it left
+    # out more than one other.
+    candidates = ("least(n_heard, 1, greatest(n_known - 1 - n_heard, 0))", "0")
     similarity: Literal["bm25", "cosine"] = "bm25"
     neighbours: int = 50
 

@@ -1,12 +1,12 @@
 """Linear models: scores are a user's history times a matrix of songs × songs, none of whose entries is left out.
 
 Such a matrix is too large to be kept, but for EASE; it is a product of sparse matrices, through which the histories of
-some users at a time are sent. A list ends where no score is above 0. All know graph songs alone.
+some users at a time are sent. All know graph songs alone.
 """
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,19 +33,23 @@ EASE_GRID = [{"regularization": regularization} for regularization in (100.0, 5.
 
 
 class LinearModel(Recommender):
-    """Recommender with scores of all graph songs for some users at a time."""
+    """Recommender with scores of all graph songs for some users at a time; a list ends with the last one above 0."""
 
-    candidates = ("0", "0")  # any number: a song that no path leads to has a score of 0
+    # Any number more: a song that no user leads to has a score of 0. Users lead back to their own songs.
+    candidates = ("least(n_heard, 1)", "0")
+    lowest: ClassVar[float] = 0.0
+    """Score above which songs are ranked."""
 
     @abstractmethod
     def _scores(self, user: NDArray[np.int64]) -> "Tensor":
         """Scores of the songs that the model knows, float32 [n_users, n_known]."""
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
-        """Rank the songs with a score above 0."""
+        """Rank songs by score."""
         n_known = self._n_known()
         scores, songs = exact.best(self._scores, user, n_known, min(n, n_known))
-        return padded(np.maximum(scores, 0), np.where(scores > 0, songs, -1), n)
+        is_listed = scores > self.lowest
+        return padded(np.where(is_listed, scores, np.float32(0)), np.where(is_listed, songs, -1), n)
 
     def _n_known(self) -> int:
         return self._fitted().n_graph_songs
@@ -123,9 +127,11 @@ class GraphFilter(LinearModel):
 class EASE(LinearModel):
     """Embarrassingly shallow autoencoder: ridge regression of every song on all others (Steck, arXiv 1905.03375).
 
-    It knows the MOST_SONGS most popular songs.
+    It knows the MOST_SONGS most popular songs, and ranks all of them.
     """
 
+    candidates = (f"least(n_known, {MOST_SONGS})", f"least(n_known, {MOST_SONGS}) - n_heard")
+    lowest = -np.inf
     regularization: float = 100.0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
@@ -149,7 +155,7 @@ class EASE(LinearModel):
         return torch.from_numpy(self._heard[user] @ self.learned["weights"])
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
-        """Rank the songs with a score above 0."""
+        """Rank the most popular songs by score."""
         found, scores = super().rank(user, n)
         return np.append(self.learned["songs"], -1)[found], scores  # −1 stays −1
 

@@ -41,17 +41,9 @@ class ModelData:
     heard: Interactions
     """Pairs with positive train events."""
 
-    def write(self, folder: Path) -> None:
-        """Write users.parquet (uid, embedding, heard) and songs.parquet (item_id, embedding)."""
-        heard = pa.ListArray.from_arrays(self.heard.offsets.astype(np.int32), self.heard.song.astype(np.int32))
-        users = {"uid": self.uid, "embedding": fixed_size_list(self.users), "heard": heard}
-        songs = {"item_id": self.item_id, "embedding": fixed_size_list(self.songs)}
-        for name, columns in ((USERS, users), (SONGS, songs)):
-            pq.write_table(pa.table(columns), folder / name, compression="zstd")
-
     @classmethod
     def read(cls, folder: Path) -> "ModelData":
-        """Read the files that `write` wrote."""
+        """Read users.parquet and songs.parquet, which `write` wrote."""
         users, songs = pq.read_table(folder / USERS), pq.read_table(folder / SONGS)
         return cls(
             users["uid"].to_numpy(),
@@ -140,9 +132,15 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def write(folder: Path, data: ModelData, popular: pa.Table, index: "faiss.Index") -> None:
-    """Write the files that `ModelData.read` and `Service.read` read; popular: item_id, score, best first."""
+    """Write users.parquet (uid, embedding, heard), songs.parquet (item_id, embedding), popular songs and index.
+
+    popular: item_id, score, best first.
+    """
     import faiss
 
-    data.write(folder)
-    pq.write_table(popular, folder / POPULAR, compression="zstd")
+    heard = pa.ListArray.from_arrays(data.heard.offsets.astype(np.int32), data.heard.song.astype(np.int32))
+    users = {"uid": data.uid, "embedding": fixed_size_list(data.users), "heard": heard}
+    songs = {"item_id": data.item_id, "embedding": fixed_size_list(data.songs)}
+    for name, table in ((USERS, pa.table(users)), (SONGS, pa.table(songs)), (POPULAR, popular)):
+        pq.write_table(table, folder / name, compression="zstd")
     faiss.write_index(index, str(folder / INDEX))

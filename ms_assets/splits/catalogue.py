@@ -84,14 +84,11 @@ def active_users(multi_event: Relation, candidates: IdMap, min_events: int, max_
         uid = block["uid"].to_numpy()
         start = starts(uid)
         n_raw = np.diff(start, append=len(uid))
-        active = (n_raw >= min_events) & (n_raw <= max_events)
-        if not active.any():
-            continue
-        known = candidates.positions(block["item_id"].to_numpy()[np.repeat(active, n_raw)]) != UNKNOWN
-        ends = np.cumsum(n_raw[active])
-        n_kept = np.diff(np.append(0, np.cumsum(known)[ends - 1]))
-        uids.append(uid[start][active][n_kept > 0].astype(np.int64))
-        n_events.append(n_kept[n_kept > 0])
+        known = candidates.positions(block["item_id"].to_numpy()) != UNKNOWN
+        n_kept = np.add.reduceat(known, start, dtype=np.int64)
+        active = (n_raw >= min_events) & (n_raw <= max_events) & (n_kept > 0)
+        uids.append(uid[start][active].astype(np.int64))
+        n_events.append(n_kept[active])
     uid = np.concatenate(uids)
     return pa.table({"user_id": np.arange(len(uid), dtype=np.int32), "uid": uid, "n_events": np.concatenate(n_events)})
 

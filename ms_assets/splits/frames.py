@@ -145,19 +145,25 @@ def tables(
     shown = {name: con.from_arrow(table.select("user", "song").to_arrow()) for name, table in lists.items()}
     _refuse_several_types("song", {**shown, **events, "songs": features})
     _refuse_several_types("user", {**shown, **events})
-    named = reduce(  # noqa: F841  (named in the queries below)
-        Relation.union, (table.project("song") for table in (features, *shown.values()))
-    )
-    every = reduce(  # noqa: F841  (named in the queries below)
-        Relation.union, (table.project(f"*, {PARTS.index(name)}::UTINYINT AS part") for name, table in events.items())
-    )
+    named = reduce(Relation.union, (table.project("song") for table in (features, *shown.values())))
+    numbered = (table.project(f"*, {PARTS.index(name)}::UTINYINT AS part") for name, table in events.items())
+    return _with_dense_ids(con, reduce(Relation.union, numbered), named, features, whole=bool(lists))
+
+
+def _with_dense_ids(
+    con: duckdb.DuckDBPyConnection, every: Relation, named: Relation, features: Relation, whole: bool
+) -> Tables:
+    """Tables of all events, of the songs that are named beside, and of songs' features.
+
+    whole: every event names a song of the catalogue; otherwise train events alone do.
+    """
     users = con.sql("""
         SELECT (row_number() OVER (ORDER BY "user") - 1)::INTEGER AS user_id, user_id::BIGINT AS uid, "user"
         FROM (SELECT DISTINCT "user" FROM every)
     """).materialize()
     catalog = con.sql(f"""
         SELECT row_number() OVER (ORDER BY song) - 1 AS item_id, song
-        FROM (SELECT song FROM every WHERE part = 0 OR {bool(lists)} UNION SELECT song FROM named)
+        FROM (SELECT song FROM every WHERE part = 0 OR {whole} UNION SELECT song FROM named)
     """).materialize()
     rows = con.sql("""
         SELECT user_id, item_id, "time", type, played_ratio, part

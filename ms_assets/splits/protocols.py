@@ -88,16 +88,14 @@ def parted_events(
         f"uid, item_id, coalesce({kinds}, {NO_TYPE})::UTINYINT AS kind, "
         f"({_part_by_time(settings)})::UTINYINT AS part, " + ", ".join(columns)
     )
-    n_rows = multi_event.count("*").fetchall()[0][0]
+    n_rows, users = multi_event.count("*").fetchall()[0][0], IdMap(uids)
     for block in whole_users(with_progress(events.to_arrow_reader(rows), "events divided", n_rows), "uid"):
-        user_id, kept = _active(block["uid"].to_numpy(), uids)
-        song = candidates.positions(block["item_id"].to_numpy()[kept])
-        known = song != UNKNOWN
-        kept, user_id, song = kept[known], user_id[known], song[known]
-        kind, part = block["kind"].to_numpy()[kept], block["part"].to_numpy()[kept]
+        user_id, song = users.positions(block["uid"].to_numpy()), candidates.positions(block["item_id"].to_numpy())
+        kept = np.flatnonzero((user_id != UNKNOWN) & (song != UNKNOWN))
         if not len(kept):
             continue
-        parted = PartedEvents(user_id, song, kind, part, block.select(columns).take(pa.array(kept)))
+        kind, part = (block[name].to_numpy()[kept] for name in ("kind", "part"))
+        parted = PartedEvents(user_id[kept], song[kept], kind, part, block.select(columns).take(pa.array(kept)))
         yield _by_position(parted, settings) if settings.protocol == "per_user" else _of_trained_users(parted)
 
 
@@ -109,16 +107,6 @@ def _may_be_of(uids: NDArray[np.int64]) -> str:
     bits = np.full(n_bits, ord("0"), np.uint8)
     bits[uids] = ord("1")
     return f"get_bit('{bits.tobytes().decode()}'::BIT, least(uid, {n_bits - 1})::INTEGER) = 1"
-
-
-def _active(uid: NDArray[np.int64], uids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Rows of active users, as (user_id, row); `uid` is sorted."""
-    start = starts(uid)
-    place = np.searchsorted(uids, uid[start]).clip(max=len(uids) - 1)
-    user_id = np.where(uids[place] == uid[start], place, UNKNOWN).astype(np.int32)
-    by_row = np.repeat(user_id, np.diff(start, append=len(uid)))
-    rows = np.flatnonzero(by_row != UNKNOWN)
-    return by_row[rows], rows
 
 
 def _by_position(events: PartedEvents, settings: SplitSettings) -> PartedEvents:

@@ -209,8 +209,7 @@ def close(one, other):
 @pytest.mark.parametrize("at_once", [1, 7, 39])
 def test_how_many_users_are_taken_at_once_changes_nothing(many, at_once, monkeypatch):
     wanted = everything(*many)
-    whole = tables.users_of
-    monkeypatch.setattr(passes, "users_of", lambda users: whole(users, at_once))
+    monkeypatch.setattr(tables, "USERS_AT_ONCE", at_once)
     close(everything(*many), wanted)
 
 

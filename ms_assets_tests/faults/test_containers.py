@@ -1,15 +1,13 @@
 """Containers that share a home: their processes have equal ids, and each is still told from the others."""
 
-import contextlib
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from ms_assets.defs.platform import runs
-from ms_assets_tests.workplace import RUN
+from ms_assets_tests.workplace import RUN, talking_processes
 
 IN_A_CONTAINER = ["unshare", "--map-root-user", "-pf", "--mount-proc", "--kill-child"]
 SPILLING = '''
@@ -43,16 +41,8 @@ def start():
     """Processes in containers of their own, which speak up and wait for a line; killed in the end."""
     if shutil.which("unshare") is None or subprocess.run([*IN_A_CONTAINER, "true"], check=False).returncode:
         pytest.skip("this system lets nobody make a process namespace of their own")
-    with contextlib.ExitStack() as stack:
-
-        def process(program, *arguments):
-            command = [*IN_A_CONTAINER, sys.executable, "-c", program, *map(str, arguments)]
-            started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            stack.enter_context(started)
-            stack.callback(started.kill)
-            return started
-
-        yield process
+    with talking_processes(*IN_A_CONTAINER) as start:
+        yield start
 
 
 def answer(process):

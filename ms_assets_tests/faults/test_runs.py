@@ -1,11 +1,8 @@
 """Whose turn a scale is, and which runs live: with processes of their own, which are killed."""
 
-import contextlib
 import errno
 import fcntl
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.files import own_folder
 from ms_assets_tests.homes import artefacts
-from ms_assets_tests.workplace import RUN, Workplace, kill, until
+from ms_assets_tests.workplace import RUN, Workplace, kill, talking_processes, until
 
 STEP = """
 import sys
@@ -35,17 +32,8 @@ sys.stdin.readline()
 
 @pytest.fixture
 def start():
-    """Processes that speak up and wait for a line; killed in the end."""
-    with contextlib.ExitStack() as stack:
-
-        def process(program, *arguments):
-            command = [sys.executable, "-c", program, *map(str, arguments)]
-            started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            stack.enter_context(started)
-            stack.callback(started.kill)
-            return started
-
-        yield process
+    with talking_processes() as start:
+        yield start
 
 
 @pytest.fixture

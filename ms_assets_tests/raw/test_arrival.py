@@ -45,7 +45,20 @@ REFUSED = {
     "missing column": ("multi_event", WORLD.multi_event().drop_columns("item_id"), "item_id", "is missing"),
     "negative id of few bits": wrong("item_id", "example -1 in row 2", [1, 2, -1], pa.int8()),
     "text for a number": wrong("timestamp", "VARCHAR", ["0"] * N),
-    "float for an id": wrong("uid", "DOUBLE", [1.0] * N),
+    "float with a fraction for an id": wrong(
+        "uid",
+        "1 values out of range, for example 1.5 in row 1 (from 0); expected whole numbers from 0 to 4294967295; number",
+        [1.0, 1.5, 2.0],
+    ),
+    "no number for an id": wrong("item_id", "example nan in row 2", [1.0, None, float("nan")]),
+    "id that a short float may have rounded": wrong(
+        "uid",
+        "example 33554432.0 in row 2 (from 0); expected whole numbers from 0 to 16777216",
+        [0.0, 1.0, 2.0**25],
+        pa.float32(),
+    ),
+    "time with a fraction": wrong("timestamp", "example 0.5 in row 1", [0.0, 0.5, 5.0]),
+    "organic by half": wrong("is_organic", "expected whole numbers from 0 to 1", [1.0, 0.0, 0.5]),
     "ratio of few bits above 100": wrong("played_ratio_pct", "example 101 in row 0", [101, 101, 0], pa.uint8()),
     "ratio with a fraction above 100": wrong("played_ratio_pct", "example 100.5", [100.0, 100.5, None]),
     "remedy for an id beyond 32 bits": wrong("uid", "number the ids anew, within 32 bits", [1, 1, 2**40]),
@@ -152,9 +165,10 @@ def arrived(con, folder, table, name="multi_event"):
 WHOLE = [getattr(pa, f"{sign}int{bits}")() for sign in ("u", "") for bits in (8, 16, 32, 64)]
 WHOLE += [pa.decimal128(38, 0), pa.decimal128(12, 0)]
 NUMBERS = [*WHOLE, pa.float16(), pa.float32(), pa.float64(), pa.decimal128(5, 2)]
+FLOATS_TOO = [*WHOLE, pa.float32(), pa.float64()]
 TYPES = {
-    **dict.fromkeys(("uid", "item_id", "timestamp"), WHOLE),
-    "is_organic": [*WHOLE, pa.bool_()],
+    **dict.fromkeys(("uid", "item_id", "timestamp"), FLOATS_TOO),
+    "is_organic": [*FLOATS_TOO, pa.bool_()],
     **dict.fromkeys(("played_ratio_pct", "track_length_seconds"), NUMBERS),
     "event_type": [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())],
 }
@@ -200,7 +214,39 @@ def test_a_column_from_which_nothing_is_computed_may_be_missing_or_empty(con, tm
         assert {row[columns.index(column)] for row in rows.fetchall()} == {None}
 
 
-@pytest.mark.parametrize("column", ["uid", "timestamp", "item_id", "played_ratio_pct", "event_type"])
+def test_ids_of_double_precision_keep_every_digit(con, tmp_path):
+    uids = [2.0**32 - 1, 2.0**24 + 1, 0.0]
+    rows, differences = arrived(con, tmp_path, with_column("uid", uids))
+    assert [row[0] for row in rows.fetchall()] == uids
+    assert differences == ["uid has type DOUBLE"]
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("multi_event", [100, 100, None]), ("listens", [100, 100, 100])])
+def test_listens_of_unknown_length_count_as_whole_where_a_file_has_no_ratios(con, tmp_path, name, wanted):
+    events = WORLD.multi_event().select([column.name for column in TABLES[name].columns])
+    rows, differences = arrived(con, tmp_path, events.drop_columns("played_ratio_pct"), name)
+    assert rows.project("played_ratio_pct").fetchall() == [(ratio,) for ratio in wanted]
+    assert differences == ["no played_ratio_pct, so every listen counts as whole"]
+
+
+@pytest.mark.parametrize("type_", [pa.float32(), pa.float64(), pa.int8()], ids=str)
+def test_audio_without_vectors_of_length_1_is_brought_to_it_and_silence_left_out(con, tmp_path, type_):
+    vectors = pa.array([[3, 4], [0, 0], [-5, 0]], pa.list_(type_))
+    given = pa.table({"item_id": pa.array([7, 8, 9], pa.uint32()), "embed": vectors})
+    rows, differences = arrived(con, tmp_path, given, "embeddings")
+    assert [(song, unit) for song, _, unit in rows.fetchall()] == [
+        (7, [pytest.approx(0.6), pytest.approx(0.8)]), (9, [-1, 0]),
+    ]  # fmt: skip
+    assert {"no normalized_embed, so embed at length 1", "1 unusable rows left out"} <= set(differences)
+
+
+def test_audio_without_any_vectors_is_refused(con, tmp_path):
+    path = write_table(tmp_path, "file.parquet", embeddings([1]).select(["item_id"]))
+    with pytest.raises(SourceError, match="column normalized_embed is missing; found item_id; add it"):
+        verify(con, path, TABLES["embeddings"])
+
+
+@pytest.mark.parametrize("column", ["uid", "timestamp", "item_id", "event_type"])
 def test_a_column_that_is_needed_is_missed_by_name_and_described(con, tmp_path, column):
     path = write_table(tmp_path, "file.parquet", WORLD.multi_event().drop_columns(column))
     description = next(c for c in TABLES["multi_event"].columns if c.name == column).description

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
@@ -11,8 +12,10 @@ from torch_geometric.data import HeteroData
 from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.retrieval import assets
 from ms_assets.defs.retrieval import checks as retrieval
+from ms_assets.retrieval.implicit_models import ITEM_KNN_GRID, ItemKNN
 from ms_assets.retrieval.index import built, origin
 from ms_assets.vectors import fixed_size_list
+from ms_assets_tests.retrieval.histories import dataset_of, random_histories
 from ms_assets_tests.training.graphs import trained_model, unit_rows
 
 N_SONGS, N_TRAINED = 400, 390
@@ -113,6 +116,42 @@ def test_nothing_is_recommended_from_an_index_of_other_users_or_songs(indexed):
         recommended(indexed.item_id + 1)
 
 
+def test_a_blend_is_tuned_with_the_vectors_that_have_not_seen_validation(duckdb, table):
+    """Users return to songs that are not near them; the refit, which has seen validation, draws these near."""
+    n_users, n_songs, rng = 20, 150, np.random.default_rng(3)
+    before, songs = unit_rows(rng, n_users, 16), unit_rows(rng, n_songs, 16)
+    heard = [(user, song) for user in range(n_users) for song in rng.permutation(n_songs)[:4].tolist()]
+    after, item_id = songs[[song for _, song in heard[::4]]], 100 + np.arange(n_songs)
+
+    def vectors(key, learned, unrefitted=None):
+        none = pa.nulls(len(learned), pa.list_(pa.float32()))
+        columns = {"embedding": fixed_size_list(learned)}
+        columns["before_refit"] = none if unrefitted is None else fixed_size_list(unrefitted)
+        return pa.table({key: np.arange(len(learned)), **columns, "cold": np.zeros(len(learned), bool)})
+
+    def blended(users, unrefitted=None):
+        index = built(songs, item_id, users, "exact")[0]
+        return assets.lightgcn_replay(
+            table("user_id uid", *((user, 10 * user) for user in range(n_users))),
+            table("song_id item_id in_graph", *((song, 100 + song, True) for song in range(n_songs))),
+            table("user_id song_id timestamp", *((*pair, 5) for pair in heard)),
+            table("user_id song_id split adjusted_relevance", *((*pair, "validation", 1.0) for pair in heard[::4])),
+            IndexOfOrigin(index, origin(MODEL, item_id, users, songs)),
+            duckdb.connection.from_arrow(vectors("user_id", users, unrefitted)),
+            duckdb.connection.from_arrow(vectors("song_id", songs)),
+        )
+
+    def setting(result):
+        return {name: result.metadata[name] for name in ("replay_weight_all", "recency_all")}
+
+    refitted = blended(after, before)
+    assert setting(refitted) == setting(blended(before)) != setting(blended(after))
+    first = pl.from_arrow(refitted.value).filter(pl.col("view") == "discovery", pl.col("rank") == 1).sort("user_id")
+    own = np.zeros((n_users, n_songs), bool)
+    own[tuple(np.array(heard).T)] = True
+    assert first["song_id"].to_list() == np.where(own, -np.inf, after @ songs.T).argmax(axis=1).tolist()
+
+
 RECOMMENDED = [
     ("all", 0, 1, 2), ("all", 0, 2, 0), ("all", 0, 3, 1),
     ("all", 1, 1, 0), ("all", 1, 2, 1), ("all", 1, 3, 2),
@@ -148,7 +187,7 @@ def check(duckdb, table):
     return result
 
 
-ENDING = ("item_knn", "session_knn", "graph_filter", "ease")
+ENDING = ("item_knn", "session_knn", "graph_filter")
 """Methods whose lists end where no song is left that something leads to."""
 
 
@@ -165,7 +204,7 @@ def test_every_methods_recommendations_are_checked(check, method):
 
 @pytest.mark.parametrize("method", retrieval.METHODS)
 def test_who_knows_cold_songs_has_to_list_them(check, method):
-    knows_none = method in ("collaborative_filtering", "ials", "bpr", *ENDING)
+    knows_none = method in ("collaborative_filtering", "ials", "bpr", "ease", *ENDING)
     replays = method == "replay"
     assert check(REPLAYED if replays else RECOMMENDED, method, n_songs=4).passed == (knows_none or replays)
 
@@ -191,6 +230,28 @@ def test_replay_lists_all_of_the_users_own_songs_and_nothing_else(check):
 def test_neighbours_may_end_a_list(check, method):
     assert check(RECOMMENDED[:-1], method).passed
     assert not check(RECOMMENDED[1:], method).passed
+
+
+@pytest.mark.parametrize("method", sorted(set(retrieval.METHODS)))
+def test_a_table_without_lists_fails_by_method_and_user(check, method):
+    found = check([], method)
+    assert not found.passed
+    assert f"{method}: the end of a list that should go on, user_id 0 in all at rank 1" in found.description
+
+
+@pytest.mark.parametrize("setting", ITEM_KNN_GRID)
+@pytest.mark.parametrize("seed", range(10))
+def test_neighbours_are_known_of_all_who_left_out_more_than_one_other_song(duckdb, setting, seed):
+    """As the check demands: a user who heard a song, but neither all others nor all but one."""
+    heard = random_histories(np.random.default_rng(seed), 12, 9)
+    songs, _ = ItemKNN(**setting).fit(dataset_of(heard, 9)).rank(np.arange(12), 9)
+    needed, _ = ItemKNN.candidates
+    for user, own in enumerate(heard):
+        [(least,)] = duckdb.connection.sql(
+            f"SELECT {needed} FROM (SELECT {len(own)} AS n_heard, 9 AS n_known)"
+        ).fetchall()
+        assert least == (0 < len(own) < 8)
+        assert (songs[user] >= 0).sum() >= least
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,9 @@ def methods_beat_chance(
     A method at chance level was made from other data than the test events, or has learned nothing: an error; but a
     warning for `content_based` alone, since audio may say nothing of who listens.
     """
-    problem = chance.fault(user_metrics, train, ground_truth, len(songs))
-    may_be_so = problem is not None and problem.endswith(chance.SILENT)
-    severity = dg.AssetCheckSeverity.WARN if may_be_so else dg.AssetCheckSeverity.ERROR
-    return dg.AssetCheckResult(passed=problem is None, description=problem, severity=severity)
+    fault = chance.fault(user_metrics, train, ground_truth, len(songs))
+    severity = dg.AssetCheckSeverity.WARN if fault and fault.of_data else dg.AssetCheckSeverity.ERROR
+    return dg.AssetCheckResult(passed=fault is None, description=fault and fault.said, severity=severity)
 
 
 @asset_check(asset=["evaluation", "leaderboard"])

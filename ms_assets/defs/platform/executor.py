@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ms_assets.defs.platform import runs
-from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES, check_run_config
+from ms_assets.defs.platform.scales import NO_SCALE, PARTITION_TAG, check_run_config
 from ms_assets.files import sweep
 
 IN_PROCESS_SCALES = ("sample", "50m")
@@ -43,10 +43,7 @@ class ScaleExecutor(dg.Executor):
         run, instance = plan_context.dagster_run, plan_context.instance
         scale = run.tags.get(PARTITION_TAG)
         if scale is None:
-            raise ValueError(
-                f"this run has no scale: launch it with --partition {' or '.join(SCALES.get_partition_keys())}, or "
-                "choose a partition in the UI; a check runs with its asset, so materialise that"
-            )
+            raise ValueError(NO_SCALE)
         check_run_config(run.run_config, scale)
         with ExitStack() as until_the_end:
             until_the_end.enter_context(runs.alive(runs.life_of(self._home, run.run_id)))

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, Lineage, Made, opened
 from ms_assets.defs.platform.resources import DuckDB
-from ms_assets.defs.platform.scales import OPTIONAL, PARTITION_TAG
+from ms_assets.defs.platform.scales import NO_SCALE, OPTIONAL, PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
 from ms_assets.files import DamagedFileError, published, reading, sha256, writing
 from ms_assets.raw.source import SourceFile
@@ -125,9 +125,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         """
         key = context.asset_key.to_user_string()
         if not context.has_partition_key:
-            raise ValueError(
-                f"{key}: this run has no scale; a check runs with its asset, so materialise the asset for a scale"
-            )
+            raise ValueError(f"{key}: {NO_SCALE}")
         scale = context.partition_key
         with suppress(dg.DagsterInvariantViolationError):  # read by `load_asset_value`, in no step
             if step := context.step_context.assets_def:

@@ -230,7 +230,8 @@ class MLflow(dg.ConfigurableResource):
         name = f"{context.asset_key.path[-1]} {context.partition_key}"
         said = f"Made by the [Dagster run {context.run_id}]({page})."
         with mlflow.start_run(run_id=tracking.active(run_id), run_name=name, tags=tags, description=said) as run:
-            yield MLflowRun(run.info.run_id, self._url(run.info.experiment_id, run.info.run_id))
+            page = f"{self._server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+            yield MLflowRun(run.info.run_id, page)
 
     def registry(self, scale: str) -> Registry:
         """Registry of a scale's models."""
@@ -238,7 +239,7 @@ class MLflow(dg.ConfigurableResource):
 
     def registered(self, name: str) -> Registry:
         """Registry of a registered model by its name."""
-        self._open()
+        self.open()
         return Registry(name, self.tracking_uri)
 
     def known_run(self, run_id: str) -> str | None:
@@ -250,7 +251,12 @@ class MLflow(dg.ConfigurableResource):
         """Page of a registered model's version in MLflow."""
         return f"{self._server}/#/models/{registry.name}/versions/{number}"
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Open the store; one that is new is created, one that was moved with its home finds its files.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
         import mlflow
 
         with tracking.opening(self.tracking_uri):
@@ -264,7 +270,7 @@ class MLflow(dg.ConfigurableResource):
                 mlflow.set_experiment(self.experiment)
 
     def _open_to_write(self) -> None:
-        self._open()
+        self.open()
         if deleted := self._deleted():
             raise tracking.StoreError(
                 f"the experiment {self.experiment} was deleted in MLflow, so nothing can be logged; to restore it: "
@@ -283,9 +289,6 @@ class MLflow(dg.ConfigurableResource):
     def _server(self) -> str:
         server = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
         return server.rstrip("/")
-
-    def _url(self, experiment_id: str, run_id: str) -> str:
-        return f"{self._server}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _end_lost(instance: dg.DagsterInstance) -> None:

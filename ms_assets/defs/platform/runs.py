@@ -20,6 +20,7 @@ from typing import IO
 import dagster as dg
 
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
+from ms_assets.files import hold
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_START = 180
@@ -29,8 +30,6 @@ CANCELLED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 SERVER_TAG = ".dagster/grpc_info"
 """Tag of runs that a Dagster server started, and that it interrupts itself when somebody cancels them."""
 
-_kept_open: list[IO[str]] = []
-"""Files whose locks this process holds until it ends."""
 _begun: dict[Path, int] = {}
 """Lives that this process has begun, and the thread of each."""
 
@@ -59,9 +58,7 @@ def alive(life: Path) -> Iterator[None]:
 def join(life: Path) -> None:
     """Keep a run that has begun alive for as long as this process lives."""
     if life not in _begun and life.exists():
-        file = life.open("r+")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        _kept_open.append(file)
+        hold(life.open("r+"), fcntl.LOCK_SH)
 
 
 @contextmanager

@@ -27,6 +27,10 @@ from ms_assets.settings import (
 SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
 PARTITION_TAG = "dagster/partition"
 """Tag of a run that names its scale."""
+NO_SCALE = (
+    f"this run has no scale; a check runs with its asset, so materialise the asset for a scale: --partition "
+    f"{' or '.join(SCALES.get_partition_keys())}, or a partition in the UI"
+)
 OWNERS = ["team:recommendations"]
 OPTIONAL = "optional"
 """Metadata of an input: None is given instead of an error when its partition has not been materialised."""
@@ -114,7 +118,7 @@ def scale_of(context: dg.AssetCheckExecutionContext) -> str:
         ValueError: the run has none, because the check was launched alone.
     """
     if PARTITION_TAG not in context.run.tags:
-        raise ValueError("this run has no scale; a check runs with its asset, so materialise the asset for a scale")
+        raise ValueError(NO_SCALE)
     return context.run.tags[PARTITION_TAG]
 
 

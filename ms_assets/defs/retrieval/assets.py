@@ -205,22 +205,18 @@ def lightgcn_replay(
     """
     dataset = Dataset.of(users, songs, train, ground_truth)
     vectors, trained = embeddings(user_embeddings, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
-    index = _searchable(song_index, dataset, vectors)
 
-    def make(**setting: float) -> LightGCNReplay:
-        model = LightGCNReplay(**setting)
-        return model.of_embeddings(dataset, index, dataset.song_ids, users=vectors, songs=trained)
+    def blend(index: SongIndex, ids: NDArray[np.int64], **learned: NDArray[np.float32]) -> Callable[..., Recommender]:
+        return lambda **setting: LightGCNReplay(**setting).of_embeddings(dataset, index, ids, **learned)
 
+    make = blend(_searchable(song_index, dataset, vectors), dataset.song_ids, users=vectors, songs=trained)
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
-    judged = unrefitted(user_embeddings, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
+    before = unrefitted(user_embeddings, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
+    if np.array_equal(before[0], vectors):
+        return _tuned(dataset, BLEND_GRID, make, lambda _, **setting: make(**setting))
     ids = dataset.song_ids[: dataset.n_graph_songs]
-    refitted = not np.array_equal(judged[0], vectors)
-    exact = SongIndex.build(judged[1], ids, queries=judged[0]) if refitted else index
-
-    def make_judged(_: Dataset, **setting: float) -> LightGCNReplay:
-        return LightGCNReplay(**setting).of_embeddings(dataset, exact, ids, users=judged[0], songs=judged[1])
-
-    return _tuned(dataset, BLEND_GRID, make, make_judged if refitted else lambda _, **setting: make(**setting))
+    judged = blend(SongIndex.build(before[1], ids, queries=before[0]), ids, users=before[0], songs=before[1])
+    return _tuned(dataset, BLEND_GRID, make, lambda _, **setting: judged(**setting))
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method("splits/train.song_id"))
