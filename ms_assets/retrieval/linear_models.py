@@ -1,6 +1,6 @@
 """Linear models: scores are a user's history times a matrix of songs × songs, none of whose entries is left out.
 
-Such a matrix is too large to be kept, but for EASE; it is a product of sparse matrices, through which the histories of
+Such a matrix is too large to be kept. It is a product of sparse matrices and a small one, through which histories of
 some users at a time are sent. All know graph songs alone.
 """
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HOUR = 3_600
-MOST_SONGS = 8_000
-"""Number of songs that EASE knows at most; its time grows with the cube, its memory with the square, 256 MB here."""
+MOST_USERS = 6_000
+"""Number of users that EASE learns from at most; its time grows with the cube, its memory with the square."""
 
 SESSION_GRID = [{"half_life_hours": hours} for hours in (None, 168.0, 24.0, 6.0, 1.0, 0.2, 0.04, 0.008)]
 FILTER_GRID = [
@@ -42,17 +42,14 @@ class LinearModel(Recommender):
 
     @abstractmethod
     def _scores(self, user: NDArray[np.int64]) -> "Tensor":
-        """Scores of the songs that the model knows, float32 [n_users, n_known]."""
+        """Scores of all graph songs, float32 [n_users, n_graph_songs]."""
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank songs by score."""
-        n_known = self._n_known()
+        n_known = self._fitted().n_graph_songs
         scores, songs = exact.best(self._scores, user, n_known, min(n, n_known))
         is_listed = scores > self.lowest
         return padded(np.where(is_listed, scores, np.float32(0)), np.where(is_listed, songs, -1), n)
-
-    def _n_known(self) -> int:
-        return self._fitted().n_graph_songs
 
 
 @dataclass
@@ -81,7 +78,7 @@ class SessionKNN(LinearModel):
         self._by_song.data /= np.repeat(lengths, np.diff(self._by_song.indptr)).astype(np.float32)
 
     def _scores(self, user: NDArray[np.int64]) -> "Tensor":
-        return _sums(self._recent[user] @ self._counts.T, self._by_song)
+        return _sums((self._recent[user] @ self._counts.T).toarray(), self._by_song).T.contiguous()
 
 
 @dataclass
@@ -119,7 +116,7 @@ class GraphFilter(LinearModel):
         import torch
 
         songs = self._heard[user]
-        scores = _sums(songs @ self._matrix.T, self._by_song)
+        scores = _sums((songs @ self._matrix.T).toarray(), self._by_song).T.contiguous()
         return scores.addmm_(*map(torch.from_numpy, (songs @ self._into, self._out.T))) if self.low_pass else scores
 
 
@@ -127,48 +124,48 @@ class GraphFilter(LinearModel):
 class EASE(LinearModel):
     """Embarrassingly shallow autoencoder: ridge regression of every song on all others (Steck, arXiv 1905.03375).
 
-    It knows the MOST_SONGS most popular songs, and ranks all of them.
+    With X the ones of MOST_USERS users at most and K = (XXᵀ + regularization)⁻¹, the weights of all songs × songs are
+    (XᵀKX − its diagonal q) / (1 − q), column by column: the inverse is users × users, so that no song is left out.
     """
 
-    candidates = (f"least(n_known, {MOST_SONGS})", f"least(n_known, {MOST_SONGS}) - n_heard")
+    candidates = ("n_known", "n_known - n_heard")
     lowest = -np.inf
     regularization: float = 100.0
+    seed: int = 0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
-        from scipy.linalg import inv
+        from scipy.linalg import cholesky, inv
 
-        songs = np.sort(np.argsort(-degrees(dataset)[1], kind="stable")[:MOST_SONGS])
-        heard = positives(dataset)[:, songs]
-        gram = (heard.T @ heard).toarray()
+        users = np.random.default_rng(self.seed).permutation(np.flatnonzero(dataset.heard.counts))[:MOST_USERS]
+        ones = positives(dataset)[users]
+        gram = (ones @ ones.T).toarray().astype(np.float64)
         gram[np.diag_indices_from(gram)] += self.regularization
-        weights = inv(gram, overwrite_a=True, assume_a="pos")
-        weights /= -np.diag(weights).copy()
-        np.fill_diagonal(weights, 0)
-        return {"songs": songs, "weights": weights}
+        # K = LᵀL; squares of LX sum to its diagonal without the cancellation that is near in float32.
+        root = inv(cholesky(gram, lower=True), assume_a="lower triangular").astype(np.float32)
+        by_song = ones.T.tocsr()
+        rows = np.array_split(root, 1 + len(root) * dataset.n_graph_songs // exact.AT_ONCE)
+        explained = np.sum([_sums(some, by_song).square_().sum(dim=1).numpy() for some in rows], axis=0)
+        return {"users": users, "root": root, "explained": explained}
 
     def _prepare(self, dataset: Dataset) -> None:
-        self._heard = positives(dataset)[:, self.learned["songs"]]
+        self._heard = positives(dataset)
+        self._learnt = self._heard[self.learned["users"]]
+        self._by_song = self._learnt.T.tocsr()
 
     def _scores(self, user: NDArray[np.int64]) -> "Tensor":
         import torch
 
-        return torch.from_numpy(self._heard[user] @ self.learned["weights"])
-
-    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
-        """Rank the most popular songs by score."""
-        found, scores = super().rank(user, n)
-        return np.append(self.learned["songs"], -1)[found], scores  # −1 stays −1
-
-    def _n_known(self) -> int:
-        return len(self.learned["songs"])
+        songs, root, explained = self._heard[user], self.learned["root"], self.learned["explained"]
+        scores = _sums((songs @ self._learnt.T).toarray() @ root.T @ root, self._by_song).T.contiguous()
+        scores -= torch.from_numpy((songs.multiply(explained)).toarray().astype(np.float32))
+        return scores.div_(torch.from_numpy(1 - explained))
 
 
-def _sums(weights: Any, by_song: Any) -> "Tensor":
-    """Sums over users of weight times value: sparse [n, n_users] and [n_songs, n_users] to float32 [n, n_songs]."""
+def _sums(weights: NDArray[np.float32], by_song: Any) -> "Tensor":
+    """Sums over users of weight times value: [n, n_users] and sparse [n_songs, n_users] to float32 [n_songs, n]."""
     import torch
 
     # A third of the time of SciPy's product with a dense matrix.
     user, offsets, value = (torch.from_numpy(part) for part in (by_song.indices, by_song.indptr, by_song.data))
-    return torch.nn.functional.embedding_bag(
-        user, torch.from_numpy(weights.T.toarray()), offsets[:-1], mode="sum", per_sample_weights=value
-    ).T.contiguous()
+    table = torch.from_numpy(np.ascontiguousarray(weights.T))
+    return torch.nn.functional.embedding_bag(user, table, offsets[:-1], mode="sum", per_sample_weights=value)
