@@ -1,6 +1,7 @@
 """Download of a dataset's files from the Hugging Face Hub into the hub client's cache, each once and verified."""
 
 import logging
+import os
 import re
 import shutil
 import time
@@ -12,7 +13,7 @@ from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, 
 from huggingface_hub.errors import HfHubHTTPError
 
 from ms_assets.files import flush, published, sha256
-from ms_assets.raw.hub_cache import CachedFile, reference
+from ms_assets.raw.hub_cache import content_of, link_of, locked, reference
 from ms_assets.raw.transfer import (
     MB,
     REQUEST_ATTEMPTS,
@@ -73,20 +74,23 @@ def download(dataset: str, commit: str, file: str, verified: Path) -> Path:
         HubError: the hub cannot be reached, has no such file or gives a wrong one, or the disk is too small.
     """
     what = f"{dataset}/{file} at revision {commit[:12]}"
-    cached = CachedFile(dataset, commit, file)
+    link = link_of(dataset, commit, file)
     with _explaining(what):
-        if cached.linked and _is_whole(cached.linked, verified):
-            return cached.link
+        if link.is_symlink() and _is_whole(content_of(dataset, link.readlink().name), verified):
+            return link
         url = hf_hub_url(dataset, file, repo_type="dataset", revision=commit)
         stated, size = _published(what, url)
-        blob = cached.content(stated)
-        with cached.locked(blob):
+        blob = content_of(dataset, stated)
+        with locked(dataset, stated):
+            for folder in (blob.parent, link.parent):
+                folder.mkdir(parents=True, exist_ok=True)
             if not _is_whole(blob, verified):
                 blob.unlink(missing_ok=True)
                 _fetch(what, url, size, blob)
                 _note(blob, verified)
-            cached.point_to(blob)
-    return cached.link
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+    return link
 
 
 def _published(what: str, url: str) -> tuple[str, int]:

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 
 from ms_assets.files import sha256
-from ms_assets.raw.hub_cache import CachedFile
+from ms_assets.raw.hub_cache import content_of, link_of, locked
 from ms_assets_tests.loopback_hub import COMMIT, NEXT_COMMIT, serve
 from ms_assets_tests.raw.downloads import DATASET, FILE, MB, SIZE, outcome
 from ms_assets_tests.worlds import World, listen
@@ -157,12 +157,11 @@ def test_files_lie_where_other_tools_look_for_them(place, hub):
 def test_the_client_keeps_content_names_and_locks_where_hub_cache_says(place, hub, monkeypatch):
     theirs = download_by_the_client(place, hub).path
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place.cache / "hub"))
-    ours = CachedFile(DATASET, COMMIT, FILE)
-    content = ours.content(sha256(theirs))
-    assert theirs == ours.link
-    assert theirs.resolve() == ours.linked == content
+    link, content = link_of(DATASET, COMMIT, FILE), content_of(DATASET, sha256(theirs))
+    assert theirs == link
+    assert theirs.resolve() == content_of(DATASET, link.readlink().name) == content
     locks = [*(place.cache / "hub/.locks").rglob("*.lock")]
-    with ours.locked(content):
+    with locked(DATASET, content.name):
         assert [*(place.cache / "hub/.locks").rglob("*.lock")] == locks, "another lock than the client's"
 
 

@@ -19,7 +19,7 @@ World([listen(1, 0, 10)], [10], artists=[(1, 10)]).write(folder / "hub")
 file = folder / "hub/artist_item_mapping.parquet"
 
 def materialise(delay=0.01):
-    resources.HUB_RETRIES = resources.HUB_RETRIES._replace(delay=delay)
+    resources.HUB_WAITS = (delay, 3 * delay, 7 * delay)
     asked = len(hub.asked("HEAD"))
     with dg.DagsterInstance.ephemeral() as instance:
         keys = [dg.AssetKey(["raw", "artist_item_mapping"])]

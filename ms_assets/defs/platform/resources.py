@@ -5,6 +5,7 @@ Nothing else in the package reads the environment.
 
 import atexit
 import os
+import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,8 +158,9 @@ def _connect(temp_directory: str, memory: int, threads: int | None) -> duckdb.Du
     return connection
 
 
-HUB_RETRIES = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""Retries after about one, three and seven minutes; a download itself has waited for minutes before it gives up."""
+HUB_WAITS = (60.0, 180.0, 420.0)
+"""Seconds before each further attempt, more or less by up to the first of them, so that machines do not ask together;
+a download itself has waited for minutes before it gives up."""
 
 
 class YambdaSource(dg.ConfigurableResource):
@@ -181,10 +183,10 @@ class YambdaSource(dg.ConfigurableResource):
         try:
             return self.source.fetch(table, context.partition_key)
         except HubError as error:  # no other error can pass by itself
-            if not error.may_pass or context.retry_number == HUB_RETRIES.max_retries:
+            if not error.may_pass or context.retry_number == len(HUB_WAITS):
                 raise
-            wait = HUB_RETRIES.calculate_delay(context.retry_number + 1)
-            raise dg.RetryRequested(HUB_RETRIES.max_retries, wait) from error
+            wait = HUB_WAITS[context.retry_number] + random.uniform(-HUB_WAITS[0], HUB_WAITS[0])
+            raise dg.RetryRequested(len(HUB_WAITS), wait) from error
 
 
 class StudyStorage(dg.ConfigurableResource):
