@@ -16,7 +16,7 @@ def training(context):
     log, hangs = Path("log"), Path("hangs").exists()
     with log.open("a") as file:
         file.write(f"{context.partition_key} begins\\n")
-    time.sleep(2)
+    time.sleep(1)
     while hangs:
         time.sleep(0.1)
     with log.open("a") as file:
