@@ -13,23 +13,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ms_assets.evaluation.evaluate import evaluate
     from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
-    from ms_assets.retrieval.implicit_models import IALS, ItemKNN
+    from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
     from ms_assets.retrieval.index import SongIndex
     from ms_assets.retrieval.lightgcn import LightGCN, LightGCNReplay
+    from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN
     from ms_assets.splits.frames import split
 
 __version__ = "0.2.0"
 __all__ = [
+    "BPR",
+    "EASE",
     "IALS",
     "SVD",
     "ContentBased",
     "DecayedPopular",
+    "GraphFilter",
     "ItemKNN",
     "LightGCN",
     "LightGCNReplay",
     "Popular",
     "Random",
     "Replay",
+    "SessionKNN",
     "SongIndex",
     "evaluate",
     "split",
@@ -37,9 +42,10 @@ __all__ = [
 _HOMES = {
     "splits.frames": ["split"],
     "retrieval.baselines": ["SVD", "ContentBased", "DecayedPopular", "Popular", "Random", "Replay"],
-    "retrieval.implicit_models": ["IALS", "ItemKNN"],
+    "retrieval.implicit_models": ["BPR", "IALS", "ItemKNN"],
     "retrieval.index": ["SongIndex"],
     "retrieval.lightgcn": ["LightGCN", "LightGCNReplay"],
+    "retrieval.linear_models": ["EASE", "GraphFilter", "SessionKNN"],
     "evaluation.evaluate": ["evaluate"],
 }
 """Modules of the public names; each is imported when one of its names is first used."""

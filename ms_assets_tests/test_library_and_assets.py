@@ -9,15 +9,19 @@ import torch
 from polars.testing import assert_frame_equal
 
 from ms_assets import (
+    BPR,
+    EASE,
     IALS,
     SVD,
     ContentBased,
     DecayedPopular,
+    GraphFilter,
     ItemKNN,
     LightGCN,
     Popular,
     Random,
     Replay,
+    SessionKNN,
     evaluate,
     split,
 )
@@ -98,6 +102,10 @@ CLASSES = {
     "decayed_popularity": DecayedPopular,
     "item_knn": ItemKNN,
     "ials": IALS,
+    "session_knn": SessionKNN,
+    "bpr": BPR,
+    "graph_filter": GraphFilter,
+    "ease": EASE,
 }
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.dataset import ONE, Dataset, total
 from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommender, nearest
 
 DAY = 86_400
-ONE = 1 << 40
+MINUTE = 60
 FACTORS = 64
 SVD_GRID = [
     {"factors": factors, "power": power}
@@ -18,6 +18,7 @@ SVD_GRID = [
 ]
 VECTORS = 1 << 25
 """Number of numbers in the vectors of an SVD up to which more than FACTORS are tried: time grows with their square."""
+DECAYS = [{"decay": decay} for decay in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)]
 HALF_LIVES = [{"half_life_days": days} for days in (7, 1, 2, 4, 14, 30, 60, 120)]
 
 
@@ -52,11 +53,10 @@ class DecayedPopular(Popular):
         assert dataset.train is not None, "a dataset to learn from has its events"
         first, last = dataset.train.aggregate("coalesce(min(timestamp), 0), coalesce(max(timestamp), 0)").fetchall()[0]
         age = f"{last} - coalesce(timestamp, {first})::BIGINT"
-        # Sums of floating-point numbers would depend on the order in which threads process the rows.
-        total = f"sum(round(pow(2, ({age}) / {-DAY * self.half_life_days}) * {ONE})::BIGINT) AS weight"
-        rows = dataset.train.aggregate(f"song_id, {total}", "song_id").fetchnumpy()
+        decayed = total(f"pow(2, ({age}) / {-DAY * self.half_life_days})")
+        rows = dataset.train.aggregate(f"song_id, {decayed} AS weight", "song_id").fetchnumpy()
         weight = np.zeros(dataset.n_songs)
-        weight[rows["song_id"]] = rows["weight"].astype(np.float64) / ONE
+        weight[rows["song_id"]] = rows["weight"] / ONE
         return weight
 
 
@@ -89,29 +89,35 @@ def _distinct(n_songs: int, n: int, seed: list[int]) -> NDArray[np.int64]:
 
 @dataclass
 class Replay(Recommender):
-    """Replay: the songs that the user has played most; among equals, the latest played first."""
+    """Replay: the user's own songs by Σ (age in minutes + 1)^−decay over their events; the latest first among equals.
+
+    It is the base-level activation of ACT-R, by which people listen again (Reiter-Haas et al., arXiv 2108.02138). Ages
+    are counted back from the user's last event. A decay of 0 counts the events.
+    """
 
     candidates = ("n_heard", "0")
+    decay: float = 0.0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         heard = dataset.heard
-        order = by_plays(dataset)
-        n_events = heard.values["n_events"][order].astype(np.float32)
-        return {"songs": heard.song[order], "n_events": n_events, "offsets": heard.offsets}
+        activation = dataset.aged(f"pow(age / {MINUTE} + 1, {-self.decay})") if self.decay else heard.values["n_events"]
+        order = best_first(dataset, activation)
+        songs, activation = heard.song[order], activation[order].astype(np.float32)
+        return {"songs": songs, "activation": activation, "offsets": heard.offsets}
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank the user's own songs; a list ends with the last of them."""
-        songs, n_events, offsets = (self.learned[name] for name in ("songs", "n_events", "offsets"))
+        songs, activation, offsets = (self.learned[name] for name in ("songs", "activation", "offsets"))
         place = offsets[user][:, None] + np.arange(n)
         missing = place >= offsets[user + 1][:, None]
         place[missing] = 0
-        return np.where(missing, -1, songs[place]), np.where(missing, np.float32(0), n_events[place])
+        return np.where(missing, -1, songs[place]), np.where(missing, np.float32(0), activation[place])
 
 
-def by_plays(dataset: Dataset) -> NDArray[np.int64]:
-    """Order of the pairs in `heard` by user, then number of events, then time of the last one, both falling."""
+def best_first(dataset: Dataset, weight: NDArray[Any]) -> NDArray[np.int64]:
+    """Order of the pairs in `heard` by user, then weight, then time of the last event, both falling."""
     heard = dataset.heard
-    return np.lexsort((heard.song, -heard.values["last"], -heard.values["n_events"], heard.user))
+    return np.lexsort((heard.song, -heard.values["last"], -weight, heard.user))
 
 
 @dataclass
@@ -162,7 +168,7 @@ def positives(dataset: Dataset, user_power: float = 0.0, song_power: float = 0.0
     """
     heard, (of_users, of_songs) = dataset.heard, degrees(dataset)
     scale = of_users[heard.user] ** -user_power * of_songs[heard.song] ** -song_power
-    return heard.csr(scale.astype(np.float32))[:, : dataset.n_graph_songs]
+    return dataset.matrix(scale)
 
 
 @dataclass

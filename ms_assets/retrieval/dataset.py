@@ -1,7 +1,7 @@
 """Dataset that every recommender learns from: users, songs, and the users' train events."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,11 @@ from ms_assets.interactions import Interactions
 from ms_assets.splits.frames import Frame, Tables, tables
 from ms_assets.streams import Relation
 from ms_assets.vectors import vector_column
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+ONE = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,37 @@ class Dataset:
         """Number of songs, cold ones included."""
         return len(self.song_ids)
 
+    @property
+    def counts(self) -> "csr_matrix":
+        """Number of positive train events of each user with each graph song, as `matrix`."""
+        return self.matrix(self.heard.values["n_events"])
+
+    def matrix(self, values: NDArray[Any]) -> "csr_matrix":
+        """SciPy's sparse matrix of a value for each pair in `heard`, float32 [n_users, n_graph_songs]."""
+        return self.heard.csr(values.astype(np.float32))[:, : self.n_graph_songs]
+
+    def aged(self, weight: str) -> NDArray[np.float64]:
+        """Sum over the events of each pair in `heard` of a weight by their age, float64 [n_pairs].
+
+        weight: SQL over `age`, the seconds between the event and the user's last; an event without a time counts as the
+        user's oldest.
+        """
+        assert self.train is not None, "a dataset to learn from has its events"
+        span = self.train.aggregate("user_id, min(timestamp) AS first, max(timestamp) AS last", "user_id")
+        aged = (
+            self.train.set_alias("events")
+            .join(span.set_alias("span"), "user_id")
+            .project("user_id, song_id, coalesce(last - coalesce(timestamp, first), 0)::BIGINT AS age")
+        )
+        rows = aged.aggregate(f"user_id, song_id, {total(weight)} AS weight", "user_id, song_id").to_arrow_table()
+        pairs = Interactions.of_table(rows, self.heard.n_users, self.heard.n_songs)
+        return pairs.keep(pairs.among(self.heard)).values["weight"] / ONE
+
     def of_users(self, users: NDArray[np.int64]) -> Self:
         """Copy the dataset with the train events of some users alone; users and songs stay the same."""
         return replace(self, heard=self.heard.keep(np.isin(self.heard.user, users)))
+
+
+def total(weight: str) -> str:
+    """SQL that sums a weight in units of 1 / ONE; floating-point sums would depend on the order of threads."""
+    return f"sum(round(({weight}) * {ONE})::BIGINT)::DOUBLE"

@@ -1,6 +1,6 @@
-"""ItemKNN and iALS, both by the library `implicit`; they learn from histories alone, and know graph songs alone.
+"""ItemKNN, iALS and BPR, all by the library `implicit`; they learn from histories alone, and know graph songs alone.
 
-Both take the number of a user's positive train events with a song as confidence.
+ItemKNN and iALS take the number of a user's positive train events with a song as confidence.
 """
 
 from dataclasses import dataclass, replace
@@ -9,13 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_assets.retrieval.baselines import FACTORS, by_plays
+from ms_assets.retrieval.baselines import FACTORS, best_first
 from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommender
 
 SONGS_PER_USER = 300
 """Maximum number of a user's songs from which similarities are computed, whose cost grows with its square."""
 ITERATIONS = 8
+SAMPLES = 30_000_000
+"""Number of steps of BPR, unless a pair would get fewer than 10 or more than 300."""
 
 ITEM_KNN_GRID = [
     {"similarity": similarity, "neighbours": neighbours}
@@ -31,6 +33,12 @@ IALS_GRID = [
     {"alpha": 30.0, "regularization": 100.0},
     {"alpha": 100.0, "regularization": 100.0},
     {"alpha": 300.0, "regularization": 100.0},
+]
+BPR_GRID = [
+    {"learning_rate": 0.1, "regularization": 0.01},
+    {"learning_rate": 0.05, "regularization": 0.01},
+    {"learning_rate": 0.2, "regularization": 0.01},
+    {"learning_rate": 0.1, "regularization": 0.03},
 ]
 
 
@@ -56,7 +64,7 @@ class ItemKNN(Recommender):
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         from implicit.nearest_neighbours import ItemItemRecommender, bm25_weight, normalize
 
-        by_song = _matrix(_most_played(dataset)).T
+        by_song = _most_played(dataset).counts.T
         weighted = bm25_weight(by_song, K1=1.2, B=0.75) if self.similarity == "bm25" else normalize(by_song)
         model = ItemItemRecommender(K=self.neighbours)
         model.fit(weighted.T.tocsr(), show_progress=False)
@@ -66,7 +74,7 @@ class ItemKNN(Recommender):
         from implicit.nearest_neighbours import ItemItemRecommender
         from scipy.sparse import csr_matrix
 
-        self._matrix, self._model = _matrix(dataset), ItemItemRecommender()
+        self._matrix, self._model = dataset.counts, ItemItemRecommender()
         parts = tuple(self.learned[name] for name in ("data", "indices", "indptr"))
         similarity = csr_matrix(parts, shape=(dataset.n_graph_songs, dataset.n_graph_songs))
         # Does what unpickling would do, without a pickle: a fitted model consists of its similarities alone.
@@ -104,17 +112,43 @@ class IALS(VectorRecommender):
             model = AlternatingLeastSquares(
                 self.factors, self.regularization, self.alpha, iterations=ITERATIONS, random_state=self.seed
             )
-            model.fit(_matrix(dataset), show_progress=False)
+            model.fit(dataset.counts, show_progress=False)
         return {"users": model.user_factors, "songs": model.item_factors}
 
 
-def _matrix(dataset: Dataset) -> Any:
-    """Positive train events as a SciPy matrix, float32 [n_users, n_graph_songs]."""
-    return dataset.heard.csr(dataset.heard.values["n_events"].astype(np.float32))[:, : dataset.n_graph_songs]
+@dataclass
+class BPR(VectorRecommender):
+    """Matrix factorisation by Bayesian personalised ranking (Rendle et al., arXiv 1205.2618).
+
+    A song heard shall score higher than a song drawn at random. Steps are taken in one thread, for threads beside each
+    other would give other vectors every time; their number is bounded by SAMPLES.
+    """
+
+    candidates = ("n_known", "n_known - n_heard")
+    factors: int = FACTORS
+    learning_rate: float = 0.1
+    regularization: float = 0.01
+    seed: int = 0
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        from implicit.cpu.bpr import BayesianPersonalizedRanking
+
+        model = BayesianPersonalizedRanking(
+            self.factors, self.learning_rate, self.regularization, iterations=epochs(len(dataset.heard)),
+            num_threads=1, random_state=self.seed,
+        )  # fmt: skip
+        model.fit(dataset.counts, show_progress=False)
+        return {"users": model.user_factors, "songs": model.item_factors}
+
+
+def epochs(n_pairs: int) -> int:
+    """Number of times that BPR meets every pair."""
+    return int(np.clip(SAMPLES // max(n_pairs, 1), 10, 300))
 
 
 def _most_played(dataset: Dataset) -> Dataset:
-    heard, order = dataset.heard, by_plays(dataset)
+    heard = dataset.heard
+    order = best_first(dataset, heard.values["n_events"])
     kept = np.zeros(len(order), np.bool_)
     kept[order] = np.arange(len(order)) - heard.offsets[heard.user] < SONGS_PER_USER
     return replace(dataset, heard=heard.keep(kept))

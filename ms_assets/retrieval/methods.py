@@ -1,8 +1,9 @@
 """Recommenders by the name of their asset, `retrieval/<name>`."""
 
 from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
-from ms_assets.retrieval.implicit_models import IALS, ItemKNN
+from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
 from ms_assets.retrieval.lightgcn import LightGCN, LightGCNReplay
+from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN
 from ms_assets.retrieval.recommender import Recommender
 
 METHODS: dict[str, type[Recommender]] = {
@@ -13,8 +14,12 @@ METHODS: dict[str, type[Recommender]] = {
     "random": Random,
     "replay": Replay,
     "item_knn": ItemKNN,
+    "session_knn": SessionKNN,
     "ials": IALS,
+    "bpr": BPR,
     "collaborative_filtering": SVD,
+    "graph_filter": GraphFilter,
+    "ease": EASE,
     "content_based": ContentBased,
 }
 BASELINES = tuple(name for name, method in METHODS.items() if not issubclass(method, LightGCN))

@@ -111,7 +111,7 @@ class Recommender(ABC):
 
     def _similar(self, song: NDArray[np.int64], n: int) -> Ranked:
         raise NotImplementedError(
-            f"{type(self).__name__} has no similarity of songs; ask ItemKNN, SVD, IALS, ContentBased or LightGCN"
+            f"{type(self).__name__} has no similarity of songs; ask ItemKNN, SVD, IALS, BPR, ContentBased or LightGCN"
         )
 
     def save(self, path: str | Path) -> None:
@@ -257,11 +257,15 @@ def nearest(users: NDArray[np.float32], songs: NDArray[np.float32]) -> Rank:
     """Function that ranks songs by inner product, by exact search; float32 [n_users, d] and [n_songs, d]."""
 
     def rank(user: NDArray[np.int64], n: int) -> Ranked:
-        scores, song = exact.search(users[user], songs, min(n, len(songs)))
-        missing = ((0, 0), (0, n - song.shape[1]))
-        return np.pad(song, missing, constant_values=-1), np.pad(scores, missing)
+        return padded(*exact.search(users[user], songs, min(n, len(songs))), n)
 
     return rank
+
+
+def padded(scores: NDArray[np.float32], songs: NDArray[np.int64], n: int) -> Ranked:
+    """Lists that are n songs long, −1 where they have ended."""
+    missing = ((0, 0), (0, n - songs.shape[1]))
+    return np.pad(songs, missing, constant_values=-1), np.pad(scores, missing)
 
 
 class VectorRecommender(Recommender):

@@ -187,11 +187,15 @@ def check(duckdb, table):
     return result
 
 
+ENDING = ("item_knn", "session_knn", "graph_filter")
+"""Methods whose lists end where no song is left that something leads to."""
+
+
 def replaced(old, *new):
     return [row for row in RECOMMENDED if row != old] + list(new)
 
 
-@pytest.mark.parametrize("method", sorted(set(retrieval.METHODS) - {"replay", "item_knn"}))
+@pytest.mark.parametrize("method", sorted(set(retrieval.METHODS) - {"replay", *ENDING}))
 def test_every_methods_recommendations_are_checked(check, method):
     assert check(RECOMMENDED, method).passed
     assert check(RECOMMENDED[::-1], method).passed
@@ -200,7 +204,7 @@ def test_every_methods_recommendations_are_checked(check, method):
 
 @pytest.mark.parametrize("method", retrieval.METHODS)
 def test_who_knows_cold_songs_has_to_list_them(check, method):
-    knows_none = method in ("collaborative_filtering", "ials", "item_knn")
+    knows_none = method in ("collaborative_filtering", "ials", "bpr", "ease", *ENDING)
     replays = method == "replay"
     assert check(REPLAYED if replays else RECOMMENDED, method, n_songs=4).passed == (knows_none or replays)
 
@@ -222,9 +226,10 @@ def test_replay_lists_all_of_the_users_own_songs_and_nothing_else(check):
     )
 
 
-def test_neighbours_may_end_a_list(check):
-    assert check(RECOMMENDED[:-1], "item_knn").passed
-    assert not check(RECOMMENDED[1:], "item_knn").passed
+@pytest.mark.parametrize("method", ENDING)
+def test_neighbours_may_end_a_list(check, method):
+    assert check(RECOMMENDED[:-1], method).passed
+    assert not check(RECOMMENDED[1:], method).passed
 
 
 @pytest.mark.parametrize("method", sorted(set(retrieval.METHODS)))

@@ -1,4 +1,4 @@
-"""ItemKNN and iALS by `implicit`: against the formulas, and on two tastes whose right answer is obvious."""
+"""ItemKNN, iALS and BPR by `implicit`: against the formulas, and on two tastes whose right answer is obvious."""
 
 import warnings
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ms_assets.retrieval import implicit_models
-from ms_assets.retrieval.implicit_models import IALS, ItemKNN
+from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
 from ms_assets_tests.retrieval.histories import dataset_of
 
 N_USERS, N_SONGS = 40, 30
@@ -90,10 +90,44 @@ def test_ials_scores_as_least_squares_solved_row_by_row(counts, monkeypatch):
     np.testing.assert_allclose(scores, expected, atol=0.02)
 
 
+def slow_bpr(same, factors=8, rate=0.05, regularization=0.01, n_steps=20_000):
+    """Stochastic gradient ascent on the log-likelihood that a heard song scores above an unheard one."""
+    rng = np.random.default_rng(0)
+    users, songs = (rng.normal(scale=0.1, size=(n, factors)) for n in same.shape)
+    heard = np.argwhere(same)
+    for user, song in heard[rng.integers(len(heard), size=n_steps)]:
+        other = rng.choice(np.flatnonzero(~same[user]))
+        step = 1 / (1 + np.exp(users[user] @ (songs[song] - songs[other])))
+        users[user] += rate * (step * (songs[song] - songs[other]) - regularization * users[user])
+        songs[song] += rate * (step * users[user] - regularization * songs[song])
+        songs[other] -= rate * (step * users[user] + regularization * songs[other])
+    return users @ songs.T
+
+
+def share_in_order(scores, heard):
+    """Share of the pairs of a heard and an unheard song of a user, of which the heard one scores higher."""
+    pairs = [row[own][:, None] > row[~own] for row, own in zip(scores, heard, strict=True) if own.any()]
+    return np.mean(np.concatenate([pair.ravel() for pair in pairs]))
+
+
+def test_bpr_puts_heard_songs_above_others_as_well_as_gradient_steps_one_by_one(counts):
+    found, values = BPR(factors=8).fit(dataset(counts)).rank(ALL, N_SONGS)
+    scores = np.zeros((N_USERS, N_SONGS))
+    np.put_along_axis(scores, found, values, axis=1)
+    assert share_in_order(scores, counts > 0) > share_in_order(slow_bpr(counts > 0), counts > 0) - 0.03 > 0.8
+
+
+def test_bpr_takes_a_bounded_number_of_steps_but_meets_every_pair_some_times():
+    assert [implicit_models.epochs(n_pairs) for n_pairs in (0, 40_000, 200_000, 1_000_000, 100_000_000)] == [
+        300, 300, 150, 30, 10
+    ]  # fmt: skip
+
+
 MODELS = {
     "item_knn bm25": ItemKNN("bm25", 10),
     "item_knn cosine": ItemKNN("cosine", 10),
     "ials": IALS(alpha=10.0, regularization=1.0),
+    "bpr": BPR(),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ms_assets.retrieval.baselines import DecayedPopular, Replay
+from ms_assets.retrieval.baselines import DECAYS, DecayedPopular, Replay
 from ms_assets.retrieval.index import SongIndex
 from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
 from ms_assets.retrieval.recommender import recommendations
@@ -34,6 +34,53 @@ def test_where_nobody_has_heard_anything_there_is_nothing_to_replay():
 def test_replay_gives_no_rows_in_discovery():
     model = Replay().fit(dataset_of([{1: (1, 5), 0: (1, 9)}, {}], 3))
     assert songs_of(recommendations(model)) == {("all", 0): [0, 1]}
+
+
+def counted(rows):
+    """Histories as `dataset_of` takes them, from rows of user_id, song_id and timestamp."""
+    heard = [{} for _ in range(1 + max(user for user, *_ in rows))]
+    for user, song, time in rows:
+        n, last = heard[user].get(song, (0, -1))
+        heard[user][song] = n + 1, max(last, -1 if time is None else time)
+    return heard
+
+
+@pytest.mark.parametrize("decay", [0.25, 0.5, 1.5])
+def test_with_a_decay_a_user_is_replayed_by_the_sum_of_powers_of_ages(table, decay):
+    rng = np.random.default_rng(5)
+    rows = [(int(rng.integers(4)), int(rng.integers(7)), int(rng.integers(20_000))) for _ in range(150)]
+    rows += [(5, 2, 7), (6, 3, None), (6, 3, None), (6, 1, None), (7, 3, 60), (7, 5, 0), (7, 1, None)]
+    heard = counted(rows)
+    train = table("user_id song_id timestamp", *(rows[place] for place in rng.permutation(len(rows))))
+    songs, scores = Replay(decay).fit(dataset_of(heard, 9, train=train)).rank(np.arange(8), 8)
+    for user, own in enumerate(heard):
+        times = [time for other, _, time in rows if other == user and time is not None]
+        first, last = min(times, default=0), max(times, default=0)
+        expected = dict.fromkeys(own, 0.0)
+        for other, song, time in rows:
+            if other == user:
+                expected[song] += ((last - (first if time is None else time)) / 60 + 1) ** -decay
+        listed = songs[user][: len(own)].tolist()
+        assert listed == sorted(own, key=lambda song: (-expected[song], -own[song][1], song))
+        np.testing.assert_allclose(scores[user][: len(own)], [expected[song] for song in listed], rtol=1e-6)
+        assert (songs[user][len(own) :] == -1).all()
+
+
+def test_counts_alone_are_a_setting_of_replays_and_the_default(table):
+    assert DECAYS[0] == {"decay": Replay().decay} == {"decay": 0}
+    rows = [(0, 3, 1), (0, 3, 1), (0, 5, 900), (0, 6, 800)]
+    lists = [
+        Replay(**setting).fit(dataset_of(counted(rows), 9, train=table("user_id song_id timestamp", *rows)))
+        for setting in (DECAYS[0], DECAYS[-1])
+    ]
+    assert [model.rank(np.array([0]), 3)[0].tolist() for model in lists] == [[[3, 5, 6]], [[5, 6, 3]]]
+
+
+def test_replays_of_some_users_are_those_of_all(table):
+    rows = [(user, song, 100 * song + user) for user in range(3) for song in range(user, 4)]
+    dataset = dataset_of(counted(rows), 9, train=table("user_id song_id timestamp", *rows))
+    everybody, some = (Replay(0.5).fit(d).rank(np.array([1]), 3) for d in (dataset, dataset.of_users(np.array([1, 2]))))
+    assert [part.tolist() for part in everybody] == [part.tolist() for part in some]
 
 
 def decayed(rows, half_life_days, n_songs):

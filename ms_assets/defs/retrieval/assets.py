@@ -20,13 +20,14 @@ from ms_assets.defs.platform.scales import assets_of, config_schema, room, setti
 from ms_assets.defs.platform.schemas import columns
 from ms_assets.files import temporary_folder
 from ms_assets.registry import CONTENT
-from ms_assets.retrieval import baselines, cold_start, implicit_models, served
+from ms_assets.retrieval import baselines, cold_start, implicit_models, linear_models, served
 from ms_assets.retrieval import index as indexing
 from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
 from ms_assets.retrieval.dataset import Dataset
-from ms_assets.retrieval.implicit_models import IALS, ItemKNN
+from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
 from ms_assets.retrieval.index import SongIndex
 from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
+from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN
 from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
@@ -238,11 +239,10 @@ def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
     return _recommended(dataset, lambda: Random().fit(dataset))
 
 
-@asset(kinds={"numpy"}, ins=SPLITS, **method("heard", "splits/train.timestamp"))
-def replay(users: Relation, songs: Relation, train: Relation) -> Recommended:
-    """Baseline: the user's own most played songs, among equals the latest played first; `discovery` has none."""
-    dataset = Dataset.of(users, songs, train)
-    return _recommended(dataset, lambda: Replay().fit(dataset))
+@asset(kinds={"duckdb"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated"))
+def replay(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: the user's own songs by how often and how lately they were played; `discovery` has none."""
+    return _fitted(Dataset.of(users, songs, train, ground_truth), Replay, baselines.DECAYS)
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
@@ -251,10 +251,22 @@ def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Re
     return _fitted(Dataset.of(users, songs, train, ground_truth), ItemKNN, implicit_models.ITEM_KNN_GRID)
 
 
+@asset(kinds={"torch"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated"))
+def session_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: item-based neighbours of the user's recent songs, as Yambda's authors have it, with all neighbours."""
+    return _fitted(Dataset.of(users, songs, train, ground_truth), SessionKNN, linear_models.SESSION_GRID)
+
+
 @asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
 def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: weighted matrix factorisation by alternating least squares, 64 factors, by `implicit`."""
     return _fitted(Dataset.of(users, songs, train, ground_truth), IALS, implicit_models.IALS_GRID)
+
+
+@asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
+def bpr(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: matrix factorisation by Bayesian personalised ranking, 64 factors, by `implicit`."""
+    return _fitted(Dataset.of(users, songs, train, ground_truth), BPR, implicit_models.BPR_GRID)
 
 
 @asset(kinds={"scikitlearn"}, ins=TUNED, **method("heard", "validated"))
@@ -262,6 +274,18 @@ def collaborative_filtering(users: Relation, songs: Relation, train: Relation, g
     """Baseline: truncated SVD of the binary user × song matrix of positive train events, degree-normalised or not."""
     dataset = Dataset.of(users, songs, train, ground_truth)
     return _fitted(dataset, SVD, baselines.svd_grid(dataset))
+
+
+@asset(kinds={"torch"}, ins=TUNED, **method("heard", "validated"))
+def graph_filter(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: closed-form low-pass filter of the graph of users and songs (GF-CF)."""
+    return _fitted(Dataset.of(users, songs, train, ground_truth), GraphFilter, linear_models.FILTER_GRID)
+
+
+@asset(kinds={"scipy"}, ins=TUNED, **method("heard", "validated"))
+def ease(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: ridge regression of every song on all others (EASE), learned from 6,000 users at most."""
+    return _fitted(Dataset.of(users, songs, train, ground_truth), EASE, linear_models.EASE_GRID)
 
 
 @asset(

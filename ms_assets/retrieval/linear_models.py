@@ -1,0 +1,171 @@
+"""Linear models: scores are a user's history times a matrix of songs × songs, none of whose entries is left out.
+
+Such a matrix is too large to be kept. It is a product of sparse matrices and a small one, through which histories of
+some users at a time are sent. All know graph songs alone.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_assets.retrieval import exact
+from ms_assets.retrieval.baselines import FACTORS, degrees, positives
+from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.recommender import Ranked, Recommender, padded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HOUR = 3_600
+MOST_USERS = 6_000
+"""Number of users that EASE learns from at most; its time grows with the cube, its memory with the square."""
+
+SESSION_GRID = [{"half_life_hours": hours} for hours in (None, 168.0, 24.0, 6.0, 1.0, 0.2, 0.04, 0.008)]
+FILTER_GRID = [
+    {"power": power, "low_pass": low_pass}
+    for low_pass, powers in ((0.3, (0.5, 0.4, 0.3)), (0.0, (0.2, 0.3, 0.4, 0.5)))
+    for power in powers
+]
+EASE_GRID = [{"regularization": regularization} for regularization in (100.0, 5.0, 20.0, 50.0, 250.0)]
+
+
+class LinearModel(Recommender):
+    """Recommender with scores of all graph songs for some users at a time; a list ends with the last one above 0."""
+
+    # Any number more: a song that no user leads to has a score of 0. Users lead back to their own songs.
+    candidates = ("least(n_heard, 1)", "0")
+    lowest: ClassVar[float] = 0.0
+    """Score above which songs are ranked."""
+
+    @abstractmethod
+    def _scores(self, user: NDArray[np.int64]) -> "Tensor":
+        """Scores of all graph songs, float32 [n_users, n_graph_songs]."""
+
+    def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
+        """Rank songs by score."""
+        n_known = self._fitted().n_graph_songs
+        scores, songs = exact.best(self._scores, user, n_known, min(n, n_known))
+        is_listed = scores > self.lowest
+        return padded(np.where(is_listed, scores, np.float32(0)), np.where(is_listed, songs, -1), n)
+
+
+@dataclass
+class SessionKNN(LinearModel):
+    """Item-based nearest neighbours of a user's recent songs, all of them, as the authors of Yambda have it.
+
+    A score is the inner product of the song's events by user with those of the user's songs, which count by their own
+    events, halved for every half-life of their age before the user's last event; it is divided by the length of the
+    song's vector alone.
+    """
+
+    half_life_hours: float | None = None
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        if self.half_life_hours is None:
+            recent = dataset.heard.values["n_events"]
+        else:
+            recent = dataset.aged(f"pow(2, age / {-HOUR * self.half_life_hours})")
+        return {"recent": recent.astype(np.float32)}
+
+    def _prepare(self, dataset: Dataset) -> None:
+        self._recent, self._counts = dataset.matrix(self.learned["recent"]), dataset.counts
+        self._recent.eliminate_zeros()
+        lengths = np.sqrt(self._counts.power(2).sum(axis=0)).A1
+        self._by_song = self._counts.T.tocsr()
+        self._by_song.data /= np.repeat(lengths, np.diff(self._by_song.indptr)).astype(np.float32)
+
+    def _scores(self, user: NDArray[np.int64]) -> "Tensor":
+        return _sums((self._recent[user] @ self._counts.T).toarray(), self._by_song).T.contiguous()
+
+
+@dataclass
+class GraphFilter(LinearModel):
+    """Closed-form filter of the bipartite graph, GF-CF (Shen et al., arXiv 2108.07567).
+
+    R has a one for every positive pair, divided by the root of the user's number of songs and by a power of the song's
+    number of users. A user's songs are sent through RᵀR and, with weight `low_pass`, through the projection on the
+    strongest right singular vectors of R, divided by that power of the song's number before and multiplied after.
+    """
+
+    power: float = 0.5
+    low_pass: float = 0.3
+    factors: int = FACTORS
+    seed: int = 0
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        from sklearn.utils.extmath import randomized_svd
+
+        if not self.low_pass:
+            return {}
+        matrix = positives(dataset, 0.5, self.power)
+        rank = max(min(self.factors, *(size - 1 for size in matrix.shape)), 1)
+        _, _, right = randomized_svd(matrix, rank, n_iter=2, random_state=self.seed)
+        return {"strongest": right.T.astype(np.float32)}
+
+    def _prepare(self, dataset: Dataset) -> None:
+        matrix = positives(dataset, 0.5, self.power)
+        self._heard, self._matrix, self._by_song = positives(dataset), matrix, matrix.T.tocsr()
+        if self.low_pass:
+            scale = (degrees(dataset)[1] ** self.power).astype(np.float32)[:, None]
+            self._into, self._out = self.learned["strongest"] / scale, self.learned["strongest"] * scale * self.low_pass
+
+    def _scores(self, user: NDArray[np.int64]) -> "Tensor":
+        import torch
+
+        songs = self._heard[user]
+        scores = _sums((songs @ self._matrix.T).toarray(), self._by_song).T.contiguous()
+        return scores.addmm_(*map(torch.from_numpy, (songs @ self._into, self._out.T))) if self.low_pass else scores
+
+
+@dataclass
+class EASE(LinearModel):
+    """Embarrassingly shallow autoencoder: ridge regression of every song on all others (Steck, arXiv 1905.03375).
+
+    With X the ones of MOST_USERS users at most and K = (XXᵀ + regularization)⁻¹, the weights of all songs × songs are
+    (XᵀKX − its diagonal q) / (1 − q), column by column: the inverse is users × users, so that no song is left out.
+    """
+
+    candidates = ("n_known", "n_known - n_heard")
+    lowest = -np.inf
+    regularization: float = 100.0
+    seed: int = 0
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        from scipy.linalg import cholesky, inv
+
+        users = np.random.default_rng(self.seed).permutation(np.flatnonzero(dataset.heard.counts))[:MOST_USERS]
+        ones = positives(dataset)[users]
+        gram = (ones @ ones.T).toarray().astype(np.float64)
+        gram[np.diag_indices_from(gram)] += self.regularization
+        # K = LᵀL; squares of LX sum to its diagonal without the cancellation that is near in float32.
+        root = inv(cholesky(gram, lower=True), assume_a="lower triangular").astype(np.float32)
+        by_song = ones.T.tocsr()
+        rows = np.array_split(root, 1 + len(root) * dataset.n_graph_songs // exact.AT_ONCE)
+        explained = np.sum([_sums(some, by_song).square_().sum(dim=1).numpy() for some in rows], axis=0)
+        return {"users": users, "root": root, "explained": explained}
+
+    def _prepare(self, dataset: Dataset) -> None:
+        self._heard = positives(dataset)
+        self._learnt = self._heard[self.learned["users"]]
+        self._by_song = self._learnt.T.tocsr()
+
+    def _scores(self, user: NDArray[np.int64]) -> "Tensor":
+        import torch
+
+        songs, root, explained = self._heard[user], self.learned["root"], self.learned["explained"]
+        scores = _sums((songs @ self._learnt.T).toarray() @ root.T @ root, self._by_song).T.contiguous()
+        scores -= torch.from_numpy((songs.multiply(explained)).toarray().astype(np.float32))
+        return scores.div_(torch.from_numpy(1 - explained))
+
+
+def _sums(weights: NDArray[np.float32], by_song: Any) -> "Tensor":
+    """Sums over users of weight times value: [n, n_users] and sparse [n_songs, n_users] to float32 [n_songs, n]."""
+    import torch
+
+    # A third of the time of SciPy's product with a dense matrix.
+    user, offsets, value = (torch.from_numpy(part) for part in (by_song.indices, by_song.indptr, by_song.data))
+    table = torch.from_numpy(np.ascontiguousarray(weights.T))
+    return torch.nn.functional.embedding_bag(user, table, offsets[:-1], mode="sum", per_sample_weights=value)

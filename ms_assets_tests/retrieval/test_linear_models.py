@@ -1,0 +1,140 @@
+"""Linear models against products of whole matrices, and the songs that they leave out."""
+
+import numpy as np
+import pytest
+
+from ms_assets.retrieval import exact, linear_models
+from ms_assets.retrieval.linear_models import EASE, EASE_GRID, FILTER_GRID, SESSION_GRID, GraphFilter, SessionKNN
+from ms_assets.retrieval.recommender import recommendations
+from ms_assets_tests.retrieval.histories import dataset_of, songs_of
+
+N_USERS, N_SONGS, N_GRAPH_SONGS = 50, 44, 40
+EVERYBODY = np.arange(N_USERS)
+HOUR = 3_600
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Events: user, song and second, each user's over some days; the last user has none."""
+    rng = np.random.default_rng(0)
+    user = rng.integers(N_USERS - 1, size=1_500)
+    song = (N_GRAPH_SONGS * rng.random(1_500) ** 2).astype(int)
+    return np.stack([user, song, rng.integers(3 * 24 * HOUR, size=1_500)], axis=1).tolist()
+
+
+@pytest.fixture
+def dataset(rows, table):
+    heard = [{} for _ in range(N_USERS)]
+    for user, song, second in rows:
+        n, last = heard[user].get(song, (0, -1))
+        heard[user][song] = n + 1, max(last, second)
+    return dataset_of(heard, N_SONGS, N_GRAPH_SONGS, train=table("user_id song_id timestamp", *map(tuple, rows)))
+
+
+@pytest.fixture(scope="module")
+def counts(rows):
+    found = np.zeros((N_USERS, N_GRAPH_SONGS))
+    for user, song, _ in rows:
+        found[user, song] += 1
+    return found
+
+
+def assert_ranks_by(model, wanted, ends=True, rtol=1e-4):
+    """The lists are those of the wanted scores [n_users, n_graph_songs]; with `ends`, up to the last one above 0."""
+    found, scores = model.rank(EVERYBODY, N_SONGS)
+    assert found.shape == scores.shape == (N_USERS, N_SONGS)
+    best = -np.sort(-wanted, axis=1)
+    np.testing.assert_allclose(
+        scores[:, :N_GRAPH_SONGS], np.maximum(best, 0) if ends else best, rtol=rtol, atol=rtol * wanted.max()
+    )
+    for row, songs in enumerate(found):
+        listed = songs[songs >= 0]
+        assert len(set(listed.tolist())) == len(listed) == ((scores[row] > 0).sum() if ends else N_GRAPH_SONGS)
+        np.testing.assert_allclose(wanted[row, listed], scores[row, : len(listed)], rtol=rtol, atol=rtol * wanted.max())
+
+
+@pytest.mark.parametrize("half_life_hours", [None, 48.0, 0.5])
+def test_a_session_scores_by_events_that_fade_and_by_all_neighbours_of_which_the_candidate_alone_is_normalised(
+    dataset, rows, counts, half_life_hours
+):
+    last, recent = np.zeros(N_USERS), np.zeros_like(counts)
+    for user, _, second in rows:
+        last[user] = max(last[user], second)
+    for user, song, second in rows:
+        recent[user, song] += 0.5 ** ((last[user] - second) / HOUR / half_life_hours) if half_life_hours else 1
+    wanted = recent @ (counts.T @ counts) / np.linalg.norm(counts, axis=0)
+    assert_ranks_by(SessionKNN(half_life_hours).fit(dataset), wanted)
+
+
+@pytest.mark.parametrize("low_pass", [0.0, 0.3])
+@pytest.mark.parametrize("power", [0.5, 0.2])
+def test_a_graph_filter_sends_songs_through_the_normalised_graph_and_its_strongest_singular_vectors(
+    dataset, counts, power, low_pass
+):
+    ones = (counts > 0).astype(float)
+    of_songs = ones.sum(axis=0) ** power
+    matrix = ones / np.sqrt(ones.sum(axis=1).clip(1))[:, None] / of_songs
+    strongest = np.linalg.svd(matrix)[2][:39].T
+    wanted = ones @ (matrix.T @ matrix + low_pass * strongest / of_songs[:, None] @ strongest.T * of_songs)
+    assert_ranks_by(GraphFilter(power, low_pass).fit(dataset), wanted)
+
+
+@pytest.mark.parametrize("regularization", [5.0, 100.0])
+def test_ease_regresses_every_song_on_all_others(dataset, counts, regularization):
+    ones = (counts > 0).astype(float)
+    wanted = np.zeros_like(ones)
+    for song in range(N_GRAPH_SONGS):
+        others = np.delete(ones, song, axis=1)
+        system = others.T @ others + regularization * np.eye(N_GRAPH_SONGS - 1)
+        wanted[:, song] = others @ np.linalg.solve(system, others.T @ ones[:, song])
+    assert_ranks_by(EASE(regularization).fit(dataset), wanted, ends=False)
+
+
+def test_ease_learns_from_a_bounded_number_of_users_who_have_heard_something(dataset, counts, monkeypatch):
+    monkeypatch.setattr(linear_models, "MOST_USERS", 20)
+    model = EASE(5.0).fit(dataset)
+    users = model.learned["users"]
+    assert len(set(users.tolist())) == 20 and N_USERS - 1 not in users
+    ones = (counts > 0).astype(float)
+    inverse = np.linalg.inv(ones[users].T @ ones[users] + 5 * np.eye(N_GRAPH_SONGS))
+    weights = inverse / -np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    assert_ranks_by(model, ones @ weights, ends=False)
+
+
+MODELS = {
+    "session": SessionKNN(3.0),
+    "filter": GraphFilter(factors=5),
+    "linear filter": GraphFilter(low_pass=0.0),
+    "ease": EASE(),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_lists_come_some_users_at_a_time(dataset, model, monkeypatch):
+    whole = songs_of(recommendations(MODELS[model].fit(dataset), 10))
+    monkeypatch.setattr(exact, "AT_ONCE", 3 * N_GRAPH_SONGS)
+    assert songs_of(recommendations(MODELS[model].fit(dataset), 10)) == whole
+    assert {user for _, user in whole} == set(range(N_USERS if model == "ease" else N_USERS - 1))
+
+
+@pytest.mark.parametrize("model", ["session", "linear filter"])  # singular vectors are 0 but for rounding
+def test_a_list_ends_where_nothing_leads_to_a_song(model, table):
+    rows = [(user, song, 60) for user in range(6) for song in range(3)] + [(6, 3, 60), (7, 3, 60), (7, 4, 60)]
+    heard = [{song: (1, 60) for user, song, _ in rows if user == owner} for owner in range(8)]
+    known = dataset_of(heard, 6, 5, train=table("user_id song_id timestamp", *rows))
+    found, scores = MODELS[model].fit(known).rank(np.arange(8), 6)
+    assert [set(songs.tolist()) for songs in found] == [{-1, 0, 1, 2}] * 6 + [{-1, 3, 4}] * 2
+    assert (scores[found < 0] == 0).all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_settings_can_be_tried_on_drawn_users_of_whom_none_has_heard_anything(dataset, model):
+    _, scores = MODELS[model].fit(dataset.of_users(EVERYBODY[-1:])).rank(EVERYBODY, 5)
+    assert (scores == 0).all()
+
+
+@pytest.mark.parametrize("grid", [SESSION_GRID, FILTER_GRID, EASE_GRID])
+def test_the_first_setting_of_a_grid_is_the_published_form(grid):
+    method = {"half_life_hours": SessionKNN, "power": GraphFilter, "regularization": EASE}[next(iter(grid[0]))]
+    assert all(getattr(method(), name) == value for name, value in grid[0].items())
