@@ -104,7 +104,7 @@ def other_graph():
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"learning_rate": 0.5}, ["learning_rate: the checkpoint's 0.01, this training's 0.5"]),
+        ({"learning_rate": 0.5}, ["learning_rate: the checkpoint's 0.005, this training's 0.5"]),
         ({"seed": 7, "layers": 1}, ["seed: the checkpoint's 0", "layers: the checkpoint's 2, this training's 1"]),
         ({"graph": other_graph()}, ["data: the checkpoint's 60 users, 82 songs, 720 edges", "training's 60 users"]),
         ({"explicit": (np.array([0]), np.array([5]))}, ["data: the checkpoint's"]),

@@ -43,7 +43,7 @@ def scores_of(result):
     "changed",
     [
         {},
-        {"spectral_start": False, "epochs": 20},
+        {"spectral_start": False, "epochs": 40},
         {"objective": "bpr"},
         {"objective": "bpr", "spectral_start": False, "epochs": 20},
         {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 3.0},
@@ -104,8 +104,8 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_ep
 
 
 def test_training_ends_when_the_listener_answers_true_and_keeps_the_best_epoch_until_then():
-    result = trained(epochs=20, patience=20, on_epoch=lambda epoch: epoch.number == 3)
-    whole = trained(epochs=20, patience=20)
+    result = trained(spectral_start=False, epochs=20, patience=20, on_epoch=lambda epoch: epoch.number == 3)
+    whole = trained(spectral_start=False, epochs=20, patience=20)
     assert [epoch.loss for epoch in result.history] == [epoch.loss for epoch in whole.history[:3]]
     assert result.best == max(result.history, key=lambda epoch: (epoch.validation_ndcg, epoch.number))
 
