@@ -99,11 +99,9 @@ class Replay(Recommender):
     decay: float = 0.0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
-        heard = dataset.heard
-        activation = dataset.aged(f"pow(age / {MINUTE} + 1, {-self.decay})") if self.decay else heard.values["n_events"]
-        order = best_first(dataset, activation)
-        songs, activation = heard.song[order], activation[order].astype(np.float32)
-        return {"songs": songs, "activation": activation, "offsets": heard.offsets}
+        heard, active = dataset.heard, activation(dataset, self.decay)
+        order = best_first(dataset, active)
+        return {"songs": heard.song[order], "activation": active[order].astype(np.float32), "offsets": heard.offsets}
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank the user's own songs; a list ends with the last of them."""
@@ -112,6 +110,13 @@ class Replay(Recommender):
         missing = place >= offsets[user + 1][:, None]
         place[missing] = 0
         return np.where(missing, -1, songs[place]), np.where(missing, np.float32(0), activation[place])
+
+
+def activation(dataset: Dataset, decay: float) -> NDArray[Any]:
+    """Activation of each pair in `heard`, Σ (age in minutes + 1)^−decay over its events; 0 counts the events."""
+    if not decay:
+        return dataset.heard.values["n_events"]
+    return dataset.aged(f"pow(age / {MINUTE} + 1, {-decay})")
 
 
 def best_first(dataset: Dataset, weight: NDArray[Any]) -> NDArray[np.int64]:

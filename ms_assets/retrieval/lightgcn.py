@@ -5,6 +5,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_assets.retrieval.baselines import activation
 from ms_assets.retrieval.cold_start import placed
 from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.index import SongIndex
@@ -12,15 +13,16 @@ from ms_assets.retrieval.recommender import Ranked, VectorRecommender
 from ms_assets.settings import TrainingSettings, validated
 from ms_assets.vectors import Ragged
 
+TINY = 1e-30
 OF_THE_ASSET = ("use_study", "replace_checkpoint", "checkpoint_seconds")
 """Settings that concern the study and the checkpoints of the asset, and nothing that a recommender has."""
 BLEND_GRID: list[dict[str, float]] = [
-    {"replay_weight": weight, "recency": recency}
+    {"replay_weight": weight, "decay": decay}
     for weight in (1.0, 0.0, 0.25, 4.0, 16.0, 64.0)
-    for recency in (0.0, 0.5, 2.0)
-    if weight or not recency
+    for decay in (0.0, 0.5, 0.75, 1.0)
+    if weight or not decay
 ]
-"""Settings of the blend, from LightGCN alone to an order of the user's own songs by their plays and times alone."""
+"""Settings of the blend, from LightGCN alone to, but for equals, `Replay` alone."""
 
 
 class LightGCN(VectorRecommender):
@@ -105,18 +107,20 @@ class LightGCN(VectorRecommender):
 
 
 class LightGCNReplay(LightGCN):
-    """LightGCN with the scores of the user's own songs raised by how often, and how lately, they were played.
+    """LightGCN with the scores of the user's own songs raised by their activation, as in `Replay`.
 
-        score = user · song + weight · (log(1 + n) / log(1 + most) + recency / (1 + later)),
+        score = user · song + weight · log(1 + a) / log(1 + most),    a = Σ (age in minutes + 1)^−decay
 
-    n is the number of the user's positive train events with the song, most that of the user's most played song, later
-    the number of the user's songs that were last played after this one. Songs never heard score as in `LightGCN`, so
-    that lists without heard songs are the same.
+    over the user's positive train events with the song; most is the user's largest a. Songs never heard score as in
+    `LightGCN`, so that lists without heard songs are the same.
     """
 
-    def __init__(self, replay_weight: float = 1.0, recency: float = 0.0, **settings: Any) -> None:
+    def __init__(self, replay_weight: float = 1.0, decay: float = 0.0, **settings: Any) -> None:
         super().__init__(**settings)
-        self.replay_weight, self.recency = replay_weight, recency
+        self.replay_weight, self.decay = replay_weight, decay
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        return {**super()._learn(dataset), "activation": activation(dataset, self.decay)}
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank the songs nearest to the users together with the users' own songs."""
@@ -133,12 +137,9 @@ class LightGCNReplay(LightGCN):
     def _own(self, user: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         pairs = self._fitted().heard
         here = slice(pairs.offsets[user], pairs.offsets[user + 1])
-        heard, plays = pairs.keys[here] % pairs.n_songs, np.log1p(pairs.values["n_events"][here])
-        ages = -pairs.values["last"][here]
-        lately = 1 / (1 + np.searchsorted(np.sort(ages), ages))
+        heard, active = pairs.keys[here] % pairs.n_songs, np.log1p(self.learned["activation"][here])
         near = self.learned["songs"][heard] @ self.learned["users"][user]
-        raised = plays / plays.max(initial=np.log1p(1)) + self.recency * lately
-        return heard, (near + self.replay_weight * raised).astype(np.float32)
+        return heard, (near + self.replay_weight * active / active.max(initial=TINY)).astype(np.float32)
 
     def _settings(self) -> dict[str, Any]:
-        return {"replay_weight": self.replay_weight, "recency": self.recency, **super()._settings()}
+        return {"replay_weight": self.replay_weight, "decay": self.decay, **super()._settings()}

@@ -9,7 +9,18 @@ import os
 from pathlib import Path
 
 from ms_assets.raw.sample import generate
-from ms_assets_tests.benchmarks import data, epoch, evaluation, kernels, measure, quality, report, retrieval, serving
+from ms_assets_tests.benchmarks import (
+    data,
+    epoch,
+    evaluation,
+    kernels,
+    measure,
+    quality,
+    report,
+    retrieval,
+    serving,
+    sets,
+)
 from ms_assets_tests.benchmarks.shapes import SHAPES
 
 
@@ -42,6 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
     command = commands.add_parser("quality", help="ranking and time beside the algorithm of LightGCN's authors")
     command.add_argument("folder", type=Path, help="in the hub's layout, divided by time, for the partition 50m")
     command.add_argument("--seeds", type=int, default=2, help="trainings, by seeds from 0")
+    command.add_argument(
+        "--all", action="store_true", help="every recommender on each of the sets in the folder, or on those of --sets"
+    )
+    command.add_argument("--sets", nargs="*", help="names of subfolders")
     command.set_defaults(run=_quality)
     command = commands.add_parser("index", help="the song index of 934,057 songs beside exact search")
     command.set_defaults(run=lambda _: _publish("Index", retrieval.index_section()))
@@ -80,6 +95,11 @@ def _epoch(chosen: argparse.Namespace) -> None:
 
 
 def _quality(chosen: argparse.Namespace) -> None:
+    if chosen.all:
+        names = chosen.sets or sorted(path.name for path in chosen.folder.iterdir() if path.is_dir())
+        measured = {name: sets.measure(chosen.folder / name, chosen.seeds) for name in names}
+        _publish("Recommenders", sets.section(measured))
+        return
     split = quality.Split.of(chosen.folder)
     plain = quality.theirs(split)
     trained = [quality.ours(split, plain.converged[0], seed) for seed in range(chosen.seeds)]

@@ -142,7 +142,7 @@ def test_a_blend_is_tuned_with_the_vectors_that_have_not_seen_validation(duckdb,
         )
 
     def setting(result):
-        return {name: result.metadata[name] for name in ("replay_weight_all", "recency_all")}
+        return {name: result.metadata[name] for name in ("replay_weight_all", "decay_all")}
 
     refitted = blended(after, before)
     assert setting(refitted) == setting(blended(before)) != setting(blended(after))

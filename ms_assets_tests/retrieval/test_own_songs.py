@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ms_assets.retrieval.baselines import DECAYS, DecayedPopular, Replay
+from ms_assets.retrieval.baselines import DECAYS, DecayedPopular, Replay, activation
 from ms_assets.retrieval.index import SongIndex
 from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
 from ms_assets.retrieval.recommender import recommendations
@@ -105,23 +105,25 @@ def test_where_all_events_are_of_one_time_popularity_does_not_decay(table, time)
 
 
 @pytest.fixture
-def blended():
+def blended(table):
     """A blend of some weight, and the scores of its formula [n_users, n_songs]; songs from 50 on are cold."""
     rng = np.random.default_rng(0)
     users, songs = unit_rows(rng, 30, 8), unit_rows(rng, 60, 8)
     heard = random_histories(rng, 30, 50)
-    plays = [{song: (int(rng.integers(1, 9)), int(rng.integers(5))) for song in own} for own in heard]
-    dataset, index = dataset_of(plays, 60, 50), SongIndex.build(songs)
+    plays = [{song: (int(rng.integers(1, 9)), int(rng.integers(500))) for song in own} for own in heard]
+    rows = [(user, song, last) for user, own in enumerate(plays) for song, (n, last) in own.items() for _ in range(n)]
+    train = table("user_id song_id timestamp", *rows)
+    dataset, index = dataset_of(plays, 60, 50, train=train), SongIndex.build(songs)
 
-    def make(weight, recency=0.0):
-        scores = users @ songs.T
+    def make(weight, decay=0.0):
+        scores, active = users @ songs.T, activation(dataset, decay)
         for user, own in enumerate(plays):
-            most = max((n for n, _ in own.values()), default=1)
-            for song, (n, last) in own.items():
-                later = sum(other > last for _, other in own.values())
-                scores[user, song] += weight * (np.log1p(n) / np.log1p(most) + recency / (1 + later))
-        model = LightGCNReplay(weight, recency).of_embeddings(
-            dataset, index, np.arange(60), users=users, songs=songs[:50]
+            now = max((last for _, last in own.values()), default=0)
+            values = {song: n * ((now - last) / 60 + 1) ** -decay for song, (n, last) in own.items()}
+            for song, value in values.items():
+                scores[user, song] += weight * np.log1p(value) / np.log1p(max(values.values()))
+        model = LightGCNReplay(weight, decay).of_embeddings(
+            dataset, index, np.arange(60), users=users, songs=songs[:50], activation=active
         )
         return model, scores
 
@@ -129,11 +131,11 @@ def blended():
     return lightgcn, make
 
 
-@pytest.mark.parametrize("recency", [0.0, 0.7])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
 @pytest.mark.parametrize("weight", [0.0, 0.3, 5.0])
-def test_a_blend_ranks_by_its_formula(blended, weight, recency):
+def test_a_blend_ranks_by_its_formula(blended, weight, decay):
     _, make = blended
-    model, scores = make(weight, recency)
+    model, scores = make(weight, decay)
     songs, values = model.rank(np.arange(30), 60)
     np.testing.assert_allclose(values, -np.sort(-scores, axis=1), atol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(scores, songs, axis=1), values, atol=1e-5)
@@ -148,6 +150,10 @@ def test_the_grid_of_the_blend_goes_from_lightgcn_alone_to_the_users_own_songs_a
         songs, _ = make(*setting.values())[0].rank(np.arange(30), 60)
         for user, own in enumerate(np.split(lightgcn.dataset.heard.song, lightgcn.dataset.heard.offsets[1:-1])):
             assert set(songs[user, : len(own)].tolist()) == set(own.tolist())
+
+
+def test_the_decays_of_the_blend_are_among_those_of_replay():
+    assert {setting["decay"] for setting in BLEND_GRID} <= {setting["decay"] for setting in DECAYS}
 
 
 def test_a_blend_discovers_what_lightgcn_discovers(blended):

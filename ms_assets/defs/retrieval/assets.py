@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -206,8 +206,12 @@ def lightgcn_replay(
     dataset = Dataset.of(users, songs, train, ground_truth)
     vectors, trained = embeddings(user_embeddings, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
 
+    active = cache(partial(baselines.activation, dataset))
+
     def blend(index: SongIndex, ids: NDArray[np.int64], **learned: NDArray[np.float32]) -> Callable[..., Recommender]:
-        return lambda **setting: LightGCNReplay(**setting).of_embeddings(dataset, index, ids, **learned)
+        return lambda replay_weight, decay: LightGCNReplay(replay_weight, decay).of_embeddings(
+            dataset, index, ids, **learned, activation=active(decay)
+        )
 
     make = blend(_searchable(song_index, dataset, vectors), dataset.song_ids, users=vectors, songs=trained)
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
