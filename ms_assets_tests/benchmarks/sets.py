@@ -4,6 +4,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import polars as pl
 
@@ -14,12 +15,7 @@ from ms_assets_tests.conftest import Platform
 
 K = 20
 SHOWN = [(view, k) for view in ("discovery", "all") for k in (10, 100)]
-AFTER_TRAINING = (
-    "training/lightgcn", "training/user_embeddings", "training/song_embeddings", "retrieval/cold_songs",
-    "retrieval/song_index", "retrieval/lightgcn", "retrieval/lightgcn_replay", "evaluation/user_metrics",
-    "evaluation/official_user_metrics", "evaluation/exposure", "evaluation/differences", "evaluation/leaderboard",
-)  # fmt: skip
-"""Assets that another seed of the training changes."""
+BOARD, TRAINING = (dg.AssetSelection.keys(key) for key in ("evaluation/leaderboard", "training/lightgcn"))
 
 
 def config(folder: Path) -> dict[str, dict[str, int | str]]:
@@ -47,14 +43,21 @@ def measure(folder: Path, seeds: int) -> pl.DataFrame:
         platform.source.symlink_to(folder.absolute())
         divided = config(folder)
         for seed in range(seeds):
-            trained = {**divided, "training__lightgcn": {"seed": seed}}
+            trained = {"training__lightgcn": {"seed": seed}}
             if seed:
-                platform.materialise(*AFTER_TRAINING, config={"training__lightgcn": {"seed": seed}}, alone=True)
+                platform.materialise(*_after_training(platform), config=trained, alone=True)
             else:
-                platform.materialise(AFTER_TRAINING[-1], config=trained)
+                platform.materialise("evaluation/leaderboard", config={**divided, **trained})
             rows.append(_rows(platform).with_columns(pl.lit(seed).alias("seed")))
-            logging.info("%s, seed %d: recall@%d %.4f, NDCG@%d %.4f", folder.name, seed, K, *_published(rows[-1]))
+            recall, ndcg = _published(rows[-1])
+            logging.info("%s, seed %d: recall@%d %.4f, NDCG@%d %.4f", folder.name, seed, K, recall, K, ndcg)
     return pl.concat(rows)
+
+
+def _after_training(platform: Platform) -> list[str]:
+    """Assets up to the leaderboard that another seed of the training changes."""
+    graph = platform.definitions.resolve_asset_graph()
+    return [key.to_user_string() for key in (BOARD.upstream() & TRAINING.downstream()).resolve(graph)]
 
 
 def _published(rows: pl.DataFrame) -> tuple[float, float]:
