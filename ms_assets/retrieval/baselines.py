@@ -144,14 +144,18 @@ class SVD(VectorRecommender):
     seed: int = 0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
-        from sklearn.utils.extmath import randomized_svd
-
-        matrix = positives(dataset, self.power, self.power)
-        rank = max(min(self.factors, *(size - 1 for size in matrix.shape)), 1)
-        left, singular, right = randomized_svd(matrix, rank, n_iter=5, random_state=self.seed)
+        left, singular, right = truncated_svd(positives(dataset, self.power, self.power), self.factors, 5, self.seed)
         of_users, of_songs = (count**self.power for count in degrees(dataset))
         users, songs = left * singular * of_users[:, None], right.T * of_songs[:, None]
         return {"users": users.astype(np.float32), "songs": songs.astype(np.float32)}
+
+
+def truncated_svd(matrix: Any, factors: int, n_iter: int, seed: int) -> tuple[NDArray[Any], ...]:
+    """Truncated SVD of a sparse matrix, randomised, of as many factors as its shape allows: U, singular values, Vᵀ."""
+    from sklearn.utils.extmath import randomized_svd
+
+    rank = max(min(factors, *(size - 1 for size in matrix.shape)), 1)
+    return randomized_svd(matrix, rank, n_iter=n_iter, random_state=seed)
 
 
 def svd_grid(dataset: Dataset) -> list[dict[str, float]]:

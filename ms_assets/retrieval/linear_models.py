@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.retrieval import exact
-from ms_assets.retrieval.baselines import FACTORS, degrees, positives
+from ms_assets.retrieval.baselines import FACTORS, degrees, positives, truncated_svd
 from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.recommender import Ranked, Recommender, padded
 
@@ -96,13 +96,9 @@ class GraphFilter(LinearModel):
     seed: int = 0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
-        from sklearn.utils.extmath import randomized_svd
-
         if not self.low_pass:
             return {}
-        matrix = positives(dataset, 0.5, self.power)
-        rank = max(min(self.factors, *(size - 1 for size in matrix.shape)), 1)
-        _, _, right = randomized_svd(matrix, rank, n_iter=2, random_state=self.seed)
+        _, _, right = truncated_svd(positives(dataset, 0.5, self.power), self.factors, 2, self.seed)
         return {"strongest": right.T.astype(np.float32)}
 
     def _prepare(self, dataset: Dataset) -> None:

@@ -216,10 +216,10 @@ def lightgcn_replay(
     make = blend(_searchable(song_index, dataset, vectors), dataset.song_ids, users=vectors, songs=trained)
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
     before = unrefitted(user_embeddings, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
-    if np.array_equal(before[0], vectors):
-        return _tuned(dataset, BLEND_GRID, make, lambda _, **setting: make(**setting))
-    ids = dataset.song_ids[: dataset.n_graph_songs]
-    judged = blend(SongIndex.build(before[1], ids, queries=before[0]), ids, users=before[0], songs=before[1])
+    judged = make
+    if not np.array_equal(before[0], vectors):
+        ids = dataset.song_ids[: dataset.n_graph_songs]
+        judged = blend(SongIndex.build(before[1], ids, queries=before[0]), ids, users=before[0], songs=before[1])
     return _tuned(dataset, BLEND_GRID, make, lambda _, **setting: judged(**setting))
 
 
