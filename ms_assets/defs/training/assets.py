@@ -40,7 +40,7 @@ TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 @asset(
     kinds={"pytorch", "mlflow"},
     pool="gpu",
-    code_version="5",
+    code_version="6",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
     ins=TRAINED_ON | REFIT,
