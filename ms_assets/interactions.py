@@ -50,7 +50,10 @@ class Interactions:
         keys = np.multiply(user, n_songs, dtype=np.int64)
         keys += song
         order = np.argsort(keys) if values else None
-        keys = np.sort(keys) if order is None else keys[order]
+        if order is None:
+            keys.sort()
+        else:
+            keys = keys[order]
         first = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
         if values and not first.all():
             user_twice, song_twice = divmod(int(keys[~first][0]), n_songs)

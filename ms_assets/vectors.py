@@ -18,20 +18,24 @@ def vector_column(table: pa.Table, name: str) -> NDArray[np.float32]:
     """
     from pyarrow import compute
 
-    column = table.column(name).combine_chunks()
+    column = table.column(name)
     if not len(column):
         return np.empty((0, 0), np.float32)
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    width, rest = divmod(len(values), len(column))
-    lengths = compute.list_value_length(column)
-    if rest or column.null_count or not compute.all(compute.equal(lengths, width)).as_py():
+    # Chunk by chunk, for Arrow counts the values of a list column with 32 bits.
+    widths = compute.unique(compute.list_value_length(column)).to_pylist()
+    if column.null_count or len(widths) != 1:
         raise ValueError(f"column {name}: expected lists of one length in every row")
-    return np.array(values.reshape(len(column), width), np.float32)
+    vectors, n_read = np.empty((len(column), widths[0]), np.float32), 0
+    for chunk in column.chunks:
+        values = chunk.flatten().to_numpy(zero_copy_only=False)
+        vectors[n_read : n_read + len(chunk)] = values.reshape(len(chunk), widths[0])
+        n_read += len(chunk)
+    return vectors
 
 
 def embeddings(table: Relation, key: str) -> NDArray[np.float32]:
     """Read the column `embedding` of a table in the order of its key, float32 [rows, dimensions]."""
-    return vector_column(table.order(key).to_arrow_table(), "embedding")
+    return vector_column(table.order(key).project("embedding").to_arrow_table(), "embedding")
 
 
 def unrefitted(table: Relation, key: str) -> NDArray[np.float32]:

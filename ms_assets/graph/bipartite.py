@@ -1,12 +1,13 @@
 """Bipartite user–song graph as a PyTorch Geometric (PyG) object."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError, name_of
 from ms_assets.raw.arrival import vector_length
@@ -31,12 +32,14 @@ def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Rela
     """)
 
 
-def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa.Table) -> "HeteroData":
+def bipartite_graph(
+    users: pa.Table, songs: pa.Table, audio: pa.Table, most_edges: int, edges: Iterable[pa.RecordBatch]
+) -> "HeteroData":
     """Build the graph from tables whose rows are in the order of their dense ids.
 
     `user`: uid int64 [n_users]. `song`: x float32 [n_songs, n] (unit audio vectors, zeros where has_audio bool is
     false), item_id int64, in_graph bool, and the ragged artist_ids, album_ids int64 with their offsets. Cold songs
-    are nodes without edges. Edges `(user, interacts, song)`: edge_index int64 [2, n_edges], edge_attr float32
+    are nodes without edges. Edges `(user, interacts, song)`: edge_index int32 [2, n_edges], edge_attr float32
     [n_edges, 4] = event type code, n_events, played ratio, weight.
 
     Raises:
@@ -56,11 +59,19 @@ def bipartite_graph(users: pa.Table, songs: pa.Table, audio: pa.Table, edges: pa
         lists = Ragged.from_column(songs, f"{owner}_ids")
         graph["song"][f"{owner}_ids"] = torch.from_numpy(lists.values)
         graph["song"][f"{owner}_offsets"] = torch.from_numpy(lists.offsets)
-    return with_edges(graph, edges)
+    return with_edges(graph, most_edges, edges)
 
 
-def with_edges(graph: "HeteroData", edges: pa.Table) -> "HeteroData":
+def with_edges(graph: "HeteroData", most_edges: int, edges: Iterable[pa.RecordBatch]) -> "HeteroData":
     """Copy a graph with these edges in place of its own.
+
+    Edges arrive a batch at a time, because Arrow counts the characters of a column of names with 32 bits, and because
+    nothing but the graph's own arrays, 24 bytes an edge, is then held of all edges.
+
+    Args:
+        graph: users and songs.
+        most_edges: an upper bound of the number of edges.
+        edges: rows of graph/edges.
 
     Raises:
         ValueError: an edge names a user or song that the graph does not have, or an unknown event type.
@@ -68,27 +79,32 @@ def with_edges(graph: "HeteroData", edges: pa.Table) -> "HeteroData":
     import torch
 
     nodes = {"user": graph["user"].num_nodes, "song": graph["song"].num_nodes}
-    edge_index = torch.stack([_tensor(edges, f"{node}_id") for node in nodes]).long()
-    for (name, n), ids in zip(nodes.items(), edge_index, strict=True):
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < n:
-            raise ValueError(f"edges: {name}_id runs from {ids.min()} to {ids.max()}, expected 0 to {n - 1}")
+    ends = np.empty((2, most_edges), np.int32)
+    attributes = np.empty((most_edges, len(EDGE_ATTRIBUTES)), np.float32)
+    n_edges = 0
+    for batch in edges:
+        here = slice(n_edges, n_edges + len(batch))
+        for side, (name, n) in enumerate(nodes.items()):
+            ids = batch.column(f"{name}_id").to_numpy()
+            if len(ids) and not 0 <= ids.min() <= ids.max() < n:
+                raise ValueError(f"edges: {name}_id runs from {ids.min()} to {ids.max()}, expected 0 to {n - 1}")
+            ends[side, here] = ids
+        attributes[here, 0] = _codes(batch.column("event_type"))
+        for place, name in enumerate(EDGE_ATTRIBUTES[1:], start=1):
+            attributes[here, place] = batch.column(name).to_numpy()
+        n_edges = here.stop
     graph = copy.copy(graph)
-    graph[INTERACTS].edge_index = edge_index
-    graph[INTERACTS].edge_attr = _edge_attributes(edges)
+    graph[INTERACTS].edge_index = torch.from_numpy(ends[:, :n_edges])
+    graph[INTERACTS].edge_attr = torch.from_numpy(attributes[:n_edges])
     return graph
 
 
-def _edge_attributes(edges: pa.Table) -> "torch.Tensor":
-    import torch
-
-    types = edges.column("event_type").combine_chunks().dictionary_encode()
-    names = types.dictionary.to_pylist()
+def _codes(event_types: pa.Array) -> NDArray[np.float32]:
+    found = event_types.dictionary_encode()
+    names = found.dictionary.to_pylist()
     for name in set(names) - set(EVENT_TYPES):
         raise UnknownEventTypeError(name, EVENT_TYPES)
-    codes = np.array([EVENT_TYPES[name].code for name in names], np.float32)
-    numbers = [edges.column(name).to_numpy() for name in EDGE_ATTRIBUTES[1:]]
-    columns = [codes[types.indices.to_numpy()] if len(codes) else np.empty(0), *numbers]
-    return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+    return np.array([EVENT_TYPES[name].code for name in names], np.float32)[found.indices.to_numpy()]
 
 
 def refuse_other_types(edge_attributes: "torch.Tensor", expected: Mapping[str, EventType]) -> None:

@@ -72,7 +72,8 @@ class LightGCN(VectorRecommender):
             given.users.to_arrow_table(),
             given.songs.to_arrow_table(),
             given.audio.to_arrow_table(),
-            edges(given.connection, given.train).to_arrow_table(),
+            len(given.train),
+            edges(given.connection, given.train).to_arrow_reader(),
         )
         data = inputs.training_data(graph, given.negatives, given.ground_truth)
         has_metadata = bool(len(graph["song"].artist_ids) + len(graph["song"].album_ids))

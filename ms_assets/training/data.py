@@ -65,9 +65,9 @@ class GraphTensors:
     """Tensors of the graph: edges between users and songs, and features of songs; songs with edges come first."""
 
     user: Tensor
-    """User of each edge, int64 [n_edges]."""
+    """User of each edge, int32 [n_edges]."""
     song: Tensor
-    """Song of each edge, int64 [n_edges]."""
+    """Song of each edge, int32 [n_edges]."""
     attributes: Tensor
     """Edge attributes, float32 [n_edges, 4] = event type code, number of events, played ratio, heuristic weight."""
     features: SongFeatures

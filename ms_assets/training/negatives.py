@@ -84,7 +84,7 @@ class NegativeSampler:
 
     def is_heard(self, user: Tensor, song: Tensor) -> Tensor:
         """Flags of users who have the song among their positives; shapes broadcast."""
-        keys = user * self.n_songs + song
+        keys = user.long() * self.n_songs + song
         found = torch.searchsorted(self.heard, keys).clamp(max=len(self.heard) - 1)
         return self.heard[found] == keys
 

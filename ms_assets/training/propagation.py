@@ -7,9 +7,11 @@ message of edges × dimensions. Â is symmetric: every backward pass is again a 
 P is its own backward pass and stores nothing for it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +21,10 @@ LARGEST_INT32 = 2**31 - 1
 class Adjacency(nn.Module):
     """Adjacency matrix's symmetric sparsity pattern in CSR form: each edge is in its user's row and in its song's."""
 
+    user: Tensor
+    """User of each edge, int32 [n_edges]."""
+    song: Tensor
+    """Song of each edge, int32 [n_edges]."""
     neighbours: Tensor
     """Node at the other end of each entry, int32 [2 n_edges]."""
     offsets: Tensor
@@ -27,22 +33,26 @@ class Adjacency(nn.Module):
     """Edge that each entry belongs to, int32 [2 n_edges]."""
 
     def __init__(self, user: Tensor, song: Tensor, n_users: int, n_songs: int) -> None:
-        """Build the pattern from edges, int64 [n_edges] each; several edges may join the same user and song.
+        """Build the pattern from edges, integers [n_edges] each; several edges may join the same user and song.
 
         Raises:
             ValueError: there are more edges than 32-bit offsets can count, 2^30.
         """
         super().__init__()
-        n_edges, self.n_nodes = len(user), n_users + n_songs
+        n_edges, self.n_users, self.n_nodes = len(user), n_users, n_users + n_songs
         if 2 * n_edges > LARGEST_INT32:
             raise ValueError(f"found {n_edges:,} edges, expected {LARGEST_INT32 // 2:,} at most: leave out some users")
-        source = torch.cat([user, song + n_users])
-        target = torch.cat([song + n_users, user])
-        order = torch.argsort(source * self.n_nodes + target, stable=True)
-        offsets = functional.pad(torch.bincount(source, minlength=self.n_nodes).cumsum(0), (1, 0))
-        arrays = {"neighbours": target[order], "offsets": offsets, "edge": order % n_edges}
+        ends = [ids.int().numpy() for ids in (user, song)]
+        of_users, of_songs = _in_rows(*ends, n_users, n_songs), _in_rows(*reversed(ends), n_songs, n_users)
+        arrays = {
+            "user": ends[0],
+            "song": ends[1],
+            "neighbours": np.concatenate([of_users.neighbours + n_users, of_songs.neighbours], dtype=np.int32),
+            "offsets": np.concatenate([of_users.offsets, n_edges + of_songs.offsets[1:]], dtype=np.int32),
+            "edge": np.concatenate([of_users.edge, of_songs.edge]),
+        }
         for name, array in arrays.items():
-            self.register_buffer(name, array.int(), persistent=False)
+            self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
     def forward(self, entries: Tensor, x: Tensor) -> Tensor:
         """Product of the matrix whose non-zeros are `entries` [2 n_edges] with x [n_nodes, d].
@@ -55,9 +65,51 @@ class Adjacency(nn.Module):
 
     def inverse_root_degrees(self, weights: Tensor) -> Tensor:
         """Inverse square roots of the degrees, D^-1/2, [n_nodes] for edge weights [n_edges] and a self-loop of 1."""
-        ends = torch.repeat_interleave(torch.arange(self.n_nodes, device=weights.device), self.offsets.diff().long())
-        degrees = torch.ones(self.n_nodes, device=weights.device)
-        return degrees.index_add(0, ends, weights[self.edge]).rsqrt()
+        return _Degrees.apply(weights, self).rsqrt()
+
+
+class _Rows(NamedTuple):
+    """Edges in the rows of one side's nodes: neighbours and edges int32 [n_edges], offsets int32 [n_nodes + 1]."""
+
+    neighbours: NDArray[np.int32]
+    edge: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+
+
+def _in_rows(node: NDArray[np.int32], neighbour: NDArray[np.int32], n_nodes: int, n_neighbours: int) -> _Rows:
+    """Order edges by node, then neighbour, then edge: by counting, in a third of the memory of sorting them."""
+    by_neighbour, _ = _counted(neighbour, n_neighbours)
+    order, offsets = _counted(node[by_neighbour], n_nodes)
+    edge = by_neighbour[order]
+    return _Rows(neighbour[edge], edge, offsets)
+
+
+def _counted(ids: NDArray[np.int32], n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Order of ids below n, equal ones as they stand, int32 [n_ids], and the beginning of each, int32 [n + 1]."""
+    from scipy.sparse import csr_matrix
+
+    # One entry in each row: turning rows into columns is a counting sort.
+    rows = csr_matrix((np.zeros(len(ids), np.int8), ids, np.arange(len(ids) + 1, dtype=np.int32)), (len(ids), n))
+    columns = rows.tocsc()
+    return columns.indices, columns.indptr
+
+
+class _Degrees(torch.autograd.Function):
+    """Degrees of all nodes for edge weights, added up in the order of edges; keeps nothing for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, adjacency: Adjacency) -> Tensor:
+        ctx.adjacency = adjacency
+        degrees = weights.new_ones(adjacency.n_nodes)
+        degrees[: adjacency.n_users].index_add_(0, adjacency.user, weights)
+        degrees[adjacency.n_users :].index_add_(0, adjacency.song, weights)
+        return degrees
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        adjacency = ctx.adjacency
+        of_users, of_songs = gradient.tensor_split([adjacency.n_users])
+        return of_users.index_select(0, adjacency.user).add_(of_songs.index_select(0, adjacency.song)), None
 
 
 class Propagation:

@@ -24,7 +24,8 @@ def graph_of_train_and_validation(
     """
     n_graph_songs = int(graph["song"].in_graph.sum())
     later = validation.filter(f"song_id < {n_graph_songs} AND {IS_POSITIVE}")
-    return with_edges(graph, edges(con, train.union(later)).to_arrow_table())
+    both = train.union(later)
+    return with_edges(graph, len(both), edges(con, both).to_arrow_reader())
 
 
 def refit_data(

@@ -28,7 +28,7 @@ class Steps:
         graph, device = data.graph, network.users.device
         self.network, self.settings = network, settings
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.user, self.song = graph.user.to(device), graph.song.to(device)
+        self.user, self.song = network.adjacency.user, network.adjacency.song
         self.weight = positive_weights(graph.attributes).to(device)
         self.sampler = NegativeSampler.of(graph.heard, data.disliked, graph.n_graph_songs, device)
         self.features = graph.features.select(self.sampler.songs).to(device)

@@ -126,4 +126,4 @@ def test_an_edge_to_a_song_that_is_not_there_is_refused():
     )
     audio = pa.table({"audio": [unit_vector(5)], "has_audio": [True]})
     with pytest.raises(ValueError, match="song_id runs from 1 to 1, expected 0 to 0"):
-        bipartite_graph(pa.table({"uid": [3]}), songs, audio, edges)
+        bipartite_graph(pa.table({"uid": [3]}), songs, audio, 1, edges.to_batches())

@@ -39,7 +39,8 @@ def graph_of(edges, n_users, n_graph_songs, n_cold=0, artists=None, albums=None,
         pa.table({"uid": [10 * user for user in range(n_users)]}),
         pa.table(songs),
         pa.table({"audio": audio.tolist(), "has_audio": heard}),
-        pa.table(columns),
+        len(edges),
+        pa.table(columns).to_batches(),
     )
 
 

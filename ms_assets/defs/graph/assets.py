@@ -41,7 +41,7 @@ def edges(duckdb: DuckDB, train: Relation) -> TableStream:
 
 @asset(
     kinds={"pytorch"},
-    code_version="2",
+    code_version="3",
     io_manager_key="graph_files",
     ins=assets_of("splits", "users", "songs") | assets_of("raw", "embeddings"),
 )
@@ -56,7 +56,8 @@ def bipartite_graph(
         users.order("user_id").to_arrow_table(),
         songs.order("song_id").to_arrow_table(),
         bipartite.song_audio(duckdb.connection, songs, embeddings).to_arrow_table(),
-        edges.to_arrow_table(),
+        len(edges),
+        edges.to_arrow_reader(),
     )
     return dg.MaterializeResult(value=graph, metadata={"graph": str(graph)})
 
