@@ -216,7 +216,11 @@ class TrainingSettings(Settings):
         description="Train again on train and validation together, for the best number of epochs, and keep that model.",
     )
     checkpoint_seconds: float = Field(
-        60, ge=0, le=1e9, description="Seconds between two checkpoints, from which an interrupted training resumes."
+        60,
+        ge=0,
+        le=1e9,
+        description="Seconds between two checkpoints, from which an interrupted training resumes; "
+        "nine times as long as a save takes, if that is more. 0: after every step.",
     )
     replace_checkpoint: bool = Field(
         False,

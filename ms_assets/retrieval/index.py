@@ -34,7 +34,7 @@ RECALL_QUERIES = 500
 DEPTH = 600
 """Length of the lists in which recall is measured deep: a hundred songs for somebody who has heard the 500 before."""
 MOST_ON_GPU = 2_048
-"""Largest k for which Faiss searches on a GPU."""
+"""Largest k, and largest number of lists probed, for which Faiss searches on a GPU."""
 NEIGHBOURS = 32
 """Links of a song in HNSW."""
 
@@ -101,7 +101,7 @@ class SongIndex:
         the index has no more songs.
         """
         queries = np.ascontiguousarray(queries)
-        index = self._gpu_index if self.use_gpu and k <= MOST_ON_GPU else self.index
+        index = self._gpu_index if self.use_gpu and searches_on_gpu(self.index, k) else self.index
         scores, ids = index.search(queries, k)
         unsettled = np.arange(len(queries)) if k > RECALL_AT else np.flatnonzero((ids < 0).any(axis=1))
         for search in _wider(self.index, k):
@@ -237,6 +237,16 @@ def _filled(
 def list_count(n_songs: int) -> int:
     """Number of inverted lists for a number of songs: about its square root."""
     return round(n_songs**0.5)
+
+
+def searches_on_gpu(index: "faiss.Index", k: int) -> bool:
+    """Tell if Faiss can search an index for k songs on a GPU: no graph, and neither k nor lists beyond MOST_ON_GPU."""
+    import faiss
+
+    if isinstance(faiss.downcast_index(getattr(index, "index", index)), faiss.IndexHNSW):
+        return False
+    lists = faiss.try_extract_index_ivf(index)
+    return max(k, lists.nprobe if lists else 1) <= MOST_ON_GPU
 
 
 def on_gpu(index: "faiss.Index") -> "faiss.Index":

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,6 +21,8 @@ from ms_assets.splits.frames import Frame
 TOP_K = 100
 VIEWS = ("all", "discovery")
 USERS_AT_ONCE = 256
+SONGS_AT_ONCE = 1 << 22
+"""Number of candidates held at a time for these users together, 16,384 each."""
 FORMAT = 1
 """Version of saved recommenders."""
 
@@ -211,8 +213,7 @@ def ranked(rank: Rank, users: NDArray[np.int64], heard: Interactions, n_songs: i
     n_heard = heard.counts[users]
     # Users with histories of similar length together, so that few candidates are ranked in vain.
     order = np.argsort(n_heard, kind="stable")
-    for begin in range(0, len(users), USERS_AT_ONCE):
-        rows = order[begin : begin + USERS_AT_ONCE]
+    for rows in _blocks(order, k + n_heard[order]):
         candidates, values = rank(users[rows], min(k + int(n_heard[rows].max()), n_songs))
         known = _is_heard(heard, users[rows], candidates, n_songs)
         for view, excluded in enumerate((np.zeros_like(known), known)):
@@ -222,6 +223,18 @@ def ranked(rank: Rank, users: NDArray[np.int64], heard: Interactions, n_songs: i
             songs[view, rows, :width] = np.where(kept, np.take_along_axis(candidates, chosen, axis=1), -1)
             scores[view, rows, :width] = np.take_along_axis(values, chosen, axis=1)
     return songs, scores
+
+
+def _blocks(rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Cut rows into blocks of users whose candidates, as many for all as the last of them needs, fit into memory.
+
+    lengths: number of candidates that each row needs, ascending.
+    """
+    while len(rows):
+        some = lengths[:USERS_AT_ONCE]
+        n = max(int(np.count_nonzero(np.arange(1, len(some) + 1) * some <= SONGS_AT_ONCE)), 1)
+        yield rows[:n]
+        rows, lengths = rows[n:], lengths[n:]
 
 
 def _is_heard(

@@ -42,11 +42,11 @@ class Adjacency(nn.Module):
         n_edges, self.n_users, self.n_nodes = len(user), n_users, n_users + n_songs
         if 2 * n_edges > LARGEST_INT32:
             raise ValueError(f"found {n_edges:,} edges, expected {LARGEST_INT32 // 2:,} at most: leave out some users")
-        ends = [ids.int().numpy() for ids in (user, song)]
-        of_users, of_songs = _in_rows(*ends, n_users, n_songs), _in_rows(*reversed(ends), n_songs, n_users)
+        users, songs = (ids.int().numpy() for ids in (user, song))
+        of_users, of_songs = _in_rows(users, songs, n_users, n_songs), _in_rows(songs, users, n_songs, n_users)
         arrays = {
-            "user": ends[0],
-            "song": ends[1],
+            "user": users,
+            "song": songs,
             "neighbours": np.concatenate([of_users.neighbours + n_users, of_songs.neighbours], dtype=np.int32),
             "offsets": np.concatenate([of_users.offsets, n_edges + of_songs.offsets[1:]], dtype=np.int32),
             "edge": np.concatenate([of_users.edge, of_songs.edge]),

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -110,6 +111,39 @@ def test_the_graph_of_any_world_equals_its_tables(case):
         for row in edges
     ]
     assert sorted(rows) == [pytest.approx(row) for row in sorted(wanted)]
+
+
+def test_edges_are_taken_a_batch_at_a_time():
+    n, size = 40, 10_000
+    kinds = np.array(["listen", "like", "undislike"])
+    rng = np.random.default_rng(0)
+    columns = {
+        "user_id": rng.integers(2, size=n * size, dtype=np.int32),
+        "song_id": rng.integers(3, size=n * size, dtype=np.int32),
+        "event_type": kinds[rng.integers(3, size=n * size)],
+        "n_events": rng.integers(1, 50, size=n * size),
+        "played_ratio": rng.random(n * size),
+        "weight": rng.random(n * size),
+    }
+    held = []
+
+    def batches():
+        for first in range(0, n * size, size):
+            held.append(pa.total_allocated_bytes())
+            yield pa.record_batch({name: pa.array(array[first : first + size]) for name, array in columns.items()})
+
+    songs = pa.table({"item_id": [5, 6, 7], "in_graph": [True] * 3, "artist_ids": [[0]] * 3, "album_ids": [[0]] * 3})
+    audio = pa.table({"audio": [unit_vector(5)] * 3, "has_audio": [True] * 3})
+    # An upper bound of their number is enough.
+    graph = bipartite_graph(pa.table({"uid": [3, 4]}), songs, audio, n * size + 7, batches())
+    found = graph["user", "interacts", "song"]
+    assert found.edge_index.dtype == torch.int32
+    assert found.edge_index.tolist() == [columns["user_id"].tolist(), columns["song_id"].tolist()]
+    numbers = [columns[name] for name in ("n_events", "played_ratio", "weight")]
+    wanted = np.stack([[CODES[kind] for kind in columns["event_type"].tolist()], *numbers], axis=1)
+    assert np.array_equal(found.edge_attr.numpy(), wanted.astype(np.float32))
+    # Two batches at most, of less than 50 bytes a row.
+    assert max(held) - held[0] < 2 * 50 * size
 
 
 def test_an_edge_to_a_song_that_is_not_there_is_refused():

@@ -18,6 +18,7 @@ from ms_assets.retrieval.index import (
     fingerprint,
     recall_after,
     recall_at,
+    searches_on_gpu,
 )
 from ms_assets.retrieval.lightgcn import LightGCN
 from ms_assets.retrieval.recommender import ranked
@@ -124,6 +125,16 @@ def test_other_content_has_another_fingerprint(world):
     songs, item_id, _ = world
     assert fingerprint(songs, item_id) == fingerprint(songs.copy(), item_id.copy())
     assert len({fingerprint(songs), fingerprint(songs[::-1]), fingerprint(songs[:-1]), fingerprint(songs + 1e-6)}) == 4
+
+
+def test_faiss_is_asked_to_search_on_a_gpu_only_for_what_it_can(world):
+    assert searches_on_gpu(build(*world, "ivf_flat").index, 100)
+    assert searches_on_gpu(build(*world, "exact").index, 2_048)
+    assert not searches_on_gpu(build(*world, "exact").index, 2_049)
+    assert not searches_on_gpu(build(*world, "hnsw").index, 100)
+    wide = faiss.index_factory(4, "IVF1,Flat")
+    wide.nprobe = 4_096
+    assert not searches_on_gpu(wide, 100)
 
 
 @pytest.mark.gpu

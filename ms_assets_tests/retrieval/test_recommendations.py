@@ -43,6 +43,24 @@ def test_how_many_users_are_served_at_once_changes_nothing(users_at_once, monkey
     assert recommendations(model).equals(wanted)
 
 
+@pytest.mark.parametrize("songs_at_once", [1, 300, 1_000])
+def test_candidates_of_all_users_of_a_block_are_bounded(songs_at_once, monkeypatch):
+    class Watched(ByScores):
+        def rank(self, user, n):
+            asked.append((len(user), n))
+            return super().rank(user, n)
+
+    rng, asked = np.random.default_rng(3), []
+    dataset = dataset_of([*random_histories(rng, 30, 150), set(range(140))], 150)
+    model = Watched(rng.standard_normal((31, 150)).astype(np.float32), dataset)
+    wanted = recommendations(model)
+    monkeypatch.setattr(recommender, "SONGS_AT_ONCE", songs_at_once)
+    asked.clear()
+    assert recommendations(model).equals(wanted)
+    assert all(n_users * n <= songs_at_once for n_users, n in asked if n_users > 1)
+    assert sum(n_users for n_users, _ in asked) == 31
+
+
 def test_discovery_leaves_out_what_was_heard_and_all_does_not():
     heard = [set(range(120)), {0, 2}, set()]
     falling = np.tile(-np.arange(130, dtype=np.float32), (3, 1))

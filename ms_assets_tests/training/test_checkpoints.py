@@ -1,5 +1,6 @@
 """A training that was cut off goes on as if nothing had happened, and never from another training's state."""
 
+import itertools
 import logging
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from ms_assets.defs.platform.io_managers import CheckpointOnDisk
 from ms_assets.settings import TrainingSettings
+from ms_assets.training import trainer
 from ms_assets.training.checkpoints import Checkpoint, OtherTrainingError
 from ms_assets.training.trainer import fit
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, data_of, graph_of
@@ -94,6 +96,32 @@ def test_seconds_go_on_where_they_stopped(file):
 def test_checkpoints_are_as_far_apart_as_asked_for(file):
     trained(file, checkpoint_seconds=3_600)
     assert file.load() is None
+
+
+class Hands:
+    """A clock that only the test moves."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.mark.parametrize(("interval", "pause"), [(60, 1_800), (3_600, 3_600), (0, 0)])
+def test_a_save_that_takes_long_is_not_followed_by_another_after_every_step(interval, pause, monkeypatch):
+    hands, saved = Hands(), []
+    monkeypatch.setattr(trainer, "time", hands)
+
+    def save(seconds):
+        saved.append(hands.now)
+        hands.now += 200
+
+    clock = trainer.Clock(0.0, interval)
+    while len(saved) < 3:
+        hands.now += 1
+        clock.save_if_due(save)
+    # A tenth of the time at most: 200 seconds of 2,000.
+    assert [later - earlier - 200 for earlier, later in itertools.pairwise(saved)] == [max(pause, 1)] * 2
 
 
 def other_graph():

@@ -84,10 +84,31 @@ def test_free_memory_of_the_machine_is_within_what_it_has():
 def test_a_containers_limit_counts(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
+    (tmp_path / "memory.stat").write_text("anon 900000\nactive_file 0\ninactive_file 0\n")
     monkeypatch.setattr(devices, "CGROUP", tmp_path)
     assert devices.free_bytes(torch.device("cpu")) == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert devices.free_bytes(torch.device("cpu")) > 2_000_000
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_cache_of_files_in_a_container_is_free(version, tmp_path, monkeypatch):
+    names, prefix, folder = ("max", "current"), "", tmp_path
+    if version == 1:
+        names, prefix, folder = ("limit_in_bytes", "usage_in_bytes"), "total_", tmp_path / "memory"
+        folder.mkdir()
+    for name, n in zip(names, (3_000_000, 2_500_000), strict=True):
+        (folder / f"memory.{name}").write_text(f"{n}\n")
+    (folder / "memory.stat").write_text(f"{prefix}active_file 300000\n{prefix}inactive_file 1200000\n")
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    assert devices.free_bytes(torch.device("cpu")) == 3_000_000 - 2_500_000 + 1_500_000
+
+
+def test_what_torch_holds_of_a_gpu_is_free(monkeypatch):
+    held = {"memory_reserved": 700, "memory_allocated": 500, "mem_get_info": (1_000, 9_000)}
+    for name, answer in held.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    assert devices.free_bytes(torch.device("cuda:1")) == 1_000 + 700 - 500
 
 
 MEASURED = """

@@ -36,6 +36,15 @@ def test_neutral_negatives_are_graph_songs_and_all_of_them_come(sampler):
     assert shares.tolist() == pytest.approx([1 / N_GRAPH_SONGS] * N_GRAPH_SONGS, abs=0.03)
 
 
+def test_heard_songs_are_told_where_users_times_songs_are_beyond_32_bits():
+    pairs = [(900_000, 9_000_000), (900_000, 9_000_001)]
+    heard = interactions(pairs, 1_000_000, 9_400_000)
+    sampler = NegativeSampler.of(heard, interactions([], 1_000_000, 9_400_000), 9_400_000, torch.device("cpu"))
+    user = torch.tensor([900_000, 900_000, 899_999], dtype=torch.int32)
+    song = torch.tensor([9_000_001, 9_000_002, 9_000_001], dtype=torch.int32)
+    assert sampler.is_heard(user, song).tolist() == [True, False, False]
+
+
 def test_heard_songs_are_told_from_others(sampler):
     user, song = torch.meshgrid(torch.arange(N_USERS), torch.arange(N_SONGS), indexing="ij")
     found = sampler.is_heard(user, song)

@@ -136,6 +136,26 @@ def test_a_node_without_edges_keeps_its_vector():
     torch.testing.assert_close(Propagation(adjacency, torch.tensor([0.7]), 3)(x)[[1, 2]], x[[1, 2]])
 
 
+def test_rows_hold_the_neighbours_in_their_order_with_their_edges():
+    user, song = torch.tensor([1, 0, 1, 0, 1]), torch.tensor([2, 1, 0, 1, 2])
+    adjacency = Adjacency(user, song, 2, 3)
+    # Users 0 and 1, songs 2 to 4; the edges of a pair stay in their order.
+    assert adjacency.neighbours.tolist() == [3, 3, 2, 4, 4, 1, 0, 0, 1, 1]
+    assert adjacency.edge.tolist() == [1, 3, 2, 0, 4, 2, 1, 3, 0, 4]
+    assert adjacency.offsets.tolist() == [0, 2, 5, 6, 8, 10]
+    assert {array.dtype for array in (adjacency.neighbours, adjacency.edge, adjacency.offsets)} == {torch.int32}
+
+
+def test_the_gradient_of_degrees_keeps_no_tensor_of_the_edges(adjacency, weights):
+    weights.requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        roots = adjacency.inverse_root_degrees(weights)
+    assert sum(kept) <= 2 * N_NODES
+    roots.sum().backward()
+    assert weights.grad.abs().sum() > 0
+
+
 def test_the_order_of_edges_changes_nothing(graph, weights, x):
     order = torch.randperm(len(weights), generator=torch.Generator().manual_seed(6))
     user, song = graph[INTERACTS].edge_index
