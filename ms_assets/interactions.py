@@ -1,6 +1,6 @@
 """Sparse matrix of user–song pairs, the one type for them in every room."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-from ms_assets.vectors import Ragged
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -66,6 +64,24 @@ class Interactions:
         values = {name: rows[name].to_numpy() for name in rows.column_names}
         return cls.of(values.pop("user_id"), values.pop("song_id"), n_users, n_songs, **values)
 
+    @classmethod
+    def of_tables(cls, tables: Iterable[pa.Table], n_users: int, n_songs: int) -> Self:
+        """Build the matrix from tables, at least one, of consecutive users each, as `of_table` does from all at once.
+
+        Beside the matrix itself it holds a copy of one of its arrays at most.
+        """
+        parts = [cls.of_table(rows, n_users, n_songs) for rows in tables]
+        keys = [part.keys for part in parts]
+        values = {name: [part.values[name] for part in parts] for name in parts[0].values}
+        parts.clear()
+
+        def joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+            whole = np.concatenate(arrays)
+            arrays.clear()
+            return whole
+
+        return cls(joined(keys), n_users, n_songs, {name: joined(arrays) for name, arrays in values.items()})
+
     def __len__(self) -> int:
         """Number of pairs."""
         return len(self.keys)
@@ -98,8 +114,8 @@ class Interactions:
 
     def take(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Songs of some users, user after user, and each song's position in `users`; both int64 [n]."""
-        keys, place = Ragged(self.keys, self.offsets).take(users)
-        return keys % self.n_songs, place
+        pairs, place = self._pairs_of(users)
+        return self.keys[pairs] % self.n_songs, place
 
     def keep(self, kept: Flags) -> Self:
         """Keep the pairs for which `kept` [n_pairs] is true; users and songs stay numbered as they are."""
@@ -108,9 +124,9 @@ class Interactions:
 
     def of_users(self, users: NDArray[np.int64]) -> Self:
         """Keep the pairs of some users, given in ascending order, and renumber these users from 0."""
-        rows = self.keep(np.isin(self.user, users))
-        keys = np.searchsorted(users, rows.user) * self.n_songs + rows.song
-        return type(self)(keys, len(users), self.n_songs, rows.values)
+        pairs, place = self._pairs_of(users)
+        values = {name: array[pairs] for name, array in self.values.items()}
+        return type(self)(place * self.n_songs + self.keys[pairs] % self.n_songs, len(users), self.n_songs, values)
 
     def without(self, others: "Interactions") -> Self:
         """Remove the pairs that `others` holds too."""
@@ -147,6 +163,12 @@ class Interactions:
             gain = np.where(rank <= k, worth[np.lexsort((-worth, user))] / np.log2(rank + 1), 0.0)
             self._known["ideal", name, k] = np.bincount(user, gain, minlength=self.n_users).astype(np.float64)
         return self._known["ideal", name, k]
+
+    def _pairs_of(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions of the pairs of some users, user after user, and each pair's position in `users`; int64 [n]."""
+        lengths = self.counts[users]
+        place = np.repeat(np.arange(len(users)), lengths)
+        return np.arange(len(place)) + (self.offsets[users] - (np.cumsum(lengths) - lengths))[place], place
 
     def _find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         if not len(self):

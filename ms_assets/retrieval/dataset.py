@@ -1,6 +1,7 @@
 """Dataset that every recommender learns from: users, songs, and the users' train events."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -8,13 +9,15 @@ from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
 from ms_assets.splits.frames import Frame, Tables, tables
-from ms_assets.streams import Relation
+from ms_assets.streams import Relation, in_user_ranges
 from ms_assets.vectors import vector_column
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 ONE = 1 << 40
+ROWS = 1 << 22
+"""Number of train events whose histories are made at a time."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,7 @@ class Dataset:
         song_table = songs.order("song_id").to_arrow_table()
         uid, item_id = users.order("user_id").to_arrow_table()["uid"].to_numpy(), song_table["item_id"].to_numpy()
         shape = len(uid), len(item_id)
-        pairs = train.aggregate(
-            "user_id, song_id, count(*) AS n_events, coalesce(max(timestamp), -1) AS last", "user_id, song_id"
-        ).to_arrow_table()
-        heard, validation = Interactions.of_table(pairs, *shape), None
+        heard, validation = Interactions.of_tables(in_user_ranges(_histories, train, rows=ROWS).tables, *shape), None
         if ground_truth is not None:
             rows = ground_truth.filter("split = 'validation'").project(
                 "user_id, song_id, adjusted_relevance AS relevance"
@@ -98,19 +98,28 @@ class Dataset:
         user's oldest.
         """
         assert self.train is not None, "a dataset to learn from has its events"
-        span = self.train.aggregate("user_id, min(timestamp) AS first, max(timestamp) AS last", "user_id")
-        aged = (
-            self.train.set_alias("events")
-            .join(span.set_alias("span"), "user_id")
-            .project("user_id, song_id, coalesce(last - coalesce(timestamp, first), 0)::BIGINT AS age")
-        )
-        rows = aged.aggregate(f"user_id, song_id, {total(weight)} AS weight", "user_id, song_id").to_arrow_table()
-        pairs = Interactions.of_table(rows, self.heard.n_users, self.heard.n_songs)
+        ranges = in_user_ranges(partial(_aged, total(weight)), self.train, rows=ROWS)
+        pairs = Interactions.of_tables(ranges.tables, self.heard.n_users, self.heard.n_songs)
         return pairs.keep(pairs.among(self.heard)).values["weight"] / ONE
 
     def of_users(self, users: NDArray[np.int64]) -> Self:
         """Copy the dataset with the train events of some users alone; users and songs stay the same."""
         return replace(self, heard=self.heard.keep(np.isin(self.heard.user, users)))
+
+
+def _histories(train: Relation) -> Relation:
+    counted = "count(*)::INTEGER AS n_events, coalesce(max(timestamp), -1) AS last"
+    return train.aggregate(f"user_id, song_id, {counted}", "user_id, song_id")
+
+
+def _aged(weight: str, train: Relation) -> Relation:
+    span = train.aggregate("user_id, min(timestamp) AS first, max(timestamp) AS last", "user_id")
+    aged = (
+        train.set_alias("events")
+        .join(span.set_alias("span"), "user_id")
+        .project("user_id, song_id, coalesce(last - coalesce(timestamp, first), 0)::BIGINT AS age")
+    )
+    return aged.aggregate(f"user_id, song_id, {weight} AS weight", "user_id, song_id")
 
 
 def total(weight: str) -> str:

@@ -1,6 +1,6 @@
 """Data of a training as tensors and interactions: the graph, explicit negatives, validation targets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +15,8 @@ from ms_assets.interactions import Integers, Interactions
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
+
+    from ms_assets.training.spectral import Spectrum
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,8 @@ class GraphTensors:
     """Features of all songs. They stay in main memory: a training moves those that it needs to its device."""
     n_users: int
     n_graph_songs: int
+    spectra: "dict[str, Spectrum]" = field(default_factory=dict, init=False, repr=False)
+    """Last spectrum of the graph (`spectral.py`), because trainings of one graph begin with the same."""
 
     @classmethod
     def of(cls, graph: "HeteroData") -> Self:

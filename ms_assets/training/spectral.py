@@ -1,7 +1,11 @@
 """Spectral initialisation by a truncated SVD of the graph, so that training refines a good solution."""
 
+import hashlib
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -9,20 +13,31 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import SongFeatures
 from ms_assets.training.network import SHORTEST, Network
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 FOLDS = 5
 PENALTIES = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e4)
 """Penalties of the ridge regression, in units of the mean variance of an input."""
 
 
+Spectrum = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Vectors U Σ of users and, by the kind of spectrum, V Σ or V of songs, float32 [·, rank]."""
+
+
 @torch.no_grad()
-def start_from_spectrum(network: Network, features: SongFeatures, settings: TrainingSettings) -> None:
+def start_from_spectrum(
+    network: Network, features: SongFeatures, settings: TrainingSettings, known: dict[str, Spectrum] | None = None
+) -> None:
     """Initialise parameters so that layer 0 is near a truncated SVD of the graph.
 
     Users take their left singular vectors. Songs' right ones are explained step by step, each step by what is left:
     audio by a ridge regression; artists, then albums, by the mean over their songs and one more that is zero; a
     residual takes the rest. All have length 1. The encoder's scales are balanced, if the settings say so.
+
+    known: the last spectrum of this graph, by a hash of all that it depends on; it is computed only if it is another.
     """
-    users, songs, lengths = _singular_vectors(network, settings)
+    users, songs, lengths = _singular_vectors(network, settings, {} if known is None else known)
     graph_songs, encoder = features.select(torch.arange(network.n_graph_songs)), network.encoder
     network.users.copy_(users)
     if settings.spectrum == "plain":
@@ -49,13 +64,14 @@ def start_from_spectrum(network: Network, features: SongFeatures, settings: Trai
         network.residual.copy_(songs - encoder(graph_songs))
 
 
-def _singular_vectors(network: Network, settings: TrainingSettings) -> tuple[Tensor, Tensor, Tensor]:
+def _singular_vectors(
+    network: Network, settings: TrainingSettings, known: dict[str, Spectrum]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Singular vectors of the user × song matrix: unit rows of U Σ, V Σ, float32 [·, d], and the lengths of V's rows.
 
     The matrix holds the weights of edges over the roots of degrees, or 1 for every pair with an edge.
     """
     from scipy.sparse import csr_matrix
-    from sklearn.utils.extmath import randomized_svd
 
     n_users, n_songs = network.n_users, network.n_graph_songs
     adjacency, weights = network.adjacency, network.edge_weights()
@@ -65,7 +81,7 @@ def _singular_vectors(network: Network, settings: TrainingSettings) -> tuple[Ten
     columns = adjacency.neighbours[:n_entries].numpy() - n_users
     # A copy: SciPy compresses a matrix in place, and these offsets are those of every propagation.
     offsets = adjacency.offsets[: n_users + 1].numpy().copy()
-    rows = np.repeat(np.arange(n_users), np.diff(offsets))
+    rows = np.repeat(np.arange(n_users, dtype=np.int32), np.diff(offsets))
     values = weights[adjacency.edge[:n_entries]].numpy() * roots[rows] * roots[n_users + columns]
     matrix = csr_matrix((values, columns, offsets), shape=(n_users, n_songs))
     if settings.spectrum == "plain":
@@ -73,15 +89,23 @@ def _singular_vectors(network: Network, settings: TrainingSettings) -> tuple[Ten
         matrix.data[:] = 1.0
     dimensions = network.users.shape[1]
     rank = min(dimensions, n_users, n_songs)
+    key = f"{settings.spectrum} {rank} {settings.seed} {hashlib.sha256(matrix.data).hexdigest()}"
+    if key not in known:
+        known.clear()
+        known[key] = _spectrum(matrix, rank, settings)
+    of_users, of_songs = known[key]
+    generator = torch.Generator().manual_seed(settings.seed)
+    users, songs = (_unit_rows(torch.from_numpy(vectors), dimensions, generator) for vectors in (of_users, of_songs))
+    return users, songs, torch.from_numpy(np.linalg.norm(of_songs, axis=1))
+
+
+def _spectrum(matrix: "csr_matrix", rank: int, settings: TrainingSettings) -> Spectrum:
+    from sklearn.utils.extmath import randomized_svd
+
     left, singular, right = randomized_svd(matrix, rank, random_state=settings.seed)
     # Of the plain matrix the product of users' and songs' rows is the reconstruction, so songs are not scaled.
     of_songs = right.T if settings.spectrum == "plain" else right.T * singular
-    generator = torch.Generator().manual_seed(settings.seed)
-    users, songs = (
-        _unit_rows(torch.from_numpy(vectors.astype(np.float32)), dimensions, generator)
-        for vectors in (left * singular, of_songs)
-    )
-    return users, songs, torch.from_numpy(np.linalg.norm(of_songs, axis=1).astype(np.float32))
+    return (left * singular).astype(np.float32), of_songs.astype(np.float32)
 
 
 def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:

@@ -111,6 +111,8 @@ class Steps:
         """Take one step of the optimiser; returns the mean loss of its edges."""
         # Edge weights move slowly: most steps propagate with frozen ones, which is several times cheaper.
         learning = self.settings.edge_weights == "learned" and self.n_done % self.settings.edge_weight_interval == 0
+        if learning:
+            self._frozen = None  # before the step rather than after: two kinds of entries are never held at once
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._add_gradients(edges, None if learning else self.propagation)
         norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.max_gradient_norm))
@@ -121,8 +123,6 @@ class Steps:
         self.optimizer.step()
         self.schedule.step()
         self.n_done += 1
-        if learning:
-            self._frozen = None
         return loss
 
     def _add_gradients(self, edges: Tensor, propagation: Propagation | None) -> float:

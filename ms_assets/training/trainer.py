@@ -175,7 +175,7 @@ def initial_network(graph: GraphTensors, settings: TrainingSettings, start: bool
         torch.manual_seed(settings.seed)
         network = Network(graph, settings)
     if start and settings.spectral_start:
-        start_from_spectrum(network, graph.features, settings)
+        start_from_spectrum(network, graph.features, settings, graph.spectra)
     return network
 
 

@@ -1,0 +1,42 @@
+"""Histories are made for some users at a time, and do not show where the ranges end."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ms_assets.retrieval import dataset
+from ms_assets.retrieval.dataset import Dataset
+
+RNG = np.random.default_rng(0)
+N = 400
+EVENTS = pl.DataFrame(
+    {
+        "user": RNG.integers(30, size=N),
+        "song": RNG.integers(20, size=N),
+        "time": [None if n % 9 == 0 else 1_000 + int(n) for n in RNG.integers(10_000, size=N)],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return Dataset.of_frames(EVENTS)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_histories_made_for_some_users_at_a_time_are_those_of_all_at_once(rows, whole, monkeypatch):
+    monkeypatch.setattr(dataset, "ROWS", rows)
+    found = Dataset.of_frames(EVENTS)
+    assert np.array_equal(found.heard.keys, whole.heard.keys)
+    for name in ("n_events", "last"):
+        assert np.array_equal(found.heard.values[name], whole.heard.values[name])
+    weight = "pow(2, age / -3600.0)"
+    assert np.array_equal(found.aged(weight), whole.aged(weight))
+
+
+def test_histories_hold_the_events_and_the_last_time_of_every_pair(whole):
+    pairs = EVENTS.group_by("user", "song").agg(n=pl.len(), last=pl.col("time").max()).sort("user", "song")
+    assert whole.user_ids[whole.heard.user].tolist() == pairs["user"].to_list()
+    assert whole.song_ids[whole.heard.song].tolist() == pairs["song"].to_list()
+    assert whole.heard.values["n_events"].tolist() == pairs["n"].to_list()
+    assert whole.heard.values["last"].tolist() == pairs["last"].fill_null(-1).to_list()
