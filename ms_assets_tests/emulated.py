@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "emulated"
-CROSSING = ("_to_copy", "copy_", "_copy_from", "index", "index_put", "index_put_", "_index_put_impl_", "set_")
-"""Operations that a card lets mix devices: copies, and indices that lie on the CPU."""
+COPIES = ("_to_copy", "copy_")
+INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")
+"""Operations that take indices of the CPU for a tensor of the card, but not the reverse."""
 
 
 class MixedDevicesError(RuntimeError):
@@ -77,7 +78,8 @@ def _computed(operation, args, kwargs):
     name = operation._schema.name.removeprefix("aten::")
     there = any(isinstance(tensor, EmulatedTensor) for tensor in tensors)
     asked = kwargs.get("device")
-    if there and name not in CROSSING:
+    takes_indices = name in INDEXED and isinstance(args[0], EmulatedTensor)
+    if there and name not in COPIES and not takes_indices:
         mixed = [t for t in tensors if not isinstance(t, EmulatedTensor) and t.dim()]
         if mixed:
             raise MixedDevicesError(f"{name}: found tensors on {NAME} and on the CPU, {tuple(mixed[0].shape)}")

@@ -135,7 +135,7 @@ PLACES = {
     "the audit of parts": lambda con, _, known, unknown: conservation(con, *[known] * 5, unknown),
     "the ground truth": lambda con, _, known, unknown: ground_truth(con, known, known, unknown).fetchall(),
     "the edges": lambda con, _, known, unknown: edges(con, unknown).fetchall(),
-    "the graph": lambda *_: with_edges(graph(), edge_table("skip")),
+    "the graph": lambda *_: with_edges(graph(), 1, edge_table("skip").to_batches()),
     "positives of a refit": lambda con, _, *parts: refit.graph_of_train_and_validation(con, graph(), *parts),
     "negatives of a refit": lambda con, _, known, unknown: refit.explicit_negatives(
         known.project("user_id, song_id"), unknown

@@ -7,6 +7,7 @@ message of edges × dimensions. Â is symmetric: every backward pass is again a 
 P is its own backward pass and stores nothing for it.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ms_assets.streams import starts
+
 LARGEST_INT32 = 2**31 - 1
+ENTRIES_AT_ONCE = 1 << 24
+"""Number of entries whose gradient is computed at a time."""
 
 
 class Adjacency(nn.Module):
@@ -53,6 +58,9 @@ class Adjacency(nn.Module):
         }
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
+        ends = np.append(starts(arrays["offsets"][:-1] // ENTRIES_AT_ONCE), self.n_nodes)
+        self.blocks = list(pairwise(ends.tolist()))
+        """Ranges of rows with about ENTRIES_AT_ONCE entries each, (first, last + 1)."""
 
     def forward(self, entries: Tensor, x: Tensor) -> Tensor:
         """Product of the matrix whose non-zeros are `entries` [2 n_edges] with x [n_nodes, d].
@@ -62,6 +70,23 @@ class Adjacency(nn.Module):
         return functional.embedding_bag(
             self.neighbours, x, self.offsets, mode="sum", per_sample_weights=entries, include_last_offset=True
         )
+
+    def gradient_of_entries(self, entries: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
+        """Gradient of the product for its entries, [2 n_edges], given that of the product, [n_nodes, d].
+
+        Some rows at a time: for all of them at once `embedding_bag` would hold two more numbers for each entry.
+        """
+        found = torch.empty_like(entries)
+        for first, last in self.blocks:
+            rows, here = slice(first, last), slice(*self.offsets[[first, last]].tolist())
+            with torch.enable_grad():
+                some = entries[here].detach().requires_grad_()
+                product = functional.embedding_bag(
+                    self.neighbours[here], x, self.offsets[first : last + 1] - here.start, mode="sum",
+                    per_sample_weights=some, include_last_offset=True,
+                )  # fmt: skip
+            (found[here],) = torch.autograd.grad(product, some, gradient[rows])
+        return found
 
     def inverse_root_degrees(self, weights: Tensor) -> Tensor:
         """Inverse square roots of the degrees, D^-1/2, [n_nodes] for edge weights [n_edges] and a self-loop of 1."""
@@ -148,7 +173,7 @@ class _SelfAdjoint(torch.autograd.Function):
 
 
 def propagate_learning(adjacency: Adjacency, weights: Tensor, x: Tensor, n_layers: int) -> Tensor:
-    """Propagate x, P x, differentiable in the edge weights [n_edges] too; stores two [n_nodes, d] tensors per layer."""
+    """Propagate x, P x, differentiable in the edge weights [n_edges] too; stores a few [n_nodes, d] tensors per layer."""
     roots = adjacency.inverse_root_degrees(weights)[:, None]
     # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
     entries, y = weights.index_select(0, adjacency.edge), x
@@ -164,14 +189,11 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, entries: Tensor, x: Tensor, adjacency: Adjacency) -> Tensor:
-        with torch.enable_grad():
-            ctx.entries = entries.detach().requires_grad_()
-            ctx.product = adjacency(ctx.entries, x.detach())
+        ctx.save_for_backward(entries, x)
         ctx.adjacency = adjacency
-        return ctx.product.detach()
+        return adjacency(entries, x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        gradient = gradient.contiguous()
-        (of_entries,) = torch.autograd.grad(ctx.product, ctx.entries, gradient)
-        return of_entries, ctx.adjacency(ctx.entries.detach(), gradient), None
+        (entries, x), gradient = ctx.saved_tensors, gradient.contiguous()
+        return ctx.adjacency.gradient_of_entries(entries, x, gradient), ctx.adjacency(entries, gradient), None
