@@ -58,9 +58,9 @@ class Adjacency(nn.Module):
         }
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
-        ends = np.append(starts(arrays["offsets"][:-1] // ENTRIES_AT_ONCE), self.n_nodes)
-        self.blocks = list(pairwise(ends.tolist()))
-        """Ranges of rows with about ENTRIES_AT_ONCE entries each, (first, last + 1)."""
+        rows = np.append(starts(arrays["offsets"][:-1] // ENTRIES_AT_ONCE), self.n_nodes)
+        self.borders = [(row, int(arrays["offsets"][row])) for row in rows.tolist()]
+        """Rows between which lie about ENTRIES_AT_ONCE entries, and the first entry of each."""
 
     def forward(self, entries: Tensor, x: Tensor) -> Tensor:
         """Product of the matrix whose non-zeros are `entries` [2 n_edges] with x [n_nodes, d].
@@ -77,15 +77,15 @@ class Adjacency(nn.Module):
         Some rows at a time: for all of them at once `embedding_bag` would hold two more numbers for each entry.
         """
         found = torch.empty_like(entries)
-        for first, last in self.blocks:
-            rows, here = slice(first, last), slice(*self.offsets[[first, last]].tolist())
+        for (first, begin), (last, end) in pairwise(self.borders):
+            here = slice(begin, end)
             with torch.enable_grad():
                 some = entries[here].detach().requires_grad_()
                 product = functional.embedding_bag(
-                    self.neighbours[here], x, self.offsets[first : last + 1] - here.start, mode="sum",
+                    self.neighbours[here], x, self.offsets[first : last + 1] - begin, mode="sum",
                     per_sample_weights=some, include_last_offset=True,
                 )  # fmt: skip
-            (found[here],) = torch.autograd.grad(product, some, gradient[rows])
+            (found[here],) = torch.autograd.grad(product, some, gradient[first:last])
         return found
 
     def inverse_root_degrees(self, weights: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class _SelfAdjoint(torch.autograd.Function):
 
 
 def propagate_learning(adjacency: Adjacency, weights: Tensor, x: Tensor, n_layers: int) -> Tensor:
-    """Propagate x, P x, differentiable in the edge weights [n_edges] too; stores a few [n_nodes, d] tensors per layer."""
+    """Propagate x, P x, differentiable in the edge weights [n_edges] too; keeps some [n_nodes, d] tensors a layer."""
     roots = adjacency.inverse_root_degrees(weights)[:, None]
     # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
     entries, y = weights.index_select(0, adjacency.edge), x
