@@ -254,15 +254,8 @@ TABLES = {
 
 
 def _own_ids(what: str, number: str) -> SourceTable:
-    known = f'"{what}" IS NOT NULL'
-    ids = Column(
-        what,
-        ("VARCHAR", "BIGINT"),
-        "names",
-        f"id of the {what} in the imported data",
-        holds=(known,),
-        values="no nulls",
-    )
+    known = (f'"{what}" IS NOT NULL',)
+    ids = Column(what, ("VARCHAR", "BIGINT"), "names", f"{what} in the imported data", holds=known, values="no nulls")
     return SourceTable(
         f"{what}_ids",
         f"{what}_ids.parquet",
