@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError, name_of
+from ms_assets.machine import free_memory, refuse_beyond
 from ms_assets.raw.arrival import vector_length
 from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, vector_column
@@ -30,6 +31,23 @@ def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Rela
             normalized_embed IS NOT NULL AS has_audio
         FROM songs LEFT JOIN embeddings USING (item_id) ORDER BY song_id
     """)
+
+
+def refuse_without_room(n_users: int, n_songs: int, n_edges: int, embeddings: Relation) -> None:
+    """Check that a graph fits into free memory while it is built; embeddings: the audio, of which the length counts.
+
+    Raises:
+        NotEnoughMemoryError: it does not; names the parts' sizes and what to change.
+    """
+    dimensions = vector_length(embeddings, "normalized_embed")
+    # Audio and the lists of artists and albums stand in a table beside the graph's own.
+    parts = {"edges": 24 * n_edges, "audio": 2 * 4 * dimensions * n_songs, "other features": 64 * n_songs + 8 * n_users}
+    refuse_beyond(
+        free_memory(),
+        f"graph/bipartite_graph of {n_edges:,} edges, {n_users:,} users and {n_songs:,} songs",
+        parts,
+        "let fewer users take part (splits__users.min_events, max_events), or build it on a machine with more memory",
+    )
 
 
 def bipartite_graph(

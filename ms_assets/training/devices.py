@@ -1,18 +1,8 @@
 """Compute device of a training, and its free memory."""
 
-from pathlib import Path
-
-import psutil
 import torch
 
-CGROUP = Path("/sys/fs/cgroup")
-"""Folder of a container's limits; those of version 1 lie in `memory` below it."""
-LIMITS = (
-    ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
-     ("total_active_file", "total_inactive_file")),
-)  # fmt: skip
-"""Files of the limit, of what is used and of its parts, and names of the parts that are only a cache of files."""
+from ms_assets.machine import free_memory
 
 
 def resolve(wanted: str) -> torch.device:
@@ -38,11 +28,4 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
-    free = psutil.virtual_memory().available
-    for limit, used, stat, cached in LIMITS:
-        path = CGROUP / limit
-        if path.exists() and (most := path.read_text().strip()) != "max":
-            parts = dict(line.split() for line in (CGROUP / stat).read_text().splitlines())
-            cache = sum(int(parts[name]) for name in cached)
-            free = min(free, int(most) - int((CGROUP / used).read_text()) + cache)
-    return free
+    return free_memory()

@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from ms_assets.settings import TrainingSettings
 from ms_assets.streams import Relation
 from ms_assets.training import devices, memory
 from ms_assets.training.data import GraphTensors, TrainingData
 
 if TYPE_CHECKING:
-    import torch
     from torch_geometric.data import HeteroData
 
 
@@ -22,12 +23,15 @@ def training_data(graph: "HeteroData", negatives: Relation, ground_truth: Relati
     return TrainingData(tensors, tensors.pairs(*explicit), tensors.pairs(user, song, relevance=relevance))
 
 
-def fitted(settings: TrainingSettings, graph: GraphTensors) -> tuple[TrainingSettings, "torch.device"]:
+def fitted(settings: TrainingSettings, graph: GraphTensors) -> tuple[TrainingSettings, torch.device]:
     """Adapt settings to the memory of the device that they name; returns them and the device.
 
     Raises:
         ValueError: this machine has no such device.
-        NotEnoughMemoryError: not even the smallest pieces of a step fit.
+        NotEnoughMemoryError: not even the smallest pieces of a step fit on the device, or, where that is another, main
+            memory does not hold the graph's network.
     """
-    device = devices.resolve(settings.device)
-    return memory.fitted(memory.Sizes.of(graph), settings, devices.free_bytes(device), str(device)), device
+    device, sizes = devices.resolve(settings.device), memory.Sizes.of(graph)
+    if device.type != "cpu":
+        memory.refuse_without_room_beside(sizes, settings, devices.free_bytes(torch.device("cpu")))
+    return memory.fitted(sizes, settings, devices.free_bytes(device), str(device)), device

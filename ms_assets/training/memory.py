@@ -5,17 +5,19 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
+from ms_assets.machine import described, refuse_beyond, text
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors
 
 logger = logging.getLogger(__name__)
 
 FLOAT, LONG, INT = 4, 8, 4
+BYTES = {"fp32": 4, "bf16": 2}
 SMALLEST_PIECE = 1_024
-
-
-class NotEnoughMemoryError(ValueError):
-    """A training does not fit into memory, however small the pieces of a step."""
+BUILDING = 32
+"""Bytes an edge while the adjacency is built."""
+LEARNED_LAYER = 3
+"""Tensors of the size of all embeddings that a layer keeps while edge weights are learned."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Sizes:
 
 
 def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
-    """Estimate the bytes on the training device by purpose: an upper bound, without libraries and the loaded graph."""
+    """Estimate the bytes on the training device at its peak, by purpose, without libraries and the loaded graph."""
     d, nodes = settings.embedding_dim, sizes.n_users + sizes.n_graph_songs
     vectors = nodes * d * FLOAT
     width = settings.audio * sizes.audio_dimensions + settings.metadata * d
@@ -49,18 +51,37 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     )
     # Parameters, gradients, the optimiser's state (two moments for AdamW, one for momentum), the best state so far.
     copies = 1 + 1 + (2 if settings.optimizer == "adamw" else 1) + 1
-    # A layer that learns edge weights keeps its input and its output for its backward pass.
-    layers = 6 + (2 * settings.layers if settings.edge_weights == "learned" else 0)
-    # Two entries of the CSR, each two int32 and a float; then pairs, weights, keys and an order of the edges.
-    per_edge = 2 * (2 * INT + FLOAT) + 2 * LONG + FLOAT + LONG + LONG
+    # A layer that learns edge weights keeps its input, scaled and unscaled, for its backward pass.
+    learned = settings.edge_weights == "learned"
+    layers = max(2, 1 + LEARNED_LAYER * settings.layers if learned else 0)
+    # Both entries of an edge, each two int32; bucket or weight; key of the pair; weight in the loss; order of an epoch.
+    held = 2 * 2 * INT + FLOAT + LONG + FLOAT + LONG
+    frozen = 2 * (BYTES[settings.precision] + (FLOAT if settings.precision != "fp32" else 0)) + FLOAT
+    # Weights and entries; gradients of the entries by two layers; those of the weights, twice.
+    learning = FLOAT + 2 * FLOAT + 2 * 2 * FLOAT + 2 * FLOAT
     return {
         "parameters": copies * parameters,
-        "song features": FLOAT * (sizes.n_songs + sizes.n_graph_songs) * sizes.audio_dimensions,
+        "song features": (FLOAT * sizes.audio_dimensions + 4 * LONG) * sizes.n_graph_songs,
         # Metadata, the sum, the unit vectors, and two gradients.
         "song encoder": 5 * FLOAT * sizes.n_graph_songs * d,
         "propagation": layers * vectors,
-        "edges": per_edge * sizes.n_edges,
+        "edges": (held + max(frozen, learning if learned else 0)) * sizes.n_edges,
         "piece of a step": _piece(sizes, settings),
+    }
+
+
+def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
+    """Estimate the bytes of main memory that a training on another device needs, by purpose, beside the loaded graph.
+
+    The network is built in main memory, and its best state and the keys of pairs stay there.
+    """
+    parts = estimate(sizes, settings)
+    copies = 1 + 1 + (2 if settings.optimizer == "adamw" else 1) + 1
+    return {
+        "network and its best state": 2 * parts["parameters"] // copies,
+        "song features": parts["song features"],
+        # Rows of the adjacency and what counting them takes; bucket, key of the pair, weight in the loss, order.
+        "edges": (BUILDING + FLOAT + LONG + FLOAT + LONG) * sizes.n_edges,
     }
 
 
@@ -68,7 +89,8 @@ def fitted(sizes: Sizes, settings: TrainingSettings, available: int, device: str
     """Adapt settings to the available bytes by more pieces per step, which leaves the result of a step the same.
 
     Raises:
-        NotEnoughMemoryError: not even pieces of 1,024 edges fit; names the parts' sizes and what to change.
+        NotEnoughMemoryError: not even pieces of 1,024 edges fit; names the parts' sizes, what would fit, and what to
+            change.
     """
     parts = estimate(sizes, settings)
     most = math.ceil(settings.step_size(sizes.n_edges) / SMALLEST_PIECE)
@@ -77,25 +99,43 @@ def fitted(sizes: Sizes, settings: TrainingSettings, available: int, device: str
         pieces = min(2 * pieces, most)
         settings = settings.model_copy(update={"accumulation": pieces})
         parts = estimate(sizes, settings)
-    if sum(parts.values()) > available:
-        raise NotEnoughMemoryError(
-            f"training needs about {text(sum(parts.values()))} on {device} ({described(parts)}), but only "
-            f"{text(available)} are free: lower embedding_dim or layers, set edge_weights to heuristic or optimizer to "
-            "sgd, or train on a smaller scale or a larger machine"
-        )
+    refuse_beyond(
+        available,
+        f"{_training(sizes)} on {device}",
+        parts,
+        "lower embedding_dim or layers, set edge_weights to heuristic or optimizer to sgd, let fewer users take part "
+        "(splits__users.min_events, max_events), or train on a larger machine",
+        _what_fits(sizes, settings, available),
+    )
     logger.info("memory: about %s of %s (%s)", text(sum(parts.values())), text(available), described(parts))
     return settings
 
 
-def described(parts: dict[str, int]) -> str:
-    """Format the parts of an estimate in one line, largest first."""
-    ordered = sorted(parts.items(), key=lambda part: -part[1])
-    return ", ".join(f"{name} {text(n_bytes)}" for name, n_bytes in ordered)
+def refuse_without_room_beside(sizes: Sizes, settings: TrainingSettings, available: int) -> None:
+    """Check that main memory holds what a training on another device keeps there.
+
+    Raises:
+        NotEnoughMemoryError: it does not; names the parts' sizes and what to change.
+    """
+    refuse_beyond(
+        available,
+        f"{_training(sizes)} on another device in main memory",
+        estimate_beside(sizes, settings),
+        "let fewer users take part (splits__users.min_events, max_events), or train on a machine with more memory",
+    )
 
 
-def text(n_bytes: int) -> str:
-    """Format bytes in MiB or GiB."""
-    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+def _training(sizes: Sizes) -> str:
+    return f"training on {sizes.n_edges:,} edges of {sizes.n_users:,} users and {sizes.n_graph_songs:,} songs"
+
+
+def _what_fits(sizes: Sizes, settings: TrainingSettings, available: int) -> str:
+    """Say, for the error, with what dimensions the training would fit; empty if with none."""
+    for dimensions in (64, 32, 16, 8):
+        smaller = settings.model_copy(update={"embedding_dim": dimensions})
+        if dimensions < settings.embedding_dim and sum(estimate(sizes, smaller).values()) <= available:
+            return f", enough for embedding_dim {dimensions}"
+    return ""
 
 
 def _piece(sizes: Sizes, settings: TrainingSettings) -> int:

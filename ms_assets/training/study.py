@@ -13,9 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from ms_assets import pictures
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.settings import LARGEST_SEED, StudySettings, TrainingSettings
 from ms_assets.training.experiments import Fit
-from ms_assets.training.memory import NotEnoughMemoryError
 from ms_assets.training.trained import Epoch
 from ms_assets.training.trainer import DivergedError
 from ms_assets.training.validation import VALIDATION_K

@@ -3,12 +3,15 @@
 from itertools import pairwise
 
 import dagster as dg
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from ms_assets.graph import bipartite
 from ms_assets.graph.bipartite import bipartite_graph
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets_tests.worlds import DAY, Rules, World, listen, reaction, unit_vector
 
 T = 26_000_000 - DAY
@@ -144,6 +147,24 @@ def test_edges_are_taken_a_batch_at_a_time():
     assert np.array_equal(found.edge_attr.numpy(), wanted.astype(np.float32))
     # Two batches at most, of less than 50 bytes a row.
     assert max(held) - held[0] < 2 * 50 * size
+
+
+def test_a_graph_that_does_not_fit_is_refused_with_its_sizes_and_a_way_out(monkeypatch):
+    gib = 2**30
+    monkeypatch.setattr(bipartite, "free_memory", lambda: 16 * gib)
+    audio = duckdb.sql("SELECT [0.5::FLOAT] AS normalized_embed LIMIT 0")  # as long as Yambda's
+    bipartite.refuse_without_room(100_000, 3_000_000, 60_000_000, audio)
+    with pytest.raises(NotEnoughMemoryError) as refusal:
+        bipartite.refuse_without_room(1_000_000, 9_400_000, 600_000_000, audio)
+    # 24 bytes an edge, twice 512 a song.
+    for word in (
+        "600,000,000 edges, 1,000,000 users",
+        "edges 13.41 GiB",
+        "audio 8.96 GiB",
+        "only 16.00 GiB",
+        "min_events",
+    ):
+        assert word in str(refusal.value)
 
 
 def test_an_edge_to_a_song_that_is_not_there_is_refused():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ms_assets.defs.platform.io_managers import CheckpointOnDisk
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.tracking import MLflowRun
 from ms_assets.training import devices, experiments, inputs, memory, race, trainer
 from ms_assets.training.checkpoints import Checkpoint
@@ -116,7 +117,7 @@ def test_a_trial_of_a_study_is_fitted_to_the_memory_of_the_device_and_trained_th
     assert tried == [there]
     assert outcome(trained) == outcome(fit(DATA, settings, CPU))
     monkeypatch.setattr(devices, "free_bytes", lambda device: {there: 1_000, CPU: 1 << 40}[device])
-    with pytest.raises(memory.NotEnoughMemoryError, match="on emulated:0"):
+    with pytest.raises(NotEnoughMemoryError, match="on emulated:0"):
         inputs.fitted(settings, DATA.graph)
 
 

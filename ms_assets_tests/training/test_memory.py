@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 
+from ms_assets import machine
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import devices, memory
 from ms_assets.training.data import GraphTensors
@@ -71,9 +72,15 @@ def test_where_memory_is_short_a_step_is_cut_into_more_pieces():
 
 
 def test_what_does_not_fit_is_refused_with_the_parts_and_a_way_out():
-    with pytest.raises(ValueError, match="training needs about") as refusal:
+    with pytest.raises(ValueError, match="songs on cuda:0 needs about") as refusal:
         memory.fitted(YAMBDA_50M, TrainingSettings(), 2 * GIB, "cuda:0")
-    for word in ("on cuda:0", "propagation", "song encoder", "2.00 GiB are free", "lower embedding_dim"):
+    for word in (
+        "6,000,000 edges of 6,000 users and 600,000 songs",
+        "propagation",
+        "song encoder",
+        "2.00 GiB are free",
+        "lower embedding_dim",
+    ):
         assert word in str(refusal.value)
 
 
@@ -85,7 +92,7 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
     (tmp_path / "memory.stat").write_text("anon 900000\nactive_file 0\ninactive_file 0\n")
-    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert devices.free_bytes(torch.device("cpu")) == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert devices.free_bytes(torch.device("cpu")) > 2_000_000
@@ -100,7 +107,7 @@ def test_the_cache_of_files_in_a_container_is_free(version, tmp_path, monkeypatc
     for name, n in zip(names, (3_000_000, 2_500_000), strict=True):
         (folder / f"memory.{name}").write_text(f"{n}\n")
     (folder / "memory.stat").write_text(f"{prefix}active_file 300000\n{prefix}inactive_file 1200000\n")
-    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert devices.free_bytes(torch.device("cpu")) == 3_000_000 - 2_500_000 + 1_500_000
 
 

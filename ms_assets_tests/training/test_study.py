@@ -15,9 +15,9 @@ import polars as pl
 import pytest
 import torch
 
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import study as studies
-from ms_assets.training.memory import NotEnoughMemoryError
 from ms_assets.training.race import CANDIDATES
 from ms_assets.training.trainer import DivergedError
 from ms_assets_tests.conftest import metadata_of

@@ -52,6 +52,7 @@ def bipartite_graph(
 
     Input of training, in one file of PyTorch Geometric; cold songs are in it, without edges.
     """
+    bipartite.refuse_without_room(len(users), len(songs), len(edges), embeddings)
     graph = bipartite.bipartite_graph(
         users.order("user_id").to_arrow_table(),
         songs.order("song_id").to_arrow_table(),

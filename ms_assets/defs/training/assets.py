@@ -28,6 +28,7 @@ from ms_assets.defs.platform.scales import (
     settings_of,
 )
 from ms_assets.defs.platform.schemas import columns
+from ms_assets.machine import described
 from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
 from ms_assets.streams import Relation
 from ms_assets.vectors import fixed_size_list
@@ -60,7 +61,7 @@ def lightgcn(
 
     data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
     settings, device = inputs.fitted(_training_settings(context, io_manager), data.graph)
-    estimated = memory.described(memory.estimate(memory.Sizes.of(data.graph), settings))
+    estimated = described(memory.estimate(memory.Sizes.of(data.graph), settings))
     inputs_now = model_files.inputs_of(context.assets_def.get_asset_spec(context.asset_key), context.partition_key)
     versions = {key: made.version for key, made in inputs_now.items()}
     file = partial(model_files.checkpoint, context.asset_key, context.partition_key)
