@@ -49,6 +49,23 @@ def fixed_size_list(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
 
 
+def embedding_columns(
+    vectors: NDArray[np.float32], before_refit: NDArray[np.float32] | None
+) -> dict[str, pa.FixedSizeListArray]:
+    """Columns `embedding` and `before_refit`, the latter of nulls without a refit; float32 [rows, dimensions] each."""
+    if before_refit is not None:
+        before = fixed_size_list(before_refit)
+    else:
+        before = pa.nulls(len(vectors), pa.list_(pa.float32(), vectors.shape[1]))
+    return {"embedding": fixed_size_list(vectors), "before_refit": before}
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows [n, d] to length 1; rows of zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Ragged:
     """One list of integers per row, stored flat: row i holds `values[offsets[i]:offsets[i + 1]]`."""

@@ -136,7 +136,7 @@ def test_lightgcn_learns_the_embeddings_of_the_asset(both):
     file = both.platform.file("training/lightgcn", extension=".pt")
     settings = torch.load(file, weights_only=True)["settings"]
     model = LightGCN(**settings).fit(both.train, both.validation, both.catalogue)
-    wanted = both.stored("training/user_embeddings")
+    wanted = both.stored("retrieval/queries")
     assert model.dataset.user_ids.tolist() == wanted["uid"].to_list()
     vectors = vector_column(wanted.to_arrow(), "embedding")
     np.testing.assert_allclose(model.learned["users"], vectors, atol=OTHER_BLAS)

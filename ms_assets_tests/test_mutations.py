@@ -326,7 +326,7 @@ MUTATIONS = {
         "the index is of another training": of_another("training_run"),
         "the index is of another split": of_another("split"),
         "the index is of another id map": of_another("id_map"),
-        "users are permuted": vectors("user_embeddings", permuted),
+        "users are permuted": vectors("queries", permuted),
         "songs are permuted": vectors("song_embeddings", permuted),
         "cold songs are permuted": vectors("cold_songs", permuted),
         "items are permuted": reversed_ids("songs", "song_id"),
@@ -584,7 +584,7 @@ def spoiled(platform, check, mutate):
 AS_IT_RUNS = {
     "splits/users:user_ids_are_dense": ("one twice", "splits/train"),
     "graph/edges:edges_are_distinct_and_weighted": ("a great weight", "graph/bipartite_graph"),
-    "training/user_embeddings:user_embeddings_are_healthy": ("no number", "retrieval/lightgcn"),
+    "training/user_embeddings:user_embeddings_are_healthy": ("no number", "retrieval/queries"),
     "retrieval/popular:recommendations_are_complete": ("no first song", "evaluation/user_metrics"),
     "evaluation/user_metrics:metrics_lie_within_their_range": ("above 1", "evaluation/differences"),
 }

@@ -22,7 +22,7 @@ from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.recommender import TOP_K, nearest, ranked
 from ms_assets.retrieval.tuning import Tuner
 from ms_assets.streams import Relation
-from ms_assets.vectors import Ragged, vector_column
+from ms_assets.vectors import Ragged, unit, vector_column
 
 SHORTEST = 1e-3
 
@@ -52,9 +52,9 @@ def directions(
     n_trained, n_artists = len(trained), int(artists.values.max(initial=-1)) + 1
     ones = np.ones(len(artists.values), np.float32)
     of_songs = csr_matrix((ones, artists.values, artists.offsets), shape=(len(artists.offsets) - 1, n_artists))
-    centroids = _unit(of_songs[:n_trained].T @ trained)
-    own = _unit(of_songs[n_trained:] @ centroids)
-    return _unit(_unit(encodings) + own), np.asarray(own.any(axis=1))
+    centroids = unit(of_songs[:n_trained].T @ trained)
+    own = unit(of_songs[n_trained:] @ centroids)
+    return unit(unit(encodings) + own), np.asarray(own.any(axis=1))
 
 
 def calibrate(
@@ -96,20 +96,20 @@ def placed(
         dataset: dataset with a validation part.
         songs: embeddings float32 [n_songs, d], cold songs as encoded.
         artists: artists of every song.
-        judged: embeddings of users [n_users, d] and songs by a training that has not seen the validation part, by which
-            the length is fitted; those of a refit would find in validation what they were trained on.
+        judged: queries of users [n_users, d] and embeddings of songs by a training that has not seen the validation
+            part, by which the length is fitted; those of a refit would find in validation what they were trained on.
 
     Returns:
         Vectors of the cold songs float32 [n_cold, d], flags of those with an artist who has a trained song, and the
         calibration of their length; None, and the length that they were encoded with, if validation meets too few.
     """
     trained, encoded = np.split(songs, [dataset.n_graph_songs])
-    unit, known = directions(encoded, trained, artists)
+    cold, known = directions(encoded, trained, artists)
     users, known_songs = judged
     trained_before, encoded_before = np.split(known_songs, [dataset.n_graph_songs])
     fit = calibrate(users, trained_before, directions(encoded_before, trained_before, artists)[0], Tuner.of(dataset))
     rehearsed = np.linalg.norm(encoded, axis=1).mean() if len(encoded) else 1.0
-    return np.float32(fit.length if fit else rehearsed) * unit, known, fit
+    return np.float32(fit.length if fit else rehearsed) * cold, known, fit
 
 
 def indexed_vectors(song_embeddings: Relation, cold_songs: Relation) -> NDArray[np.float32]:
@@ -118,8 +118,3 @@ def indexed_vectors(song_embeddings: Relation, cold_songs: Relation) -> NDArray[
     rows = [table.order("song_id").to_arrow_table() for table in (trained, cold_songs)]
     parts = [vector_column(table, "embedding") for table in rows if len(table)]
     return np.concatenate(parts)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

@@ -308,7 +308,7 @@ def origin(
     users: NDArray[np.float32],
     songs: NDArray[np.float32],
 ) -> dict[str, str]:
-    """Origin of an index: the training, its split, the id map, and both kinds of embeddings, by name.
+    """Origin of an index: the training, its split, the id map, queries of users, and vectors of songs, by name.
 
     model: model of training/lightgcn.
     """
@@ -316,7 +316,7 @@ def origin(
         "training_run": model.mlflow_run_id,
         "split": model.inputs.get("splits/ground_truth", "unknown"),
         "id_map": fingerprint(item_id),
-        "user_embeddings": fingerprint(users),
+        "queries": fingerprint(users),
         "song_embeddings": fingerprint(songs),
     }
 

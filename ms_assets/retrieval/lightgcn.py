@@ -5,6 +5,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_assets.retrieval import queries
 from ms_assets.retrieval.baselines import activation
 from ms_assets.retrieval.cold_start import placed
 from ms_assets.retrieval.dataset import Dataset
@@ -81,17 +82,21 @@ class LightGCN(VectorRecommender):
         used = {name: is_known and getattr(self.settings, name) for name, is_known in known.items()}
         settings, device = inputs.fitted(validated(TrainingSettings, self.settings.model_dump() | used), data.graph)
         self.trained = race.train(data, settings, device)
-        users, songs = judged = [vectors.numpy() for vectors in self.trained.embeddings(data.graph)]
+        n = dataset.n_graph_songs
+        users, songs = before = [vectors.numpy() for vectors in self.trained.embeddings(data.graph)]
+        weights = queries.fit(dataset, before[0], before[1][:n]).weights
         if settings.refit and len(given.validation):
             parts = given.negatives, given.train, given.validation
             data = refit.refit_data(given.connection, graph, *parts)
             self.trained = trainer.refit(data, self.trained, device)
             users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
-        if dataset.n_graph_songs < dataset.n_songs:
+        asked = queries.of_users(dataset, users, songs[:n], weights)
+        if n < dataset.n_songs:
             artists = Ragged.from_column(given.songs.order("song_id").to_arrow_table(), "artist_ids")
-            cold, _, _ = placed(dataset, songs, artists, judged=(judged[0], judged[1]))
-            songs = np.concatenate([songs[: dataset.n_graph_songs], cold])
-        return {"users": users, "songs": songs}
+            judged = queries.of_users(dataset, before[0], before[1][:n], weights), before[1]
+            cold, _, _ = placed(dataset, songs, artists, judged)
+            songs = np.concatenate([songs[:n], cold])
+        return {"users": asked, "songs": songs}
 
     def _prepare(self, dataset: Dataset) -> None:
         index = SongIndex.build(self.learned["songs"], queries=self.learned["users"])

@@ -62,13 +62,15 @@ class Tuner:
     def ndcg(self, rank: Rank) -> dict[str, float]:
         """Mean NDCG@10 of the drawn users by view; 0 if no user has a target."""
         songs, _ = ranked(rank, self.users, self.heard, self.heard.n_songs, TUNING_K)
-        return {view: self._mean(self.targets[view], songs[row]) for row, view in enumerate(VIEWS)}
+        return {
+            view: float(np.nanmean(_ndcg(targets, songs[VIEWS.index(view)]))) if len(targets) else 0.0
+            for view, targets in self.targets.items()
+        }
 
-    def _mean(self, targets: Interactions, songs: NDArray[np.int64]) -> float:
-        if not len(targets):
-            return 0.0
-        ideal = targets.ideal_dcg("relevance", TUNING_K)
-        return float(np.nanmean(ranking.ndcg(targets.gains("relevance", songs), ideal)))
+    def ndcg_of_users(self, rank: Rank, view: str, k: int) -> NDArray[np.float64]:
+        """NDCG@k of each drawn user in a view, float64 [n_drawn]; NaN for users without a target."""
+        songs, _ = ranked(rank, self.users, self.heard, self.heard.n_songs, k)
+        return _ndcg(self.targets[view], songs[VIEWS.index(view)])
 
     def choose(self, grid: Sequence[Setting], make: Callable[..., Recommender]) -> Tuned:
         """Choose for each view the setting whose recommender ranks best for the drawn users.
@@ -82,6 +84,10 @@ class Tuner:
             trials.append((setting, self.ndcg(make(**setting).rank)))
             logger.info("%s: NDCG@%d %s", _in_words(setting), TUNING_K, _in_words(trials[-1][1]))
         return Tuned({view: max(trials, key=lambda trial: trial[1][view])[0] for view in VIEWS}, trials)
+
+
+def _ndcg(targets: Interactions, songs: NDArray[np.int64]) -> NDArray[np.float64]:
+    return ranking.ndcg(targets.gains("relevance", songs), targets.ideal_dcg("relevance", songs.shape[1]))
 
 
 def _in_words(numbers: Setting) -> str:

@@ -84,7 +84,7 @@ def binary(platform: Platform) -> tuple[float, float]:
     users, songs, cold = (
         pl.read_parquet(platform.file(key)).sort(by)
         for key, by in (
-            ("training/user_embeddings", "user_id"),
+            ("retrieval/queries", "user_id"),
             ("training/song_embeddings", "song_id"),
             ("retrieval/cold_songs", "song_id"),
         )

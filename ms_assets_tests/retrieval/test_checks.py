@@ -69,7 +69,7 @@ def test_an_index_that_probes_too_few_lists_fails(indexed):
         ({"model": replace(MODEL, mlflow_run_id="later")}, "training_run: built from run, found later"),
         ({"model": replace(MODEL, inputs={"splits/ground_truth": "x@2"})}, "split: built from run@1, found x@2"),
         ({"item_id": 10 * np.arange(N_SONGS)}, "id_map: built from"),
-        ({"users": unit_rows(np.random.default_rng(9), 30, 8)}, "user_embeddings: built from"),
+        ({"users": unit_rows(np.random.default_rng(9), 30, 8)}, "queries: built from"),
         ({"songs": unit_rows(np.random.default_rng(9), N_SONGS, 8)}, "song_embeddings: built from"),
     ],
 )

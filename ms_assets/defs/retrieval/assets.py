@@ -22,6 +22,7 @@ from ms_assets.files import temporary_folder
 from ms_assets.registry import CONTENT
 from ms_assets.retrieval import baselines, cold_start, implicit_models, linear_models, served
 from ms_assets.retrieval import index as indexing
+from ms_assets.retrieval import queries as asking
 from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
 from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
@@ -32,7 +33,7 @@ from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
 from ms_assets.streams import Relation
-from ms_assets.vectors import Ragged, embeddings, fixed_size_list, unrefitted
+from ms_assets.vectors import Ragged, embedding_columns, embeddings, fixed_size_list, unrefitted
 
 asset = room("retrieval")
 Recommended = dg.MaterializeResult[pa.Table]
@@ -43,10 +44,41 @@ LIGHTGCN = assets_of("training", "lightgcn")
 USERS, SONGS = assets_of("training", "user_embeddings"), assets_of("training", "song_embeddings")
 
 
-@asset(kinds={"numpy"}, code_version="2", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/cold_songs"))
-def cold_songs(
+@asset(kinds={"numpy"}, code_version="1", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
+def queries(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     user_embeddings: Relation, song_embeddings: Relation,
+) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
+    """One row per user: the vector that songs are searched by, the learned one drawn towards songs heard lately.
+
+    How much, and how fast songs fade, is chosen on validation; where fading gains nothing, the learned vector stays.
+    """
+    dataset, trained = Dataset.of(users, songs, train, ground_truth), song_embeddings.filter("NOT cold")
+    vectors, before = embeddings(user_embeddings, "user_id"), unrefitted(user_embeddings, "user_id")
+    songs_before = unrefitted(trained, "song_id")
+    found = asking.fit(dataset, before, songs_before)
+    asked = asking.of_users(dataset, vectors, embeddings(trained, "song_id"), found.weights)
+    asked_before = None
+    if not np.array_equal(before, vectors):
+        asked_before = asking.of_users(dataset, before, songs_before, found.weights)
+    table = {
+        "user_id": pa.array(range(len(asked)), pa.int32()),
+        "uid": dataset.user_ids,
+        **embedding_columns(asked, asked_before),
+    }
+    return dg.MaterializeResult(
+        value=pa.table(table),
+        metadata={
+            "weights": {f"half-life {seconds} s": weight for seconds, weight in found.weights.items()},
+            "trials": shown.table(pl.DataFrame(found.trials)),
+        },
+    )
+
+
+@asset(kinds={"numpy"}, code_version="2", ins=TUNED | SONGS, metadata=columns("retrieval/cold_songs"))
+def cold_songs(
+    users: Relation, songs: Relation, train: Relation, ground_truth: Relation, queries: Relation,
+    song_embeddings: Relation,
 ) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
     """One row per song without a train event: its vector among the trained songs, neither buried nor flooding lists.
 
@@ -58,7 +90,7 @@ def cold_songs(
         dataset,
         embeddings(song_embeddings, "song_id"),
         artists,
-        judged=(unrefitted(user_embeddings, "user_id"), unrefitted(song_embeddings, "song_id")),
+        judged=(unrefitted(queries, "user_id"), unrefitted(song_embeddings, "song_id")),
     )
     table = {
         "song_id": pa.array(range(dataset.n_graph_songs, dataset.n_songs), pa.int32()),
@@ -80,11 +112,11 @@ def cold_songs(
     code_version="2",
     io_manager_key="faiss_files",
     config_schema=config_schema(IndexSettings),
-    ins=assets_of("splits", "songs") | LIGHTGCN | USERS | SONGS,
+    ins=assets_of("splits", "songs") | LIGHTGCN | SONGS,
 )
 def song_index(
     context: dg.AssetExecutionContext, songs: Relation, lightgcn: Any,
-    user_embeddings: Relation, song_embeddings: Relation, cold_songs: Relation,
+    queries: Relation, song_embeddings: Relation, cold_songs: Relation,
 ) -> dg.MaterializeResult[IndexOfOrigin]:  # fmt: skip
     """Faiss index over the embeddings of all songs, cold ones as calibrated; its ids are Yambda's song ids.
 
@@ -92,7 +124,7 @@ def song_index(
     """
     settings = settings_of(context, IndexSettings)
     vectors = cold_start.indexed_vectors(song_embeddings, cold_songs)
-    user_vectors = embeddings(user_embeddings, "user_id")
+    user_vectors = embeddings(queries, "user_id")
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
     built = SongIndex.build(vectors, item_id, user_vectors, settings.queries == "single")
     assert built.measured is not None, "an index that was built was measured"
@@ -177,34 +209,34 @@ def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
 
 
 def _searchable(song_index: IndexOfOrigin, dataset: Dataset, user_vectors: NDArray[np.float32]) -> SongIndex:
-    expected = {"id_map": indexing.fingerprint(dataset.song_ids), "user_embeddings": indexing.fingerprint(user_vectors)}
+    expected = {"id_map": indexing.fingerprint(dataset.song_ids), "queries": indexing.fingerprint(user_vectors)}
     return SongIndex(_unless_stale(song_index, expected), use_gpu=True)
 
 
-@asset(kinds={"faiss"}, ins=SPLITS | USERS, **method("placed"))
+@asset(kinds={"faiss"}, ins=SPLITS, **method("placed"))
 def lightgcn(
-    users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, user_embeddings: Relation
+    users: Relation, songs: Relation, train: Relation, song_index: IndexOfOrigin, queries: Relation
 ) -> Recommended:
-    """LightGCN's top 100 for every user: the songs whose embeddings lie nearest to the user's, found in the index.
+    """LightGCN's top 100 for every user: the songs whose embeddings lie nearest to the user's query, by the index.
 
     The baselines are compared with these lists.
     """
-    dataset, vectors = Dataset.of(users, songs, train), embeddings(user_embeddings, "user_id")
+    dataset, vectors = Dataset.of(users, songs, train), embeddings(queries, "user_id")
     index = _searchable(song_index, dataset, vectors)
     return _recommended(dataset, lambda: LightGCN().of_embeddings(dataset, index, dataset.song_ids, users=vectors))
 
 
-@asset(kinds={"faiss"}, ins=TUNED | USERS | SONGS, **method("placed", "heard", "validated"))
+@asset(kinds={"faiss"}, ins=TUNED | SONGS, **method("placed", "heard", "validated"))
 def lightgcn_replay(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
-    song_index: IndexOfOrigin, user_embeddings: Relation, song_embeddings: Relation,
+    song_index: IndexOfOrigin, queries: Relation, song_embeddings: Relation,
 ) -> Recommended:  # fmt: skip
     """LightGCN with the scores of the user's own songs raised by their plays, by the weight best for view `all`.
 
     It serves users who also want songs that they know already, which are most of what they listen to.
     """
     dataset = Dataset.of(users, songs, train, ground_truth)
-    vectors, trained = embeddings(user_embeddings, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
+    vectors, trained = embeddings(queries, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
 
     active = cache(partial(baselines.activation, dataset))
 
@@ -215,7 +247,7 @@ def lightgcn_replay(
 
     make = blend(_searchable(song_index, dataset, vectors), dataset.song_ids, users=vectors, songs=trained)
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
-    before = unrefitted(user_embeddings, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
+    before = unrefitted(queries, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
     judged = make
     if not np.array_equal(before[0], vectors):
         ids = dataset.song_ids[: dataset.n_graph_songs]
@@ -308,12 +340,12 @@ def content_based(users: Relation, songs: Relation, train: Relation, bipartite_g
 @asset(
     kinds={"mlflow", "faiss"},
     code_version="1",
-    ins=SPLITS | LIGHTGCN | USERS | SONGS,
+    ins=SPLITS | LIGHTGCN | SONGS,
     metadata=columns("retrieval/served_model"),
 )
 def served_model(
     context: dg.AssetExecutionContext,
-    users: Relation, songs: Relation, train: Relation, lightgcn: Any, user_embeddings: Relation,
+    users: Relation, songs: Relation, train: Relation, lightgcn: Any, queries: Relation,
     song_embeddings: Relation, cold_songs: Relation, song_index: IndexOfOrigin, decayed_popularity: Relation,
     mlflow: MLflow,
 ) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
@@ -327,7 +359,7 @@ def served_model(
     data = served.ModelData(
         uid=dataset.user_ids,
         item_id=dataset.song_ids,
-        users=embeddings(user_embeddings, "user_id"),
+        users=embeddings(queries, "user_id"),
         songs=cold_start.indexed_vectors(song_embeddings, cold_songs),
         heard=dataset.heard,
     )

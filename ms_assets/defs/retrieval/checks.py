@@ -25,17 +25,17 @@ from ms_assets.vectors import embeddings, vector_column
 @asset_check(
     asset=["retrieval", "song_index"],
     additional_ins=assets_of("splits", "songs")
-    | assets_of("training", "lightgcn", "user_embeddings", "song_embeddings")
-    | assets_of("retrieval", "cold_songs"),
+    | assets_of("training", "lightgcn", "song_embeddings")
+    | assets_of("retrieval", "queries", "cold_songs"),
     blocking=True,
 )
 def index_finds_the_nearest_songs(
     song_index: IndexOfOrigin, songs: Relation, lightgcn: Any,
-    user_embeddings: Relation, song_embeddings: Relation, cold_songs: Relation,
+    queries: Relation, song_embeddings: Relation, cold_songs: Relation,
 ) -> dg.AssetCheckResult:  # fmt: skip
     """Index belongs to this training, split and id map, holds every song, and finds what exact search finds."""
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
-    users = embeddings(user_embeddings, "user_id")
+    users = embeddings(queries, "user_id")
     vectors = indexed_vectors(song_embeddings, cold_songs)
     index, expected = song_index.index, origin(lightgcn, item_id, users, vectors)
     if len(vectors) != len(item_id):

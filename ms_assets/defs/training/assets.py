@@ -7,10 +7,8 @@ from functools import partial
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from ms_assets import pictures
 from ms_assets.defs.platform import shown
@@ -31,7 +29,7 @@ from ms_assets.defs.platform.schemas import columns
 from ms_assets.machine import described
 from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
 from ms_assets.streams import Relation
-from ms_assets.vectors import fixed_size_list
+from ms_assets.vectors import embedding_columns
 
 asset = room("training")
 STUDY = dg.AssetKey(["training", "hyperparameter_study"])
@@ -161,16 +159,9 @@ def embeddings(
         columns = {
             key: pa.array(range(len(vectors)), pa.int32()),
             **about,
-            "embedding": fixed_size_list(vectors),
-            "before_refit": _or_nulls(before, vectors),
+            **embedding_columns(vectors, None if before is None else before.numpy()),
         }
         yield dg.Output(pa.table(columns), output_name=name, metadata={"dimensions": vectors.shape[1]})
-
-
-def _or_nulls(vectors: Any, like: NDArray[np.float32]) -> pa.Array:
-    if vectors is not None:
-        return fixed_size_list(vectors.numpy())
-    return pa.nulls(len(like), pa.list_(pa.float32(), like.shape[1]))
 
 
 @asset(
