@@ -53,7 +53,9 @@ def serving(
         eventually(lambda: urllib.request.urlopen(f"{server.address}{page}", timeout=5).status == 200, log, process)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)
+        # As Ctrl-C does: a server that waits for its children would wait for ever if it alone were told.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=20)
         with suppress(ProcessLookupError):
