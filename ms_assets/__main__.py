@@ -17,7 +17,7 @@ from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard
 from ms_assets.registry import ChampionError, Registry
 from ms_assets.streams import Relation
-from ms_assets.tracking import StoreError
+from ms_assets.tracking import StoreError, is_database
 
 LEADERBOARD = ("evaluation", "leaderboard")
 of_scale = click.argument("scale", type=click.Choice(SCALES.get_partition_keys()))
@@ -56,7 +56,7 @@ def rollback(scale: str) -> None:
 def serve_mlflow() -> None:
     """Serve MLflow's UI for the store of this home."""
     store = _store()
-    if not (uri := store.tracking_uri).startswith("sqlite:"):
+    if not is_database(uri := store.tracking_uri):
         sys.exit(f"MLFLOW_TRACKING_URI: {uri} is served already")
     store.open()
     server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
