@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ms_assets.evaluation.evaluate import evaluate
+    from ms_assets.raw.importing import import_events
     from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
     from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
     from ms_assets.retrieval.index import SongIndex
@@ -37,9 +38,11 @@ __all__ = [
     "SessionKNN",
     "SongIndex",
     "evaluate",
+    "import_events",
     "split",
 ]
 _HOMES = {
+    "raw.importing": ["import_events"],
     "splits.frames": ["split"],
     "retrieval.baselines": ["SVD", "ContentBased", "DecayedPopular", "Popular", "Random", "Replay"],
     "retrieval.implicit_models": ["BPR", "IALS", "ItemKNN"],

@@ -5,27 +5,35 @@ The exit status is 2 for an unknown or incomplete command, 1 for a command that 
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
-from typing import cast
+from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import click
 import polars as pl
 
 from ms_assets.definitions import define
-from ms_assets.defs.platform.resources import Environment, MLflow
+from ms_assets.defs.platform import runs
+from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard
+from ms_assets.files import sweep
+from ms_assets.raw.importing import EVENT_COLUMNS, import_events
+from ms_assets.raw.own import OWN, folder_in
+from ms_assets.raw.schema import SourceError
 from ms_assets.registry import ChampionError, Registry
 from ms_assets.streams import Relation
 from ms_assets.tracking import StoreError, is_database
 
+R = TypeVar("R")
 LEADERBOARD = ("evaluation", "leaderboard")
 of_scale = click.argument("scale", type=click.Choice(SCALES.get_partition_keys()))
 
 
 @click.group()
 def commands() -> None:
-    """Print the leaderboard of a scale; list its registered models, promote a version, roll the champion back."""
+    """Print the leaderboard of a scale; import own events; list registered models, promote one, roll back."""
 
 
 @commands.command("champion")
@@ -52,6 +60,75 @@ def rollback(scale: str) -> None:
     _print_champion(registry)
 
 
+def _columns(command: Any) -> Any:
+    """Options that name the column of each thing that events hold."""
+    for what in reversed(EVENT_COLUMNS):
+        command = click.option(f"--{what}", metavar="COLUMN", help=COLUMN_HELP[what])(command)
+    return command
+
+
+COLUMN_HELP = {
+    "user": "Column of users' ids: text or whole numbers.",
+    "song": "Column of songs' ids: text or whole numbers.",
+    "time": "Column of times: ISO 8601, dates, or (milli)seconds since 1970.",
+    "type": "Column of event types; without one, every event is a listen.",
+    "organic": "Column that tells the user's own choices (true) from recommended songs.",
+    "ratio": "Column of the played share or percent of the song.",
+    "played": "Column of the played time; with --duration, in place of --ratio.",
+    "duration": "Column of the song's length.",
+    "rating": "Column of ratings, in place of --ratio: the lowest counts as nothing played, the highest as all.",
+}
+
+
+@commands.command("import")
+@click.argument("events", nargs=-1, required=True)
+@_columns
+@click.option("--map", "mapped", metavar="NAME=TYPE", multiple=True, help="Event type that a name stands for.")
+@click.option("--deduplicate", is_flag=True, help="Keep one of several events of equal user, song, time and type.")
+@click.option("--audio", metavar="FILE", help="Table of audio vectors: song, audio.")
+@click.option("--artists", metavar="FILE", help="Table of artists: song, artist.")
+@click.option("--albums", metavar="FILE", help="Table of albums: song, album.")
+def import_own(
+    events: tuple[str, ...], mapped: tuple[str, ...], deduplicate: bool, audio: str | None, artists: str | None,
+    albums: str | None, **named: str | None,
+) -> None:  # fmt: skip
+    """Import EVENTS as the scale `own`: CSV, JSON Lines or Parquet; files, folders, patterns, or addresses (s3://…).
+
+    Columns are guessed by their names unless they are named here. A former import stays if this one fails.
+    """
+    environment = Environment.read()
+    types = {name: kind for name, _, kind in (pair.partition("=") for pair in mapped)}
+    with runs.writing_turn(environment.home, OWN, f"import-{uuid4()}"):
+        sweep(environment.home / "source", OWN)
+        report = import_events(
+            events,
+            folder_in(environment.home),
+            columns={what: name for what, name in named.items() if name is not None},
+            types=types,
+            deduplicate=deduplicate,
+            audio=audio,
+            artists=artists,
+            albums=albums,
+            connection=_resource("duckdb", DuckDB).connection,
+        )
+    _print_report(report)
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
+    print(f"read {report['n_read']:,} events of {len(report['sources']):,} files")
+    for what, name in report["columns"].items():
+        print(f"  {what}: column {name}")
+    for rule, n in report["n_dropped"].items():
+        print(f"dropped {n:,}: {rule}")
+    types = ", ".join(f"{n:,} {kind}" for kind, n in report["n_by_type"].items())
+    print(
+        f"kept {report['n_events']:,} events ({types}) of {report['n_users']:,} users and {report['n_songs']:,} songs"
+    )
+    for what, n in report["songs_known_by"].items():
+        print(f"{what}: known of {n:,} songs")
+    print("next: dg launch --job pipeline --partition own")
+
+
 @commands.command("mlflow")
 def serve_mlflow() -> None:
     """Serve MLflow's UI for the store of this home."""
@@ -68,8 +145,12 @@ def _registry(scale: str) -> Registry:
 
 
 def _store() -> MLflow:
+    return _resource("mlflow", MLflow)
+
+
+def _resource(name: str, kind: type[R]) -> R:
     resources = define(Environment.read()).resources or {}
-    return cast(MLflow, resources["mlflow"])
+    return cast(R, resources[name])
 
 
 def _print_leaderboard(scale: str) -> None:
@@ -110,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command in `arguments`, by default the process's own, and exit."""
     try:
         commands(arguments, prog_name="python -m ms_assets")
-    except (FileNotFoundError, ChampionError, StoreError) as problem:
+    except (FileNotFoundError, ChampionError, SourceError, StoreError) as problem:
         sys.exit(str(problem))
 
 

@@ -2,7 +2,7 @@
 
 ASSETS = {
     "raw": "multi_event embeddings artist_item_mapping album_item_mapping listens likes dislikes unlikes undislikes "
-    "column_report statistics_report",
+    "user_ids song_ids artist_ids album_ids column_report statistics_report",
     "splits": "candidate_songs users songs train validation test ground_truth negatives",
     "graph": "edges bipartite_graph statistics",
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
@@ -14,6 +14,8 @@ ASSETS = {
 """Names of assets by room, which is the group too."""
 KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.split()}
 PUBLISHED = {"raw/multi_event", "raw/embeddings", "raw/artist_item_mapping", "raw/album_item_mapping"}
+OWN_IDS = {"raw/user_ids", "raw/song_ids", "raw/artist_ids", "raw/album_ids"}
+"""Ids of imported data; empty for Yambda."""
 ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/undislikes"}
 """Published tables that nothing needs; the job `pipeline` leaves them out."""
 ASKED_FOR = {"training/hyperparameter_study", "training/ablation", "evaluation/user_metrics_json"}
@@ -31,4 +33,4 @@ OTHERS = {
 """Assets that the job `pipeline` does not write as Parquet: how the files' names go on after the scale."""
 TABLES = KEYS - set(OTHERS) - ON_REQUEST - ASKED_FOR
 """Assets that the job `pipeline` writes as Parquet."""
-SCALES = ["sample", "50m", "500m", "5b"]
+SCALES = ["sample", "50m", "500m", "5b", "own"]

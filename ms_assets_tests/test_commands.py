@@ -118,7 +118,7 @@ def test_an_unknown_scale_is_refused_by_its_name(workplace, program):
         "python": lambda: workplace.run("python", "-m", "ms_assets", "51m"),
     }[program]()
     assert run.returncode != 0
-    assert "51m" in run.stdout or "{sample,50m,500m,5b}" in run.stdout, run.stdout
+    assert "51m" in run.stdout or "{sample,50m,500m,5b,own}" in run.stdout, run.stdout
 
 
 def test_an_asset_whose_input_is_missing_says_what_to_materialise_first(workplace, tmp_path):

@@ -114,7 +114,7 @@ def test_a_partition_that_is_launched_from_its_page_becomes_materialised(ask, wo
     statuses = answer["assetNodeOrError"]["assetPartitionStatuses"]
     assert statuses["materializedPartitions"] == ["sample"]
     assert statuses["failedPartitions"] == []
-    assert sorted(statuses["unmaterializedPartitions"]) == ["500m", "50m", "5b"]
+    assert sorted(statuses["unmaterializedPartitions"]) == ["500m", "50m", "5b", "own"]
     assert (workplace.home / "data" / "raw" / "artist_item_mapping" / "sample.parquet").is_symlink()
 
 

@@ -11,6 +11,7 @@ from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.resources import Environment, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
+from ms_assets.raw.own import OWN
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, SourceError
 
 ON_REQUEST_TABLES = dg.AssetSelection.assets(*(["raw", name] for name in ON_REQUEST))
@@ -114,6 +115,6 @@ def _made_from_another(lineage: Lineage, dataset: str, commit: str) -> list[str]
 def _reading_the_hub(instance: dg.DagsterInstance, home: Path) -> dg.DagsterRun | None:
     """Run in progress whose tables would be from two commits if another were pinned now; None if there is none."""
     runs.mark_lost(instance, home)
-    real = [scale for scale in SCALES.get_partition_keys() if scale != "sample"]
+    real = [scale for scale in SCALES.get_partition_keys() if scale not in ("sample", OWN)]
     found = instance.get_runs(dg.RunsFilter(statuses=runs.UNDER_WAY, tags={PARTITION_TAG: real}), limit=1)
     return found[0] if found else None

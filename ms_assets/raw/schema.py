@@ -251,5 +251,24 @@ TABLES = {
         ),
     )
 }
+
+
+def _own_ids(what: str, number: str) -> SourceTable:
+    known = (f'"{what}" IS NOT NULL',)
+    ids = Column(what, ("VARCHAR", "BIGINT"), "names", f"{what} in the imported data", holds=known, values="no nulls")
+    return SourceTable(
+        f"{what}_ids",
+        f"{what}_ids.parquet",
+        (_id(number, f"number of the {what}, in the order of their own ids"), ids),
+        f"One row per {what} of imported data: its own id. Empty where ids are Yambda's.",
+        unique=number,
+    )
+
+
+IDS = {
+    what: _own_ids(what, number)
+    for what, number in (("user", "uid"), ("song", "item_id"), ("artist", "artist_id"), ("album", "album_id"))
+}
+"""Tables of own ids by what they name; an import makes them."""
 ALWAYS = ("multi_event", "embeddings", "artist_item_mapping", "album_item_mapping")
 ON_REQUEST = tuple(name for name in TABLES if name not in ALWAYS)

@@ -291,7 +291,7 @@ def test_one_command_rolls_back_and_others_show_and_promote(store, capsys, monke
         (["promote", "50m", "two"], "'two' is not a valid integer"),
         (["promote", "50m"], "Missing argument 'VERSION'"),
         (["promote", "50m", "2", "3"], "unexpected extra argument (3)"),
-        (["rollback", "51m"], "'51m' is not one of 'sample', '50m', '500m', '5b'"),
+        (["rollback", "51m"], "'51m' is not one of 'sample', '50m', '500m', '5b', 'own'"),
         (["51m"], "No such command '51m'"),
         (["demote", "50m"], "No such command 'demote'"),
         ([], "rollback  Make the former champion the champion again."),
@@ -306,5 +306,5 @@ def test_a_command_that_is_not_known_or_not_complete_is_refused_with_its_usage(c
 def test_help_lists_every_command_and_scale(capsys):
     status, said = run(capsys, "--help")
     assert status == 0
-    for command in ("sample", "50m", "500m", "5b", "champion", "promote", "rollback"):
+    for command in ("sample", "50m", "500m", "5b", "own", "champion", "promote", "rollback", "import"):
         assert f"\n  {command} " in said

@@ -9,8 +9,9 @@ from typing import Any
 import dagster as dg
 
 from ms_assets.defs.platform import runs
-from ms_assets.defs.platform.scales import NO_SCALE, PARTITION_TAG, check_run_config
+from ms_assets.defs.platform.scales import NO_SCALE, PARTITION_TAG, check_run_config, like
 from ms_assets.files import sweep
+from ms_assets.raw.own import OWN, Import, folder_in
 
 IN_PROCESS_SCALES = ("sample", "50m")
 RETRIES: dict[str, Any] = {"retries": {"enabled": {}}}
@@ -44,17 +45,18 @@ class ScaleExecutor(dg.Executor):
         scale = run.tags.get(PARTITION_TAG)
         if scale is None:
             raise ValueError(NO_SCALE)
-        check_run_config(run.run_config, scale)
+        own = Import.read(folder_in(self._home)) if scale == OWN else None
+        check_run_config(run.run_config, scale, own)
         with ExitStack() as until_the_end:
             until_the_end.enter_context(runs.alive(runs.life_of(self._home, run.run_id)))
             until_the_end.enter_context(runs.interrupted_when_cancelled(instance, run))
             self._take_turn(plan_context, scale, until_the_end)
             self._sweep(scale)
-            yield from self._steps(plan_context, execution_plan, scale)
+            yield from self._steps(plan_context, execution_plan, like(own) if own else scale)
 
-    def _steps(self, plan_context: Any, execution_plan: Any, scale: str) -> Iterator[dg.DagsterEvent]:
+    def _steps(self, plan_context: Any, execution_plan: Any, size: str) -> Iterator[dg.DagsterEvent]:
         chosen, begins = self._process_per_step, dg.DagsterEventType.STEP_WORKER_STARTING
-        if scale in IN_PROCESS_SCALES:
+        if size in IN_PROCESS_SCALES:
             chosen, begins = self._in_process, dg.DagsterEventType.STEP_START
         with ExitStack() as until_the_step_ends:
             for event in chosen.execute(plan_context, execution_plan):

@@ -1,4 +1,4 @@
-"""Scales, the four sizes of the data: partitions, settings whose defaults differ, and run config of assets."""
+"""Scales, the sizes of the data: partitions, settings whose defaults differ, and run config of assets."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 import dagster as dg
 from pydantic.fields import FieldInfo
 
+from ms_assets.defs.platform import lineage
 from ms_assets.defs.platform.schemas import columns
+from ms_assets.raw.own import OWN, Import, folder_in
 from ms_assets.settings import (
     AblationSettings,
     EvaluationSettings,
@@ -24,7 +26,7 @@ from ms_assets.settings import (
     validated,
 )
 
-SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b"])
+SCALES = dg.StaticPartitionsDefinition(["sample", "50m", "500m", "5b", OWN])
 PARTITION_TAG = "dagster/partition"
 """Tag of a run that names its scale."""
 NO_SCALE = (
@@ -51,7 +53,36 @@ SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
     # which halves the bytes that a sparse product reads on a GPU.
     "500m": {TrainingSettings: {"embedding_dim": 64, "batch_size": 1_048_576, "precision": "bf16", "epochs": 8}},
     "5b": {TrainingSettings: {"embedding_dim": 64, "batch_size": 2_097_152, "precision": "bf16", "epochs": 4}},
+    OWN: {SongSettings: {"require_audio": False}},
 }
+
+LIKE = {"50m": 150_000_000, "500m": 1_500_000_000}
+"""Number of events below which imported data are trained like a size of Yambda; above, like `5b`."""
+
+
+def own_defaults(own: Import) -> dict[type[Settings], dict[str, Any]]:
+    """Defaults for imported data: those of the size of Yambda nearest to theirs, and what follows from themselves.
+
+    Users take part who have five events, or half as many as the median user, where that is less; nobody with ten times
+    as many as a hundredth of users is a person. The test part of `global_temporal` is the last day.
+    """
+    report = own.report
+    typical, many = report["events_per_user_median"], report["events_per_user_p99"]
+    return {
+        **SCALE_DEFAULTS[like(own)],
+        **SCALE_DEFAULTS[OWN],
+        UserSettings: {"min_events": min(max(typical // 2, 1), 5), "max_events": max(10 * many, 1_000)},
+        SplitSettings: {"test_start": max(report["last_second"] - 86_400, 0)},
+    }
+
+
+def like(own: Import) -> str:
+    """Size of Yambda that is nearest to imported data."""
+    return next((scale for scale, least in LIKE.items() if own.report["n_events"] < least), "5b")
+
+
+FOUND_OUT = ("min_events", "max_events", "test_start")
+"""Settings whose default for imported data follows from the data."""
 
 CONFIGURED_OPS: dict[str, type[Settings]] = {
     "training__lightgcn": TrainingSettings,
@@ -97,12 +128,20 @@ def config_schema(model: type[Settings]) -> dict[str, dg.Field]:
 def settings_of(context: dg.AssetExecutionContext, model: type[S], found: Mapping[str, Any] | None = None) -> S:
     """Settings of a step: the scale's defaults, overridden by `found`, overridden by the run config."""
     given = _without_nulls(context.op_execution_context.op_config or {})
-    return scale_settings(model, context.partition_key, {**(found or {}), **given})
+    return scale_settings(model, context.partition_key, {**(found or {}), **given}, import_of(context))
 
 
-def scale_settings(model: type[S], scale: str, given: Mapping[str, Any]) -> S:
-    """Settings of a scale: its defaults, overridden by the given values."""
-    return validated(model, {**SCALE_DEFAULTS[scale].get(model, {}), **given})
+def scale_settings(model: type[S], scale: str, given: Mapping[str, Any], own: Import | None = None) -> S:
+    """Settings of a scale: its defaults, which follow from the import for imported data, overridden by given values."""
+    defaults = own_defaults(own) if own else SCALE_DEFAULTS[scale]
+    return validated(model, {**defaults.get(model, {}), **given})
+
+
+def import_of(context: dg.AssetExecutionContext) -> Import | None:
+    """Import that a step's scale is made from; None for other scales."""
+    if context.partition_key != OWN:
+        return None
+    return Import.read(folder_in(lineage.of_run(context.run_id).base.parent))
 
 
 def scale_of(context: dg.AssetCheckExecutionContext) -> str:
@@ -116,7 +155,7 @@ def scale_of(context: dg.AssetCheckExecutionContext) -> str:
     return context.run.tags[PARTITION_TAG]
 
 
-def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
+def check_run_config(run_config: Mapping[str, Any], scale: str, own: Import | None = None) -> None:
     """Check the settings of every op that a run configures.
 
     Raises:
@@ -128,7 +167,7 @@ def check_run_config(run_config: Mapping[str, Any], scale: str) -> None:
             raise ValueError(f"run config of {op}: expected settings of {', '.join(CONFIGURED_OPS)}")
         try:
             if config:
-                scale_settings(CONFIGURED_OPS[op], scale, _without_nulls(config))
+                scale_settings(CONFIGURED_OPS[op], scale, _without_nulls(config), own)
         except ValueError as error:
             raise ValueError(f"run config of {op}: {error}") from None
 
@@ -141,6 +180,7 @@ def _config_field(model: type[Settings], name: str, field: FieldInfo) -> dg.Fiel
     differing = {
         scale: changed[model][name] for scale, changed in SCALE_DEFAULTS.items() if name in changed.get(model, {})
     }
+    differing |= {OWN: "by the data"} if name in FOUND_OUT else {}
     default = "; ".join([f"default {field.default}", *(f"{s}: {v}" for s, v in differing.items())])
     return dg.Field(
         dg.Noneable(_config_type(model, name, field.annotation)),

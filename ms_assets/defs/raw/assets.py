@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from ms_assets.defs.platform import shown
+from ms_assets.defs.platform import lineage, shown
 from ms_assets.defs.platform.io_managers import LinkedTableIOManager
 from ms_assets.defs.platform.resources import DuckDB, YambdaSource
 from ms_assets.defs.platform.scales import assets_of, room
@@ -12,7 +12,7 @@ from ms_assets.defs.platform.schemas import as_metadata, columns
 from ms_assets.defs.raw import checks
 from ms_assets.raw import layouts, reports
 from ms_assets.raw.arrival import verify
-from ms_assets.raw.schema import ALWAYS, ON_REQUEST, TABLES, SourceTable
+from ms_assets.raw.schema import ALWAYS, IDS, ON_REQUEST, TABLES, SourceTable
 from ms_assets.raw.source import SourceFile
 from ms_assets.streams import Relation, TableWriter
 
@@ -54,10 +54,11 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
                 value = drafts[table.name]
             context.log.info(f"checking {file.path}")
             found = verify(duckdb.connection, path, table, source=file.path)
-            if found.differences:
+            if found.differences and (file.path.exists() or table not in IDS.values()):
                 context.log.warning(
                     f"{file.path}: {', '.join(found.differences)}; writing a copy in the published form"
                 )
+            if found.differences:
                 value = found.rows.project("* EXCLUDE file_row_number")
             is_sorted = table.name != "multi_event" or layouts.is_sorted(found.rows)
             if not is_sorted:
@@ -75,13 +76,14 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
                     "source_differs": ", ".join(found.differences) or "no",
                     "source_was_sorted": is_sorted,
                     "source_file": dg.MetadataValue.path(str(file.path)),
+                    **({lineage.MADE_TOGETHER: {"import": file.imported}} if file.imported else {}),
                 },
             )
 
     return source_table
 
 
-published_tables = [source_asset(table) for table in TABLES.values()]
+published_tables = [source_asset(table) for table in (*TABLES.values(), *IDS.values())]
 
 
 REQUESTED = assets_of("raw", *ON_REQUEST, optional=True)

@@ -21,6 +21,7 @@ from ms_assets.defs.platform.scales import (
     SCALES,
     assets_of,
     config_schema,
+    import_of,
     outputs,
     room,
     scale_settings,
@@ -193,7 +194,7 @@ def hyperparameter_study(
 
     settings, scale = settings_of(context, StudySettings), context.partition_key
     fixed = {name: value for name, value in settings if name != "trials" and value is not None}
-    base = scale_settings(TrainingSettings, scale, fixed)
+    base = scale_settings(TrainingSettings, scale, fixed, import_of(context))
     data = inputs.training_data(bipartite_graph, negatives, ground_truth)
     name = studies.name_of(scale, identity(data, base))
     study = studies.open_study(study_storage.url(scale), name, base)

@@ -1,0 +1,356 @@
+"""Import of own logs: events with ids of any kind become the source tables of the scale `own`, out of core.
+
+The tables are those that Yambda publishes, so that everything after reads one kind of data. Users, songs, artists and
+albums get dense ids, in the order of their own ones; tables beside say which is which (`schema.IDS`).
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ms_assets.events import EVENT_TYPES, listed
+from ms_assets.files import published, sha256
+from ms_assets.raw import logs, values
+from ms_assets.raw.arrival import PART_BITS
+from ms_assets.raw.logs import Connection, Log, literal, quoted, whole
+from ms_assets.raw.own import OWN, REPORT
+from ms_assets.raw.schema import IDS, TABLES, UNIT, SourceError
+from ms_assets.streams import ROW_GROUP, Relation
+
+Source = str | Path
+
+EVENT_COLUMNS = ("user", "song", "time", "type", "organic", "ratio", "played", "duration", "rating")
+"""Things that columns of events hold, the needed ones first."""
+NEEDED = EVENT_COLUMNS[:3]
+PLAYED = (("ratio",), ("played", "duration"), ("rating",))
+"""Kinds of columns that tell how much of a song was played, or liked; one of them is read."""
+LEFT_OUT = ""
+"""Type to which events are mapped that are to be left out."""
+RULES = {
+    "no user": '"user" IS NULL',
+    "no song": "song IS NULL",
+    "no time": '"time" IS NULL',
+    "no type": "type IS NULL",
+    "type left out": f"type = '{LEFT_OUT}'",
+    "time before 1970": '"time" < 0',
+    "time in the future": '"time" > {now}',
+}
+"""Conditions in SQL for events that are dropped, in the order in which they are asked; `{now}` is in microseconds."""
+HIGHEST_SHARE = 2
+"""Highest ratio in a column of shares, since players report a little over 1; higher ones are percents."""
+STAGED = "staged"
+NO_RATIO = "NULL::DOUBLE"
+
+
+def import_events(
+    events: Source | Sequence[Source],
+    folder: Source,
+    *,
+    columns: Mapping[str, str] | None = None,
+    types: Mapping[str, str] | None = None,
+    deduplicate: bool = False,
+    audio: Source | None = None,
+    artists: Source | None = None,
+    albums: Source | None = None,
+    connection: Connection | None = None,
+) -> dict[str, Any]:
+    """Import logs as the source of the scale `own`; a former import stays if this one fails.
+
+    Args:
+        events: files, folders, patterns or addresses of CSV, JSON Lines and Parquet.
+        folder: folder to write, which is replaced as a whole: `source/own` in the home.
+        columns: names of columns by what they hold: user, song, time, type, ratio, played, duration, rating, organic;
+            the others are guessed.
+        types: event types by the names that the logs have for them; "" leaves events out.
+        deduplicate: keep one of several events of the same user, song, time and type.
+        audio: table of vectors by song (columns song, audio), of one length.
+        artists, albums: tables of pairs (song, and artist or album: an id, or a list in JSON and Parquet).
+        connection: DuckDB connection, whose limits hold; by default one without limits.
+
+    Returns:
+        The report, which is also `report.json` in the folder: sources, columns, rows read, dropped and by which rule.
+
+    Raises:
+        SourceError: names the file, the column, the first bad row, what was found and what was expected.
+    """
+    con = connection or duckdb.connect()
+    con.execute("SET TimeZone = 'UTC'")  # that of times without one
+    sources = [events] if isinstance(events, Source) else events
+    contents = {"audio": audio, "artist": artists, "album": albums}
+    with published(Path(folder)) as unfinished:
+        (unfinished / STAGED).mkdir(parents=True)
+        report = _write_events(con, logs.open_all(con, sources), columns or {}, types or {}, deduplicate, unfinished)
+        report["songs_known_by"] = {
+            what: _write_content(con, what, logs.open_all(con, [source]), unfinished)
+            for what, source in contents.items()
+            if source is not None
+        }
+        shutil.rmtree(unfinished / STAGED)
+        files = sorted(file for file in unfinished.rglob("*") if file.is_file())
+        report["files"] = {str(file.relative_to(unfinished)): sha256(file) for file in files}
+        (unfinished / REPORT).write_text(json.dumps(report, indent=1))
+    return report
+
+
+def _write_events(
+    con: Connection, found: list[Log], named: Mapping[str, str], types: Mapping[str, str], deduplicate: bool,
+    folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the events, and the ids of users and songs; returns the report."""
+    if wrong := [f"{name}={kind}" for name, kind in types.items() if kind not in (*EVENT_TYPES, LEFT_OUT)]:
+        raise SourceError(f"--map {wrong[0]}: expected {listed(EVENT_TYPES)}, or nothing to leave such events out")
+    chosen = _chosen(found, named)
+    for number, (log, columns) in enumerate(zip(found, chosen, strict=True)):
+        _stage(con, log, _of_events(log, columns, types), columns, folder / STAGED / f"{number:06}.parquet")
+    staged, files = _staged(con, folder / STAGED), [log.file for log in found]
+    _refuse_unreadable(staged, files)
+    _refuse_unknown_types(staged, files)
+    rule = _rule()
+    counts = dict(staged.aggregate(f"{rule} AS rule, count(*)").fetchall())
+    kept, dropped = staged.filter(f"{rule} = ''"), {name: counts[name] for name in RULES if name in counts}
+    if not counts.get(""):
+        said = ", ".join(f"{n:,} for {name}" for name, n in dropped.items()) or "there are no rows"
+        raise SourceError(f"{', '.join(files[:3])}: all events were dropped ({said}); nothing is left to import")
+    for what in ("user", "song"):
+        _number(con, kept.project(f"{quoted(what)} AS id"), what, folder)
+    percent, highest = _percent(kept, next(kind for kind in (*PLAYED, ()) if set(kind) <= chosen[0].keys()))
+    target = folder / TABLES["multi_event"].file(OWN)
+    target.parent.mkdir(parents=True)
+    _in_order(con, kept, percent, deduplicate, folder).write_parquet(
+        str(target), compression="zstd", row_group_size=ROW_GROUP
+    )
+    written = con.read_parquet(str(target))
+    if n_repeated := counts[""] - len(written):
+        dropped["repeated"] = n_repeated
+    return {
+        "sources": {log.file: n for log, n in zip(found, _rows_by_file(staged, len(found)), strict=True)},
+        "columns": chosen[0],
+        "highest_ratio": highest,
+        "n_read": sum(counts.values()),
+        "n_dropped": dropped,
+        **_described(con, written),
+    }
+
+
+def _chosen(found: list[Log], named: Mapping[str, str]) -> list[dict[str, str]]:
+    """Columns by what they hold, for each file; of those that tell how much was played, one kind."""
+    if other := named.keys() - set(EVENT_COLUMNS):
+        raise SourceError(f"columns: found {', '.join(sorted(other))}, expected {', '.join(EVENT_COLUMNS)}")
+    given = [kind for kind in PLAYED if named.keys() & set(kind)]
+    if len(given) > 1:
+        options = ", ".join(f"--{what}" for what in EVENT_COLUMNS if what in named and what not in NEEDED)
+        raise SourceError(f"{options}: expected one of --ratio, --played with --duration, and --rating")
+    chosen = []
+    for log in found:
+        columns = {what: logs.column(log, what, named.get(what), what in NEEDED) for what in EVENT_COLUMNS}
+        whole_kinds = [kind for kind in given or PLAYED if all(columns[what] for what in kind)]
+        if given and not whole_kinds:
+            lacking = next(what for what in given[0] if columns[what] is None)
+            raise SourceError(
+                f"{log.file}: found columns {', '.join(log.types)}; name the one of the {lacking} by --{lacking}"
+            )
+        used = {what for kind in PLAYED for what in kind} - {what for kind in whole_kinds[:1] for what in kind}
+        chosen.append({what: name for what, name in columns.items() if name and what not in used})
+        if chosen[-1].keys() != chosen[0].keys():
+            raise SourceError(
+                f"{log.file}: found columns of {', '.join(chosen[-1])}, expected {', '.join(chosen[0])} as in "
+                f"{found[0].file}; import logs of one kind at a time, or give their columns one name"
+            )
+    return chosen
+
+
+def _of_events(log: Log, columns: Mapping[str, str], types: Mapping[str, str]) -> dict[str, str]:
+    """SQL for the staged columns of events."""
+    read = {what: values.value(log, what, name) for what, name in columns.items()}
+    if "type" in read and types:
+        cases = " ".join(f"WHEN {literal(name)} THEN {literal(kind)}" for name, kind in types.items())
+        read["type"] = f"CASE {read['type']} {cases} ELSE {read['type']} END"
+    if "played" in read:
+        read["ratio"] = f"({read.pop('played')}) / nullif({read.pop('duration')}, 0)"
+    if "rating" in read:
+        read["ratio"] = read.pop("rating")
+    return {"type": "'listen'", "ratio": NO_RATIO, "organic": "NULL::UTINYINT", **read}
+
+
+def _stage(con: Connection, log: Log, read: Mapping[str, str], columns: Mapping[str, str], file: Path) -> None:
+    """Store one file's values in its order; `bad` tells the first value of a row that cannot be read."""
+    said = " || chr(31) || "
+    bad = " ".join(
+        f"WHEN {values.problem(log, what, name)} "
+        f"THEN {said.join((literal(what), literal(name), f'{quoted(name)}::VARCHAR'))}"
+        for what, name in columns.items()
+    )
+    shown = ", ".join(f"{sql} AS {quoted(what)}" for what, sql in read.items())
+    with whole(log.file):
+        con.sql(f"SELECT {shown}, CASE {bad} END AS bad FROM {log.reader}").write_parquet(str(file))
+
+
+def _staged(con: Connection, folder: Path) -> Relation:
+    """Staged rows of all files, with `position`, which orders them as the files do."""
+    position = f"(file_index::BIGINT << {PART_BITS}) + file_row_number AS position"
+    return con.sql(f"SELECT *, {position} FROM read_parquet({literal(f'{folder}/*.parquet')})")
+
+
+def _refuse_unreadable(staged: Relation, files: Sequence[str]) -> None:
+    [(n, position, bad)] = staged.aggregate(
+        "count(bad), min(position) FILTER (bad IS NOT NULL), arg_min(bad, position) FILTER (bad IS NOT NULL)"
+    ).fetchall()
+    if n:
+        what, name, found = bad.split("\x1f", 2)
+        raise SourceError(
+            f"{_place(files, position)}: column {name} has {found[:80]!r}, expected {values.EXPECTED[what]}; found "
+            f"{n:,} such rows: mend them, or name another column by --{what}"
+        )
+
+
+def _refuse_unknown_types(staged: Relation, files: Sequence[str]) -> None:
+    unknown = staged.filter(f"type NOT IN ({', '.join(map(literal, (*EVENT_TYPES, LEFT_OUT)))})")
+    names = unknown.aggregate("type, count(*) AS n, min(position)").order("n DESC, type").limit(10).fetchall()
+    if names:
+        said, first = ", ".join(f"{name!r} ({n:,})" for name, n, _ in names), names[0][0]
+        raise SourceError(
+            f"{_place(files, min(position for *_, position in names))}: found event types {said}, expected "
+            f"{listed(EVENT_TYPES)}; say what they stand for: --map {first}=listen, or --map {first}= to leave them out"
+        )
+
+
+def _place(files: Sequence[str], position: int) -> str:
+    part, row = divmod(position, 1 << PART_BITS)
+    return f"{files[part]}: row {row} (from 0)"
+
+
+def _rows_by_file(staged: Relation, n_files: int) -> list[int]:
+    counts = dict(staged.aggregate(f"position >> {PART_BITS} AS part, count(*)").fetchall())
+    return [counts.get(part, 0) for part in range(n_files)]
+
+
+def _rule() -> str:
+    """SQL for the rule by which an event is dropped, '' for none."""
+    cases = " ".join(f"WHEN {condition} THEN '{rule}'" for rule, condition in RULES.items())
+    return f"CASE {cases} ELSE '' END".format(now=int(time.time() * 1e6))
+
+
+def _number(con: Connection, rows: Relation, what: str, folder: Path) -> None:
+    """Number distinct ids (`id`, text), in numeric order if all are whole numbers, and write which is which."""
+    number, name = (column.name for column in IDS[what].columns)
+    # Stored, because they are counted and sorted, and are few.
+    distinct = folder / STAGED / f"{what}.distinct"
+    rows.distinct().filter("id IS NOT NULL").write_parquet(str(distinct))
+    ids = con.read_parquet(str(distinct))
+    [(are_numbers,)] = ids.aggregate("bool_and(TRY_CAST(id AS BIGINT)::VARCHAR IS NOT DISTINCT FROM id)").fetchall()
+    original = "id::BIGINT" if are_numbers else "id"
+    numbered = ids.project(
+        f'(row_number() OVER (ORDER BY {original}) - 1)::UINTEGER AS {number}, {original} AS "{name}"'
+    )
+    numbered.order(number).write_parquet(str(folder / IDS[what].path), compression="zstd")
+
+
+def _numbers(con: Connection, what: str, folder: Path) -> Relation:
+    """Pairs of a number and the id (text) that it stands for, by the names of the number's column and `what`."""
+    number, name = (column.name for column in IDS[what].columns)
+    return con.read_parquet(str(folder / IDS[what].path)).project(f'{number}, "{name}"::VARCHAR AS {quoted(what)}')
+
+
+def _percent(kept: Relation, kind: Sequence[str]) -> tuple[str, float | None]:
+    """SQL for the percent that was played of a listen, and the highest ratio."""
+    if not kind:
+        return "CASE type WHEN 'listen' THEN 100 END", None
+    [(low, high)] = kept.aggregate("min(ratio), max(ratio)").fetchall()
+    if kind == ("rating",):
+        # A rating's place between the lowest and the highest one.
+        share = f"(ratio - {low}) / {high - low}" if high is not None and high > low else "1"
+        share = f"CASE WHEN ratio IS NOT NULL THEN {share} END"
+        return f"CASE type WHEN 'listen' THEN round(100 * ({share}), 6) END", high
+    factor = 1 if kind == ("ratio",) and (high or 0) > HIGHEST_SHARE else 100
+    # `least` takes a null for the greater one.
+    return f"CASE WHEN type = 'listen' AND ratio IS NOT NULL THEN least(round(ratio * {factor}, 6), 100) END", high
+
+
+def _in_order(con: Connection, kept: Relation, percent: str, deduplicate: bool, folder: Path) -> Relation:
+    """Events as published, by user and time; those in one second keep their order, which its number does not tell."""
+    users = _numbers(con, "user", folder)  # noqa: F841  (named in the query)
+    songs = _numbers(con, "song", folder)  # noqa: F841
+    first = "QUALIFY row_number() OVER (PARTITION BY uid, item_id, time, type ORDER BY position) = 1"
+    return con.sql(f"""
+        SELECT uid, timestamp, item_id, is_organic, played_ratio_pct, track_length_seconds, event_type FROM (
+            SELECT uid, (time // 1000000)::UINTEGER AS timestamp, item_id, organic AS is_organic,
+                ({percent})::DOUBLE AS played_ratio_pct, NULL::USMALLINT AS track_length_seconds, type AS event_type,
+                time, position
+            FROM kept JOIN users USING ("user") JOIN songs USING (song)
+            {first if deduplicate else ""}
+        ) ORDER BY uid, time, position
+    """)
+
+
+def _described(con: Connection, events: Relation) -> dict[str, Any]:
+    """Sizes of the imported events, from which the scale's settings follow."""
+    types = events.aggregate("event_type, count(*)").order("event_type").fetchall()
+    per_user = events.aggregate("uid, count(*) AS n")  # noqa: F841  (named in the query below)
+    names = ("n_events", "n_users", "events_per_user_median", "events_per_user_p99", "events_per_user_max")
+    [counts] = con.sql(
+        "SELECT sum(n)::BIGINT, count(*), quantile_disc(n, .5), quantile_disc(n, .99), max(n) FROM per_user"
+    ).fetchall()
+    [(n_songs, first, last)] = events.aggregate("count(DISTINCT item_id), min(timestamp), max(timestamp)").fetchall()
+    return {
+        **dict(zip(names, counts, strict=True)),
+        "n_songs": n_songs,
+        "first_second": first,
+        "last_second": last,
+        "n_by_type": dict(types),
+    }
+
+
+def _write_content(con: Connection, what: str, found: list[Log], folder: Path) -> int:
+    """Write what is known of songs, for those that events name; returns their number."""
+    staged, option = folder / STAGED / what, {"audio": "audio", "artist": "artists", "album": "albums"}[what]
+    staged.mkdir()
+    for number, log in enumerate(found):
+        columns = {"song": logs.column(log, "song", None, True), what: logs.column(log, what, None, True)}
+        named = {key: name for key, name in columns.items() if name}
+        read = {key: values.value(log, key, name) for key, name in named.items()}
+        _stage(con, log, read, named, staged / f"{number:06}.parquet")
+    rows, files = _staged(con, staged), [log.file for log in found]
+    _refuse_unreadable(rows, files)
+    songs = _numbers(con, "song", folder)  # noqa: F841  (named in the queries)
+    known = con.sql(f'SELECT * FROM rows JOIN songs USING (song) WHERE "{what}" IS NOT NULL')
+    if what == "audio":
+        _refuse_odd_vectors(known, files)
+        table = TABLES["embeddings"]
+        written = known.project(
+            f"item_id, audio AS embed, ({UNIT.replace('embed', 'audio')})::FLOAT[] AS normalized_embed"
+        )
+    else:
+        pairs = known.project(f"item_id, unnest({what}) AS id")
+        _number(con, pairs.project("id"), what, folder)
+        owners = _numbers(con, what, folder)  # noqa: F841  (named in the query)
+        table = TABLES[f"{what}_item_mapping"]
+        written = con.sql(f'SELECT DISTINCT {what}_id, item_id FROM pairs JOIN owners ON id = "{what}"')
+    target = folder / table.file(OWN)
+    written.order("item_id" if what == "audio" else f"item_id, {what}_id").write_parquet(
+        str(target), compression="zstd"
+    )
+    [(n_songs,)] = con.read_parquet(str(target)).aggregate("count(DISTINCT item_id)").fetchall()
+    if not n_songs:
+        raise SourceError(f"{files[0]}: no row names a song of the events (--{option}); expected the ids of the events")
+    return n_songs
+
+
+def _refuse_odd_vectors(known: Relation, files: Sequence[str]) -> None:
+    """Refuse vectors of several lengths or with missing numbers, and songs with several vectors."""
+    [(length,)] = known.aggregate("arg_min(len(audio), position)").fetchall()
+    odd = known.filter(f"len(audio) <> {length or 0} OR list_count(audio) <> len(audio)")
+    for position, found, n_known in (
+        odd.project("position, len(audio), list_count(audio)").order("1").limit(1).fetchall()
+    ):
+        raise SourceError(
+            f"{_place(files, position)}: column audio has {found} numbers, {found - n_known} of them null; expected "
+            f"{length} numbers, as the first vector has"
+        )
+    twice = known.aggregate("song, count(*) AS n, max(position) AS position").filter("n > 1").order("position").limit(1)
+    for song, n, position in twice.fetchall():
+        raise SourceError(f"{_place(files, position)}: song {song} has {n} vectors; expected one")

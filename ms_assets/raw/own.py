@@ -1,0 +1,51 @@
+"""Imported data, the source of the scale `own`: a folder in Yambda's layout, with a report of what was imported."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ms_assets.files import reading
+from ms_assets.raw.schema import SourceError
+
+OWN = "own"
+REPORT = "report.json"
+
+
+def folder_in(home: Path) -> Path:
+    """Folder of the import in a home."""
+    return home / "source" / OWN
+
+
+@dataclass(frozen=True)
+class Import:
+    """Import as its report describes it."""
+
+    folder: Path
+    report: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the report of the import in a folder.
+
+        Raises:
+            SourceError: nothing was imported.
+        """
+        if not (folder / REPORT).exists():
+            raise SourceError(
+                f"{folder}: no events were imported for the scale {OWN}; run `python -m ms_assets import EVENTS…` first"
+            )
+        with reading(folder / REPORT, "import the events again"):
+            return cls(folder, json.loads((folder / REPORT).read_text()))
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """SHA-256 of every file by its path in the folder."""
+        return self.report["files"]
+
+    @property
+    def identity(self) -> str:
+        """Identity of the whole import; equal for equal files."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
