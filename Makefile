@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(TESTABLE): $(INSTALLED)
-	$(PIP) '.[dev]'
+	$(PIP) '.[dev,postgres]'
 	touch $@
 
 # `dg` reports that it was used before it reads a file of this folder, and MLflow to whoever imports it.

@@ -24,7 +24,7 @@ from ms_assets.raw.own import OWN, folder_in
 from ms_assets.raw.schema import SourceError
 from ms_assets.registry import ChampionError, Registry
 from ms_assets.streams import Relation
-from ms_assets.tracking import StoreError
+from ms_assets.tracking import StoreError, is_database
 
 R = TypeVar("R")
 LEADERBOARD = ("evaluation", "leaderboard")
@@ -133,7 +133,7 @@ def _print_report(report: Mapping[str, Any]) -> None:
 def serve_mlflow() -> None:
     """Serve MLflow's UI for the store of this home."""
     store = _store()
-    if not (uri := store.tracking_uri).startswith("sqlite:"):
+    if not is_database(uri := store.tracking_uri):
         sys.exit(f"MLFLOW_TRACKING_URI: {uri} is served already")
     store.open()
     server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]

@@ -49,7 +49,11 @@ def define(environment: Environment) -> dg.Definitions:
             "faiss_files": io_managers.FaissIOManager(base_dir=data),
             "folders": io_managers.FolderIOManager(base_dir=data),
             "json_files": io_managers.JsonIOManager(base_dir=data),
-            "study_storage": StudyStorage(folder=str(environment.home / "studies")),
+            "study_storage": StudyStorage(
+                folder=str(environment.home / "studies"),
+                # By its variable, for the UI shows what resources are configured with, and the address has a password.
+                database=dg.EnvVar("MS_ASSETS_DATABASE") if environment.database else "",
+            ),
             "mlflow": MLflow(
                 tracking_uri=environment.tracking_uri,
                 artifact_location=(environment.home / "mlflow" / "artifacts").as_uri(),

@@ -90,6 +90,11 @@ def database(tracking_uri: str) -> Path | None:
     return Path(tracking_uri.removeprefix(SQLITE)).absolute() if tracking_uri.startswith(SQLITE) else None
 
 
+def is_database(tracking_uri: str) -> bool:
+    """Whether the store is a database without a server, whose files every process reads and writes by itself."""
+    return urlsplit(tracking_uri).scheme.partition("+")[0] in {"sqlite", *PORTS}
+
+
 def settle(tracking_uri: str, artifacts: str, experiment: str) -> None:
     """Let a store that was copied or renamed with its folder find its files where it lies now.
 

@@ -1,5 +1,7 @@
 """What the tests share: a platform over a folder of its own, and worlds computed once for all tests."""
 
+import fcntl
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from ms_assets.defs.platform.lineage import RECORD, Lineage, Made
 from ms_assets.defs.platform.resources import Environment
 from ms_assets_tests import slow_reference
 from ms_assets_tests.shelf import Shelf
+from ms_assets_tests.workplace import SHORTLY, Workplace
 from ms_assets_tests.worlds import Rules, World, random_case
 
 SPLITS = ("users", "songs", "train", "validation", "test", "negatives", "ground_truth")
@@ -149,6 +152,31 @@ def shelf(tmp_path):
 def platform_at() -> type[Platform]:
     """For modules that compute one world for all their tests."""
     return Platform
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workplace:
+    """Workplace after one run of the sample's whole pipeline, which the first test process that asks for it makes.
+
+    The tests of the command lines alone go on in its home; others take `sample_home`.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "pipeline"
+    folder.mkdir(exist_ok=True)
+    with folder.with_name("pipeline.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        place, kept = Workplace(folder), folder.with_name("home")
+        if not kept.exists():
+            run = place.launch("--job", "pipeline", config=SHORTLY)
+            assert run.returncode == 0, run.stdout
+            shutil.copytree(place.home, kept, symlinks=True)
+    return place
+
+
+@pytest.fixture(scope="session")
+def sample_home(pipeline: Workplace) -> Path:
+    """Home as the run of `pipeline` left it, to be copied."""
+    return pipeline.folder.with_name("home")
 
 
 @pytest.fixture(scope="session", name="duckdb")

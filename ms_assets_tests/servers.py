@@ -53,7 +53,10 @@ def serving(
         eventually(lambda: urllib.request.urlopen(f"{server.address}{page}", timeout=5).status == 200, log, process)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)
+        # To all of its processes, for it may wait for its children; and not by SIGINT, which is ignored by whatever a
+        # shell runs in the background.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=20)
         with suppress(ProcessLookupError):

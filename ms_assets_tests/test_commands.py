@@ -11,28 +11,14 @@ import pytest
 
 from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, PUBLISHED, REPORT, TABLES
 from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
-from ms_assets_tests.workplace import FEW, Workplace
+from ms_assets_tests.workplace import EPOCHS, FEW, SHORTLY, K, Workplace
 
-EPOCHS, K = 2, 10
-SETTINGS = {
-    **FEW,
-    "training__lightgcn": {"epochs": EPOCHS, "neutral_negatives": 16, "embedding_dim": 32},
-    "evaluation__user_metrics": {"ks": [K]},
-}
 PICTURES = {"graph/statistics", CHECKPOINT, "evaluation/leaderboard"}
 
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory) -> Workplace:
     return Workplace(tmp_path_factory.mktemp("workplace"))
-
-
-@pytest.fixture(scope="session")
-def pipeline(workplace) -> Workplace:
-    """The workplace after one run of the whole pipeline, shortly trained."""
-    run = workplace.launch("--job", "pipeline", config=SETTINGS)
-    assert run.returncode == 0, run.stdout
-    return workplace
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +56,7 @@ def test_a_run_writes_nothing_outside_its_home(pipeline):
 
 def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):
     twin = Workplace(tmp_path, origin=pipeline.folder)
-    run = twin.launch("--job", "pipeline", config=SETTINGS)
+    run = twin.launch("--job", "pipeline", config=SHORTLY)
     assert run.returncode == 0, run.stdout
     first, second = artefacts(pipeline.home), artefacts(twin.home)
     mine, yours = (checkpoint(files.pop(f"{CHECKPOINT}/sample.pt")) for files in (first, second))

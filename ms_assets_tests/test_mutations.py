@@ -3,7 +3,6 @@
 import inspect
 import json
 import shutil
-import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,29 +13,25 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from ms_assets import pictures
 from ms_assets.definitions import defs
 from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.platform.lineage import RECORD, InconsistentInputsError, Made
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.defs.platform.schemas import SCHEMA
-from ms_assets.defs.raw.checks import FINITE, audio_vectors_are_finite
+from ms_assets.defs.raw.checks import audio_vectors_are_finite
 from ms_assets.defs.retrieval.checks import PROBLEMS
 from ms_assets.evaluation import passes
 from ms_assets.raw import published
 from ms_assets.retrieval.methods import METHODS
 from ms_assets.vectors import fixed_size_list, vector_column
 from ms_assets_tests.conftest import COMMON_CHECKS, Platform
-from ms_assets_tests.workplace import FEW
+from ms_assets_tests.workplace import SHORTLY
 
 SCALE = "sample"
 GRAPH = defs.resolve_asset_graph()
 CHECKS = {key.to_user_string(): key for key in sorted(GRAPH.asset_check_keys, key=str)}
 OF_DATA = [name for name, key in CHECKS.items() if key.name not in COMMON_CHECKS]
-LATER = {key.name for key in CHECKS.values()} - {FINITE}
-"""Checks that are called one by one; `raw/embeddings` makes its own while it is read."""
 OF_ROWS = [name for name in CHECKS if name not in OF_DATA]
-BRIEFLY = {**FEW, "training__lightgcn": {"epochs": 1, "neutral_negatives": 8, "embedding_dim": 16}}
 
 
 # mutations
@@ -390,11 +385,6 @@ class Computed:
 
     def __init__(self, folder):
         self.platform = Platform(folder)
-        needed = dg.AssetSelection.keys(*{CHECKS[name].asset_key for name in OF_DATA}).upstream().resolve(GRAPH)
-        keys = [key.to_user_string() for key in needed if key.path[-1] != "hyperparameter_study"]
-        with warnings.catch_warnings(action="ignore"), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pictures, "png", lambda picture: b"")  # drawing takes a third of the time
-            self.platform.materialise(*keys, scale=SCALE, config=BRIEFLY, alone=True, left_out=LATER)
         self.resources = self.platform.definitions.resources
         self.checks = {check.check_key: check for check in self.platform.definitions.asset_checks or ()}
         self._values = {}
@@ -448,8 +438,10 @@ MADE = Made(
 
 
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory):
-    return Computed(tmp_path_factory.mktemp("computed"))
+def computed(sample_home, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("computed")
+    shutil.copytree(sample_home, folder / "home", symlinks=True)
+    return Computed(folder)
 
 
 # every check
@@ -610,13 +602,13 @@ def test_what_failed_a_blocking_check_is_on_record_and_refused_by_later_runs_unt
 
     later, made = Platform(copy.home.parent), copy.file(after, SCALE, RECORD).read_text()
     with pytest.raises(InconsistentInputsError) as refused:
-        later.materialise(after, scale=SCALE, config=BRIEFLY, alone=True)
+        later.materialise(after, scale=SCALE, config=SHORTLY, alone=True)
     expected = f"{asset} of {SCALE} failed a blocking check ({check}: {said}); mend its cause and materialise it again"
     assert expected in str(refused.value)
     assert copy.file(after, SCALE, RECORD).read_text() == made
 
     for again in (MADE_BY_ONE_STEP.get(asset, (asset,)), [after]):
-        later.materialise(*again, scale=SCALE, config=BRIEFLY, alone=True)
+        later.materialise(*again, scale=SCALE, config=SHORTLY, alone=True)
     assert not json.loads(record.read_text())[0]["failed"]
 
 

@@ -23,6 +23,13 @@ PROGRAMS = Path(sys.executable).parent
 OURS = ("DAGSTER", "MLFLOW", "MS_ASSETS", "HF_")
 FEW = {"splits__users": {"min_events": 500}}
 """The sample's 147 busiest users: everything is there in a third of the time."""
+EPOCHS, K = 2, 10
+SHORTLY = {
+    **FEW,
+    "training__lightgcn": {"epochs": EPOCHS, "neutral_negatives": 16, "embedding_dim": 32},
+    "evaluation__user_metrics": {"ks": [K]},
+}
+"""Settings of the whole pipeline, shortly trained."""
 
 HELD = """
 import itertools, os, sys, time
@@ -78,9 +85,11 @@ class Workplace:
 
     def __init__(self, folder: Path, origin: Path = ROOT, programs: Path = PROGRAMS) -> None:
         self.folder, self.home, self.programs = folder, folder / "home", programs
-        for name in ("workspace.yaml", "dagster.yaml", "pyproject.toml"):
-            shutil.copy(origin / name, folder)
-        shutil.copytree(origin / "ms_assets", folder / "ms_assets", ignore=shutil.ignore_patterns("__pycache__"))
+        if not (folder / "ms_assets").exists():  # otherwise another process made the place
+            for name in ("workspace.yaml", "dagster.yaml", "pyproject.toml"):
+                shutil.copy(origin / name, folder)
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(origin / "ms_assets", folder / "ms_assets", ignore=ignored)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         self.environment = {**inherited, "PYTHONPATH": str(folder), "MS_ASSETS_HOME": str(self.home)}
 

@@ -30,6 +30,12 @@ class Tuned:
     settings: dict[str, Setting]
     trials: list[tuple[Setting, dict[str, float]]]
     """Settings with their NDCG by view; empty if there are no validation users, so that the default stays."""
+    recommenders: dict[str, Recommender]
+    """Recommender of each view's setting, as its trial made it from everybody's history; empty if it saw some alone."""
+
+    def made(self, **setting: Any) -> Recommender:
+        """Recommender that the trial of a chosen setting made from everybody's history."""
+        return next(self.recommenders[view] for view, chosen in self.settings.items() if chosen == setting)
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,22 @@ class Tuner:
         The earlier setting of the grid is chosen among equals; its first if there are no users.
         """
         if not len(self.users):
-            return Tuned(dict.fromkeys(VIEWS, grid[0]), [])
-        trials = []
+            return Tuned(dict.fromkeys(VIEWS, grid[0]), [], {})
+        trials: list[tuple[Setting, dict[str, float]]] = []
+        best: dict[str, float] = {}
+        settings: dict[str, Setting] = {}
+        recommenders: dict[str, Recommender] = {}
         for setting in grid:
-            trials.append((setting, self.ndcg(make(**setting).rank)))
-            logger.info("%s: NDCG@%d %s", _in_words(setting), TUNING_K, _in_words(trials[-1][1]))
-        return Tuned({view: max(trials, key=lambda trial: trial[1][view])[0] for view in VIEWS}, trials)
+            recommender = make(**setting)
+            ndcg = self.ndcg(recommender.rank)
+            logger.info("%s: NDCG@%d %s", _in_words(setting), TUNING_K, _in_words(ndcg))
+            trials.append((setting, ndcg))
+            for view in VIEWS:
+                if view not in best or ndcg[view] > best[view]:
+                    best[view], settings[view] = ndcg[view], setting
+                    if len(self.sample) == self.heard.n_users:  # others are fitted again, and take memory until then
+                        recommenders[view] = recommender
+        return Tuned(settings, trials, recommenders)
 
 
 def _ndcg(targets: Interactions, songs: NDArray[np.int64]) -> NDArray[np.float64]:

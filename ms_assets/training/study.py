@@ -64,7 +64,7 @@ def name_of(scale: str, identity: dict[str, str]) -> str:
 
 
 def open_study(url: str, name: str, base: TrainingSettings) -> optuna.Study:
-    """Open the study of this name in an SQLite file; a new one begins with the base's own settings as first trial.
+    """Open the study of this name in a database; a new one begins with the base's own settings as first trial.
 
     Trials that a killed process left behind are queued again once their heartbeat has been silent for a minute.
     """
@@ -79,17 +79,21 @@ def open_study(url: str, name: str, base: TrainingSettings) -> optuna.Study:
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage in an SQLite file, in which only one process at a time can claim a queued trial."""
+    """Optuna's storage in a database, in which only one process at a time can claim a queued trial."""
+    is_file = url.startswith("sqlite:")
     with _experimental():
         storage = optuna.storages.RDBStorage(
             url,
-            engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}},
+            engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}} if is_file else {"pool_pre_ping": True},
             heartbeat_interval=HEARTBEAT_SECONDS,
             heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
         )
     # Optuna claims a trial by reading its state and then writing it. SQLite locks no row between the two as other
     # databases do, so each transaction takes the file's lock for writing when it begins.
-    sqlalchemy.event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    if is_file:
+        sqlalchemy.event.listen(
+            storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
     return storage
 
 

@@ -20,6 +20,7 @@ from dotenv import load_dotenv
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from ms_assets import tracking
+from ms_assets.defs.platform import database
 from ms_assets.files import own_folder
 from ms_assets.raw.schema import SourceTable
 from ms_assets.raw.source import Source, SourceFile
@@ -55,6 +56,8 @@ class Environment:
     """MS_ASSETS_REVISION: branch, tag or commit on the hub."""
     tracking_uri: str
     """MLFLOW_TRACKING_URI: SQLite under the home by default."""
+    database: str = ""
+    """MS_ASSETS_DATABASE: PostgreSQL for Dagster's history and for studies; SQLite under the home by default."""
     layout: str = "flat"
     """MS_ASSETS_LAYOUT: published layout of the interaction files, `flat` or `sequential`."""
     memory: str = "1GiB"
@@ -190,12 +193,15 @@ class YambdaSource(dg.ConfigurableResource):
 
 
 class StudyStorage(dg.ConfigurableResource):
-    """Storage of Optuna's trials, an SQLite file per scale, which several processes may share."""
+    """Storage of Optuna's trials, which several processes may share: an SQLite file per scale, or the database."""
 
     folder: str
+    database: str = ""
 
     def url(self, scale: str) -> str:
         """Storage URL of a scale's studies, for Optuna and its dashboard."""
+        if self.database:
+            return database.schema(self.database, "studies")
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{folder / scale}.db"
@@ -267,7 +273,8 @@ class MLflow(dg.ConfigurableResource):
                 tracking.settle(self.tracking_uri, self.artifact_location, self.experiment)
             mlflow.set_tracking_uri(self.tracking_uri)
             if mlflow.get_experiment_by_name(self.experiment) is None:
-                mlflow.create_experiment(self.experiment, self.artifact_location if file else None)
+                place = self.artifact_location if tracking.is_database(self.tracking_uri) else None
+                mlflow.create_experiment(self.experiment, place)
             if self._deleted() is None:
                 mlflow.set_experiment(self.experiment)
 

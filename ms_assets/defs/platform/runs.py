@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 import dagster as dg
+from dagster._core.storage.runs import SqliteRunStorage
 
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.files import hold
@@ -170,13 +171,14 @@ def mark_lost(instance: dg.DagsterInstance, home: Path) -> None:
 
     Under `dg dev` the server that started a run notices its death. No one notices when a run from the command line is
     killed, or the server with its runs. A history that other hosts write to tells of runs whose lives are not here:
-    only one that lies in the home is searched for runs that never began.
+    only one in files of the home is searched for runs that never began.
     """
     for life in life_of(home, "").glob("*"):
         if not _is_held(life):
             _mark_if_unfinished(instance, life.name)
             life.unlink(missing_ok=True)
-    if not Path(instance.storage_directory()).absolute().is_relative_to(home.absolute()):
+    in_home = Path(instance.storage_directory()).absolute().is_relative_to(home.absolute())
+    if not (in_home and isinstance(instance.run_storage, SqliteRunStorage)):
         return
     long_ago = datetime.now(UTC) - timedelta(seconds=SECONDS_TO_START)
     ours = {PARTITION_TAG: list(SCALES.get_partition_keys())}

@@ -160,21 +160,27 @@ def _recommended(
 
 
 def _tuned(
-    dataset: Dataset, grid: Sequence[Setting], make: Callable[..., Recommender], tried: Callable[..., Recommender]
-) -> Recommended:
+    dataset: Dataset, grid: Sequence[Setting], make: Callable[..., Recommender],
+    judged: Callable[..., Recommender] | None = None,
+) -> Recommended:  # fmt: skip
     """Recommend in each view by the recommender whose setting is best on validation.
 
-    tried: makes the recommender of a trial from a dataset, which has the histories of some users alone.
+    Args:
+        dataset: what recommenders are made from.
+        grid: settings to try.
+        make: makes a recommender from a dataset and a setting; that of a trial has the histories of some users alone.
+        judged: makes the recommender of a trial from a setting, where that is not `make`.
     """
     started = time.monotonic()
     tuner = Tuner.of(dataset)
-    tuned = tuner.choose(grid, partial(tried, dataset.of_users(tuner.sample)))
+    tuned = tuner.choose(grid, judged or partial(make, dataset.of_users(tuner.sample)))
+    is_fitted = judged is None and tuned.recommenders
     trials = pl.DataFrame(
         [{**setting, **{f"ndcg_{view}": n for view, n in ndcg.items()}} for setting, ndcg in tuned.trials]
     )
     return _recommended(
         dataset,
-        make,
+        tuned.made if is_fitted else partial(make, dataset),
         tuned.settings,
         **{f"{name}_{view}": value for view, setting in tuned.settings.items() for name, value in setting.items()},
         chosen_by=f"NDCG@{TUNING_K} of {len(tuner.users)} validation users in each view"
@@ -191,7 +197,7 @@ def _fitted(dataset: Dataset, method: type[Recommender], grid: Sequence[Setting]
     def fit(dataset: Dataset, **setting: Any) -> Recommender:
         return method(**setting).fit(dataset)
 
-    return _tuned(dataset, grid, partial(fit, dataset), fit)
+    return _tuned(dataset, grid, fit)
 
 
 def method(*sources: str) -> dict[str, Any]:
@@ -245,14 +251,13 @@ def lightgcn_replay(
             dataset, index, ids, **learned, activation=active(decay)
         )
 
-    make = blend(_searchable(song_index, dataset, vectors), dataset.song_ids, users=vectors, songs=trained)
+    make = judged = blend(_searchable(song_index, dataset, vectors), dataset.song_ids, users=vectors, songs=trained)
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
     before = unrefitted(queries, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
-    judged = make
     if not np.array_equal(before[0], vectors):
         ids = dataset.song_ids[: dataset.n_graph_songs]
         judged = blend(SongIndex.build(before[1], ids, queries=before[0]), ids, users=before[0], songs=before[1])
-    return _tuned(dataset, BLEND_GRID, make, lambda _, **setting: judged(**setting))
+    return _tuned(dataset, BLEND_GRID, lambda _, **setting: make(**setting), judged)
 
 
 @asset(kinds={"numpy"}, ins=SPLITS, **method("splits/train.song_id"))

@@ -1,0 +1,55 @@
+"""PostgreSQL of MS_ASSETS_DATABASE, which holds Dagster's history and the trials of studies in place of SQLite."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from ms_assets.tracking import AT_ONCE, without_password
+
+
+class DatabaseError(RuntimeError):
+    """The database cannot be used as it is; the message names the setting and the next step."""
+
+
+@contextmanager
+def opening(address: str) -> Iterator[Any]:
+    """Connect to the database with psycopg2 until the end of the block.
+
+    Raises:
+        DatabaseError: the address is of another kind, the extra `postgres` is not installed, or the database refuses or
+            does not answer within AT_ONCE seconds.
+    """
+    found = f"MS_ASSETS_DATABASE: found {without_password(address)}"
+    if not address.startswith("postgresql://"):
+        raise DatabaseError(f"{found}, expected an address such as postgresql://user:password@host:5432/name")
+    try:
+        import dagster_postgres  # noqa: F401  (what is missing is told at once)
+        import psycopg2
+    except ModuleNotFoundError as error:
+        raise DatabaseError(
+            f"{found}, for which the package {error.name} is missing; install the extra: "
+            "pip install 'ms_assets[postgres]'"
+        ) from error
+    try:
+        with closing(psycopg2.connect(address, connect_timeout=AT_ONCE)) as connection:
+            yield connection
+    except psycopg2.Error as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DatabaseError(
+            f"{found}, a database that cannot be used ({reason}); start it, or correct or unset the variable"
+        ) from error
+
+
+def history(storage: str, address: str, inst_data: Any) -> Any:
+    """Open Dagster's storage of this name (`dagster_postgres.PostgresRunStorage`) in the database."""
+    with opening(address):
+        import dagster_postgres
+    return getattr(dagster_postgres, storage).from_config_value(inst_data, {"postgres_url": address})
+
+
+def schema(address: str, name: str) -> str:
+    """Address of a schema of the database, made if it is new: Optuna's tables have names that Dagster's have too."""
+    with opening(address) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])  # two may not make it at once
+        cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{name}"')
+    return f"{address}{'&' if '?' in address else '?'}options=-csearch_path%3D{name}"
