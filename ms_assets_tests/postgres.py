@@ -16,10 +16,7 @@ import pytest
 from ms_assets_tests.servers import eventually
 from ms_assets_tests.workplace import free_port
 
-BINARIES = [
-    *Path("/usr/lib/postgresql").glob("*/bin"),
-    *(Path(found).parent for found in [shutil.which("initdb")] if found),
-]
+INITDB = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
 USER, PASSWORD = "ms_assets", "not told"
 
 
@@ -60,9 +57,9 @@ def unprivileged() -> dict:
 @contextmanager
 def running() -> Iterator[Postgres]:
     """Run a server until the block ends; the test is skipped where no server is installed."""
-    if not BINARIES:
+    if not INITDB:
         pytest.skip("needs PostgreSQL's server (Debian's package `postgresql`)")
-    binaries, port, who = BINARIES[-1], free_port(), unprivileged()
+    binaries, port, who = Path(INITDB).resolve().parent, free_port(), unprivileged()
     with tempfile.TemporaryDirectory(
         prefix="postgres", ignore_cleanup_errors=True
     ) as folder:  # pytest's are closed to others

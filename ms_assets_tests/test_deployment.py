@@ -79,8 +79,8 @@ class Deployment:
         server.ask("postgres", statement)
 
     def of_this_host(self, text):
-        address = self.server.address("")
-        text = re.sub(r"postgresql://ms_assets:\$\{[^}]+\}@postgres:5432/", lambda _: address, text)
+        to_server = self.server.address("").partition("://")[2]
+        text = re.sub(r"ms_assets:\$\{[^}]+\}@postgres:5432/", lambda _: to_server, text)
         text = (
             text.replace("host: code", "host: 127.0.0.1")
             .replace("0.0.0.0", "127.0.0.1")

@@ -16,6 +16,8 @@ from ms_assets.vectors import Ragged, vector_column
 SHAPE = SampleShape(seed=11, n_users=1_000, n_songs=20_000, n_listens=300_000, fresh=0.2)
 USERS = {"min_events": 40, "max_events": 5_000}
 TRAINING = SCALE_DEFAULTS["sample"][TrainingSettings]
+ONE_TEMPERATURE = {"temperature": 0.15}
+"""Both models differ in what they know alone, and nobody has to wait for the race of temperatures."""
 NOTHING_KNOWN = {"audio": False, "metadata": False, "song_residual": True}
 K_WARM, K_COLD = 10, 100
 
@@ -91,7 +93,7 @@ def platform(platform_at, tmp_path_factory):
 
 def trained(platform, **changed):
     keys = [f"training/{name}" for name in ("lightgcn", "user_embeddings", "song_embeddings")]
-    platform.materialise(*keys, config={"training__lightgcn": {**TRAINING, **changed}}, alone=True)
+    platform.materialise(*keys, config={"training__lightgcn": {**TRAINING, **ONE_TEMPERATURE, **changed}}, alone=True)
     return Trained(platform)
 
 

@@ -6,6 +6,10 @@ from typing import Any
 
 from ms_assets.tracking import AT_ONCE, without_password
 
+KIND = "postgresql://"
+OF_SQLALCHEMY = "postgresql+psycopg2://"
+"""What an address begins with for SQLAlchemy, which takes another driver of PostgreSQL unless it is told."""
+
 
 class DatabaseError(RuntimeError):
     """The database cannot be used as it is; the message names the setting and the next step."""
@@ -20,7 +24,7 @@ def opening(address: str) -> Iterator[Any]:
             does not answer within AT_ONCE seconds.
     """
     found = f"MS_ASSETS_DATABASE: found {without_password(address)}"
-    if not address.startswith("postgresql://"):
+    if not address.startswith(KIND):
         raise DatabaseError(f"{found}, expected an address such as postgresql://user:password@host:5432/name")
     try:
         import dagster_postgres  # noqa: F401  (what is missing is told at once)
@@ -44,12 +48,19 @@ def history(storage: str, address: str, inst_data: Any) -> Any:
     """Open Dagster's storage of this name (`dagster_postgres.PostgresRunStorage`) in the database."""
     with opening(address):
         import dagster_postgres
-    return getattr(dagster_postgres, storage).from_config_value(inst_data, {"postgres_url": address})
+    return getattr(dagster_postgres, storage).from_config_value(inst_data, {"postgres_url": _of_sqlalchemy(address)})
 
 
 def schema(address: str, name: str) -> str:
-    """Address of a schema of the database, made if it is new: Optuna's tables have names that Dagster's have too."""
+    """Address, for SQLAlchemy, of a schema of the database, made if it is new.
+
+    Tables of Optuna have names that those of Dagster have, too.
+    """
     with opening(address) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])  # two may not make it at once
         cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{name}"')
-    return f"{address}{'&' if '?' in address else '?'}options=-csearch_path%3D{name}"
+    return f"{_of_sqlalchemy(address)}{'&' if '?' in address else '?'}options=-csearch_path%3D{name}"
+
+
+def _of_sqlalchemy(address: str) -> str:
+    return OF_SQLALCHEMY + address.removeprefix(KIND)
