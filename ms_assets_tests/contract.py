@@ -8,6 +8,7 @@ ASSETS = {
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
     "retrieval": "cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay item_knn "
     "session_knn ials bpr collaborative_filtering graph_filter ease content_based served_model",
+    "reranking": "features pool ranker ranked ablation",
     "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
     "leaderboard report champion",
 }
@@ -16,9 +17,14 @@ KEYS = {f"{room}/{name}" for room, names in ASSETS.items() for name in names.spl
 PUBLISHED = {"raw/multi_event", "raw/embeddings", "raw/artist_item_mapping", "raw/album_item_mapping"}
 ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/undislikes"}
 """Published tables that nothing needs; the job `pipeline` leaves them out."""
-ASKED_FOR = {"training/hyperparameter_study", "training/ablation", "evaluation/user_metrics_json"}
+ASKED_FOR = {
+    "training/hyperparameter_study",
+    "training/ablation",
+    "reranking/ablation",
+    "evaluation/user_metrics_json",
+}
 """Experiments of many trainings, and an export; the job `pipeline` leaves them out too."""
-METHODS = set(ASSETS["retrieval"].split()) - {"cold_songs", "song_index", "served_model"}
+METHODS = set(ASSETS["retrieval"].split()) - {"cold_songs", "song_index", "served_model"} | {"ranked"}
 CHECKPOINT = "training/lightgcn"
 REPORT = "evaluation/report"
 PICTURES = ("ndcg_by_method", "recall_by_k", "ndcg_by_history_length", "exposure_of_head_and_tail")
@@ -26,6 +32,7 @@ OTHERS = {
     "graph/bipartite_graph": [".pt"],
     CHECKPOINT: [".pt"],
     "retrieval/song_index": [".faiss"],
+    "reranking/ranker": ["/ranker.json", *(f"/{view}_{n}.txt" for view in ("all", "discovery") for n in range(3))],
     REPORT: ["/report.md", "/report.html", *(f"/{name}.{kind}" for name in PICTURES for kind in ("png", "svg"))],
 }
 """Assets that the job `pipeline` does not write as Parquet: how the files' names go on after the scale."""
