@@ -8,6 +8,7 @@ ASSETS = {
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
     "retrieval": "queries cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay "
     "item_knn session_knn ials bpr collaborative_filtering graph_filter ease content_based served_model",
+    "reranking": "features pool ranker ranked ablation",
     "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
     "leaderboard report champion",
 }
@@ -18,9 +19,14 @@ OWN_IDS = {"raw/user_ids", "raw/song_ids", "raw/artist_ids", "raw/album_ids"}
 """Ids of imported data; empty for Yambda."""
 ON_REQUEST = {"raw/listens", "raw/likes", "raw/dislikes", "raw/unlikes", "raw/undislikes"}
 """Published tables that nothing needs; the job `pipeline` leaves them out."""
-ASKED_FOR = {"training/hyperparameter_study", "training/ablation", "evaluation/user_metrics_json"}
+ASKED_FOR = {
+    "training/hyperparameter_study",
+    "training/ablation",
+    "reranking/ablation",
+    "evaluation/user_metrics_json",
+}
 """Experiments of many trainings, and an export; the job `pipeline` leaves them out too."""
-METHODS = set(ASSETS["retrieval"].split()) - {"queries", "cold_songs", "song_index", "served_model"}
+METHODS = set(ASSETS["retrieval"].split()) - {"queries", "cold_songs", "song_index", "served_model"} | {"ranked"}
 CHECKPOINT = "training/lightgcn"
 REPORT = "evaluation/report"
 PICTURES = ("ndcg_by_method", "recall_by_k", "ndcg_by_history_length", "exposure_of_head_and_tail")
@@ -28,6 +34,7 @@ OTHERS = {
     "graph/bipartite_graph": [".pt"],
     CHECKPOINT: [".pt"],
     "retrieval/song_index": [".faiss"],
+    "reranking/ranker": ["/ranker.json", *(f"/{view}_{n}.txt" for view in ("all", "discovery") for n in range(3))],
     REPORT: ["/report.md", "/report.html", *(f"/{name}.{kind}" for name in PICTURES for kind in ("png", "svg"))],
 }
 """Assets that the job `pipeline` does not write as Parquet: how the files' names go on after the scale."""

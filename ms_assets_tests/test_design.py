@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
-ROOMS = ["raw", "splits", "graph", "training", "retrieval", "evaluation"]
+ROOMS = ["raw", "splits", "graph", "training", "retrieval", "reranking", "evaluation"]
 GROUND = {module for layer in LAYERS[LAYERS.index(ROOMS[0]) + 1 :] for module in layer.split(" : ")}
 
 

@@ -335,6 +335,15 @@ MUTATIONS = {
     },
     **{f"retrieval/{method}:recommendations_are_complete": {"no first song": without("recommended", FIRST)}
        for method in METHODS},
+    "reranking/ranked:recommendations_are_complete": {"no first song": without("recommended", FIRST)},
+    "reranking/features:features_know_only_the_past": {
+        "a feature is what it should predict": with_("features", "relevance", "sound", "relevance > 0"),
+        "events to come are counted": with_("features", "own_n + 1", "own_n", "relevance > 0"),
+    },
+    "reranking/ranker:ranker_is_worth_its_while": {
+        "a source is far better": with_("features", "1 - relevance", "ials_rank", "true"),
+        "the worst come first": with_("features", "(own_n = 0)::DOUBLE", "relevance", "true"),
+    },
     "evaluation/user_metrics:metrics_lie_within_their_range": {
         "above 1": with_("user_metrics", "1.5", "ndcg", "k = 10"),
         "below 0": with_("user_metrics", "-0.1", "recall", "k = 10"),

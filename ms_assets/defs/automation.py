@@ -16,10 +16,13 @@ from ms_assets.raw.schema import ALWAYS, ON_REQUEST, SourceError
 
 ON_REQUEST_TABLES = dg.AssetSelection.assets(*(["raw", name] for name in ON_REQUEST))
 ASKED_FOR = dg.AssetSelection.assets(
-    ["training", "hyperparameter_study"], ["training", "ablation"], ["evaluation", "user_metrics_json"]
+    ["training", "hyperparameter_study"],
+    ["training", "ablation"],
+    ["reranking", "ablation"],
+    ["evaluation", "user_metrics_json"],
 )
 """Experiments of many trainings, and an export of a table: materialised only when a person asks for them."""
-EVERYTHING = dg.AssetSelection.groups("raw", "splits", "graph", "training", "retrieval", "evaluation")
+EVERYTHING = dg.AssetSelection.groups("raw", "splits", "graph", "training", "retrieval", "reranking", "evaluation")
 
 pipeline = dg.define_asset_job(
     "pipeline",
@@ -28,7 +31,7 @@ pipeline = dg.define_asset_job(
 )
 retrain = dg.define_asset_job(
     "retrain",
-    selection=dg.AssetSelection.groups("training", "retrieval", "evaluation") - ASKED_FOR,
+    selection=dg.AssetSelection.groups("training", "retrieval", "reranking", "evaluation") - ASKED_FOR,
     description="Training and everything after it, on the existing graph.",
 )
 full_download = dg.define_asset_job(

@@ -1,4 +1,4 @@
-"""Assets of room 6, evaluation: metrics per user, slices, leaderboard, report, and champion."""
+"""Assets of room 7, evaluation: metrics per user, slices, leaderboard, report, and champion."""
 
 from functools import partial
 from itertools import chain
@@ -34,10 +34,15 @@ columns = partial(
     confidence=f"{CONFIDENCE:.0%}",
     judged_by=JUDGED_BY,
 )
-RECOMMENDATIONS = assets_of("retrieval", *METHODS)
+RECOMMENDATIONS = assets_of("retrieval", *METHODS) | assets_of("reranking", "ranked")
 PARTS = assets_of("splits", "users", "songs", "train", "validation", "test")
 TESTED = assets_of("splits", "users", "songs", "train", "ground_truth")
 EVENTS = assets_of("raw", "multi_event")
+
+
+def _present(recommendations: passes.Methods) -> passes.Methods:
+    """Recommendations without those of the second stage where nobody validates, so that it has no ranker."""
+    return {name: lists for name, lists in recommendations.items() if name != "ranked" or len(lists)}
 
 
 @asset(
@@ -56,7 +61,7 @@ def user_metrics(
     The leaderboard holds the means; this table holds single users.
     """
     settings = settings_of(context, EvaluationSettings)
-    rows = passes.user_metrics(recommendations, users, songs, train, ground_truth, settings.ks)
+    rows = passes.user_metrics(_present(recommendations), users, songs, train, ground_truth, settings.ks)
     n_tested = ground_truth.filter("split = 'test'").aggregate("count(DISTINCT user_id)").fetchall()[0][0]
     return dg.MaterializeResult(value=TableStream(rows), metadata={"n_users": n_tested, **settings.model_dump()})
 
@@ -80,7 +85,7 @@ def official_user_metrics(
     Comparable with their table; empty unless the protocol is global_temporal.
     """
     wanted = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
-    given = (recommendations, users, songs, train, test, _ks(user_metrics))
+    given = (_present(recommendations), users, songs, train, test, _ks(user_metrics))
     rows = passes.official_user_metrics(*given) if wanted else ()
     return TableStream(chain([official.SCHEMA.to_frame().to_arrow()], rows))
 
@@ -96,7 +101,7 @@ def slices(
     **recommendations: Relation,
 ) -> pl.DataFrame:  # fmt: skip
     """One row per method, view, K, slice and metric: by history length, warm or cold, head or tail, source of event."""
-    return passes.slices(recommendations, users, songs, train, test, ground_truth, _ks(user_metrics))
+    return passes.slices(_present(recommendations), users, songs, train, test, ground_truth, _ks(user_metrics))
 
 
 @asset(kinds={"numpy"}, code_version="1", ins=RECOMMENDATIONS | TESTED, metadata=columns("evaluation/recall_curve"))
@@ -106,7 +111,7 @@ def recall_curve(
 ) -> pl.DataFrame:  # fmt: skip
     """One row per method, view and length of the list: mean recall at that length."""
     longest = _ks(user_metrics)[-1]
-    return passes.recall_curve(recommendations, users, songs, train, ground_truth, longest)
+    return passes.recall_curve(_present(recommendations), users, songs, train, ground_truth, longest)
 
 
 @asset(
@@ -124,7 +129,7 @@ def exposure(
     A recommender may be good on average and recommend the same few songs to all users.
     """
     is_global = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
-    return passes.exposure(recommendations, users, songs, train, is_global, _ks(user_metrics))
+    return passes.exposure(_present(recommendations), users, songs, train, is_global, _ks(user_metrics))
 
 
 def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boards.Pane]:
@@ -219,7 +224,7 @@ def report(
 def _made_by(context: dg.AssetExecutionContext, lineage: Lineage) -> list[tuple[str, str]]:
     """Provenance of each table behind the figures: its version, the run that made it, the time, and its metadata."""
     rows = []
-    methods = [dg.AssetKey(["retrieval", name]) for name in METHODS]
+    methods = [source.key for source in RECOMMENDATIONS.values() if source.key]
     for key in (*methods, *context.assets_def.keys_by_input_name.values()):
         for made in lineage.history(key, context.partition_key)[:1]:
             said = ", ".join(

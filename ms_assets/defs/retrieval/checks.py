@@ -98,10 +98,10 @@ PROBLEMS = {
 """Problems of a table of recommendations, each with a query for the view, user and rank where it occurs."""
 
 
-def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
-    candidates, splits = METHODS[method].candidates, assets_of("splits", "users", "songs", "train")
+def _recommendations_check(room: str, method: str, candidates: tuple[str, str]) -> dg.AssetChecksDefinition:
+    splits = assets_of("splits", "users", "songs", "train")
     check = partial(
-        asset_check, name="recommendations_are_complete", asset=["retrieval", method], blocking=True,
+        asset_check, name="recommendations_are_complete", asset=[room, method], blocking=True,
         description=inspect.getdoc(_complete),
     )  # fmt: skip
     if "n_audible" not in candidates[0]:
@@ -110,7 +110,7 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
         def complete(
             duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, recommended: Relation
         ) -> dg.AssetCheckResult:
-            return _complete(duckdb, method, users, songs, train, recommended, np.empty(0))
+            return _complete(duckdb, method, candidates, users, songs, train, recommended, np.empty(0))
 
         return complete
 
@@ -119,20 +119,21 @@ def _recommendations_check(method: str) -> dg.AssetChecksDefinition:
         duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, bipartite_graph: Any, recommended: Relation
     ) -> dg.AssetCheckResult:
         audible = bipartite_graph["song"].has_audio.numpy().nonzero()[0]
-        return _complete(duckdb, method, users, songs, train, recommended, audible)
+        return _complete(duckdb, method, candidates, users, songs, train, recommended, audible)
 
     return complete_where_audible
 
 
 def _complete(
-    duckdb: DuckDB, method: str, users: Relation, songs: Relation, train: Relation, recommended: Relation,
+    duckdb: DuckDB, method: str, candidates: tuple[str, str],
+    users: Relation, songs: Relation, train: Relation, recommended: Relation,
     audible: NDArray[Any],
 ) -> dg.AssetCheckResult:  # fmt: skip
     """Recommendations are complete: known users, distinct known songs ranked from 1 without gaps, finite scores.
 
     Lists have a hundred songs, or as many as the method has for the user; none is heard in `discovery`.
     """
-    con, (in_all, in_discovery) = duckdb.connection, METHODS[method].candidates
+    con, (in_all, in_discovery) = duckdb.connection, candidates
     n_songs, n_known = len(songs), len(songs.filter("in_graph"))
     with_audio = con.from_arrow(pa.table({"audible": audible}))  # noqa: F841  (named below)
     audience = con.sql(  # noqa: F841  (named in PROBLEMS)
@@ -155,4 +156,12 @@ def _complete(
     )
 
 
-of_recommendations = [_recommendations_check(method) for method in METHODS]
+RANKED_CANDIDATES = tuple(
+    f"CASE WHEN '{view}' IN (SELECT view FROM recommended) THEN {n_songs} ELSE 0 END"
+    for view, n_songs in (("all", "n_songs"), ("discovery", "n_songs - n_heard"))
+)
+"""Numbers of songs that the second stage can recommend, as `Recommender.candidates` has them: none without a ranker."""
+of_recommendations = [
+    *(_recommendations_check("retrieval", name, method.candidates) for name, method in METHODS.items()),
+    _recommendations_check("reranking", "ranked", (RANKED_CANDIDATES[0], RANKED_CANDIDATES[1])),
+]

@@ -1,0 +1,162 @@
+"""Passes over all users, a range at a time: the material that rankers learn from, and the lists that they rank."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ms_assets.interactions import Interactions
+from ms_assets.reranking import candidates, features
+from ms_assets.reranking.candidates import Lists, Pool
+from ms_assets.reranking.features import USERS_AT_ONCE, Facts, Knowledge
+from ms_assets.reranking.ranker import JUDGED_AT, SEED, Material, Ranker
+from ms_assets.retrieval.recommender import TOP_K, VIEWS
+from ms_assets.streams import Relation, with_progress
+
+LEARNERS = 2_000
+"""Number of users with a relevant song in the validation part from whose candidates rankers learn, at most."""
+IDEAL = tuple(f"ideal_dcg_{k}" for k in JUDGED_AT)
+SCHEMA = pa.schema(
+    [
+        ("view", pa.string()),
+        ("user_id", pa.int32()),
+        ("song_id", pa.int32()),
+        ("relevance", pa.float64()),
+        *((name, pa.float64()) for name in IDEAL),
+        ("n_targets", pa.int32()),
+    ]
+)
+"""Columns of the material before its features."""
+
+
+def learners(ground_truth: Relation) -> NDArray[np.int64]:
+    """Draw LEARNERS of the users with a relevant song in the validation part, or take all, ascending."""
+    relevant = ground_truth.filter("split = 'validation' AND adjusted_relevance > 0").project("user_id").distinct()
+    users = np.sort(relevant.fetchnumpy()["user_id"].astype(np.int64))
+    return np.sort(np.random.default_rng(SEED).permutation(users)[:LEARNERS])
+
+
+def material(
+    known: Knowledge, lists: Lists, train: Relation, ground_truth: Relation, users: NDArray[np.int64]
+) -> Iterator[pa.Table]:
+    """Candidates of some users with their relevance and features: SCHEMA, then a column for each feature.
+
+    Args:
+        known: what is known before the validation part.
+        lists: tables of recommendations by source, made from the train part.
+        train: splits/train.
+        ground_truth: splits/ground_truth.
+        users: the users, ascending.
+    """
+    names = [*features.FEATURES, *features.of_sources(lists)]
+    yield pa.schema([*SCHEMA, *((name, pa.float32()) for name in names)]).empty_table()
+    validated = ground_truth.filter("split = 'validation' AND adjusted_relevance > 0").project(
+        "user_id, song_id, adjusted_relevance AS relevance"
+    )
+    for first, last in _ranges(known, "candidates to learn from"):
+        mine = users[(users >= first) & (users <= last)]
+        if not len(mine):
+            continue
+        heard = _pairs(train, first, last, known.past.n_songs)
+        rows = _rows(validated, first, last).to_arrow_table()
+        targets = Interactions.of_table(rows, last - first + 1, known.past.n_songs)
+        histories = known.histories(first, last)
+        for view, pool in _pools(known, lists, first, last, heard):
+            pool = pool.of_users(mine - first)
+            wanted = targets.without(heard) if view == "discovery" else targets
+            found = features.table(Facts(histories, pool.pairs), pool)
+            columns = {name: pa.array(values, from_pandas=True) for name, values in found.items()}  # NaN as null
+            yield pa.table(_judged(view, first, pool.pairs, wanted) | columns)
+
+
+def _judged(view: str, first: int, pairs: Interactions, wanted: Interactions) -> dict[str, pa.Array]:
+    place = np.where(pairs.among(wanted), np.searchsorted(wanted.keys, pairs.keys), len(wanted))
+    return {
+        "view": pa.array(np.full(len(pairs), view, object), pa.string()),
+        "user_id": pa.array((pairs.user + first).astype(np.int32)),
+        "song_id": pa.array(pairs.song.astype(np.int32)),
+        "relevance": pa.array(np.append(wanted.values["relevance"], 0.0)[place]),
+        **{name: wanted.ideal_dcg("relevance", k)[pairs.user] for name, k in zip(IDEAL, JUDGED_AT, strict=True)},
+        "n_targets": wanted.counts[pairs.user].astype(np.int32),
+    }
+
+
+def read(table: Relation, view: str) -> Material:
+    """Read the material of one view from a table that `material` made."""
+    names = [name for name in table.columns if name not in SCHEMA.names]
+    rows = table.filter(f"view = '{view}'").to_arrow_table()
+    columns = np.empty((len(rows), len(names)), np.float32)
+    for n, name in enumerate(names):
+        columns[:, n] = rows[name].to_numpy()
+    ideal = np.stack([rows[name].to_numpy() for name in IDEAL], axis=1)
+    user, n_targets = (rows[name].to_numpy().astype(np.int64) for name in ("user_id", "n_targets"))
+    return Material(user, rows["relevance"].to_numpy(), ideal, n_targets, columns, names)
+
+
+def ranked(
+    known: Knowledge, lists: Lists, train: Relation, ranker: Ranker, uid: NDArray[np.int64], item_id: NDArray[np.int64]
+) -> Iterator[pa.Table]:
+    """Lists of TOP_K candidates by the ranker's scores: the columns of a table of recommendations.
+
+    Args:
+        known: what is known before the part that is served.
+        lists: tables of recommendations by source.
+        train: splits/train, whose songs are left out of `discovery`.
+        ranker: ranker with models.
+        uid: Yambda's ids by user_id.
+        item_id: Yambda's ids by song_id.
+    """
+    nobody = np.empty(0, np.int64)
+    yield _listed("all", nobody, nobody, nobody, np.empty(0), uid, item_id)
+    for view in ranker.models:
+        for first, last in _ranges(known, f"lists of {view}"):
+            histories, heard = known.histories(first, last), _pairs(train, first, last, known.past.n_songs)
+            [(_, pool)] = _pools(known, lists, first, last, heard, [view])
+            columns = features.table(Facts(histories, pool.pairs), pool)
+            scores = ranker.scores(view, np.stack([columns[name] for name in ranker.names], axis=1))
+            order = np.lexsort((pool.pairs.song, -scores, pool.pairs.user))
+            rank = np.arange(len(order)) - pool.pairs.offsets[pool.pairs.user] + 1
+            order, rank = order[rank <= TOP_K], rank[rank <= TOP_K]
+            users = pool.pairs.user[order] + first
+            yield _listed(view, users, rank, pool.pairs.song[order], scores[order], uid, item_id)
+
+
+def _listed(
+    view: str, user: NDArray[np.int64], rank: NDArray[np.int64], song: NDArray[np.int64], scores: NDArray[np.float64],
+    uid: NDArray[np.int64], item_id: NDArray[np.int64],
+) -> pa.Table:  # fmt: skip
+    return pa.table(
+        {
+            "view": pa.array(np.full(len(user), view, object), pa.string()),
+            "user_id": user.astype(np.int32),
+            "uid": uid[user],
+            "rank": rank.astype(np.int32),
+            "song_id": song.astype(np.int32),
+            "item_id": item_id[song],
+            "score": scores.astype(np.float32),
+        }
+    )
+
+
+def _ranges(known: Knowledge, what: str) -> Iterator[tuple[int, int]]:
+    n_users = known.past.n_users
+    return with_progress(known.past.ranges(USERS_AT_ONCE), what, n_users, lambda users: users[1] - users[0] + 1)
+
+
+def _rows(table: Relation, first: int, last: int) -> Relation:
+    some = table.filter(f"user_id BETWEEN {first} AND {last}")
+    return some.project(f"* REPLACE (user_id - {first} AS user_id)")
+
+
+def _pairs(table: Relation, first: int, last: int, n_songs: int) -> Interactions:
+    rows = _rows(table, first, last).project("user_id, song_id").distinct().to_arrow_table()
+    return Interactions.of_table(rows, last - first + 1, n_songs)
+
+
+def _pools(
+    known: Knowledge, lists: Lists, first: int, last: int, heard: Interactions, views: Sequence[str] = VIEWS
+) -> Iterator[tuple[str, Pool]]:
+    for view in views:
+        left_out = heard if view == "discovery" else heard.keep(np.zeros(len(heard), np.bool_))
+        yield view, candidates.pool(lists, view, (first, last), known.past.n_songs, left_out, known.of_late)
