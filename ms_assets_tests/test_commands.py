@@ -13,7 +13,7 @@ from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, PUBLISHED, REP
 from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
 from ms_assets_tests.workplace import EPOCHS, FEW, SHORTLY, K, Workplace
 
-PICTURES = {"graph/statistics", CHECKPOINT, "evaluation/leaderboard"}
+PICTURES = {"graph/statistics", CHECKPOINT, "reranking/ranker", "evaluation/leaderboard"}
 
 
 @pytest.fixture(scope="session")
@@ -205,7 +205,7 @@ def test_everything_after_the_training_names_its_mlflow_run_and_nothing_else_doe
                "retrieval/served_model"}  # fmt: skip
     named = {key: found.metadata["mlflow_run"].value for key, found in materialisations.items()
              if "mlflow_run" in found.metadata}  # fmt: skip
-    assert set(named) == trained | {key for key in materialisations if key.startswith("evaluation/")}
+    assert set(named) == trained | {key for key in materialisations if key.startswith(("reranking/", "evaluation/"))}
     assert len(set(named.values())) == 1
 
 

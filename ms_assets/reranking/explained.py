@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ms_assets import pictures
 from ms_assets.reranking.phases import OF_LIGHTGCN
-from ms_assets.reranking.ranker import JUDGED_AT, SEED, Material, Ranker, learn, order_of_one
+from ms_assets.reranking.ranker import JUDGED_AT, SEED, Material, Ranker, learn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,17 +28,11 @@ ABLATION = pl.Schema(
 )
 
 
-def by_source(material: Material) -> dict[str, NDArray[np.float64]]:
-    """NDCG of each source's own order of the candidates at each of JUDGED_AT, [n_users, 2], by source."""
-    found = {}
-    for n, name in enumerate(material.names):
-        if name.endswith("_rank"):
-            found[name.removesuffix("_rank")] = material.ndcg(order_of_one(material.features[:, n]))
-    return found
-
-
 def pool(view: str, material: Material) -> pl.DataFrame:
-    """Candidates and recall of each source: view, source, n_candidates, recall, recall_alone; the source `all` is the whole pool."""
+    """Candidates and recall of each source, and of the whole pool (`all`).
+
+    Columns: view, source, n_candidates, recall, recall_alone.
+    """
     ranks = {name.removesuffix("_rank"): n for name, n in zip(material.names, range(len(material.names)), strict=True)
              if name.endswith("_rank")}  # fmt: skip
     listed = {source: ~np.isnan(material.features[:, n]) for source, n in ranks.items()}
@@ -108,7 +102,7 @@ def ablation(view: str, material: Material, ranker: Ranker) -> pl.DataFrame:
         kept = without(material, source)
         if (learned := learn(kept)) is None:
             continue
-        scores = Ranker({view: learned.models}, kept.names).held_out(view, kept)
+        scores = Ranker({view: learned.models}, kept.names, {view: learned.start}).held_out(view, kept)
         found = kept.ndcg(scores)
         both = np.isin(np.unique(material.user), np.unique(kept.user))
         for n, k in enumerate(JUDGED_AT):

@@ -44,7 +44,7 @@ class Stored:
     songs: Relation
     train: Relation
     negatives: Relation
-    user_embeddings: Relation
+    queries: Relation
     song_embeddings: Relation
     cold_songs: Relation
     audio: NDArray[np.float32]
@@ -53,13 +53,13 @@ class Stored:
     @property
     def is_refitted(self) -> bool:
         """True if LightGCN was trained anew on train and validation."""
-        return len(self.user_embeddings.filter("before_refit IS NOT NULL").limit(1)) > 0
+        return len(self.queries.filter("before_refit IS NOT NULL").limit(1)) > 0
 
     def known_before_validation(self) -> Knowledge:
         """Knowledge of the phase in which rankers learn."""
         vectors = self._vectors()
         if self.is_refitted:
-            vectors = unrefitted(self.user_embeddings, "user_id"), unrefitted(self.song_embeddings, "song_id")
+            vectors = unrefitted(self.queries, "user_id"), unrefitted(self.song_embeddings, "song_id")
         return self._known(self._past(self.train, self.negatives), vectors)
 
     def before_validation(self, con: duckdb.DuckDBPyConnection) -> Phase:
@@ -85,7 +85,7 @@ class Stored:
         return Past.of(len(self.users), len(self.songs), *events)
 
     def _vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return embeddings(self.user_embeddings, "user_id"), indexed_vectors(self.song_embeddings, self.cold_songs)
+        return embeddings(self.queries, "user_id"), indexed_vectors(self.song_embeddings, self.cold_songs)
 
     def _unrefitted_lists(self) -> dict[str, Relation | None]:
         # The blend's lists cannot be made anew without the weight that validation chose for it.

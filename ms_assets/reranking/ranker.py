@@ -1,8 +1,10 @@
 """Ranker: gradient-boosted trees by LambdaRank (Burges, 2010; LightGBM), which learn to weigh all features together.
 
-One ranker for each view. Users are dealt into folds; each of FOLDS models learns from the users of the other folds and
-is stopped on those of its own, and the ranker's score is the mean of theirs. So every user is held out from one model,
-and the scores of that model tell what the ranker is worth without a look at the test part.
+One ranker for each view. Scores begin with the order of the source that is best alone, and trees add what else is
+known, so that little data is enough to be no worse than that source. Users are dealt into folds; each of FOLDS models
+learns from the users of the other folds and is stopped on those of its own, and what the ranker adds is the mean of
+theirs. So every user is held out from one model, whose scores tell what the ranker is worth without a look at the test
+part.
 """
 
 import json
@@ -26,6 +28,10 @@ NEGATIVES = 100
 """Number of candidates without relevance that a user gives to learn from, drawn at random."""
 GRADES = 20
 """Number of grades above 0 into which relevance is divided."""
+START = 0.1
+"""Weight of −log2(rank + 1) in the best source's list, with which scores begin."""
+NOT_LISTED = 200
+"""Rank of songs that a source does not list, for their start."""
 JUDGED_AT = (10, 100)
 SEED = 0
 ABOUT = "ranker.json"
@@ -70,6 +76,15 @@ class Material:
         users, row = np.unique(self.user, return_inverse=True)
         return (np.random.default_rng(SEED).permutation(len(users)) % FOLDS)[row]
 
+    def start(self, source: str) -> NDArray[np.float64]:
+        """Scores with which the candidates begin, by their rank in the list of a source, [n]."""
+        return started(self.features[:, self.names.index(f"{source}_rank")])
+
+    def by_source(self) -> dict[str, NDArray[np.float64]]:
+        """NDCG of each source's own order of the candidates at each of JUDGED_AT, [n_users, 2], by source."""
+        sources = [name.removesuffix("_rank") for name in self.names if name.endswith("_rank")]
+        return {source: self.ndcg(self.start(source)) for source in sources}
+
     def ndcg(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """NDCG of each user's candidates ranked by scores, at each of JUDGED_AT, [n_users, 2]."""
         starts = self.starts
@@ -87,23 +102,35 @@ class Ranker:
     models: Mapping[str, Sequence["Booster"]]
     names: Sequence[str]
     """Features by name, in the order of the models' columns."""
+    starts: Mapping[str, str]
+    """Source whose order scores begin with, by view."""
 
     def scores(self, view: str, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Scores of candidates, the mean over the view's models; features float32 [n, n_features]."""
-        return np.mean([model.predict(features) for model in self.models[view]], axis=0)
+        """Scores of candidates, the start and the mean of the view's models; features float32 [n, n_features]."""
+        ranks = features[:, self.names.index(f"{self.starts[view]}_rank")]
+        return started(ranks) + np.mean([model.predict(features) for model in self.models[view]], axis=0)
 
     def contributions(self, view: str, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """SHAP values: what each feature adds to the scores of candidates, [n, n_features]."""
+        """SHAP values: what each feature adds to the start of candidates, [n, n_features]."""
         found = [model.predict(features, pred_contrib=True) for model in self.models[view]]
         return np.mean(found, axis=0)[:, :-1]
 
     def held_out(self, view: str, material: Material) -> NDArray[np.float64]:
         """Scores of the material that the ranker learned from, each by the model that did not learn from its user."""
-        return _held_out(self.models[view], material)
+        fold, scores = material.folds(), material.start(self.starts[view])
+        for n, model in enumerate(self.models[view]):
+            if (rows := fold == n).any():
+                scores[rows] += model.predict(material.features[rows])
+        return scores
 
     def to_files(self) -> dict[str, bytes]:
         """Files by name: the models as LightGBM's text, and what they are."""
-        about = {"format": FORMAT, "features": list(self.names), "models": {v: len(m) for v, m in self.models.items()}}
+        about = {
+            "format": FORMAT,
+            "features": list(self.names),
+            "models": {view: len(models) for view, models in self.models.items()},
+            "starts": dict(self.starts),
+        }
         files = {
             f"{view}_{n}.txt": model.model_to_string().encode()
             for view, models in self.models.items()
@@ -129,7 +156,7 @@ class Ranker:
             view: [Booster(model_str=files[f"{view}_{n}.txt"].decode()) for n in range(n_models)]
             for view, n_models in about["models"].items()
         }
-        return cls(models, about["features"])
+        return cls(models, about["features"], about["starts"])
 
 
 @dataclass(frozen=True)
@@ -137,6 +164,8 @@ class Learned:
     """Models of one view, and how they were found."""
 
     models: Sequence["Booster"]
+    start: str
+    """Source that is best alone, with whose order scores begin."""
     leaves: int
     """Leaves of a tree, the best of LEAVES for the users of the first fold."""
     tried: Mapping[int, float]
@@ -157,26 +186,20 @@ def learn(material: Material) -> Learned | None:
     if not relevant.all():
         return None
     rows = _drawn(material) & _has_target(material)
+    alone = {source: float(np.nanmean(ndcg[:, 0])) for source, ndcg in material.by_source().items()}
+    start = max(alone, key=lambda source: alone[source])
     parts = [(material.of(rows & (fold != n)), material.of((fold == n) & _has_target(material))) for n in range(FOLDS)]
-    sets = _sets(*parts[0])
+    sets = _sets(*parts[0], start)
     first = {leaves: _model(*sets, leaves) for leaves in LEAVES}
     tried = {leaves: ndcg for leaves, (_, ndcg) in first.items()}
     leaves = max(LEAVES, key=lambda size: tried[size])
-    others = [_model(*_sets(*part), leaves)[0] for part in parts[1:]]
-    return Learned([first[leaves][0], *others], leaves, tried)
+    others = [_model(*_sets(*part, start), leaves)[0] for part in parts[1:]]
+    return Learned([first[leaves][0], *others], start, leaves, tried)
 
 
-def order_of_one(ranks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores that put candidates in the order of one source, those that it does not list last."""
-    return -np.where(np.isnan(ranks), np.float32(1e9), ranks)
-
-
-def _held_out(models: Sequence["Booster"], material: Material) -> NDArray[np.float64]:
-    fold, scores = material.folds(), np.zeros(len(material.user))
-    for n, model in enumerate(models):
-        if (rows := fold == n).any():
-            scores[rows] = model.predict(material.features[rows])
-    return scores
+def started(ranks: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Scores that put candidates in the order of a source, those that it does not list (NaN) last."""
+    return -START * np.log2(np.where(np.isnan(ranks), NOT_LISTED, ranks.astype(np.float64)) + 1)
 
 
 def _drawn(material: Material) -> NDArray[np.bool_]:
@@ -200,7 +223,7 @@ def _parameters(leaves: int) -> dict[str, Any]:
         "metric": "ndcg",
         "eval_at": JUDGED_AT[0],
         "label_gain": [grade / GRADES for grade in range(GRADES + 1)],
-        "learning_rate": 0.1,
+        "learning_rate": 0.05,
         "num_leaves": leaves,
         "min_data_in_leaf": 100,
         "feature_fraction": 0.5,
@@ -213,7 +236,7 @@ def _parameters(leaves: int) -> dict[str, Any]:
     }
 
 
-def _sets(learned_from: Material, stopped_on: Material) -> tuple["Dataset", "Dataset"]:
+def _sets(learned_from: Material, stopped_on: Material, start: str) -> tuple["Dataset", "Dataset"]:
     from lightgbm import Dataset
 
     sets: list[Dataset] = []
@@ -221,10 +244,9 @@ def _sets(learned_from: Material, stopped_on: Material) -> tuple["Dataset", "Dat
         # A relevance above 0, however small, is worth more than none.
         grade = np.ceil(GRADES * part.relevance.clip(0, 1))
         sizes = np.diff(part.starts, append=len(part.user))
-        sets.append(
-            Dataset(part.features, grade, group=sizes, reference=sets[0] if sets else None,
-                    feature_name=list(part.names), params=_parameters(LEAVES[0]), free_raw_data=False)
-        )  # fmt: skip
+        about = {"group": sizes, "init_score": part.start(start), "feature_name": list(part.names)}
+        about |= {"params": _parameters(LEAVES[0]), "free_raw_data": False, "reference": sets[0] if sets else None}
+        sets.append(Dataset(part.features, grade, **about))
     return sets[0], sets[1]
 
 

@@ -21,7 +21,8 @@ def world():
     table = con.from_arrow(pa.concat_tables(material(known, lists, train, ground_truth)))
     learned = {view: learn(passes.read(table, view)) for view in ("all", "discovery")}
     names = passes.read(table, "all").names
-    model = Ranker({view: found.models for view, found in learned.items()}, names)
+    starts = {view: found.start for view, found in learned.items()}
+    model = Ranker({view: found.models for view, found in learned.items()}, names, starts)
     return con, tastes, train, ground_truth, lists, known, table, model
 
 
@@ -56,8 +57,9 @@ def test_each_user_is_held_out_from_the_model_that_scores_them(world):
     *_, table, model = world
     material = passes.read(table, "all")
     scores, fold = model.held_out("all", material), material.folds()
+    start = material.start(model.starts["all"])
     for n, one in enumerate(model.models["all"]):
-        assert np.array_equal(scores[fold == n], one.predict(material.features[fold == n]))
+        assert np.array_equal(scores[fold == n], start[fold == n] + one.predict(material.features[fold == n]))
     users_of = [set(material.user[fold == n]) for n in range(ranker.FOLDS)]
     assert sum(map(len, users_of)) == len(set().union(*users_of)) == N_USERS - N_SILENT
     assert material.ndcg(scores)[:, 0].mean() > 0.9
@@ -70,7 +72,7 @@ def test_a_ranker_is_the_same_after_it_is_written_and_read_and_when_it_is_learne
     assert again.names == list(model.names)
     assert np.array_equal(again.scores("discovery", material.features), model.scores("discovery", material.features))
     assert again.to_files() == files
-    twice = Ranker({**model.models, "discovery": learn(material).models}, model.names)
+    twice = Ranker({**model.models, "discovery": learn(material).models}, model.names, model.starts)
     assert twice.to_files() == files
 
 
@@ -95,7 +97,8 @@ def test_ndcg_is_that_of_a_list_of_candidates_against_the_best_list_of_all_targe
 def test_shap_values_sum_to_the_scores_less_their_base(world):
     *_, table, model = world
     features = passes.read(table, "all").features[:50]
-    rest = model.scores("all", features) - model.contributions("all", features).sum(axis=1)
+    start = passes.read(table, "all").start(model.starts["all"])[:50]
+    rest = model.scores("all", features) - start - model.contributions("all", features).sum(axis=1)
     assert np.ptp(rest) == pytest.approx(0, abs=1e-9)
 
 
@@ -105,7 +108,7 @@ def test_where_nobody_validates_there_is_nothing_to_learn_and_no_list(world):
     table = con.from_arrow(pa.concat_tables(material(known, lists, train, nobody)))
     assert len(table) == 0
     assert learn(passes.read(table, "all")) is None
-    assert listed(known, lists, train, Ranker({}, model.names)) == {}
+    assert listed(known, lists, train, Ranker({}, model.names, {})) == {}
 
 
 def test_a_missing_source_has_features_without_values(world):

@@ -20,7 +20,7 @@ from ms_assets.streams import Relation, TableStream
 asset = room("reranking")
 
 FROM_LISTS = assets_of("retrieval", *SOURCES, optional=True)
-VECTORS = assets_of("training", "user_embeddings", "song_embeddings") | assets_of("retrieval", "cold_songs")
+VECTORS = assets_of("training", "song_embeddings") | assets_of("retrieval", "queries", "cold_songs")
 KNOWN = assets_of("splits", "users", "songs", "train", "negatives") | assets_of("graph", "bipartite_graph") | VECTORS
 NOBODY = "nobody validates, so that there is nothing to learn from: no ranker, and no list"
 
@@ -101,9 +101,14 @@ def ranker(features: Relation) -> dg.MaterializeResult[dict[str, bytes]]:
     """
     materials = {view: passes.read(features, view) for view in VIEWS}
     learned = {view: found for view, material in materials.items() if (found := learn(material))}
-    made = Ranker({view: found.models for view, found in learned.items()}, materials[VIEWS[0]].names)
+    made = Ranker(
+        {view: found.models for view, found in learned.items()},
+        materials[VIEWS[0]].names,
+        {view: found.start for view, found in learned.items()},
+    )
     told: dict[str, Any] = {} if learned else {"absent": NOBODY}
     for view, found in learned.items():
+        told[f"begins_with_{view}"] = found.start
         told[f"leaves_{view}"] = found.leaves
         told[f"trees_{view}"] = found.n_trees
         told[f"held_out_{view}"] = shown.table(_held_out(made, view, materials[view]))
@@ -112,7 +117,7 @@ def ranker(features: Relation) -> dg.MaterializeResult[dict[str, bytes]]:
 
 
 def _held_out(ranker: Ranker, view: str, material: Material) -> pl.DataFrame:
-    found = {"ranked": material.ndcg(ranker.held_out(view, material)), **explained.by_source(material)}
+    found = {"ranked": material.ndcg(ranker.held_out(view, material)), **material.by_source()}
     means = [(name, *map(float, pl.DataFrame(values).fill_nan(None).mean().row(0))) for name, values in found.items()]
     return pl.DataFrame(means, ["method", *(f"ndcg_{k}" for k in JUDGED_AT)], orient="row").sort(
         f"ndcg_{JUDGED_AT[0]}", descending=True

@@ -9,7 +9,7 @@ from ms_assets.defs.platform.checks import asset_check
 from ms_assets.defs.platform.scales import assets_of
 from ms_assets.defs.reranking.assets import KNOWN
 from ms_assets.reranking import passes
-from ms_assets.reranking.explained import by_source, surely_less
+from ms_assets.reranking.explained import surely_less
 from ms_assets.reranking.features import FEATURES
 from ms_assets.reranking.leaks import leaking
 from ms_assets.reranking.phases import Stored
@@ -27,11 +27,11 @@ CHECKED_USERS = 100
 )
 def features_know_only_the_past(
     features: Relation, users: Relation, songs: Relation, train: Relation, negatives: Relation, bipartite_graph: Any,
-    user_embeddings: Relation, song_embeddings: Relation, cold_songs: Relation, ground_truth: Relation,
+    queries: Relation, song_embeddings: Relation, cold_songs: Relation, ground_truth: Relation,
 ) -> dg.AssetCheckResult:  # fmt: skip
     """Features equal those that are computed anew from tables that hold no event of validation or test."""
     audio = bipartite_graph["song"].x.numpy()
-    given = Stored(users, songs, train, negatives, user_embeddings, song_embeddings, cold_songs, audio, {})
+    given = Stored(users, songs, train, negatives, queries, song_embeddings, cold_songs, audio, {})
     drawn = passes.learners(ground_truth)[:CHECKED_USERS]
     found = leaking(features, given.known_before_validation(), drawn)
     return dg.AssetCheckResult(
@@ -56,7 +56,7 @@ def ranker_is_worth_its_while(ranker: dict[str, bytes], features: Relation) -> d
         if first < last:
             said[f"{view}: mean relevance"] = f"{first:.4f} in the first half of the places, {last:.4f} in the second"
         mine = material.ndcg(scores)[:, 0]
-        worse = [source for source, ndcg in by_source(material).items() if surely_less(mine, ndcg[:, 0])]
+        worse = [source for source, ndcg in material.by_source().items() if surely_less(mine, ndcg[:, 0])]
         if worse:
             said[f"{view}: not as good as"] = ", ".join(worse)
     return dg.AssetCheckResult(
