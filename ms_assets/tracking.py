@@ -91,7 +91,7 @@ def database(tracking_uri: str) -> Path | None:
 
 
 def is_database(tracking_uri: str) -> bool:
-    """Whether the store is a database without a server, whose files every process reads and writes by itself."""
+    """Tell if the store is a database without a server, whose files every process reads and writes by itself."""
     return urlsplit(tracking_uri).scheme.partition("+")[0] in {"sqlite", *PORTS}
 
 

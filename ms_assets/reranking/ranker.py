@@ -244,7 +244,7 @@ def _sets(learned_from: Material, stopped_on: Material, start: str) -> tuple["Da
         # A relevance above 0, however small, is worth more than none.
         grade = np.ceil(GRADES * part.relevance.clip(0, 1))
         sizes = np.diff(part.starts, append=len(part.user))
-        about = {"group": sizes, "init_score": part.start(start), "feature_name": list(part.names)}
+        about: dict[str, Any] = {"group": sizes, "init_score": part.start(start), "feature_name": list(part.names)}
         about |= {"params": _parameters(LEAVES[0]), "free_raw_data": False, "reference": sets[0] if sets else None}
         sets.append(Dataset(part.features, grade, **about))
     return sets[0], sets[1]

@@ -8,7 +8,7 @@ from ms_assets.tracking import AT_ONCE, without_password
 
 KIND = "postgresql://"
 OF_SQLALCHEMY = "postgresql+psycopg2://"
-"""What an address begins with for SQLAlchemy, which takes another driver of PostgreSQL unless it is told."""
+"""Beginning of an address for SQLAlchemy, which takes another driver of PostgreSQL unless it is told."""
 
 
 class DatabaseError(RuntimeError):
