@@ -71,6 +71,8 @@ def test_every_column_is_traced_but_published_and_made_up_ones(key):
         assert made_up <= {"view", "score"}, "a score by chance is of no column"
     elif key.startswith("evaluation/"):
         assert made_up <= {"method", "view", "k", "metric", "slice", "value", "other"}
+    elif key.startswith("reranking/"):
+        assert made_up <= {"view", "source", "left_out", "k"}
     else:
         assert made_up == set()
 

@@ -56,8 +56,6 @@ class Environment:
     """MS_ASSETS_REVISION: branch, tag or commit on the hub."""
     tracking_uri: str
     """MLFLOW_TRACKING_URI: SQLite under the home by default."""
-    database: str = ""
-    """MS_ASSETS_DATABASE: PostgreSQL for Dagster's history and for studies; SQLite under the home by default."""
     layout: str = "flat"
     """MS_ASSETS_LAYOUT: published layout of the interaction files, `flat` or `sequential`."""
     memory: str = "1GiB"
@@ -66,6 +64,8 @@ class Environment:
     """MS_ASSETS_RETRAIN_CRON: time of the retraining schedules, in cron's five fields."""
     retrain_timezone: str = "UTC"
     """MS_ASSETS_RETRAIN_TIMEZONE: time zone of these schedules, by its name in the IANA database."""
+    database: str = ""
+    """MS_ASSETS_DATABASE: PostgreSQL for Dagster's history and for studies; SQLite under the home by default."""
 
     @classmethod
     def read(cls) -> Self:
