@@ -6,7 +6,6 @@ of its memory. Numbers are the CPU's. Limits of kernels, memory and the order of
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,7 +31,7 @@ class EmulatedTensor(torch.Tensor):
     def __new__(cls, held):
         return torch.Tensor._make_wrapper_subclass(
             cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
-            device=device(), requires_grad=held.requires_grad,
+            device=DEVICE, requires_grad=held.requires_grad,
         )  # fmt: skip
 
     def __init__(self, held):
@@ -57,19 +56,16 @@ class _Emulation(TorchDispatchMode):
         return _computed(operation, args, kwargs or {})
 
 
-@cache
-def device():
-    """Register the device, once a process."""
-    _setup_privateuseone_for_python_backend(NAME)
-    return torch.device(NAME, 0)
+# On import, because autograd counts the devices of a process when it first runs, be it for another test.
+_setup_privateuseone_for_python_backend(NAME)
+DEVICE = torch.device(NAME, 0)
 
 
 @contextmanager
 def emulation() -> Iterator[torch.device]:
     """Context in which tensors may be on the emulated device, which it gives."""
-    here = device()
     with _Emulation():
-        yield here
+        yield DEVICE
 
 
 def _computed(operation, args, kwargs):
