@@ -8,8 +8,9 @@
     song   s = unit(x_s) · exp(b_s),  b_s learned, from γ times the logarithm of the song's number of edges
 
 The direction of a song's vector says who likes it, its length how much is to be expected of it whoever listens. A cold
-song has no edges, so x_s = unit(c_s): it lies in the same space as the rest. All cold songs have one length, which
-`rehearsal.py` fits.
+song has no edges, so x_s = unit(c_s) in training: it lies in the same space as the rest. `embed` draws it halfway to
+what a ridge regression predicts from the same content, which fits the graph songs' directions after propagation, where
+the encoder serves the start of it. All cold songs have one length, which `rehearsal.py` fits.
 """
 
 import warnings
@@ -22,6 +23,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors, SongFeatures
 from ms_assets.training.edge_weights import edge_weights
 from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
+from ms_assets.training.regression import ridge
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -44,6 +46,8 @@ class _Unit(torch.autograd.Function):
 
 
 SHORTEST = 1e-12
+MOST_REGRESSED = 200_000
+"""Largest number of graph songs to which directions of cold songs are regressed."""
 
 
 def unit(x: Tensor) -> Tensor:
@@ -139,7 +143,7 @@ class Network(nn.Module):
     def __init__(self, graph: GraphTensors, settings: TrainingSettings) -> None:
         super().__init__()
         self.n_users, self.n_graph_songs = graph.n_users, graph.n_graph_songs
-        self.n_layers, self.precision = settings.layers, PRECISIONS[settings.precision]
+        self.n_layers, self.precision, self.seed = settings.layers, PRECISIONS[settings.precision], settings.seed
         self.users = nn.Parameter(torch.randn(self.n_users, settings.embedding_dim))
         self.encoder = SongEncoder(graph.features, settings)
         self.residual = None
@@ -183,6 +187,17 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def embed(self, features: SongFeatures) -> tuple[Tensor, Tensor]:
-        """Embeddings of users [n_users, d] and of songs in `features` [n_songs, d], cold ones by the encoder alone."""
-        embeddings = self(features, self.frozen_propagation())
-        return embeddings[: self.n_users], embeddings[self.n_users :]
+        """Embeddings of users [n_users, d] and of songs in `features` [n_songs, d], cold ones by content alone."""
+        found = self(features, self.frozen_propagation())
+        users, warm, cold = found.tensor_split([self.n_users, self.adjacency.n_nodes])
+        if len(cold) and (self.encoder.uses_audio or self.encoder.uses_metadata):
+            cold = unit(unit(cold) + self._regressed(features, unit(warm))) * self.cold_length
+        return users, torch.cat([warm, cold])
+
+    def _regressed(self, features: SongFeatures, directions: Tensor) -> Tensor:
+        """Directions of the cold songs in `features` [n_cold, d], by a regression of graph songs' on their content."""
+        n, generator = self.n_graph_songs, torch.Generator().manual_seed(self.seed)
+        drawn = torch.randperm(n, generator=generator)[:MOST_REGRESSED].sort().values
+        weight, bias = ridge(self.encoder.inputs(features.select(drawn)), directions[drawn], self.seed)
+        cold = features.select(torch.arange(n, len(features.audio)))
+        return unit(self.encoder.inputs(cold) @ weight + bias)

@@ -1,10 +1,12 @@
 """Rehearsal of cold songs: a training from which some songs are hidden, to fit the length of songs nobody has heard."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
 from ms_assets.training import trainer
@@ -24,8 +26,10 @@ FACTORS = tuple(2.0 ** (step / 8) for step in range(-8, 25))
 def with_cold_length(data: TrainingData, trained: TrainedModel, device: torch.device) -> TrainedModel:
     """Fit the length of cold songs' vectors.
 
-    Some songs of the graph are hidden, and a short training knows them by their content alone. Of the lengths tried
-    for these, the best one has the highest NDCG where their listeners in train and validation count as targets.
+    Some songs of the graph are hidden, and a short training knows them by their content alone. Their listeners in
+    train count as targets beside those of validation. Of the lengths tried, the shortest is taken whose NDCG is within
+    one standard error of the best: longer vectors crowd out songs that are known, and hidden songs are a larger part of
+    these targets than new ones mostly are.
     The length stays 1 where there is nothing to fit: no cold song, or nothing known of songs but who hears them; where
     validation holds many cold songs, they tell the length themselves (`retrieval/cold_start.py`).
     """
@@ -47,11 +51,23 @@ def with_cold_length(data: TrainingData, trained: TrainedModel, device: torch.de
     kept, cold = songs.tensor_split([rehearsed.graph.n_graph_songs])
     unit = float(kept.norm(dim=1).mean())
     validator = Validator.of(rehearsed, settings, cold=True)
-    reached = {factor: validator.ndcg(users, torch.cat([kept, factor * unit * cold])) for factor in FACTORS}
-    best = max(FACTORS, key=lambda factor: reached[factor])
-    logger.info("length of cold songs: %.2f × the mean, NDCG@%d %.4f", best, VALIDATION_K, reached[best])
+    reached = [validator.ndcg_of_users(users, torch.cat([kept, factor * unit * cold])) for factor in FACTORS]
+    chosen = shortest_within_one_error(reached)
+    logger.info(
+        "length of cold songs: %.2f × the mean, NDCG@%d %.4f", FACTORS[chosen], VALIDATION_K, reached[chosen].mean()
+    )
     mean = float(trained.state["log_lengths"].exp().mean())
-    return replace(trained, state={**trained.state, "cold_length": torch.tensor(best * mean)})
+    return replace(trained, state={**trained.state, "cold_length": torch.tensor(FACTORS[chosen] * mean)})
+
+
+def shortest_within_one_error(reached: Sequence[NDArray[np.float64]]) -> int:
+    """Index of the first of some results that lies within one standard error of the best; NDCG of users [n] each.
+
+    The error is that of the mean paired difference from the best.
+    """
+    best = max(reached, key=np.mean)
+    lost = [best - each for each in reached]
+    return next(n for n, gap in enumerate(lost) if gap.mean() <= gap.std() / np.sqrt(len(gap)))
 
 
 def meets_cold_songs(validation: Interactions, n_graph_songs: int) -> bool:

@@ -45,9 +45,13 @@ class Validator:
         """Mean NDCG of the validation users; 0 if there are none: then all epochs tie, and the last is kept."""
         if not len(self.users):
             return 0.0
+        return float(np.nanmean(self.ndcg_of_users(user_embeddings, song_embeddings)))
+
+    def ndcg_of_users(self, user_embeddings: Tensor, song_embeddings: Tensor) -> NDArray[np.float64]:
+        """NDCG of each validation user, float64 [n_drawn]."""
         recommended = np.concatenate(list(self._recommend(user_embeddings, song_embeddings)))
         ideal = self.targets.ideal_dcg("relevance", recommended.shape[1])
-        return float(np.nanmean(ranking.ndcg(self.targets.gains("relevance", recommended), ideal)))
+        return ranking.ndcg(self.targets.gains("relevance", recommended), ideal)
 
     def _recommend(self, users: Tensor, songs: Tensor) -> Iterator[NDArray[np.int64]]:
         drawn = users[torch.from_numpy(self.users).to(users.device)]

@@ -8,6 +8,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors, SongFeatures
 from ms_assets.training.edge_weights import EdgeWeightMLP
 from ms_assets.training.network import Network
+from ms_assets.training.regression import ridge
 from ms_assets_tests.training.graphs import features_of, graph_of, network_of, random_graph
 
 ARTISTS = [[0], [1], [0, 1], [], [1, 2, 0]]
@@ -111,10 +112,26 @@ def propagated(model, start):
     return (start + (roots[:, None] * matrix * roots) @ start) / 2
 
 
-def test_a_cold_song_is_what_the_encoder_says_of_it(graph):
+def test_a_cold_song_is_what_the_encoder_says_of_it_in_training(graph):
     model = model_of(graph, layers=1, edge_weights="heuristic")
     with torch.no_grad():
         direction = functional.normalize(model.encoder(features_of(graph))[4], dim=0)
+        torch.testing.assert_close(model(features_of(graph))[-1], direction)
+
+
+def test_a_cold_song_is_embedded_halfway_from_what_the_encoder_says_to_the_regression_on_content(graph):
+    model, features = model_of(graph, layers=1, edge_weights="heuristic"), features_of(graph)
+    songs = model.embed(features)[1]
+    with torch.no_grad():
+        encoded, inputs = functional.normalize(model.encoder(features)[4], dim=0), model.encoder.inputs(features)
+        weight, bias = ridge(inputs[:4], functional.normalize(songs[:4], dim=1), seed=0)
+        predicted = functional.normalize(inputs[4] @ weight + bias, dim=0)
+    torch.testing.assert_close(songs[4], functional.normalize(encoded + predicted, dim=0))
+
+
+def test_a_cold_song_of_which_nothing_can_be_known_is_what_the_encoder_says(graph):
+    model = model_of(graph, layers=1, edge_weights="heuristic", audio=False, metadata=False)
+    direction = functional.normalize(model.encoder.projection.bias.detach(), dim=0)
     torch.testing.assert_close(model.embed(features_of(graph))[1][4], direction)
 
 

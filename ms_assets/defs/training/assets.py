@@ -40,7 +40,7 @@ TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 @asset(
     kinds={"pytorch", "mlflow"},
     pool="gpu",
-    code_version="6",
+    code_version="7",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
     ins=TRAINED_ON | REFIT,
@@ -132,7 +132,7 @@ def _training_settings(context: dg.AssetExecutionContext, tables: TableIOManager
         is_required=False,
         kinds={"pytorch"},
         freshness_policy=FRESHNESS,
-        code_version="2",
+        code_version="3",
     ),
 )
 def embeddings(
