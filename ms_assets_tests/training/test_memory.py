@@ -156,5 +156,5 @@ print(sum(memory.estimate(memory.Sizes.of(data.graph), settings).values()) / (pe
 
 def test_the_estimate_is_near_what_a_training_takes():
     ran = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
-    # What the process itself holds depends on the allocator and on what else the machine does: 0.76 to 1 on one machine.
+    # What the process itself holds depends on the allocator and on the load: 0.76 to 1 on one machine.
     assert 0.6 < float(ran.stdout) < 2
