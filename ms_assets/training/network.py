@@ -190,7 +190,8 @@ class Network(nn.Module):
         """Embeddings of users [n_users, d] and of songs in `features` [n_songs, d], cold ones by content alone."""
         found = self(features, self.frozen_propagation())
         users, warm, cold = found.tensor_split([self.n_users, self.adjacency.n_nodes])
-        if len(cold) and (self.encoder.uses_audio or self.encoder.uses_metadata):
+        # Fewer songs than numbers known of each would leave a regression undetermined.
+        if len(cold) and 0 < self.encoder.projection.in_features < self.n_graph_songs:
             cold = unit(unit(cold) + self._regressed(features, unit(warm))) * self.cold_length
         return users, torch.cat([warm, cold])
 
