@@ -33,9 +33,7 @@ def pool(view: str, material: Material) -> pl.DataFrame:
 
     Columns: view, source, n_candidates, recall, recall_alone.
     """
-    ranks = {name.removesuffix("_rank"): n for name, n in zip(material.names, range(len(material.names)), strict=True)
-             if name.endswith("_rank")}  # fmt: skip
-    listed = {source: ~np.isnan(material.features[:, n]) for source, n in ranks.items()}
+    listed = material.listed()
     n_lists, relevant = np.sum(list(listed.values()), axis=0), material.relevance > 0
     n_users, n_targets = len(material.starts), max(int(material.n_targets[material.starts].sum()), 1)
     rows = [(view, "all", len(relevant) / max(n_users, 1), relevant.sum() / n_targets, relevant.sum() / n_targets)]
@@ -97,8 +95,7 @@ def ablation(view: str, material: Material, ranker: Ranker) -> pl.DataFrame:
     """
     whole = material.ndcg(ranker.held_out(view, material))
     rows = [(view, "nothing", k, *_estimate(whole[:, n])) for n, k in enumerate(JUDGED_AT)]
-    sources = [name.removesuffix("_rank") for name in material.names if name.endswith("_rank")]
-    for source in sources:
+    for source in material.listed():
         kept = without(material, source)
         if (learned := learn(kept)) is None:
             continue
@@ -113,8 +110,7 @@ def ablation(view: str, material: Material, ranker: Ranker) -> pl.DataFrame:
 def without(material: Material, source: str) -> Material:
     """Material without the features of a source, and without the candidates that it lists alone."""
     group = OF_LIGHTGCN if source == "lightgcn" else (source,)
-    listed = {name.removesuffix("_rank"): ~np.isnan(material.features[:, n])
-              for n, name in enumerate(material.names) if name.endswith("_rank")}  # fmt: skip
+    listed = material.listed()
     others = np.any([flags for name, flags in listed.items() if name not in group], axis=0)
     alone = np.any([listed[name] for name in group if name in listed], axis=0) & ~others
     names = [f"{name}_{what}" for name in group for what in ("rank", "score")]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ms_assets.interactions import Interactions
 from ms_assets.reranking.candidates import Pool
 from ms_assets.reranking.past import LEAST, Measures, Past, gather, unmet
-from ms_assets.vectors import Ragged
+from ms_assets.vectors import Ragged, unit
 
 AT_ONCE = 1 << 16
 """Number of pairs whose vectors are multiplied at a time."""
@@ -49,7 +49,7 @@ class Knowledge:
     @cached_property
     def directions(self) -> NDArray[np.float32]:
         """LightGCN's embeddings of songs at length 1, [n_songs, d]."""
-        return _unit(self.embeddings[1])
+        return unit(self.embeddings[1])
 
     def histories(self, first: int, last: int) -> "Histories":
         """Histories of a range of users."""
@@ -77,7 +77,7 @@ class Histories:
 
     def recent(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Direction of the vectors [n_songs, d] of each user's songs, by their faded events, float32 [n_users, d]."""
-        return _unit(self.pairs.csr(self.pairs.values["faded_month"].astype(np.float32)) @ vectors)
+        return unit(self.pairs.csr(self.pairs.values["faded_month"].astype(np.float32)) @ vectors)
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,3 @@ def table(facts: Facts, pool: Pool, features: dict[str, Feature] = FEATURES) -> 
 def finite(values: Values) -> NDArray[np.float32]:
     """Values as they are stored: infinite ones, ages of what never was, are unknown."""
     return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

@@ -80,10 +80,14 @@ class Material:
         """Scores with which the candidates begin, by their rank in the list of a source, [n]."""
         return started(self.features[:, self.names.index(f"{source}_rank")])
 
+    def listed(self) -> dict[str, NDArray[np.bool_]]:
+        """Flags of the candidates that a source lists, [n], by source."""
+        ranks = {name.removesuffix("_rank"): n for n, name in enumerate(self.names) if name.endswith("_rank")}
+        return {source: ~np.isnan(self.features[:, n]) for source, n in ranks.items()}
+
     def by_source(self) -> dict[str, NDArray[np.float64]]:
         """NDCG of each source's own order of the candidates at each of JUDGED_AT, [n_users, 2], by source."""
-        sources = [name.removesuffix("_rank") for name in self.names if name.endswith("_rank")]
-        return {source: self.ndcg(self.start(source)) for source in sources}
+        return {source: self.ndcg(self.start(source)) for source in self.listed()}
 
     def ndcg(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """NDCG of each user's candidates ranked by scores, at each of JUDGED_AT, [n_users, 2]."""

@@ -49,8 +49,6 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
         * d
         * (sizes.n_users + settings.metadata * sizes.n_owners + settings.song_residual * sizes.n_graph_songs + width)
     )
-    # Parameters, gradients, the optimiser's state (two moments for AdamW, one for momentum), the best state so far.
-    copies = 1 + 1 + (2 if settings.optimizer == "adamw" else 1) + 1
     # A layer that learns edge weights keeps its input, scaled and unscaled, for its backward pass.
     learned = settings.edge_weights == "learned"
     layers = max(2, 1 + LEARNED_LAYER * settings.layers if learned else 0)
@@ -60,7 +58,7 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     # Weights and entries; gradients of the entries by two layers; those of the weights, twice.
     learning = FLOAT + 2 * FLOAT + 2 * 2 * FLOAT + 2 * FLOAT
     return {
-        "parameters": copies * parameters,
+        "parameters": _copies(settings) * parameters,
         "song features": (FLOAT * sizes.audio_dimensions + 4 * LONG) * sizes.n_graph_songs,
         # Metadata, the sum, the unit vectors, and two gradients.
         "song encoder": 5 * FLOAT * sizes.n_graph_songs * d,
@@ -70,15 +68,19 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     }
 
 
+def _copies(settings: TrainingSettings) -> int:
+    """Parameters, gradients, the optimiser's state (two moments for AdamW, one for momentum), the best state so far."""
+    return 1 + 1 + (2 if settings.optimizer == "adamw" else 1) + 1
+
+
 def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     """Estimate the bytes of main memory that a training on another device needs, by purpose, beside the loaded graph.
 
     The network is built in main memory, and its best state and the keys of pairs stay there.
     """
     parts = estimate(sizes, settings)
-    copies = 1 + 1 + (2 if settings.optimizer == "adamw" else 1) + 1
     return {
-        "network and its best state": 2 * parts["parameters"] // copies,
+        "network and its best state": 2 * parts["parameters"] // _copies(settings),
         "song features": parts["song features"],
         # Rows of the adjacency and what counting them takes; bucket, key of the pair, weight in the loss, order.
         "edges": (BUILDING + FLOAT + LONG + FLOAT + LONG) * sizes.n_edges,
