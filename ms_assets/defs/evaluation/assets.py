@@ -22,19 +22,21 @@ from ms_assets.evaluation import report as reports
 from ms_assets.evaluation.certainty import CONFIDENCE
 from ms_assets.evaluation.comparison import JUDGED_BY, Holdout
 from ms_assets.retrieval.methods import METHODS
+from ms_assets.retrieval.own_lists import of_methods
 from ms_assets.settings import EvaluationSettings
 from ms_assets.streams import Relation, TableStream
 
 asset = room("evaluation")
+OWN_LISTS = "own_lists"
 columns = partial(
     schemas.columns,
-    methods=",".join(METHODS),
+    methods=",".join((*METHODS, OWN_LISTS)),
     metrics=",".join(metrics.METRICS),
     compared=",".join(exposures.COMPARED),
     confidence=f"{CONFIDENCE:.0%}",
     judged_by=JUDGED_BY,
 )
-RECOMMENDATIONS = assets_of("retrieval", *METHODS)
+RECOMMENDATIONS = assets_of("retrieval", *METHODS, OWN_LISTS)
 PARTS = assets_of("splits", "users", "songs", "train", "validation", "test")
 TESTED = assets_of("splits", "users", "songs", "train", "ground_truth")
 EVENTS = assets_of("raw", "multi_event")
@@ -56,9 +58,18 @@ def user_metrics(
     The leaderboard holds the means; this table holds single users.
     """
     settings = settings_of(context, EvaluationSettings)
-    rows = passes.user_metrics(recommendations, users, songs, train, ground_truth, settings.ks)
+    rows = passes.user_metrics(_methods(recommendations), users, songs, train, ground_truth, settings.ks)
     n_tested = ground_truth.filter("split = 'test'").aggregate("count(DISTINCT user_id)").fetchall()[0][0]
     return dg.MaterializeResult(value=TableStream(rows), metadata={"n_users": n_tested, **settings.model_dump()})
+
+
+def _methods(recommendations: dict[str, Relation]) -> dict[str, Relation]:
+    """Lists by method: those of this project, and those that other programs recommend."""
+    return {
+        name: lists
+        for given, table in recommendations.items()
+        for name, lists in (of_methods(table) if given == OWN_LISTS else {given: table}).items()
+    }
 
 
 def _ks(user_metrics: Relation) -> list[int]:
@@ -80,7 +91,7 @@ def official_user_metrics(
     Comparable with their table; empty unless the protocol is global_temporal.
     """
     wanted = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
-    given = (recommendations, users, songs, train, test, _ks(user_metrics))
+    given = (_methods(recommendations), users, songs, train, test, _ks(user_metrics))
     rows = passes.official_user_metrics(*given) if wanted else ()
     return TableStream(chain([official.SCHEMA.to_frame().to_arrow()], rows))
 
@@ -96,7 +107,7 @@ def slices(
     **recommendations: Relation,
 ) -> pl.DataFrame:  # fmt: skip
     """One row per method, view, K, slice and metric: by history length, warm or cold, head or tail, source of event."""
-    return passes.slices(recommendations, users, songs, train, test, ground_truth, _ks(user_metrics))
+    return passes.slices(_methods(recommendations), users, songs, train, test, ground_truth, _ks(user_metrics))
 
 
 @asset(kinds={"numpy"}, code_version="1", ins=RECOMMENDATIONS | TESTED, metadata=columns("evaluation/recall_curve"))
@@ -106,7 +117,7 @@ def recall_curve(
 ) -> pl.DataFrame:  # fmt: skip
     """One row per method, view and length of the list: mean recall at that length."""
     longest = _ks(user_metrics)[-1]
-    return passes.recall_curve(recommendations, users, songs, train, ground_truth, longest)
+    return passes.recall_curve(_methods(recommendations), users, songs, train, ground_truth, longest)
 
 
 @asset(
@@ -124,7 +135,7 @@ def exposure(
     A recommender may be good on average and recommend the same few songs to all users.
     """
     is_global = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
-    return passes.exposure(recommendations, users, songs, train, is_global, _ks(user_metrics))
+    return passes.exposure(_methods(recommendations), users, songs, train, is_global, _ks(user_metrics))
 
 
 def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boards.Pane]:
@@ -219,7 +230,7 @@ def report(
 def _made_by(context: dg.AssetExecutionContext, lineage: Lineage) -> list[tuple[str, str]]:
     """Provenance of each table behind the figures: its version, the run that made it, the time, and its metadata."""
     rows = []
-    methods = [dg.AssetKey(["retrieval", name]) for name in METHODS]
+    methods = [dg.AssetKey(["retrieval", name]) for name in (*METHODS, OWN_LISTS)]
     for key in (*methods, *context.assets_def.keys_by_input_name.values()):
         for made in lineage.history(key, context.partition_key)[:1]:
             said = ", ".join(
