@@ -629,27 +629,3 @@ def test_what_failed_a_check_that_only_warns_is_read_by_what_follows(computed, c
     assert run.success and (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert not json.loads(copy.file("raw/multi_event", SCALE, RECORD).read_text())[0]["failed"]
     Platform(copy.home.parent).materialise("splits/candidate_songs", scale=SCALE, alone=True)
-
-
-# lists of other programs
-
-
-ALL_OF_EVALUATION = ("user_metrics", "official_user_metrics", "slices", "recall_curve", "exposure", "differences",
-                     "leaderboard")  # fmt: skip
-
-
-def test_lists_of_another_program_stand_on_the_leaderboard_and_equal_lists_have_equal_metrics(copy):
-    ours = pl.read_parquet(copy.file("retrieval/popular", SCALE)).filter(view="all").select("uid", "item_id", "rank")
-    file = copy.home / "recommendations" / "counted_elsewhere" / f"{SCALE}.parquet"
-    file.parent.mkdir(parents=True)
-    ours.write_parquet(file)
-    copy.materialise("retrieval/own_lists", scale=SCALE, alone=True)
-    copy.materialise(*(f"evaluation/{name}" for name in ALL_OF_EVALUATION), scale=SCALE, alone=True)
-    metrics = pl.read_parquet(copy.file("evaluation/user_metrics", SCALE)).filter(k=10).sort("view", "uid")
-    popular, counted = (metrics.filter(method=name).drop("method") for name in ("popular", "counted_elsewhere"))
-    assert len(popular) > 0 and popular.equals(counted)
-    board = pl.read_parquet(copy.file("evaluation/leaderboard", SCALE)).filter(method="counted_elsewhere")
-    assert set(board["view"]) == {"all", "discovery"}
-    assert board.filter(metric="ndcg")["ci_low"].null_count() == 0
-    slices = pl.read_parquet(copy.file("evaluation/slices", SCALE))
-    assert "counted_elsewhere" in slices["method"].to_list()
