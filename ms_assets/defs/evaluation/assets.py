@@ -65,10 +65,13 @@ def user_metrics(
 
 def _methods(recommendations: passes.Methods) -> passes.Methods:
     """Lists by method: those made here, without the second stage's where it has no ranker, and other programs'."""
-    ours = {name: lists for name, lists in recommendations.items() if name != OWN_LISTS}
-    if not len(ours[RANKED].limit(1)):
-        del ours[RANKED]
-    return ours | of_methods(recommendations[OWN_LISTS])
+    methods: passes.Methods = {}
+    for name, lists in recommendations.items():
+        if name == OWN_LISTS:
+            methods |= of_methods(lists)
+        elif name != RANKED or len(lists.limit(1)):
+            methods[name] = lists
+    return methods
 
 
 def _ks(user_metrics: Relation) -> list[int]:
