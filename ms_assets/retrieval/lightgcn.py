@@ -84,17 +84,17 @@ class LightGCN(VectorRecommender):
         self.trained = race.train(data, settings, device)
         n = dataset.n_graph_songs
         users, songs = before = [vectors.numpy() for vectors in self.trained.embeddings(data.graph)]
-        weights = queries.fit(dataset, before[0], before[1][:n]).weights
+        fit = queries.fit(dataset, before[0], before[1][:n])
+        asked = fit.queries
         if settings.refit and len(given.validation):
             parts = given.negatives, given.train, given.validation
             data = refit.refit_data(given.connection, graph, *parts)
             self.trained = trainer.refit(data, self.trained, device)
             users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
-        asked = queries.of_users(dataset, users, songs[:n], weights)
+            asked = queries.of_users(dataset, users, songs[:n], fit.weights)
         if n < dataset.n_songs:
             artists = Ragged.from_column(given.songs.order("song_id").to_arrow_table(), "artist_ids")
-            judged = queries.of_users(dataset, before[0], before[1][:n], weights), before[1]
-            cold, _, _ = placed(dataset, songs, artists, judged)
+            cold, _, _ = placed(dataset, songs, artists, judged=(fit.queries, before[1]))
             songs = np.concatenate([songs[:n], cold])
         return {"users": asked, "songs": songs}
 

@@ -30,6 +30,8 @@ WEIGHTS = (0.1, 0.2, 0.4)
 class Fit:
     """Weights of half-lives, and what they were chosen by."""
 
+    queries: NDArray[np.float32]
+    """Queries of all users for the vectors by which the weights were chosen, as `of_users` computes them."""
     weights: dict[int, float] = field(default_factory=dict)
     """Weight of each half-life that gains, by its seconds."""
     trials: list[dict[str, float]] = field(default_factory=list)
@@ -50,7 +52,7 @@ def fit(dataset: Dataset, users: NDArray[np.float32], songs: NDArray[np.float32]
     tuner = Tuner.of(dataset)
     chosen, trials = dict[int, float](), list[dict[str, float]]()
     if not len(tuner.targets["discovery"]):
-        return Fit()
+        return Fit(users)
 
     def ndcg(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         found = tuner.ndcg_of_users(nearest(vectors, songs), "discovery", TOP_K)
@@ -70,7 +72,7 @@ def fit(dataset: Dataset, users: NDArray[np.float32], songs: NDArray[np.float32]
                 best = weight, found, tried
         if best:
             chosen[half_life], reached, drawn = best
-    return Fit(chosen, trials)
+    return Fit(unit(drawn) if chosen else users, chosen, trials)
 
 
 def of_users(
@@ -79,7 +81,9 @@ def of_users(
     """Queries of all users, unit rows, float32 [n_users, d]; the learned vectors themselves without weights."""
     if not weights:
         return users
-    drawn = users + sum(np.float32(weight) * recent(dataset, songs, h) for h, weight in weights.items())
+    drawn = users
+    for half_life, weight in weights.items():
+        drawn = drawn + np.float32(weight) * recent(dataset, songs, half_life)
     return unit(drawn)
 
 
