@@ -44,7 +44,7 @@ LIGHTGCN = assets_of("training", "lightgcn")
 USERS, SONGS = assets_of("training", "user_embeddings"), assets_of("training", "song_embeddings")
 
 
-@asset(kinds={"numpy"}, code_version="1", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
+@asset(kinds={"numpy"}, code_version="2", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
 def queries(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     user_embeddings: Relation, song_embeddings: Relation,
