@@ -235,7 +235,7 @@ def lightgcn_replay(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     song_index: IndexOfOrigin, queries: Relation, song_embeddings: Relation,
 ) -> Recommended:  # fmt: skip
-    """LightGCN with the scores of the user's own songs raised by their plays, by the weight best for view `all`.
+    """LightGCN with the scores of the user's own songs raised by their plays, or lowered, by the weight best for `all`.
 
     It serves users who also want songs that they know already, which are most of what they listen to.
     """
