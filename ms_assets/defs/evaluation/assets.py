@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from ms_assets import pictures
+from ms_assets.certainty import CONFIDENCE
 from ms_assets.defs.platform import schemas, shown
 from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.lineage import Lineage
@@ -19,7 +20,6 @@ from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
-from ms_assets.evaluation.certainty import CONFIDENCE
 from ms_assets.evaluation.comparison import JUDGED_BY, Holdout
 from ms_assets.retrieval.methods import METHODS, RANKED
 from ms_assets.retrieval.own_lists import of_methods

@@ -33,7 +33,7 @@ from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
 from ms_assets.streams import Relation
-from ms_assets.vectors import Ragged, embedding_columns, embeddings, fixed_size_list, unrefitted
+from ms_assets.vectors import Ragged, embedding_columns, embeddings, fixed_size_list, is_refitted, unrefitted
 
 asset = room("retrieval")
 Recommended = dg.MaterializeResult[pa.Table]
@@ -44,7 +44,7 @@ LIGHTGCN = assets_of("training", "lightgcn")
 USERS, SONGS = assets_of("training", "user_embeddings"), assets_of("training", "song_embeddings")
 
 
-@asset(kinds={"numpy"}, code_version="1", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
+@asset(kinds={"numpy"}, code_version="2", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
 def queries(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     user_embeddings: Relation, song_embeddings: Relation,
@@ -54,13 +54,11 @@ def queries(
     How much, and how fast songs fade, is chosen on validation; where fading gains nothing, the learned vector stays.
     """
     dataset, trained = Dataset.of(users, songs, train, ground_truth), song_embeddings.filter("NOT cold")
-    vectors, before = embeddings(user_embeddings, "user_id"), unrefitted(user_embeddings, "user_id")
-    songs_before = unrefitted(trained, "song_id")
-    found = asking.fit(dataset, before, songs_before)
-    asked = asking.of_users(dataset, vectors, embeddings(trained, "song_id"), found.weights)
-    asked_before = None
-    if not np.array_equal(before, vectors):
-        asked_before = asking.of_users(dataset, before, songs_before, found.weights)
+    found = asking.fit(dataset, unrefitted(user_embeddings, "user_id"), unrefitted(trained, "song_id"))
+    asked, asked_before = found.queries, None
+    if is_refitted(user_embeddings):
+        vectors = embeddings(user_embeddings, "user_id"), embeddings(trained, "song_id")
+        asked, asked_before = asking.of_users(dataset, *vectors, found.weights), found.queries
     table = {
         "user_id": pa.array(range(len(asked)), pa.int32()),
         "uid": dataset.user_ids,
@@ -237,7 +235,7 @@ def lightgcn_replay(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     song_index: IndexOfOrigin, queries: Relation, song_embeddings: Relation,
 ) -> Recommended:  # fmt: skip
-    """LightGCN with the scores of the user's own songs raised by their plays, by the weight best for view `all`.
+    """LightGCN with the scores of the user's own songs raised by their plays, or lowered, by the weight best for `all`.
 
     It serves users who also want songs that they know already, which are most of what they listen to.
     """
@@ -253,8 +251,8 @@ def lightgcn_replay(
 
     make = judged = blend(_searchable(song_index, dataset, vectors), dataset.song_ids, users=vectors, songs=trained)
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
-    before = unrefitted(queries, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
-    if not np.array_equal(before[0], vectors):
+    if is_refitted(queries):
+        before = unrefitted(queries, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
         ids = dataset.song_ids[: dataset.n_graph_songs]
         judged = blend(SongIndex.build(before[1], ids, queries=before[0]), ids, users=before[0], songs=before[1])
     return _tuned(dataset, BLEND_GRID, lambda _, **setting: make(**setting), judged)
