@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
+import mlflow
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -98,6 +100,42 @@ def test_imported_tables_are_linked_and_ids_are_those_of_the_log(both):
     assert users["user"].to_list() == [f"u{uid}" for uid in yambda["uid"]]
     assert pl.read_parquet(both.file("raw/user_ids")).columns == ["uid", "user"]
     assert pl.read_parquet(both.file("raw/user_ids")).is_empty()
+
+
+SHORT = {"epochs": 1, "embedding_dim": 8, "neutral_negatives": 8, "race": False}
+
+
+def test_the_served_model_takes_and_answers_the_ids_of_the_log(both):
+    platform = both.platform
+    by_artist = pl.DataFrame(
+        {"song": [f"song {n}" for n in range(500, 540)], "artist": [f"a {n % 4}" for n in range(40)]}
+    )
+    by_artist.write_csv(platform.source / "artists.csv")
+    log, folder = as_csv(platform.source / "log.csv", events()), folder_in(platform.home)
+    import_events(log, folder, artists=platform.source / "artists.csv", **NAMED)
+    platform.materialise("retrieval/served_model", scale="own", config={**RULES, "training__lightgcn": SHORT})
+    [row] = platform.rows("retrieval/served_model", "own")
+    registry = platform.definitions.resources["mlflow"].registered(row["name"])
+    with registry.files(registry.version(row["version"])) as files:
+        model = mlflow.pyfunc.load_model(str(files))
+        rows = [
+            {"uid": "u101", "k": 5},
+            {"uid": "nobody", "k": 5},
+            {"recent": ["song 501", "song 502"], "k": 5},
+            {"similar_to": "song 501", "k": 5},
+            {"uid": "u101", "k": 20, "without_artists": ["a 1", "a 2"]},
+        ]
+        found = model.predict(pd.DataFrame(rows))
+    assert found["answer"].to_list() == ["personal", "popular", "recent", "similar", "personal"]
+    heard = pl.read_parquet(platform.file("splits/train", "own")).join(
+        pl.read_parquet(platform.file("splits/users", "own")), "user_id"
+    ).join(pl.read_parquet(platform.file("splits/songs", "own")), "song_id")  # fmt: skip
+    own = {table: pl.read_parquet(platform.file(f"raw/{table}", "own")) for table in ("user_ids", "song_ids")}
+    known = heard.join(own["user_ids"], "uid").join(own["song_ids"], "item_id").filter(user="u101")["song"]
+    for songs in found["item_ids"]:
+        assert set(songs) <= {f"song {n}" for n in range(500, 540)} and len(set(songs)) == len(songs) > 0
+    assert not set(found["item_ids"][0]) & set(known) and len(known) > 0
+    assert {int(song[-3:]) % 4 for song in found["item_ids"][4]} <= {0, 3}
 
 
 def test_settings_follow_from_the_data(platform, tmp_path):

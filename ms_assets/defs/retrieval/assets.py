@@ -19,6 +19,7 @@ from ms_assets.defs.platform.resources import DuckDB, MLflow
 from ms_assets.defs.platform.scales import assets_of, config_schema, room, settings_of
 from ms_assets.defs.platform.schemas import columns
 from ms_assets.files import temporary_folder
+from ms_assets.raw.own import with_own_ids
 from ms_assets.registry import CONTENT
 from ms_assets.retrieval import baselines, cold_start, implicit_models, linear_models, own_lists, served
 from ms_assets.retrieval import index as indexing
@@ -42,9 +43,11 @@ SPLITS = assets_of("splits", "users", "songs", "train")
 TUNED = SPLITS | assets_of("splits", "ground_truth")
 LIGHTGCN = assets_of("training", "lightgcn")
 USERS, SONGS = assets_of("training", "user_embeddings"), assets_of("training", "song_embeddings")
+WEIGHTS = "weights"
+"""Metadata of `queries`: weights of recent songs by their half-life in seconds."""
 
 
-@asset(kinds={"numpy"}, code_version="2", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
+@asset(kinds={"numpy"}, code_version="3", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
 def queries(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     user_embeddings: Relation, song_embeddings: Relation,
@@ -67,7 +70,7 @@ def queries(
     return dg.MaterializeResult(
         value=pa.table(table),
         metadata={
-            "weights": {f"half-life {seconds} s": weight for seconds, weight in found.weights.items()},
+            WEIGHTS: dg.MetadataValue.json({str(half_life): weight for half_life, weight in found.weights.items()}),
             "trials": shown.table(pl.DataFrame(found.trials)),
         },
     )
@@ -362,15 +365,16 @@ def lists_of_others(
 
 @asset(
     kinds={"mlflow", "faiss"},
-    code_version="1",
-    ins=SPLITS | LIGHTGCN | SONGS,
+    code_version="2",
+    ins=SPLITS | LIGHTGCN | SONGS | assets_of("raw", "artist_item_mapping", "user_ids", "song_ids", "artist_ids"),
     metadata=columns("retrieval/served_model"),
 )
 def served_model(
     context: dg.AssetExecutionContext,
     users: Relation, songs: Relation, train: Relation, lightgcn: Any, queries: Relation,
     song_embeddings: Relation, cold_songs: Relation, song_index: IndexOfOrigin, decayed_popularity: Relation,
-    mlflow: MLflow,
+    artist_item_mapping: Relation, user_ids: Relation, song_ids: Relation, artist_ids: Relation,
+    mlflow: MLflow, io_manager: dg.ResourceParam[TableIOManager],
 ) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
     """Registered MLflow model that recommends songs on request, made from the training; `champion` decides its use.
 
@@ -379,19 +383,24 @@ def served_model(
     from ms_assets.retrieval import pyfunc_model
 
     registry, dataset = mlflow.registry(context.partition_key), Dataset.of(users, songs, train)
+    named_users, named_songs = with_own_ids(users, user_ids), with_own_ids(songs, song_ids)
     data = served.ModelData(
-        uid=dataset.user_ids,
-        item_id=dataset.song_ids,
+        uid=named_users.order("user_id").to_arrow_table()["uid"].to_numpy(),
+        item_id=named_songs.order("song_id").to_arrow_table()["item_id"].to_numpy(),
         users=embeddings(queries, "user_id"),
         songs=cold_start.indexed_vectors(song_embeddings, cold_songs),
         heard=dataset.heard,
     )
-    index = _unless_stale(song_index, indexing.origin(lightgcn, data.item_id, data.users, data.songs))
-    popular = decayed_popularity.filter("view = 'all' AND user_id = 0").order("rank").project("item_id, score")
+    index = _unless_stale(song_index, indexing.origin(lightgcn, dataset.song_ids, data.users, data.songs))
+    popular = with_own_ids(decayed_popularity.filter("view = 'all' AND user_id = 0"), song_ids).order("rank")
+    artists = served.artists_of(songs, with_own_ids(artist_item_mapping, artist_ids))
+    [made, *_] = io_manager.lineage.history(dg.AssetKey(["retrieval", "queries"]), context.partition_key)
+    weights = {int(half_life): weight for half_life, weight in made.metadata[WEIGHTS].items()}
     with temporary_folder() as folder:
-        served.write(folder, data, popular.to_arrow_table(), index)
+        table = popular.project("item_id, score").to_arrow_table()
+        served.write(folder, data, table, index, dataset.song_ids, artists, weights)
         run_id = mlflow.known_run(lightgcn.mlflow_run_id)
-        candidate = pyfunc_model.candidate(folder, int(data.uid[0]), lightgcn, run_id)
+        candidate = pyfunc_model.candidate(folder, data.uid[0], lightgcn, run_id)
         version, is_new = registry.register(candidate)
     return dg.MaterializeResult(
         value=pa.table({"name": [registry.name], "version": [version.number], "content": [version.tags[CONTENT]]}),
