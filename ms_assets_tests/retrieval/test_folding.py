@@ -1,4 +1,4 @@
-"""Users who were left out of training, folded in by their songs, beside the lists that training would have given them."""
+"""Users left out of training, folded in by their songs, beside the lists that training would have given them."""
 
 import numpy as np
 import polars as pl
