@@ -102,7 +102,7 @@ def test_a_champion_promoted_again_comes_after_the_others(registry):
 
 def test_an_unknown_version_is_named_with_those_there_are(registry):
     with pytest.raises(
-        ChampionError, match="has no version 1; registered versions: none yet, materialise retrieval/served_model"
+        ChampionError, match="has no version 1; registered versions: none yet, materialise reranking/served_model"
     ):
         registry.version(1)
     register(registry, model(0.5))

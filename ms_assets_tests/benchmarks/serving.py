@@ -21,7 +21,7 @@ from ms_assets.retrieval.served import ModelData, Service
 from ms_assets_tests.benchmarks import report
 from ms_assets_tests.scoring import JSON, serving
 
-SERVED = dg.AssetSelection.keys("retrieval/served_model")
+SERVED = dg.AssetSelection.keys("reranking/served_model")
 SCALE, K = "sample", 10
 WARM_UP, N_REQUESTS, CLIENTS = 300, 3_000, (1, 2, 4)
 
