@@ -1,8 +1,8 @@
 """MLflow model that serves recommendations; MLflow copies this file beside the model's data, in place of a pickle.
 
 It needs `ms_assets` in the environment that serves. It answers rows of `uid, k, exclude_heard, stage` with the kind of
-the answer, songs and scores. The signature takes any values, since for typed columns MLflow makes true of the text "false"
-and −2⁶³ of 2⁶³; the model checks every value itself.
+the answer, songs and scores. The signature takes any values, since for typed columns MLflow makes true of the text
+"false" and −2⁶³ of 2⁶³; the model checks every value itself.
 """
 
 import logging

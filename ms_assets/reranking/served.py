@@ -27,9 +27,9 @@ from ms_assets.streams import with_progress
 from ms_assets.vectors import Ragged, fixed_size_list, vector_column
 
 RANKED = "ranked"
-KEYS, MEASURES = "pairs.keys", "pairs.measures"
+KEYS, MEASURES = "pair_keys.bin", "pair_measures.bin"
 """Arrays [n_pairs] and [n_pairs, n_measures] of all pairs of user and song in the past, the keys ascending."""
-SONGS, SCORES = "lists.songs", "lists.scores"
+SONGS, SCORES = "listed_songs.bin", "listed_scores.bin"
 """Arrays [n_users, views, n_sources, TOP_K] of the lists of all sources, songs −1 where a list has ended."""
 TYPES = {KEYS: "<i8", MEASURES: "<f8", SONGS: "<i4", SCORES: "<f4"}
 """Types of the numbers in files that hold an array and nothing else."""

@@ -2,13 +2,17 @@
 
 from dataclasses import replace
 
+import mlflow
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 
+from ms_assets.evaluation.champion import decide
 from ms_assets.evaluation.comparison import Holdout, compare
 from ms_assets.interactions import Interactions
-from ms_assets.reranking import passes, served
+from ms_assets.reranking import passes, pyfunc_model, served
 from ms_assets.reranking.ranker import Ranker, learn
 from ms_assets.reranking.served import SecondStage, TwoStages
 from ms_assets.retrieval import served as retrieval
@@ -19,6 +23,7 @@ from ms_assets_tests.reranking.tastes import N_SILENT, N_SONGS, N_USERS, Tastes,
 from ms_assets_tests.training.graphs import unit_rows
 
 UID, ITEM_ID = 10 * np.arange(N_USERS) + 3, 7 * np.arange(N_SONGS) + 1
+UNSEEN = np.arange(N_USERS - N_SILENT, N_USERS)
 POPULAR = pa.table({"item_id": ITEM_ID[::-1], "score": np.linspace(9, 1, N_SONGS).astype(np.float32)})
 
 
@@ -61,6 +66,13 @@ def ask(service, uid, k=100, exclude_heard=True, is_ranked=True):
     return service.answer(np.asarray(uid), *asked)
 
 
+def found_later(tastes):
+    """Test part: users who do not validate go on to a new song of their favourite artist."""
+    new, heard = (pl.DataFrame({"uid": UID[UNSEEN], "item_id": ITEM_ID[songs[UNSEEN]]})
+                  for songs in (tastes.new, tastes.recent))  # fmt: skip
+    return Holdout(new.with_columns(relevance=pl.lit(1.0)), heard)
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_answers_in_two_stages_are_the_ranked_lists(world, service, view):
     _, wanted, *_ = world
@@ -100,17 +112,31 @@ def test_a_view_for_which_nothing_was_learned_is_answered_by_retrieval(world, tm
 
 
 def test_models_are_compared_by_what_they_would_serve(world):
-    """Users go on to a new song of their favourite artist, which the ranker has learned and random vectors have not."""
+    """The ranker has learned whose new songs users like; the vectors are random."""
     folder, wanted, tastes, (data, *_) = world
-    unseen = np.arange(N_USERS - N_SILENT, N_USERS)
-    holdout = Holdout(*(
-        planted.pl.DataFrame({"uid": UID[unseen], "item_id": ITEM_ID[songs[unseen]], "relevance": 1.0})
-        for songs in (tastes.new, tastes.recent)
-    ))  # fmt: skip
+    holdout = found_later(tastes)
     second = SecondStage.read(folder)
-    found = compare(second, data, replace(holdout, heard=holdout.heard.drop("relevance")))
-    places = [[item for item, _ in wanted["discovery", user]].index(ITEM_ID[tastes.new[user]]) for user in unseen]
+    found = compare(second, data, holdout)
+    places = [[item for item, _ in wanted["discovery", user]].index(ITEM_ID[tastes.new[user]]) for user in UNSEEN]
     gains = [1 / np.log2(place + 2) if place < 10 else 0 for place in places]
     assert found.challenger_mean == pytest.approx(np.mean(gains))
     assert found.ci_low > 0 and found.n_users == N_SILENT
-    assert compare(data, second, replace(holdout, heard=holdout.heard.drop("relevance"))).ci_high < 0
+    assert compare(data, second, holdout).ci_high < 0
+
+
+def test_a_registered_model_answers_in_the_stage_that_is_asked_for_and_becomes_champion_by_both(world, store, tmp_path):
+    folder, _, tastes, (data, *_) = world
+    retrieval.write(tmp_path, data, POPULAR, planted.index(data))
+    registry = planted.new_registry(store)
+    versions = [
+        registry.register(pyfunc_model.candidate(each, int(UID[0]), planted.TRAINING, run_id=None))[0].number
+        for each in (tmp_path, folder)
+    ]
+    decisions = [decide(registry, number, found_later(tastes)) for number in versions]
+    assert [decision["promoted"] for decision in decisions] == [True, True]
+    assert decisions[1]["reason"].startswith("better than the champion")
+    frame = pd.DataFrame({"uid": UID[0], "k": 3, "exclude_heard": True, "stage": ["ranked", "retrieval", None]})
+    model = mlflow.pyfunc.load_model(f"models:/{registry.name}@champion")
+    answers = model.predict(frame)
+    assert answers["answer"].tolist() == ["ranked", "personal", "ranked"]
+    assert answers["item_ids"][0] == answers["item_ids"][2] == [item for item, _ in world[1]["discovery", 0]][:3]
