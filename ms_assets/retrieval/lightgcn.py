@@ -18,12 +18,18 @@ TINY = 1e-30
 OF_THE_ASSET = ("use_study", "replace_checkpoint", "checkpoint_seconds")
 """Settings that concern the study and the checkpoints of the asset, and nothing that a recommender has."""
 BLEND_GRID: list[dict[str, float]] = [
-    {"replay_weight": weight, "decay": decay}
-    for weight in (1.0, 0.0, 0.25, 4.0, 16.0, 64.0)
-    for decay in (0.0, 0.5, 0.75, 1.0)
-    if weight or not decay
+    *(
+        {"replay_weight": weight, "decay": decay}
+        for weight in (1.0, 0.0, 0.25, 4.0, 64.0)
+        for decay in (0.0, 0.5, 0.75, 1.0)
+        if weight or not decay
+    ),
+    *({"replay_weight": weight, "decay": 0.0} for weight in (-0.25, -1.0, -64.0)),
 ]
-"""Settings of the blend, from LightGCN alone to, but for equals, `Replay` alone."""
+"""Settings of the blend: from new songs alone over LightGCN alone to, but for equals, `Replay` alone.
+
+Heard songs belong last where nobody returns, as in a log that has each pair of user and song once.
+"""
 
 
 class LightGCN(VectorRecommender):
@@ -113,7 +119,7 @@ class LightGCN(VectorRecommender):
 
 
 class LightGCNReplay(LightGCN):
-    """LightGCN with the scores of the user's own songs raised by their activation, as in `Replay`.
+    """LightGCN with the scores of the user's own songs raised, or lowered, by their activation, as in `Replay`.
 
         score = user · song + weight · log(1 + a) / log(1 + most),    a = Σ (age in minutes + 1)^−decay
 
