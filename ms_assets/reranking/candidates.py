@@ -21,7 +21,7 @@ class Listed(NamedTuple):
     keys: NDArray[np.int64]
     """Keys user · n_songs + song, the users numbered from 0."""
     rank: NDArray[np.integer]
-    """From 1."""
+    """Ranks from 1."""
     score: NDArray[np.floating]
 
 

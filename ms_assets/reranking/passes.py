@@ -130,7 +130,7 @@ class Order(NamedTuple):
     user: NDArray[np.int64]
     """Numbered from 0."""
     rank: NDArray[np.int64]
-    """From 1."""
+    """Ranks from 1."""
     song: NDArray[np.int64]
     score: NDArray[np.float64]
 

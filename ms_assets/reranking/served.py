@@ -66,8 +66,9 @@ class SecondStage:
     ranker: Ranker
     sources: list[str]
     songs: NDArray[np.int32]
-    """As SONGS."""
+    """Songs of the lists, as in SONGS."""
     scores: NDArray[np.float32]
+    """Scores, likewise."""
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
