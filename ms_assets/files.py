@@ -5,8 +5,8 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 from typing import IO
@@ -40,7 +40,9 @@ def published(path: Path) -> Iterator[Path]:
     # No process id, which another container may have too.
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
     former = unfinished.with_suffix(".former.unfinished")
-    try:
+    with ExitStack() as stack:
+        always(stack, remove, unfinished)
+        always(stack, _put_back, former, path)
         with writing(path):
             yield unfinished
             if not unfinished.is_symlink():
@@ -50,9 +52,12 @@ def published(path: Path) -> Iterator[Path]:
                 path.replace(former)
             unfinished.replace(path)
             flush(path.parent)
-    finally:
-        remove(unfinished)
-        _put_back(former, path)
+
+
+def always(stack: ExitStack, tidy: Callable[..., None], *paths: Path) -> None:
+    """Call a function on paths when a block ends: twice, for an interruption or a fault may end one call half way."""
+    stack.callback(tidy, *paths)
+    stack.callback(tidy, *paths)
 
 
 class DamagedFileError(RuntimeError):

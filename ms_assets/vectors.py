@@ -38,6 +38,11 @@ def embeddings(table: Relation, key: str) -> NDArray[np.float32]:
     return vector_column(table.order(key).project("embedding").to_arrow_table(), "embedding")
 
 
+def is_refitted(table: Relation) -> bool:
+    """Tell whether a table of embeddings is of a refit, a training that has seen the validation part."""
+    return len(table.filter("before_refit IS NOT NULL").limit(1)) > 0
+
+
 def unrefitted(table: Relation, key: str) -> NDArray[np.float32]:
     """Read embeddings that have not seen the validation part: `before_refit`, or `embedding` without a refit."""
     return embeddings(table.project("* REPLACE (coalesce(before_refit, embedding) AS embedding)"), key)

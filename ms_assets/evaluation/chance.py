@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ms_assets.evaluation.certainty import intervals
+from ms_assets.certainty import intervals
 from ms_assets.evaluation.leaderboard import MEANS, Pane, pane
 from ms_assets.interactions import Flags, Floats
 from ms_assets.retrieval.recommender import VIEWS

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import ranking
-from ms_assets.evaluation.certainty import Resamples, intervals
+from ms_assets.certainty import of_means
 from ms_assets.interactions import Floats, Interactions
 from ms_assets.retrieval.recommender import VIEWS, nearest, ranked
 from ms_assets.retrieval.served import ModelData
@@ -88,9 +88,7 @@ def compare(challenger: ModelData, champion: ModelData, holdout: Holdout) -> Com
     targets = known.without(heard)
     ndcg = np.column_stack([_ndcg(model, users, songs, heard, targets) for model in models])
     ndcg = ndcg[targets.n_positive("relevance") > 0]
-    sums = Resamples.of(len(ndcg)).sums(np.column_stack([ndcg, ndcg[:, 0] - ndcg[:, 1]]))
-    n_users = np.full(3, len(ndcg))
-    means, lows, highs = intervals(ranking.ratio(sums, n_users), n_users)
+    means, lows, highs = of_means(np.column_stack([ndcg, ndcg[:, 0] - ndcg[:, 1]]))
     return Comparison(
         challenger_mean=float(means[0]),
         champion_mean=float(means[1]),

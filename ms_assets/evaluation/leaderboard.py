@@ -8,8 +8,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import pictures, ranking
+from ms_assets.certainty import Resamples, estimates
 from ms_assets.evaluation import exposure
-from ms_assets.evaluation.certainty import Resamples, estimates
 from ms_assets.evaluation.metrics import KEYS, METRICS
 from ms_assets.interactions import Floats
 from ms_assets.streams import Relation

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import ranking
-from ms_assets.evaluation.certainty import Resamples, estimates
+from ms_assets.certainty import Resamples, estimates
 from ms_assets.evaluation.metrics import KEYS, Lists, Songs
 from ms_assets.evaluation.truth import Truth
 from ms_assets.interactions import Flags, Floats, Interactions

@@ -8,8 +8,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import pictures
+from ms_assets.certainty import of_means
 from ms_assets.reranking.phases import OF_LIGHTGCN
 from ms_assets.reranking.ranker import JUDGED_AT, SEED, Material, Ranker, learn
+from ms_assets.retrieval.recommender import VIEWS
+from ms_assets.streams import Relation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +21,12 @@ SHOWN = 15
 """Number of features in a picture."""
 EXPLAINED = 1_000
 """Number of candidates whose SHAP values are computed."""
+POOL = pl.Schema(
+    {
+        **dict.fromkeys(("view", "source"), pl.String),
+        **dict.fromkeys(("n_candidates", "recall", "recall_alone"), pl.Float64),
+    }
+)
 ABLATION = pl.Schema(
     {
         **dict.fromkeys(("view", "left_out"), pl.String),
@@ -28,27 +37,28 @@ ABLATION = pl.Schema(
 )
 
 
-def pool(view: str, material: Material) -> pl.DataFrame:
-    """Candidates and recall of each source, and of the whole pool (`all`).
+def pool(features: Relation) -> pl.DataFrame:
+    """Candidates and recall of each source, and of the whole pool (`all`), in each view: the columns of POOL.
 
-    Columns: view, source, n_candidates, recall, recall_alone.
+    features: material, as `passes.material` makes it.
     """
-    listed = material.listed()
-    n_lists, relevant = np.sum(list(listed.values()), axis=0), material.relevance > 0
-    n_users, n_targets = len(material.starts), max(int(material.n_targets[material.starts].sum()), 1)
-    rows = [(view, "all", len(relevant) / max(n_users, 1), relevant.sum() / n_targets, relevant.sum() / n_targets)]
-    for source, flags in listed.items():
-        alone = (flags & relevant & (n_lists == 1)).sum()
-        rows.append(
-            (view, source, flags.sum() / max(n_users, 1), (flags & relevant).sum() / n_targets, alone / n_targets)
-        )
-    schema = {"view": pl.String, "source": pl.String, "n_candidates": pl.Float64, "recall": pl.Float64,
-              "recall_alone": pl.Float64}  # fmt: skip
-    return pl.DataFrame([tuple(map(_plain, row)) for row in rows], schema, orient="row")
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+    sources = [name.removesuffix("_rank") for name in features.columns if name.endswith("_rank")]
+    listed = {"all": "true"} | {source: f"{source}_rank IS NOT NULL" for source in sources}
+    found = []
+    for view in VIEWS:
+        rows = features.filter(f"view = '{view}'")
+        users = rows.aggregate("user_id, any_value(n_targets) AS n_targets", "user_id")
+        n_users, n_targets = users.aggregate(
+            "greatest(count(*), 1), greatest(coalesce(sum(n_targets), 0), 1)"
+        ).fetchall()[0]
+        for source, flag in listed.items():
+            alone = "true" if source == "all" else "n_sources = 1"
+            counts = rows.filter(flag).aggregate(
+                f"count(*) / {n_users}, count(*) FILTER (relevance > 0) / {n_targets}, "
+                f"count(*) FILTER (relevance > 0 AND {alone}) / {n_targets}"
+            )
+            found.append((view, source, *counts.fetchall()[0]))
+    return pl.DataFrame(found, POOL, orient="row")
 
 
 def charts(ranker: Ranker, materials: Mapping[str, Material]) -> dict[str, "Figure"]:
@@ -94,17 +104,16 @@ def ablation(view: str, material: Material, ranker: Ranker) -> pl.DataFrame:
     differences.
     """
     whole = material.ndcg(ranker.held_out(view, material))
-    rows = [(view, "nothing", k, *_estimate(whole[:, n])) for n, k in enumerate(JUDGED_AT)]
+    unknown = [pl.lit(None).alias(name) for name in ("difference", "ci_low", "ci_high")]
+    parts = [_compared(view, "nothing", whole, whole).with_columns(unknown)]
     for source in material.listed():
         kept = without(material, source)
         if (learned := learn(kept)) is None:
             continue
         scores = Ranker({view: learned.models}, kept.names, {view: learned.start}).held_out(view, kept)
-        found = kept.ndcg(scores)
         both = np.isin(np.unique(material.user), np.unique(kept.user))
-        for n, k in enumerate(JUDGED_AT):
-            rows.append((view, source, k, *_estimate(found[:, n], whole[both, n])))
-    return pl.DataFrame(rows, ABLATION, orient="row")
+        parts.append(_compared(view, source, kept.ndcg(scores), whole[both]))
+    return pl.concat(part.cast(ABLATION) for part in parts)
 
 
 def without(material: Material, source: str) -> Material:
@@ -119,26 +128,22 @@ def without(material: Material, source: str) -> Material:
     return material.of(~alone).without(*names, "n_sources")
 
 
-def _estimate(found: NDArray[np.float64], whole: NDArray[np.float64] | None = None) -> tuple[float | int | None, ...]:
-    """Mean NDCG, and, given that of the whole ranker, the mean of what it has more, its interval and the users."""
-    known = ~np.isnan(found)
-    mean, n = float(found[known].mean()), int(known.sum())
-    if whole is None:
-        return mean, None, None, None, n
-    differences = (whole - found)[known]
-    return mean, float(differences.mean()), *_interval(differences), n
+def _compared(view: str, left_out: str, found: NDArray[np.float64], whole: NDArray[np.float64]) -> pl.DataFrame:
+    """Mean NDCG without a source, and what the whole ranker has more for the same users; both [n_users, 2]."""
+    known = ~np.isnan(found).any(axis=1)
+    _, low, high = of_means((whole - found)[known])
+    means = found[known].mean(axis=0)
+    return pl.DataFrame(
+        {"view": view, "left_out": left_out, "k": JUDGED_AT, "ndcg": means,
+         "difference": whole[known].mean(axis=0) - means, "ci_low": low, "ci_high": high, "n_users": known.sum()}
+    )  # fmt: skip
 
 
-def _interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """Interval of the mean of paired differences: 1.96 standard errors on either side."""
-    mean, error = differences.mean(), differences.std() / np.sqrt(max(len(differences), 1))
-    return float(mean - 1.96 * error), float(mean + 1.96 * error)
-
-
-def surely_less(found: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Tell whether the mean over users is less than another's, their interval of differences below 0."""
-    known = ~np.isnan(found) & ~np.isnan(other)
-    return bool(known.any()) and _interval(found[known] - other[known])[1] < 0
+def surely_better(others: Mapping[str, NDArray[np.float64]], found: NDArray[np.float64]) -> list[str]:
+    """Names of the others with a mean NDCG whose paired interval lies above that of `found`; [n_users] each."""
+    differences = np.column_stack([ndcg - found for ndcg in others.values()])
+    _, low, _ = of_means(differences[~np.isnan(found)])
+    return [name for name, least in zip(others, low, strict=True) if least > 0]
 
 
 def ablation_chart(found: pl.DataFrame) -> "Figure":

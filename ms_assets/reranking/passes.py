@@ -82,16 +82,19 @@ def _judged(view: str, first: int, pairs: Interactions, wanted: Interactions) ->
     }
 
 
-def read(table: Relation, view: str) -> Material:
-    """Read the material of one view from a table that `material` made."""
+def read(table: Relation) -> dict[str, Material]:
+    """Read the material of each view from a table that `material` made; it takes seconds, so once in a step."""
     names = [name for name in table.columns if name not in SCHEMA.names]
-    rows = table.filter(f"view = '{view}'").to_arrow_table()
+    # A view at a time, for the rows of both would be held beside the arrays.
+    return {view: _read(table.filter(f"view = '{view}'").to_arrow_table(), names) for view in VIEWS}
+
+
+def _read(rows: pa.Table, names: Sequence[str]) -> Material:
     columns = np.empty((len(rows), len(names)), np.float32)
     for n, name in enumerate(names):
         columns[:, n] = rows[name].to_numpy()
     ideal = np.stack([rows[name].to_numpy() for name in IDEAL], axis=1)
-    user, n_targets = (rows[name].to_numpy().astype(np.int64) for name in ("user_id", "n_targets"))
-    return Material(user, rows["relevance"].to_numpy(), ideal, n_targets, columns, names)
+    return Material(rows["user_id"].to_numpy().astype(np.int64), rows["relevance"].to_numpy(), ideal, columns, names)
 
 
 def ranked(

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from ms_assets.reranking.candidates import Lists
 from ms_assets.reranking.features import Knowledge
 from ms_assets.reranking.past import Past
-from ms_assets.retrieval.cold_start import indexed_vectors
+from ms_assets.retrieval.cold_start import directions, indexed_vectors
 from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.index import SongIndex
 from ms_assets.retrieval.lightgcn import LightGCN
 from ms_assets.retrieval.methods import METHODS
 from ms_assets.retrieval.recommender import recommendations
 from ms_assets.streams import Relation
-from ms_assets.vectors import Ragged, embeddings, unrefitted
+from ms_assets.vectors import Ragged, embeddings, is_refitted, unrefitted
 
 SOURCES = tuple(name for name in METHODS if name != "random")
 """Recommenders whose lists are candidates."""
@@ -53,13 +53,11 @@ class Stored:
     @property
     def is_refitted(self) -> bool:
         """True if LightGCN was trained anew on train and validation."""
-        return len(self.queries.filter("before_refit IS NOT NULL").limit(1)) > 0
+        return is_refitted(self.queries)
 
     def known_before_validation(self) -> Knowledge:
         """Knowledge of the phase in which rankers learn."""
-        vectors = self._vectors()
-        if self.is_refitted:
-            vectors = unrefitted(self.queries, "user_id"), unrefitted(self.song_embeddings, "song_id")
+        vectors = self._unrefitted_vectors() if self.is_refitted else self._vectors()
         return self._known(self._past(self.train, self.negatives), vectors)
 
     def before_validation(self, con: duckdb.DuckDBPyConnection) -> Phase:
@@ -87,11 +85,20 @@ class Stored:
     def _vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return embeddings(self.queries, "user_id"), indexed_vectors(self.song_embeddings, self.cold_songs)
 
+    def _unrefitted_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        # A refit leaves the length of cold songs, which was chosen by the training before it.
+        songs, placed = unrefitted(self.song_embeddings, "song_id"), embeddings(self.cold_songs, "song_id")
+        trained, encoded = np.split(songs, [len(songs) - len(placed)])
+        cold, _ = directions(encoded, trained, self._tags("artist_ids"))
+        lengths = np.linalg.norm(placed, axis=1, keepdims=True)
+        return unrefitted(self.queries, "user_id"), np.concatenate([trained, lengths * cold])
+
+    def _tags(self, name: str) -> Ragged:
+        return Ragged.from_column(self.songs.order("song_id").to_arrow_table(), name)
+
     def _unrefitted_lists(self) -> dict[str, Relation | None]:
         # The blend's lists cannot be made anew without the weight that validation chose for it.
         return {**self.lists, "lightgcn_replay": None}
 
     def _known(self, past: Past, vectors: tuple[NDArray[np.float32], NDArray[np.float32]]) -> Knowledge:
-        table = self.songs.order("song_id").to_arrow_table()
-        artists, albums = (Ragged.from_column(table, name) for name in ("artist_ids", "album_ids"))
-        return Knowledge.of(past, artists, albums, vectors, self.audio)
+        return Knowledge.of(past, self._tags("artist_ids"), self._tags("album_ids"), vectors, self.audio)

@@ -49,8 +49,6 @@ class Material:
     """Relevance in the validation part, [n]."""
     ideal: NDArray[np.float64]
     """DCG of the best possible list of the candidate's user, at each of JUDGED_AT, [n, 2]."""
-    n_targets: NDArray[np.int64]
-    """Number of relevant songs of the candidate's user, candidates or not, [n]."""
     features: NDArray[np.float32]
     """Features, [n, n_features]; NaN where unknown."""
     names: Sequence[str]
@@ -62,7 +60,7 @@ class Material:
 
     def of(self, rows: NDArray[np.bool_]) -> Self:
         """Keep some rows."""
-        kept = {name: getattr(self, name)[rows] for name in ("user", "relevance", "ideal", "n_targets", "features")}
+        kept = {name: getattr(self, name)[rows] for name in ("user", "relevance", "ideal", "features")}
         return replace(self, **kept)
 
     def without(self, *left_out: str) -> Self:

@@ -18,12 +18,18 @@ TINY = 1e-30
 OF_THE_ASSET = ("use_study", "replace_checkpoint", "checkpoint_seconds")
 """Settings that concern the study and the checkpoints of the asset, and nothing that a recommender has."""
 BLEND_GRID: list[dict[str, float]] = [
-    {"replay_weight": weight, "decay": decay}
-    for weight in (1.0, 0.0, 0.25, 4.0, 16.0, 64.0)
-    for decay in (0.0, 0.5, 0.75, 1.0)
-    if weight or not decay
+    *(
+        {"replay_weight": weight, "decay": decay}
+        for weight in (1.0, 0.0, 0.25, 4.0, 64.0)
+        for decay in (0.0, 0.5, 0.75, 1.0)
+        if weight or not decay
+    ),
+    *({"replay_weight": weight, "decay": 0.0} for weight in (-0.25, -1.0, -64.0)),
 ]
-"""Settings of the blend, from LightGCN alone to, but for equals, `Replay` alone."""
+"""Settings of the blend: from new songs alone over LightGCN alone to, but for equals, `Replay` alone.
+
+Heard songs belong last where nobody returns, as in a log that has each pair of user and song once.
+"""
 
 
 class LightGCN(VectorRecommender):
@@ -84,17 +90,17 @@ class LightGCN(VectorRecommender):
         self.trained = race.train(data, settings, device)
         n = dataset.n_graph_songs
         users, songs = before = [vectors.numpy() for vectors in self.trained.embeddings(data.graph)]
-        weights = queries.fit(dataset, before[0], before[1][:n]).weights
+        fit = queries.fit(dataset, before[0], before[1][:n])
+        asked = fit.queries
         if settings.refit and len(given.validation):
             parts = given.negatives, given.train, given.validation
             data = refit.refit_data(given.connection, graph, *parts)
             self.trained = trainer.refit(data, self.trained, device)
             users, songs = (vectors.numpy() for vectors in self.trained.embeddings(data.graph))
-        asked = queries.of_users(dataset, users, songs[:n], weights)
+            asked = queries.of_users(dataset, users, songs[:n], fit.weights)
         if n < dataset.n_songs:
             artists = Ragged.from_column(given.songs.order("song_id").to_arrow_table(), "artist_ids")
-            judged = queries.of_users(dataset, before[0], before[1][:n], weights), before[1]
-            cold, _, _ = placed(dataset, songs, artists, judged)
+            cold, _, _ = placed(dataset, songs, artists, judged=(fit.queries, before[1]))
             songs = np.concatenate([songs[:n], cold])
         return {"users": asked, "songs": songs}
 
@@ -113,7 +119,7 @@ class LightGCN(VectorRecommender):
 
 
 class LightGCNReplay(LightGCN):
-    """LightGCN with the scores of the user's own songs raised by their activation, as in `Replay`.
+    """LightGCN with the scores of the user's own songs raised, or lowered, by their activation, as in `Replay`.
 
         score = user · song + weight · log(1 + a) / log(1 + most),    a = Σ (age in minutes + 1)^−decay
 

@@ -59,7 +59,13 @@ def main(arguments: list[str] | None = None) -> None:
         "--all", action="store_true", help="every recommender on each of the sets in the folder, or on those of --sets"
     )
     command.add_argument("--sets", nargs="*", help="names of subfolders")
+    command.add_argument("--refit", action="store_true", help="with --all, train once more on train and validation")
     command.set_defaults(run=_quality)
+    command = commands.add_parser("ablation", help="what each part of the model is worth on real sets, by validation")
+    command.add_argument("folder", type=Path, help="with a subfolder for each set, in the hub's layout")
+    command.add_argument("--seeds", type=int, default=3, help="trainings of each variant, by seeds from 0")
+    command.add_argument("--sets", nargs="*", help="names of subfolders")
+    command.set_defaults(run=_ablation)
     command = commands.add_parser("index", help="the song index of 934,057 songs beside exact search")
     command.set_defaults(run=lambda _: _publish("Index", retrieval.index_section()))
     command = commands.add_parser("serving", help="single requests to MLflow's server over the sample's model")
@@ -110,8 +116,7 @@ def _epoch(chosen: argparse.Namespace) -> None:
 
 def _quality(chosen: argparse.Namespace) -> None:
     if chosen.all:
-        names = chosen.sets or sorted(path.name for path in chosen.folder.iterdir() if path.is_dir())
-        measured = {name: sets.measure(chosen.folder / name, chosen.seeds) for name in names}
+        measured = {folder.name: sets.measure(folder, chosen.seeds, chosen.refit) for folder in _sets(chosen)}
         _publish("Recommenders", sets.section(measured))
         return
     split = quality.Split.of(chosen.folder)
@@ -124,6 +129,16 @@ def _rehearse(chosen: argparse.Namespace) -> None:
     available = free_memory() if chosen.memory is None else int(chosen.memory * 2**30)
     runs = rehearse.rehearse(chosen.scale, chosen.fractions, available, chosen.folder)
     _publish(f"Rehearsal of {chosen.scale}", rehearse.section(chosen.scale, runs))
+
+
+def _ablation(chosen: argparse.Namespace) -> None:
+    measured = {folder.name: sets.ablation(folder, chosen.seeds) for folder in _sets(chosen)}
+    _publish("Parts of the model", sets.ablation_section(measured, chosen.seeds))
+
+
+def _sets(chosen: argparse.Namespace) -> list[Path]:
+    names = chosen.sets or sorted(path.name for path in chosen.folder.iterdir() if path.is_dir())
+    return [chosen.folder / name for name in names]
 
 
 def _publish(heading: str, text: str) -> None:

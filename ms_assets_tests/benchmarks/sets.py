@@ -2,6 +2,8 @@
 
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +12,7 @@ import polars as pl
 
 from ms_assets.interactions import Interactions
 from ms_assets.settings import PUBLISHED_LAST_TIMESTAMP
+from ms_assets.training.ablation import AS_TRAINED
 from ms_assets_tests.benchmarks.report import machine, table
 from ms_assets_tests.conftest import Platform
 
@@ -30,20 +33,16 @@ def config(folder: Path) -> dict[str, dict[str, int | str]]:
     }
 
 
-def measure(folder: Path, seeds: int) -> pl.DataFrame:
+def measure(folder: Path, seeds: int, refit: bool) -> pl.DataFrame:
     """Run the pipeline once, and training and what follows for every further seed.
 
     One row per seed, method, view and K, with the mean NDCG, and that of LightGCN less the method's with its interval;
     LightGCN alone also has a row of binary recall and NDCG at 20, songs of validation left out.
     """
-    rows = []
-    with tempfile.TemporaryDirectory() as home:
-        platform = Platform(Path(home))
-        platform.source.rmdir()
-        platform.source.symlink_to(folder.absolute())
-        divided = config(folder)
+    rows, divided = [], config(folder)
+    with _platform(folder) as platform:
         for seed in range(seeds):
-            trained = {"training__lightgcn": {"seed": seed}}
+            trained = {"training__lightgcn": {"seed": seed, "refit": refit}}
             if seed:
                 platform.materialise(*_after_training(platform), config=trained, alone=True)
             else:
@@ -52,6 +51,23 @@ def measure(folder: Path, seeds: int) -> pl.DataFrame:
             recall, ndcg = _published(rows[-1])
             logging.info("%s, seed %d: recall@%d %.4f, NDCG@%d %.4f", folder.name, seed, K, recall, K, ndcg)
     return pl.concat(rows)
+
+
+def ablation(folder: Path, seeds: int) -> pl.DataFrame:
+    """Train the model and its variants on a set; one row per variant and seed, as `training/ablation` has it."""
+    with _platform(folder) as platform:
+        platform.materialise("training/ablation", config={**config(folder), "training__ablation": {"seeds": seeds}})
+        return pl.read_parquet(platform.file("training/ablation"))
+
+
+@contextmanager
+def _platform(folder: Path) -> Iterator[Platform]:
+    """Yield a home of its own for a set."""
+    with tempfile.TemporaryDirectory() as home:
+        platform = Platform(Path(home))
+        platform.source.rmdir()
+        platform.source.symlink_to(folder.absolute())
+        yield platform
 
 
 def _after_training(platform: Platform) -> list[str]:
@@ -151,3 +167,23 @@ def _board(rows: pl.DataFrame) -> str:
 
     names = ("", *(f"{view} @{k}" for view, k in SHOWN))
     return table(names, [(method, *(cell(method, pane) for pane in SHOWN)) for method in methods])
+
+
+def ablation_section(measured: dict[str, pl.DataFrame], seeds: int) -> str:
+    """One row for each variant, one column for each set, as Markdown: what the variant's validation NDCG@10 gains."""
+    told = {}
+    for name, rows in measured.items():
+        by_seed = rows.pivot("seed", index="variant", values="validation_ndcg", maintain_order=True)
+        found = {variant: np.array(ndcg) for variant, *ndcg in by_seed.iter_rows()}
+        whole = found.pop(AS_TRAINED)
+        told[name] = {AS_TRAINED: f"{whole.mean():.4f}"} | {
+            variant: f"{(ndcg - whole).mean():+.4f} ± {(ndcg - whole).std(ddof=1) / np.sqrt(seeds):.4f}"
+            for variant, ndcg in found.items()
+        }
+    variants = dict.fromkeys(variant for cells in told.values() for variant in cells)
+    rows = [(variant, *(cells.get(variant, "") for cells in told.values())) for variant in variants]
+    text = (
+        f"Validation NDCG@10 in `discovery`, means over {seeds} seeds, and what it gains if one part is changed, ± its "
+        f"standard error over the same seeds. {machine()}."
+    )
+    return f"{text}\n\n{table(('', *told), rows)}"

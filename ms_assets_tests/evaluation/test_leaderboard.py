@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ms_assets.certainty import Resamples
 from ms_assets.evaluation import official
-from ms_assets.evaluation.certainty import Resamples
 from ms_assets.evaluation.exposure import COMPARED
 from ms_assets.evaluation.leaderboard import OFFICIAL, differences, leaderboard, summary, to_markdown, verdict
 from ms_assets.evaluation.metrics import METRICS

@@ -1,6 +1,8 @@
 """Files that are cut short, or full of something else: never read as if whole, and the error says what to do."""
 
+import contextlib
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import torch
 from torch_geometric.data import HeteroData
 
 from ms_assets.defs.platform.io_managers import CheckpointOnDisk, IndexOfOrigin
-from ms_assets.files import DamagedFileError, published, sweep
+from ms_assets.files import DamagedFileError, published, remove, sweep
+from ms_assets_tests.interruptions import at_change, cancelled, disk_is_full
 
 
 def graph(_):
@@ -139,3 +142,33 @@ def test_a_folder_whose_replacement_was_interrupted_half_way_keeps_its_place(tmp
         unfinished.mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["50m"]
     assert (place / "page").read_text() == "former"
+
+
+@pytest.mark.parametrize("page", ["", "page"], ids=["file", "folder"])
+@pytest.mark.parametrize("why", [cancelled, disk_is_full])
+def test_whichever_change_of_the_disk_ends_a_replacement_one_version_is_whole_and_nothing_else_is_left(
+    tmp_path, page, why
+):
+    """The change may be one of the tidying, too."""
+    place, happened = tmp_path / "50m", []
+
+    def write(path: Path, text: str) -> None:
+        if page:
+            path.mkdir()
+        (path / page).write_text(text)
+
+    for number in itertools.count(1):
+        remove(place)
+        write(place, "former")
+        happened.clear()
+        with (
+            contextlib.suppress(KeyboardInterrupt, OSError),
+            at_change(number, lambda: (happened.append(why), why())),
+            published(place) as unfinished,
+        ):
+            write(unfinished, "new")
+        if not happened:
+            break
+        assert [path.name for path in tmp_path.iterdir()] == ["50m"], f"ended at change {number}"
+        assert (place / page).read_text() in ("former", "new")
+    assert number > 4

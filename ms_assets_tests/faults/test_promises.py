@@ -10,7 +10,6 @@ contents alone what belongs together, and asks nothing of the records.
 """
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
@@ -42,6 +41,7 @@ from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.defs.platform.schemas import as_metadata
 from ms_assets.files import DamagedFileError, remove, sweep
 from ms_assets.raw.source import SourceFile
+from ms_assets_tests.interruptions import at_change, cancelled, disk_is_full
 
 logger = logging.getLogger(__name__)
 SCALE = "50m"
@@ -186,35 +186,6 @@ class Home:
         if key == INDEX:
             return {"tokens": (text := json.dumps(tokens).encode()), "tail": bytes(len(text))}
         return pa.table({"origin": list(tokens), "token": list(tokens.values())})
-
-
-CHANGES = [
-    *((Path, name) for name in ("replace", "rename", "unlink", "symlink_to", "mkdir")),
-    (os, "fsync"),
-    (shutil, "rmtree"),
-]
-
-
-@contextlib.contextmanager
-def at_change(number: int, happens):
-    """Let something happen in place of the k-th change of the disk."""
-    count = itertools.count(1)
-
-    def instead(real):
-        return lambda *args, **given: happens() if next(count) == number else real(*args, **given)
-
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in CHANGES:
-            patch.setattr(owner, name, instead(getattr(owner, name)))
-        yield
-
-
-def cancelled():
-    raise KeyboardInterrupt
-
-
-def disk_is_full():
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def expected(world: int) -> dict[str, str]:

@@ -19,8 +19,8 @@ def world():
     train, ground_truth, lists = tables(con, tastes)
     known = knowledge(train)
     table = con.from_arrow(pa.concat_tables(material(known, lists, train, ground_truth)))
-    learned = {view: learn(passes.read(table, view)) for view in ("all", "discovery")}
-    names = passes.read(table, "all").names
+    learned = {view: learn(material) for view, material in passes.read(table).items()}
+    names = passes.read(table)["all"].names
     starts = {view: found.start for view, found in learned.items()}
     model = Ranker({view: found.models for view, found in learned.items()}, names, starts)
     return con, tastes, train, ground_truth, lists, known, table, model
@@ -55,7 +55,7 @@ def test_in_discovery_songs_of_the_favourite_artist_come_first_and_no_heard_song
 
 def test_each_user_is_held_out_from_the_model_that_scores_them(world):
     *_, table, model = world
-    material = passes.read(table, "all")
+    material = passes.read(table)["all"]
     scores, fold = model.held_out("all", material), material.folds()
     start = material.start(model.starts["all"])
     for n, one in enumerate(model.models["all"]):
@@ -67,7 +67,7 @@ def test_each_user_is_held_out_from_the_model_that_scores_them(world):
 
 def test_a_ranker_is_the_same_after_it_is_written_and_read_and_when_it_is_learned_again(world):
     *_, table, model = world
-    material, files = passes.read(table, "discovery"), model.to_files()
+    material, files = passes.read(table)["discovery"], model.to_files()
     again = Ranker.of_files(files)
     assert again.names == list(model.names)
     assert np.array_equal(again.scores("discovery", material.features), model.scores("discovery", material.features))
@@ -86,9 +86,7 @@ def test_a_ranker_of_another_format_is_refused(world):
 def test_ndcg_is_that_of_a_list_of_candidates_against_the_best_list_of_all_targets():
     relevance = np.array([1.0, 0.0, 0.5, 0.0, 0.2])
     ideal = np.array([[1 + 0.5 / np.log2(3), 2.0]] * 3 + [[0.4, 0.4]] * 2)
-    material = Material(
-        np.array([4, 4, 4, 7, 7]), relevance, ideal, np.ones(5, np.int64), np.zeros((5, 1), np.float32), ["n"]
-    )
+    material = Material(np.array([4, 4, 4, 7, 7]), relevance, ideal, np.zeros((5, 1), np.float32), ["n"])
     found = material.ndcg(np.array([1.0, 3.0, 2.0, 1.0, 0.0]))
     best = 0.5 / np.log2(3) + 1 / np.log2(4)
     assert found == pytest.approx(np.array([[best / (1 + 0.5 / np.log2(3)), best / 2], [0.2 / np.log2(3) / 0.4] * 2]))
@@ -96,8 +94,8 @@ def test_ndcg_is_that_of_a_list_of_candidates_against_the_best_list_of_all_targe
 
 def test_shap_values_sum_to_the_scores_less_their_base(world):
     *_, table, model = world
-    features = passes.read(table, "all").features[:50]
-    start = passes.read(table, "all").start(model.starts["all"])[:50]
+    features = passes.read(table)["all"].features[:50]
+    start = passes.read(table)["all"].start(model.starts["all"])[:50]
     rest = model.scores("all", features) - start - model.contributions("all", features).sum(axis=1)
     assert np.ptp(rest) == pytest.approx(0, abs=1e-9)
 
@@ -107,7 +105,7 @@ def test_where_nobody_validates_there_is_nothing_to_learn_and_no_list(world):
     nobody = ground_truth.filter("split = 'test'")
     table = con.from_arrow(pa.concat_tables(material(known, lists, train, nobody)))
     assert len(table) == 0
-    assert learn(passes.read(table, "all")) is None
+    assert learn(passes.read(table)["all"]) is None
     assert listed(known, lists, train, Ranker({}, model.names, {})) == {}
 
 

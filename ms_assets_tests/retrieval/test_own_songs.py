@@ -132,7 +132,7 @@ def blended(table):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
-@pytest.mark.parametrize("weight", [0.0, 0.3, 5.0])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 5.0, -0.5])
 def test_a_blend_ranks_by_its_formula(blended, weight, decay):
     _, make = blended
     model, scores = make(weight, decay)
@@ -141,15 +141,16 @@ def test_a_blend_ranks_by_its_formula(blended, weight, decay):
     np.testing.assert_allclose(np.take_along_axis(scores, songs, axis=1), values, atol=1e-5)
 
 
-def test_the_grid_of_the_blend_goes_from_lightgcn_alone_to_the_users_own_songs_alone(blended):
+@pytest.mark.parametrize("end", [max, min])
+def test_the_grid_of_the_blend_goes_from_new_songs_alone_over_lightgcn_alone_to_the_users_own_songs_alone(blended, end):
     lightgcn, make = blended
     weights = [setting["replay_weight"] for setting in BLEND_GRID]
-    assert min(weights) == 0
-    everything = [setting for setting in BLEND_GRID if setting["replay_weight"] == max(weights)]
-    for setting in everything:
+    assert 0 in weights
+    for setting in (setting for setting in BLEND_GRID if setting["replay_weight"] == end(weights)):
         songs, _ = make(*setting.values())[0].rank(np.arange(30), 60)
         for user, own in enumerate(np.split(lightgcn.dataset.heard.song, lightgcn.dataset.heard.offsets[1:-1])):
-            assert set(songs[user, : len(own)].tolist()) == set(own.tolist())
+            there = songs[user, : len(own)] if end is max else songs[user, 60 - len(own) :]
+            assert set(there.tolist()) == set(own.tolist())
 
 
 def test_the_decays_of_the_blend_are_among_those_of_replay():

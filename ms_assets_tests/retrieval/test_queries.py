@@ -75,7 +75,8 @@ def test_users_who_follow_their_latest_song_are_asked_for_by_it(dataset, vectors
     users, songs = vectors
     followed = nearest(queries.of_users(dataset, users, songs, {60: 0.4}), songs, dataset, 5)
     found = queries.fit(validated(dataset, followed), users, songs)
-    assert found.weights[60] == 0.4
+    assert found.weights[60] == max(queries.WEIGHTS)
+    assert np.array_equal(found.queries, queries.of_users(dataset, users, songs, found.weights))
     gains = [trial["gain"] for trial in found.trials if trial["half_life"] == 60]
     assert gains == sorted(gains) and gains[0] > 0
 
@@ -83,19 +84,21 @@ def test_users_who_follow_their_latest_song_are_asked_for_by_it(dataset, vectors
 def test_users_who_follow_their_learned_vector_keep_it(dataset, vectors):
     users, songs = vectors
     found = queries.fit(validated(dataset, nearest(users, songs, dataset, 5)), users, songs)
-    assert found.weights == {} and len(found.trials) == len(queries.HALF_LIVES) * len(queries.WEIGHTS)
+    assert found.queries is users and found.weights == {}
+    assert len(found.trials) == len(queries.HALF_LIVES) * len(queries.WEIGHTS)
 
 
-def test_a_gain_within_one_standard_error_is_not_taken(dataset, vectors, monkeypatch):
+def test_a_trial_tells_its_mean_gain_and_the_standard_error_over_users(dataset, vectors, monkeypatch):
     users, songs = vectors
-    reached = iter([np.array([0.5, 0.5, 0.5]), *[np.array([0.4, 0.5, 0.9])] * 12])
+    reached = iter([np.array([0.5, 0.5, np.nan, 0.5]), *[np.array([0.4, 0.5, np.nan, 0.3])] * 12])
     monkeypatch.setattr("ms_assets.retrieval.tuning.Tuner.ndcg_of_users", lambda *_: next(reached))
     found = queries.fit(validated(dataset, nearest(users, songs, dataset, 5)), users, songs)
     assert found.weights == {}
-    assert found.trials[0]["gain"] == pytest.approx(0.1)
-    assert found.trials[0]["error"] == pytest.approx(np.std([-0.1, 0, 0.4]) / np.sqrt(3))
+    assert found.trials[0]["gain"] == pytest.approx(-0.1)
+    assert found.trials[0]["error"] == pytest.approx(np.std([-0.1, 0, -0.2]) / np.sqrt(3))
 
 
 def test_nobody_validated_leaves_the_learned_vectors(dataset, vectors):
     nobody = validated(dataset, np.zeros((N_USERS, 0), int))
-    assert queries.fit(nobody, *vectors) == queries.Fit()
+    found = queries.fit(nobody, *vectors)
+    assert (found.queries is vectors[0], found.weights, found.trials) == (True, {}, [])

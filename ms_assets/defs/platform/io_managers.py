@@ -25,7 +25,7 @@ from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD,
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import NO_SCALE, OPTIONAL, PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
-from ms_assets.files import DamagedFileError, published, reading, sha256, writing
+from ms_assets.files import DamagedFileError, always, published, reading, remove, sha256, writing
 from ms_assets.raw.source import SourceFile
 from ms_assets.streams import ROW_GROUP, Relation, TableStream, TableWriter, stored_table
 
@@ -201,7 +201,7 @@ class TableIOManager(ArtefactIOManager):
             for name, key in keys.items():
                 path = self._path(key, scale).with_name(f".{scale}.draft.{uuid4().hex}.unfinished")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                stack.callback(path.unlink, missing_ok=True)
+                always(stack, remove, path)
                 writers[name] = stack.enter_context(TableWriter(path))
             yield writers
 

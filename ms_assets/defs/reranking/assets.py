@@ -89,7 +89,7 @@ def pool(features: Relation) -> dg.MaterializeResult[pl.DataFrame]:
 
     A ranker cannot recommend what no source lists.
     """
-    found = pl.concat([explained.pool(view, passes.read(features, view)) for view in VIEWS])
+    found = explained.pool(features)
     return dg.MaterializeResult(value=found, metadata={"pool": shown.table(found)})
 
 
@@ -99,7 +99,7 @@ def ranker(features: Relation) -> dg.MaterializeResult[dict[str, bytes]]:
 
     `reranking/ranked` are its lists. Its NDCG is that of users whom the model that scores them did not learn from.
     """
-    materials = {view: passes.read(features, view) for view in VIEWS}
+    materials = passes.read(features)
     learned = {view: found for view, material in materials.items() if (found := learn(material))}
     made = Ranker(
         {view: found.models for view, found in learned.items()},
@@ -159,7 +159,8 @@ def ablation(features: Relation, ranker: dict[str, bytes]) -> dg.MaterializeResu
     It learns a ranker for each source, so it is made on request and no part of a job.
     """
     model = Ranker.of_files(ranker)
-    parts = [explained.ablation(view, passes.read(features, view), model) for view in model.models]
+    materials = passes.read(features)
+    parts = [explained.ablation(view, materials[view], model) for view in model.models]
     found = pl.concat([explained.ABLATION.to_frame(), *parts])
     picture = shown.image(pictures.png(explained.ablation_chart(found)), "what each source adds")
     return dg.MaterializeResult(value=found, metadata={"ablation": shown.table(found), "picture": picture})

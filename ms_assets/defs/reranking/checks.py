@@ -9,7 +9,7 @@ from ms_assets.defs.platform.checks import asset_check
 from ms_assets.defs.platform.scales import assets_of
 from ms_assets.defs.reranking.assets import KNOWN
 from ms_assets.reranking import passes
-from ms_assets.reranking.explained import surely_less
+from ms_assets.reranking.explained import surely_better
 from ms_assets.reranking.features import FEATURES
 from ms_assets.reranking.leaks import leaking
 from ms_assets.reranking.phases import Stored
@@ -45,9 +45,9 @@ def features_know_only_the_past(
 @asset_check(asset=["reranking", "ranker"], additional_ins=assets_of("reranking", "features"))
 def ranker_is_worth_its_while(ranker: dict[str, bytes], features: Relation) -> dg.AssetCheckResult:
     """Songs that the ranker puts higher are worth more, and no source alone is surely better, by users held out."""
-    model, said = Ranker.of_files(ranker), {}
+    model, materials, said = Ranker.of_files(ranker), passes.read(features), {}
     for view in model.models:
-        material = passes.read(features, view)
+        material = materials[view]
         scores = model.held_out(view, material)
         order = np.lexsort((-scores, material.user))
         place = np.arange(len(order)) - np.repeat(material.starts, np.diff(material.starts, append=len(order)))
@@ -55,10 +55,9 @@ def ranker_is_worth_its_while(ranker: dict[str, bytes], features: Relation) -> d
         first, last = (float(material.relevance[order][places].mean()) for places in (place < half, place >= half))
         if first < last:
             said[f"{view}: mean relevance"] = f"{first:.4f} in the first half of the places, {last:.4f} in the second"
-        mine = material.ndcg(scores)[:, 0]
-        worse = [source for source, ndcg in material.by_source().items() if surely_less(mine, ndcg[:, 0])]
-        if worse:
-            said[f"{view}: not as good as"] = ", ".join(worse)
+        alone = {source: ndcg[:, 0] for source, ndcg in material.by_source().items()}
+        if better := surely_better(alone, material.ndcg(scores)[:, 0]):
+            said[f"{view}: not as good as"] = ", ".join(better)
     return dg.AssetCheckResult(
         passed=not said,
         severity=dg.AssetCheckSeverity.WARN,

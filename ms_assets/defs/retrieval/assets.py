@@ -14,13 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.defs.platform import shown
-from ms_assets.defs.platform.io_managers import IndexOfOrigin
-from ms_assets.defs.platform.resources import MLflow
+from ms_assets.defs.platform.io_managers import IndexOfOrigin, TableIOManager
+from ms_assets.defs.platform.resources import DuckDB, MLflow
 from ms_assets.defs.platform.scales import assets_of, config_schema, room, settings_of
 from ms_assets.defs.platform.schemas import columns
 from ms_assets.files import temporary_folder
 from ms_assets.registry import CONTENT
-from ms_assets.retrieval import baselines, cold_start, implicit_models, linear_models, served
+from ms_assets.retrieval import baselines, cold_start, implicit_models, linear_models, own_lists, served
 from ms_assets.retrieval import index as indexing
 from ms_assets.retrieval import queries as asking
 from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
@@ -33,7 +33,7 @@ from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
 from ms_assets.streams import Relation
-from ms_assets.vectors import Ragged, embedding_columns, embeddings, fixed_size_list, unrefitted
+from ms_assets.vectors import Ragged, embedding_columns, embeddings, fixed_size_list, is_refitted, unrefitted
 
 asset = room("retrieval")
 Recommended = dg.MaterializeResult[pa.Table]
@@ -44,7 +44,7 @@ LIGHTGCN = assets_of("training", "lightgcn")
 USERS, SONGS = assets_of("training", "user_embeddings"), assets_of("training", "song_embeddings")
 
 
-@asset(kinds={"numpy"}, code_version="1", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
+@asset(kinds={"numpy"}, code_version="2", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
 def queries(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     user_embeddings: Relation, song_embeddings: Relation,
@@ -54,13 +54,11 @@ def queries(
     How much, and how fast songs fade, is chosen on validation; where fading gains nothing, the learned vector stays.
     """
     dataset, trained = Dataset.of(users, songs, train, ground_truth), song_embeddings.filter("NOT cold")
-    vectors, before = embeddings(user_embeddings, "user_id"), unrefitted(user_embeddings, "user_id")
-    songs_before = unrefitted(trained, "song_id")
-    found = asking.fit(dataset, before, songs_before)
-    asked = asking.of_users(dataset, vectors, embeddings(trained, "song_id"), found.weights)
-    asked_before = None
-    if not np.array_equal(before, vectors):
-        asked_before = asking.of_users(dataset, before, songs_before, found.weights)
+    found = asking.fit(dataset, unrefitted(user_embeddings, "user_id"), unrefitted(trained, "song_id"))
+    asked, asked_before = found.queries, None
+    if is_refitted(user_embeddings):
+        vectors = embeddings(user_embeddings, "user_id"), embeddings(trained, "song_id")
+        asked, asked_before = asking.of_users(dataset, *vectors, found.weights), found.queries
     table = {
         "user_id": pa.array(range(len(asked)), pa.int32()),
         "uid": dataset.user_ids,
@@ -237,7 +235,7 @@ def lightgcn_replay(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     song_index: IndexOfOrigin, queries: Relation, song_embeddings: Relation,
 ) -> Recommended:  # fmt: skip
-    """LightGCN with the scores of the user's own songs raised by their plays, by the weight best for view `all`.
+    """LightGCN with the scores of the user's own songs raised by their plays, or lowered, by the weight best for `all`.
 
     It serves users who also want songs that they know already, which are most of what they listen to.
     """
@@ -253,8 +251,8 @@ def lightgcn_replay(
 
     make = judged = blend(_searchable(song_index, dataset, vectors), dataset.song_ids, users=vectors, songs=trained)
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
-    before = unrefitted(queries, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
-    if not np.array_equal(before[0], vectors):
+    if is_refitted(queries):
+        before = unrefitted(queries, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
         ids = dataset.song_ids[: dataset.n_graph_songs]
         judged = blend(SongIndex.build(before[1], ids, queries=before[0]), ids, users=before[0], songs=before[1])
     return _tuned(dataset, BLEND_GRID, lambda _, **setting: make(**setting), judged)
@@ -340,6 +338,26 @@ def content_based(users: Relation, songs: Relation, train: Relation, bipartite_g
     audio = in_graph.x.numpy(), in_graph.has_audio.numpy()
     dataset = replace(Dataset.of(users, songs, train), audio=audio)
     return _recommended(dataset, lambda: ContentBased().fit(dataset))
+
+
+@asset(
+    name="own_lists",
+    kinds={"duckdb"},
+    code_version="1",
+    ins=SPLITS | assets_of("raw", "user_ids", "song_ids"),
+    metadata=columns("retrieval/own_lists"),
+)
+def lists_of_others(
+    context: dg.AssetExecutionContext, duckdb: DuckDB, io_manager: dg.ResourceParam[TableIOManager],
+    users: Relation, songs: Relation, train: Relation, user_ids: Relation, song_ids: Relation,
+) -> dg.MaterializeResult[Relation]:  # fmt: skip
+    """Lists that other programs recommend, from `recommendations/<name>/<scale>.parquet` in the home, to be compared.
+
+    One row per method, view, user and rank; each file is a method of the leaderboard. Empty where there is none.
+    """
+    files = own_lists.files_of(io_manager.home / "recommendations", context.partition_key)
+    lists = own_lists.read(duckdb.connection, files, users, songs, train, user_ids, song_ids)
+    return dg.MaterializeResult(value=lists, metadata={f"lists of {name}": str(file) for name, file in files.items()})
 
 
 @asset(

@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Floats, Integers
+from ms_assets.ranking import ratio
 
 N_RESAMPLES = 1_000
 CONFIDENCE = 0.95
@@ -68,6 +69,15 @@ def intervals(samples: Floats, n_users: Integers, confidence: float = CONFIDENCE
     several, tail = n_users > 1, (1 - confidence) / 2
     ends[:, several] = np.nanquantile(samples[1:, several], [tail, 1 - tail], axis=0)
     return samples[0], *ends
+
+
+def of_means(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Means over users, and lower and upper ends of their intervals, each [n_columns], with the resamples of all.
+
+    values: float64 [n_users, n_columns], none of them NaN; NaN as `intervals` has it.
+    """
+    n_users = np.full(values.shape[1], len(values))
+    return intervals(ratio(Resamples.of(len(values)).sums(values), n_users), n_users)
 
 
 def estimates(
