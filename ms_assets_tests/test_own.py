@@ -17,6 +17,7 @@ from ms_assets.files import DamagedFileError
 from ms_assets.raw.importing import import_events
 from ms_assets.raw.own import Import, folder_in
 from ms_assets.raw.schema import SourceError
+from ms_assets.retrieval.methods import METHODS
 from ms_assets.settings import SongSettings, SplitSettings, TrainingSettings, UserSettings
 from ms_assets_tests.conftest import Platform
 from ms_assets_tests.worlds import Event, World
@@ -105,6 +106,13 @@ def test_imported_tables_are_linked_and_ids_are_those_of_the_log(both):
 SHORT = {"epochs": 1, "embedding_dim": 8, "neutral_negatives": 8, "race": False}
 
 
+def needed(platform):
+    """The assets that the served model stands on, with the lists of two recommenders alone."""
+    before = dg.AssetSelection.keys("reranking/served_model").upstream()
+    keys = {key.to_user_string() for key in before.resolve(platform.definitions.resolve_asset_graph())}
+    return keys - {f"retrieval/{name}" for name in METHODS if name not in ("lightgcn", "decayed_popularity")}
+
+
 def test_the_served_model_takes_and_answers_the_ids_of_the_log(both):
     platform = both.platform
     by_artist = pl.DataFrame(
@@ -113,8 +121,8 @@ def test_the_served_model_takes_and_answers_the_ids_of_the_log(both):
     by_artist.write_csv(platform.source / "artists.csv")
     log, folder = as_csv(platform.source / "log.csv", events()), folder_in(platform.home)
     import_events(log, folder, artists=platform.source / "artists.csv", **NAMED)
-    platform.materialise("retrieval/served_model", scale="own", config={**RULES, "training__lightgcn": SHORT})
-    [row] = platform.rows("retrieval/served_model", "own")
+    platform.materialise(*needed(platform), scale="own", config={**RULES, "training__lightgcn": SHORT}, alone=True)
+    [row] = platform.rows("reranking/served_model", "own")
     registry = platform.definitions.resources["mlflow"].registered(row["name"])
     with registry.files(registry.version(row["version"])) as files:
         model = mlflow.pyfunc.load_model(str(files))
@@ -126,7 +134,8 @@ def test_the_served_model_takes_and_answers_the_ids_of_the_log(both):
             {"uid": "u101", "k": 20, "without_artists": ["a 1", "a 2"]},
         ]
         found = model.predict(pd.DataFrame(rows))
-    assert found["answer"].to_list() == ["personal", "popular", "recent", "similar", "personal"]
+    assert found["answer"].to_list()[1:4] == ["popular", "recent", "similar"]
+    assert {found["answer"][0], found["answer"][4]} <= {"ranked", "personal"}
     heard = pl.read_parquet(platform.file("splits/train", "own")).join(
         pl.read_parquet(platform.file("splits/users", "own")), "user_id"
     ).join(pl.read_parquet(platform.file("splits/songs", "own")), "song_id")  # fmt: skip

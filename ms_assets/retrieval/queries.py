@@ -25,6 +25,9 @@ HALF_LIVES = (60, 86_400, 1_209_600)
 """Half-lives in seconds: a minute, a day, two weeks."""
 WEIGHTS = (0.1, 0.2)
 
+WEIGHTS_FOUND = "weights"
+"""Metadata of the asset `retrieval/queries`: the weights that were chosen, by their half-life in seconds as text."""
+
 
 @dataclass(frozen=True)
 class Fit:

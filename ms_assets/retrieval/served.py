@@ -198,31 +198,44 @@ class Service:
 
     def ask(self, question: Question) -> Answer:
         """Answer one question of any form: similar songs come before recent ones, recent ones before the user."""
-        user, recent = self._user(question), self.songs.find(question.recent)
-        heard = np.union1d(self.heard.take(user)[0], recent[recent >= 0])
-        kind, query = self._query(question, user, recent)
-        left_out = self._songs_of(question.without_artists)
-        if question.exclude_heard:
-            left_out = np.union1d(left_out, heard)
+        recent = self.songs.find(question.recent)
+        kind, query = self._query(question, recent)
+        left_out = self._left_out(question)
         allowed = None if question.only_songs is None else np.unique(self.songs.find(question.only_songs))
         if kind == FALLBACK:
             return self._popular(question.k, left_out, allowed)
         if kind == SIMILAR:
             left_out = np.append(left_out, self.songs.find([question.similar_to]))
         songs, scores = self._nearest(kind, query, question.k, left_out, allowed)
-        because = self._nearest_heard(songs, heard) if question.why and kind != SIMILAR else []
+        return self.explained(question, kind, songs, scores)
+
+    def may_answer(self, question: Question, songs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Flags of songs by dense id [n] that the question leaves in."""
+        kept = ~np.isin(songs, self._left_out(question))
+        return kept if question.only_songs is None else kept & np.isin(songs, self.songs.find(question.only_songs))
+
+    def explained(self, question: Question, kind: str, songs: NDArray[np.int64], scores: NDArray[np.float32]) -> Answer:
+        """Answer of these songs by dense id [n], with its reasons if the question asks for them."""
+        because = self._nearest_heard(songs, self._heard_by(question)) if question.why and kind != SIMILAR else []
         return Answer(kind, self.songs.values[songs], scores, because)
+
+    def _heard_by(self, question: Question) -> NDArray[np.int64]:
+        """Dense ids of the songs that the user has heard, and of the recent ones, ascending."""
+        recent = self.songs.find(question.recent)
+        return np.union1d(self.heard.take(self._user(question))[0], recent[recent >= 0])
+
+    def _left_out(self, question: Question) -> NDArray[np.int64]:
+        by_artist = self._songs_of(question.without_artists)
+        return np.union1d(by_artist, self._heard_by(question)) if question.exclude_heard else by_artist
 
     def _user(self, question: Question) -> NDArray[np.int64]:
         """Dense id of the user, [1], or [0] if the model knows none."""
         user = self.users.find([] if question.uid is None else [question.uid])
         return user[user >= 0]
 
-    def _query(
-        self, question: Question, user: NDArray[np.int64], recent: NDArray[np.int64]
-    ) -> tuple[str, NDArray[np.float32]]:
+    def _query(self, question: Question, recent: NDArray[np.int64]) -> tuple[str, NDArray[np.float32]]:
         """Kind of the answer, and the vector [d] that its songs are searched by; zeros for popular songs."""
-        known = recent >= 0
+        user, known = self._user(question), recent >= 0
         if question.similar_to is not None:
             [song] = self.songs.find([question.similar_to])
             if song >= 0:

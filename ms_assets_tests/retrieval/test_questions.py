@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.exceptions import MlflowException
 
-from ms_assets.retrieval import pyfunc_model, queries, served
-from ms_assets.retrieval.pyfunc_model import SongsForUsers
+from ms_assets.reranking import pyfunc_model
+from ms_assets.reranking.pyfunc_model import SongsForUsers
+from ms_assets.reranking.served import TwoStages
+from ms_assets.retrieval import queries, served
 from ms_assets.retrieval.served import ModelData, Question, Service
 from ms_assets_tests import planted
 from ms_assets_tests.planted import HEARD, ITEM_ID, N_SONGS, POPULAR, SONGS, UID, model
@@ -180,7 +182,7 @@ def test_files_of_former_versions_are_read_as_before(folder, service, tmp_path):
 @pytest.fixture(scope="module")
 def predict(service):
     served_model = SongsForUsers()
-    served_model.service = service
+    served_model.service = TwoStages(service, None)
     return lambda *rows: served_model.predict(None, pd.DataFrame(rows)).to_dict("records")
 
 
@@ -241,7 +243,7 @@ def test_a_malformed_request_is_refused_by_column_and_row_in_one_sentence(predic
 
 def test_text_ids_are_taken_as_numbers_too_and_nothing_else(tmp_path):
     named = SongsForUsers()
-    named.service = Service.read(written(tmp_path, text=True))
+    named.service = TwoStages.read(written(tmp_path, text=True))
     rows = named.predict(None, pd.DataFrame({"uid": [f"user {UID[0]}", 12], "k": 2})).to_dict("records")
     assert [row["answer"] for row in rows] == ["personal", "popular"]
     assert [row["uid"] for row in rows] == [f"user {UID[0]}", "12"]

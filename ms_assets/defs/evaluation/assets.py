@@ -249,7 +249,7 @@ def _made_by(context: dg.AssetExecutionContext, lineage: Lineage) -> list[tuple[
 @asset(
     kinds={"numpy", "mlflow"},
     code_version="2",
-    ins=TESTED | assets_of("retrieval", "served_model") | assets_of("raw", "user_ids", "song_ids"),
+    ins=TESTED | assets_of("reranking", "served_model") | assets_of("raw", "user_ids", "song_ids"),
     metadata=columns("evaluation/champion"),
 )
 def champion(

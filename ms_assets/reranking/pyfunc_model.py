@@ -1,8 +1,8 @@
 """MLflow model that serves recommendations; MLflow copies this file beside the model's data, in place of a pickle.
 
-It needs `ms_assets` in the environment that serves. It answers rows of `uid, k, exclude_heard`, and of the columns in
-BEYOND, with the kind of the answer, songs and scores. The signature takes any values, since for typed columns MLflow
-makes true of the text "false" and −2⁶³ of 2⁶³; the model checks every value itself.
+It needs `ms_assets` in the environment that serves. It answers rows of `uid, k, exclude_heard, stage`, and of the
+columns in BEYOND, with the kind of the answer, songs and scores. The signature takes any values, since for typed
+columns MLflow makes true of the text "false" and −2⁶³ of 2⁶³; the model checks every value itself.
 """
 
 import logging
@@ -27,8 +27,9 @@ from mlflow.types.schema import AnyType, Array
 from numpy.typing import NDArray
 
 from ms_assets.registry import Candidate
+from ms_assets.reranking.served import TwoStages
 from ms_assets.retrieval.recommender import TOP_K
-from ms_assets.retrieval.served import SONGS, USERS, Answer, Question, Service
+from ms_assets.retrieval.served import SONGS, USERS, Answer, Question
 from ms_assets.training.trained import TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 ANY = AnyType()  # type: ignore[no-untyped-call]
 BEYOND = ("recent", "ages", "similar_to", "without_artists", "only_songs", "why")
 """Columns of a request that ask for more than a user's list; a row asks for nothing more where they are null."""
+STAGES = {"retrieval": False, "ranked": True}
+"""Stages of an answer, and whether it is the second."""
 ABSENT = object()
 """Value of a row that has none in a column."""
 MOST_LISTED = 10_000
@@ -62,7 +65,9 @@ def candidate(folder: Path, example_uid: Any, training: TrainedModel, run_id: st
         data=sorted(folder.iterdir()),
         code=Path(__file__),
         signature=_signature(folder),
-        example=pd.DataFrame({"uid": [example_uid, -1], "k": [10, 10], "exclude_heard": [True, False]}),
+        example=pd.DataFrame(
+            {"uid": [example_uid, -1], "k": 10, "exclude_heard": [True, False], "stage": ["ranked", "retrieval"]}
+        ),
         requirements=REQUIREMENTS,
         run_id=run_id,
         metrics={"best_validation_ndcg": training.best.validation_ndcg},
@@ -77,7 +82,7 @@ def _signature(folder: Path) -> ModelSignature:
         for file, name in ((USERS, "uid"), (SONGS, "item_id"))
     )
     # A row without `uid` may name songs; the model says what is missing.
-    optional = [ColSpec(ANY, name, required=False) for name in ("uid", "exclude_heard", *BEYOND)]
+    optional = [ColSpec(ANY, name, required=False) for name in ("uid", "exclude_heard", "stage", *BEYOND)]
     outputs = [
         ColSpec(users, "uid", required=False),
         ColSpec(DataType.string, "answer"),
@@ -89,13 +94,13 @@ def _signature(folder: Path) -> ModelSignature:
 
 
 class SongsForUsers(PythonModel):
-    """MLflow model that recommends by embeddings and index; unknown users get the songs that are popular of late."""
+    """MLflow model that recommends in one stage or two; unknown users get the songs that are popular of late."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the model's files."""
         if SCORING_SERVER in sys.modules:
             _prepare_server()
-        self.service = Service.read(Path(context.artifacts["users"]).parent)
+        self.service = TwoStages.read(Path(context.artifacts["users"]).parent)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Recommend songs, one row of the answer for each row of the request.
@@ -104,9 +109,11 @@ class SongsForUsers(PythonModel):
             MlflowException: names the row, the column, what was found and what was expected; any other error is
                 described in the log alone.
         """
-        questions = self._questions(model_input)
+        stages = model_input.get("stage", pd.Series(None, model_input.index, object, "stage"))
+        told = _checked(stages, _stage, "retrieval, ranked, or null for ranked")
+        questions, is_ranked = self._questions(model_input), [stage is ABSENT or stage for stage in told]
         try:
-            answers = self._answers(questions)
+            answers = self._answers(questions, is_ranked)
         except Exception:
             logger.exception("a request of %d rows failed", len(questions))
             raise MlflowException("the model could not answer; its log says why") from None
@@ -122,8 +129,9 @@ class SongsForUsers(PythonModel):
 
     def _questions(self, rows: pd.DataFrame) -> list[Question]:
         """Question of each row; a row with a value that means nothing is refused."""
-        (user, whose), (song, which) = _id(self.service.users.values), _id(self.service.songs.values)
-        artist, who = _id(self.service.artists[0] if "without_artists" in rows else self.service.songs.values)
+        known = self.service.retrieval
+        (user, whose), (song, which) = _id(known.users.values), _id(known.songs.values)
+        artist, who = _id(known.artists[0] if "without_artists" in rows else known.songs.values)
         flag, lists = "true or false, 1 or 0, without quotes", f"a list of at most {MOST_LISTED:,} values"
         forms: dict[str, tuple[Convert, str]] = {
             "uid": (user, whose),
@@ -152,15 +160,15 @@ class SongsForUsers(PythonModel):
                 raise _refused("ages", rows["ages"].iloc[row], row, f"as many as `recent` has songs, {n}")
         return [Question(**question) for question in given]
 
-    def _answers(self, questions: list[Question]) -> list[Answer]:
+    def _answers(self, questions: list[Question], is_ranked: list[bool]) -> list[Answer]:
         """Answers to all questions, those for users' lists together."""
         usual = [question == Question(question.k, question.uid, question.exclude_heard) for question in questions]
-        asked = [question for question, is_usual in zip(questions, usual, strict=True) if is_usual]
-        columns = (np.array([getattr(q, name) for q in asked]) for name in ("uid", "k", "exclude_heard"))
-        lists = iter(self.service.answer(*columns) if asked else ())
+        asked = [(q.uid, q.k, q.exclude_heard, in_two) for q, in_two in zip(questions, is_ranked, strict=True)]
+        lists = [one for one, is_usual in zip(asked, usual, strict=True) if is_usual]
+        together = iter(self.service.answer(*map(np.array, zip(*lists, strict=True))) if lists else ())
         return [
-            next(lists) if is_usual else self.service.ask(question)
-            for question, is_usual in zip(questions, usual, strict=True)
+            next(together) if is_usual else self.service.ask(question, in_two)
+            for question, in_two, is_usual in zip(questions, is_ranked, usual, strict=True)
         ]
 
 
@@ -230,6 +238,11 @@ def _integer(value: Any, low: int, high: int) -> int | None:
 def _flag(value: Any) -> bool | None:
     """Flag from a boolean, 0 or 1; None for any other value."""
     return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
+
+
+def _stage(value: Any) -> bool | None:
+    """True for the second stage, False for retrieval; None for any other value."""
+    return STAGES.get(value) if isinstance(value, str) else None
 
 
 def _prepare_server() -> None:
