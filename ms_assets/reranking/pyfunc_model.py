@@ -82,7 +82,8 @@ def _signature(folder: Path) -> ModelSignature:
         for file, name in ((USERS, "uid"), (SONGS, "item_id"))
     )
     # A row without `uid` may name songs; the model says what is missing.
-    optional = [ColSpec(ANY, name, required=False) for name in ("uid", "exclude_heard", "stage", *BEYOND)]
+    names = ("uid", "k", "exclude_heard", "stage", *BEYOND)
+    inputs = [ColSpec(ANY, name, required=name == "k") for name in names]
     outputs = [
         ColSpec(users, "uid", required=False),
         ColSpec(DataType.string, "answer"),
@@ -90,7 +91,7 @@ def _signature(folder: Path) -> ModelSignature:
         ColSpec(Array(DataType.double), "scores"),
         ColSpec(Array(Array(songs)), "because", required=False),
     ]
-    return ModelSignature(inputs=Schema([ColSpec(ANY, "k"), *optional]), outputs=Schema([*outputs]))
+    return ModelSignature(inputs=Schema([*inputs]), outputs=Schema([*outputs]))
 
 
 class SongsForUsers(PythonModel):

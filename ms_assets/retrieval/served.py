@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import faiss
 
 USERS, SONGS, POPULAR, INDEX = "users.parquet", "songs.parquet", "popular.parquet", "index.faiss"
-RECENT = "recent.json"
+RECENT = b"recent"
+"""Key of the metadata of USERS with the weights of recent songs, as JSON, by their half-life in seconds."""
 NUMBER, ARTISTS = "number", "artist_ids"
 """Columns of songs: the id in the index, and the ids of the song's artists."""
 FEW = 8
@@ -165,8 +166,7 @@ class Service:
         if NUMBER in pq.read_schema(folder / SONGS).names:
             numbers = pq.read_table(folder / SONGS, columns=[NUMBER])[NUMBER].to_numpy()
         dataset = Dataset(who.values, ids.values, len(songs), heard)
-        recent = folder / RECENT
-        weights = json.loads(recent.read_text()) if recent.exists() else {}  # none before version 0.3
+        weights = json.loads((users.schema.metadata or {}).get(RECENT, b"{}"))  # none before version 0.3
         return cls(
             folder=folder,
             users=who,
@@ -343,7 +343,7 @@ def write(
         songs[NUMBER] = pa.array(number)
     if artists is not None:
         songs[ARTISTS] = artists
-    for name, table in ((USERS, pa.table(users)), (SONGS, pa.table(songs)), (POPULAR, popular)):
+    known = pa.table(users).replace_schema_metadata({RECENT: json.dumps(weights or {})})
+    for name, table in ((USERS, known), (SONGS, pa.table(songs)), (POPULAR, popular)):
         pq.write_table(table, folder / name, compression="zstd")
-    (folder / RECENT).write_text(json.dumps(weights or {}))
     faiss.write_index(index, str(folder / INDEX))
