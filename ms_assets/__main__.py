@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from ms_assets.raw.importing import EVENT_COLUMNS, import_events
 from ms_assets.raw.own import OWN, folder_in
 from ms_assets.raw.schema import SourceError
 from ms_assets.registry import ChampionError, Registry
+from ms_assets.splits.export import FORMS, export
 from ms_assets.streams import Relation
 from ms_assets.tracking import StoreError, is_database
 
@@ -129,6 +131,24 @@ def _print_report(report: Mapping[str, Any]) -> None:
     print("next: dg launch --job pipeline --partition own")
 
 
+@commands.command("export")
+@of_scale
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--form", type=click.Choice([*FORMS]), default="rectools", show_default=True, help="Library to read it.")
+def export_splits(scale: str, folder: Path, form: str) -> None:
+    """Write train, validation and test of a scale to FOLDER for another library, with the data's own ids."""
+    splits = ("train", "validation", "test", "users", "songs")
+    tables = _load(scale, *(("splits", name) for name in splits), ("raw", "user_ids"), ("raw", "song_ids"))
+    parts, others = dict(zip(splits[:3], tables, strict=False)), tables[3:]
+    for file, n in export(_resource("duckdb", DuckDB).connection, folder, form, scale, parts, *others).items():
+        print(f"{file}: {n:,} events")
+
+
+def _load(scale: str, *keys: tuple[str, str]) -> list[Relation]:
+    definitions = define(Environment.read())
+    return [cast(Relation, definitions.load_asset_value(key, partition_key=scale)) for key in keys]
+
+
 @commands.command("mlflow")
 def serve_mlflow() -> None:
     """Serve MLflow's UI for the store of this home."""
@@ -155,7 +175,7 @@ def _resource(name: str, kind: type[R]) -> R:
 
 def _print_leaderboard(scale: str) -> None:
     environment = Environment.read()
-    frame = cast(Relation, define(environment).load_asset_value(LEADERBOARD, partition_key=scale)).pl()
+    frame = _load(scale, LEADERBOARD)[0].pl()
     for view, k in frame.select("view", "k").unique().sort("view", "k", descending=[True, False]).rows():
         print(f"\n{scale}, view {view}, K = {k}")
         _print_table(leaderboard.summary(frame, view, k))

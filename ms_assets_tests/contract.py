@@ -7,7 +7,7 @@ ASSETS = {
     "graph": "edges bipartite_graph statistics",
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
     "retrieval": "queries cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay "
-    "item_knn session_knn ials bpr collaborative_filtering graph_filter ease content_based served_model",
+    "item_knn session_knn ials bpr collaborative_filtering graph_filter ease content_based own_lists served_model",
     "reranking": "features pool ranker ranked ablation",
     "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
     "leaderboard report champion",
@@ -26,7 +26,8 @@ ASKED_FOR = {
     "evaluation/user_metrics_json",
 }
 """Experiments of many trainings, and an export; the job `pipeline` leaves them out too."""
-METHODS = set(ASSETS["retrieval"].split()) - {"queries", "cold_songs", "song_index", "served_model"} | {"ranked"}
+NO_METHODS = {"queries", "cold_songs", "song_index", "own_lists", "served_model"}
+METHODS = set(ASSETS["retrieval"].split()) - NO_METHODS | {"ranked"}
 CHECKPOINT = "training/lightgcn"
 REPORT = "evaluation/report"
 PICTURES = ("ndcg_by_method", "recall_by_k", "ndcg_by_history_length", "exposure_of_head_and_tail")

@@ -33,19 +33,22 @@ def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Rela
     """)
 
 
+def estimate(n_users: int, n_songs: int, n_edges: int, dimensions: int) -> dict[str, int]:
+    """Estimate the bytes that building a graph takes, by purpose; dimensions: those of the audio."""
+    # Audio and the lists of artists and albums stand in a table beside the graph's own.
+    return {"edges": 24 * n_edges, "audio": 2 * 4 * dimensions * n_songs, "other features": 64 * n_songs + 8 * n_users}
+
+
 def refuse_without_room(n_users: int, n_songs: int, n_edges: int, embeddings: Relation) -> None:
     """Check that a graph fits into free memory while it is built; embeddings: the audio, of which the length counts.
 
     Raises:
         NotEnoughMemoryError: it does not; names the parts' sizes and what to change.
     """
-    dimensions = vector_length(embeddings, "normalized_embed")
-    # Audio and the lists of artists and albums stand in a table beside the graph's own.
-    parts = {"edges": 24 * n_edges, "audio": 2 * 4 * dimensions * n_songs, "other features": 64 * n_songs + 8 * n_users}
     refuse_beyond(
         free_memory(),
         f"graph/bipartite_graph of {n_edges:,} edges, {n_users:,} users and {n_songs:,} songs",
-        parts,
+        estimate(n_users, n_songs, n_edges, vector_length(embeddings, "normalized_embed")),
         "let fewer users take part (splits__users.min_events, max_events), or build it on a machine with more memory",
     )
 

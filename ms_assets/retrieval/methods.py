@@ -23,3 +23,7 @@ METHODS: dict[str, type[Recommender]] = {
     "content_based": ContentBased,
 }
 BASELINES = tuple(name for name, method in METHODS.items() if not issubclass(method, LightGCN))
+RANKED = "ranked"
+"""Method of the second stage, whose lists are the asset `reranking/ranked`."""
+OURS = (*METHODS, RANKED)
+"""Methods whose lists are made here; no list of another program may be called so."""

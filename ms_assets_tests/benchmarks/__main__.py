@@ -8,6 +8,7 @@ import logging
 import os
 from pathlib import Path
 
+from ms_assets.machine import free_memory
 from ms_assets.raw.sample import generate
 from ms_assets_tests.benchmarks import (
     data,
@@ -16,12 +17,13 @@ from ms_assets_tests.benchmarks import (
     kernels,
     measure,
     quality,
+    rehearse,
     report,
     retrieval,
     serving,
     sets,
 )
-from ms_assets_tests.benchmarks.shapes import SHAPES
+from ms_assets_tests.benchmarks.shapes import GRAPHS, SHAPES
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,6 +70,18 @@ def main(arguments: list[str] | None = None) -> None:
     command.set_defaults(run=lambda _: _publish("Index", retrieval.index_section()))
     command = commands.add_parser("serving", help="single requests to MLflow's server over the sample's model")
     command.set_defaults(run=lambda _: _publish("Serving", serving.serving_section()))
+    command = commands.add_parser("rehearse", help="what a scale needs, by fractions of a graph of its shape")
+    command.add_argument("scale", choices=GRAPHS)
+    command.add_argument(
+        "--fractions", nargs="+", type=float, default=rehearse.FRACTIONS, help="two at least, ascending"
+    )
+    command.add_argument(
+        "--memory",
+        type=float,
+        help="GiB for one fraction more, the largest that fits; by default what is free, 0: none",
+    )
+    command.add_argument("--folder", type=Path, help="where artefacts lie meanwhile; by default the system's")
+    command.set_defaults(run=_rehearse)
     chosen = parser.parse_args(arguments)
     chosen.run(chosen)
 
@@ -109,6 +123,12 @@ def _quality(chosen: argparse.Namespace) -> None:
     plain = quality.theirs(split)
     trained = [quality.ours(split, plain.converged[0], seed) for seed in range(chosen.seeds)]
     _publish("Quality", quality.section(split, plain, trained))
+
+
+def _rehearse(chosen: argparse.Namespace) -> None:
+    available = free_memory() if chosen.memory is None else int(chosen.memory * 2**30)
+    runs = rehearse.rehearse(chosen.scale, chosen.fractions, available, chosen.folder)
+    _publish(f"Rehearsal of {chosen.scale}", rehearse.section(chosen.scale, runs))
 
 
 def _ablation(chosen: argparse.Namespace) -> None:

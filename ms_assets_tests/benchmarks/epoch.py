@@ -23,13 +23,9 @@ from ms_assets.training.spectral import start_from_spectrum
 from ms_assets.training.steps import Steps
 from ms_assets_tests.benchmarks.kernels import resident
 from ms_assets_tests.benchmarks.report import machine, table
+from ms_assets_tests.benchmarks.shapes import GRAPHS
 
 DIMENSIONS = 128
-LARGER = {
-    "500m": Sizes(n_users=60_000, n_graph_songs=2_400_000, n_songs=3_000_000, n_edges=60_000_000, n_owners=600_000),
-    "5b": Sizes(n_users=600_000, n_graph_songs=8_000_000, n_songs=9_400_000, n_edges=600_000_000, n_owners=1_900_000),
-}
-"""What the activity filter leaves of the larger scales if it leaves as much as of 50m."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ def section(found: list[Epoch]) -> str:
             "",
             table(
                 ("", "edges", "steps an epoch", "epoch on two cores, h", "memory, GiB"),
-                [_larger(scale, sizes, found[-1]) for scale, sizes in LARGER.items()],
+                [_larger(scale, sizes, found[-1]) for scale, sizes in GRAPHS.items()],
             ),
         ]
     )

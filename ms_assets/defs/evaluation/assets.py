@@ -21,28 +21,25 @@ from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
 from ms_assets.evaluation.comparison import JUDGED_BY, Holdout
-from ms_assets.retrieval.methods import METHODS
+from ms_assets.retrieval.methods import METHODS, RANKED
+from ms_assets.retrieval.own_lists import of_methods
 from ms_assets.settings import EvaluationSettings
 from ms_assets.streams import Relation, TableStream
 
 asset = room("evaluation")
+OWN_LISTS = "own_lists"
 columns = partial(
     schemas.columns,
-    methods=",".join(METHODS),
+    methods=",".join((*METHODS, OWN_LISTS)),
     metrics=",".join(metrics.METRICS),
     compared=",".join(exposures.COMPARED),
     confidence=f"{CONFIDENCE:.0%}",
     judged_by=JUDGED_BY,
 )
-RECOMMENDATIONS = assets_of("retrieval", *METHODS) | assets_of("reranking", "ranked")
+RECOMMENDATIONS = assets_of("retrieval", *METHODS, OWN_LISTS) | assets_of("reranking", RANKED)
 PARTS = assets_of("splits", "users", "songs", "train", "validation", "test")
 TESTED = assets_of("splits", "users", "songs", "train", "ground_truth")
 EVENTS = assets_of("raw", "multi_event")
-
-
-def _present(recommendations: passes.Methods) -> passes.Methods:
-    """Recommendations without those of the second stage where nobody validates, so that it has no ranker."""
-    return {name: lists for name, lists in recommendations.items() if name != "ranked" or len(lists)}
 
 
 @asset(
@@ -61,9 +58,20 @@ def user_metrics(
     The leaderboard holds the means; this table holds single users.
     """
     settings = settings_of(context, EvaluationSettings)
-    rows = passes.user_metrics(_present(recommendations), users, songs, train, ground_truth, settings.ks)
+    rows = passes.user_metrics(_methods(recommendations), users, songs, train, ground_truth, settings.ks)
     n_tested = ground_truth.filter("split = 'test'").aggregate("count(DISTINCT user_id)").fetchall()[0][0]
     return dg.MaterializeResult(value=TableStream(rows), metadata={"n_users": n_tested, **settings.model_dump()})
+
+
+def _methods(recommendations: passes.Methods) -> passes.Methods:
+    """Lists by method: those made here, without the second stage's where it has no ranker, and other programs'."""
+    methods: passes.Methods = {}
+    for name, lists in recommendations.items():
+        if name == OWN_LISTS:
+            methods |= of_methods(lists)
+        elif name != RANKED or len(lists.limit(1)):
+            methods[name] = lists
+    return methods
 
 
 def _ks(user_metrics: Relation) -> list[int]:
@@ -85,7 +93,7 @@ def official_user_metrics(
     Comparable with their table; empty unless the protocol is global_temporal.
     """
     wanted = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
-    given = (_present(recommendations), users, songs, train, test, _ks(user_metrics))
+    given = (_methods(recommendations), users, songs, train, test, _ks(user_metrics))
     rows = passes.official_user_metrics(*given) if wanted else ()
     return TableStream(chain([official.SCHEMA.to_frame().to_arrow()], rows))
 
@@ -101,7 +109,7 @@ def slices(
     **recommendations: Relation,
 ) -> pl.DataFrame:  # fmt: skip
     """One row per method, view, K, slice and metric: by history length, warm or cold, head or tail, source of event."""
-    return passes.slices(_present(recommendations), users, songs, train, test, ground_truth, _ks(user_metrics))
+    return passes.slices(_methods(recommendations), users, songs, train, test, ground_truth, _ks(user_metrics))
 
 
 @asset(kinds={"numpy"}, code_version="1", ins=RECOMMENDATIONS | TESTED, metadata=columns("evaluation/recall_curve"))
@@ -111,7 +119,7 @@ def recall_curve(
 ) -> pl.DataFrame:  # fmt: skip
     """One row per method, view and length of the list: mean recall at that length."""
     longest = _ks(user_metrics)[-1]
-    return passes.recall_curve(_present(recommendations), users, songs, train, ground_truth, longest)
+    return passes.recall_curve(_methods(recommendations), users, songs, train, ground_truth, longest)
 
 
 @asset(
@@ -129,7 +137,7 @@ def exposure(
     A recommender may be good on average and recommend the same few songs to all users.
     """
     is_global = protocols.is_global(protocols.spans_of(train=train, validation=validation, test=test))
-    return passes.exposure(_present(recommendations), users, songs, train, is_global, _ks(user_metrics))
+    return passes.exposure(_methods(recommendations), users, songs, train, is_global, _ks(user_metrics))
 
 
 def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boards.Pane]:

@@ -14,13 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.defs.platform import shown
-from ms_assets.defs.platform.io_managers import IndexOfOrigin
-from ms_assets.defs.platform.resources import MLflow
+from ms_assets.defs.platform.io_managers import IndexOfOrigin, TableIOManager
+from ms_assets.defs.platform.resources import DuckDB, MLflow
 from ms_assets.defs.platform.scales import assets_of, config_schema, room, settings_of
 from ms_assets.defs.platform.schemas import columns
 from ms_assets.files import temporary_folder
 from ms_assets.registry import CONTENT
-from ms_assets.retrieval import baselines, cold_start, implicit_models, linear_models, served
+from ms_assets.retrieval import baselines, cold_start, implicit_models, linear_models, own_lists, served
 from ms_assets.retrieval import index as indexing
 from ms_assets.retrieval import queries as asking
 from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
@@ -338,6 +338,26 @@ def content_based(users: Relation, songs: Relation, train: Relation, bipartite_g
     audio = in_graph.x.numpy(), in_graph.has_audio.numpy()
     dataset = replace(Dataset.of(users, songs, train), audio=audio)
     return _recommended(dataset, lambda: ContentBased().fit(dataset))
+
+
+@asset(
+    name="own_lists",
+    kinds={"duckdb"},
+    code_version="1",
+    ins=SPLITS | assets_of("raw", "user_ids", "song_ids"),
+    metadata=columns("retrieval/own_lists"),
+)
+def lists_of_others(
+    context: dg.AssetExecutionContext, duckdb: DuckDB, io_manager: dg.ResourceParam[TableIOManager],
+    users: Relation, songs: Relation, train: Relation, user_ids: Relation, song_ids: Relation,
+) -> dg.MaterializeResult[Relation]:  # fmt: skip
+    """Lists that other programs recommend, from `recommendations/<name>/<scale>.parquet` in the home, to be compared.
+
+    One row per method, view, user and rank; each file is a method of the leaderboard. Empty where there is none.
+    """
+    files = own_lists.files_of(io_manager.home / "recommendations", context.partition_key)
+    lists = own_lists.read(duckdb.connection, files, users, songs, train, user_ids, song_ids)
+    return dg.MaterializeResult(value=lists, metadata={f"lists of {name}": str(file) for name, file in files.items()})
 
 
 @asset(

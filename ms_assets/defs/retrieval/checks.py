@@ -16,7 +16,7 @@ from ms_assets.defs.platform.scales import assets_of
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.cold_start import indexed_vectors
 from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, differences, origin, recall_at
-from ms_assets.retrieval.methods import METHODS
+from ms_assets.retrieval.methods import METHODS, RANKED
 from ms_assets.retrieval.recommender import TOP_K
 from ms_assets.streams import Relation
 from ms_assets.vectors import embeddings, vector_column
@@ -163,5 +163,5 @@ RANKED_CANDIDATES = tuple(
 """Numbers of songs that the second stage can recommend, as `Recommender.candidates` has them: none without a ranker."""
 of_recommendations = [
     *(_recommendations_check("retrieval", name, method.candidates) for name, method in METHODS.items()),
-    _recommendations_check("reranking", "ranked", (RANKED_CANDIDATES[0], RANKED_CANDIDATES[1])),
+    _recommendations_check("reranking", RANKED, (RANKED_CANDIDATES[0], RANKED_CANDIDATES[1])),
 ]

@@ -1,0 +1,178 @@
+"""Rehearsal of a scale: every large stage over fractions of its graph, and the line through what they take.
+
+Each stage runs in a process of its own, as it does at the large scales, on the artefacts of the stages before.
+"""
+
+import logging
+import math
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ms_assets.graph import bipartite
+from ms_assets.training import memory, trainer
+from ms_assets.training.memory import Sizes
+from ms_assets_tests.benchmarks import fraction, stages
+from ms_assets_tests.benchmarks.report import machine, table
+from ms_assets_tests.benchmarks.shapes import GRAPHS
+from ms_assets_tests.benchmarks.stages import EXACT, STAGES, STEPS, TRAINING, Found, settings_of
+
+logger = logging.getLogger(__name__)
+
+FRACTIONS = (0.01, 0.1)
+ROOM = 0.8
+"""Share of the free memory that the largest fraction may fill."""
+CALCULATED = (TRAINING, EXACT)
+"""Stages of which a part is timed, and the whole calculated."""
+EPOCHS = 2
+"""Epochs that a training is rehearsed with: its own, and one with cold songs hidden."""
+
+Value = Callable[[Found], float]
+"""Number that is read off a stage's measurements."""
+
+
+def measured(names: Iterable[str], folder: Path, scale: str) -> Iterator[tuple[str, Found]]:
+    """Run stages one after the other, each in a process of its own, which has imported the libraries and no more."""
+    context = multiprocessing.get_context("forkserver")
+    # As in any run, resources come first: they choose the pages that tensors are allocated in.
+    context.set_forkserver_preload(["ms_assets.defs.platform.resources", stages.__name__])
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes:
+        for stage in names:
+            yield stage, processes.submit(stages.found, stage, folder, scale).result()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Measurements of all stages on one fraction of a scale."""
+
+    fraction: float
+    sizes: Sizes
+    stages: dict[str, Found]
+
+
+def run(scale: str, share: float, place: Path | None) -> Run:
+    """Generate a fraction of a scale below a folder, and measure every stage on it."""
+    sizes = fraction.sizes_of(GRAPHS[scale], share)
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        folder = Path(name)
+        fraction.write(folder, sizes)
+        found = {}
+        for stage, taken in measured(STAGES, folder, scale):
+            logger.info("%g of %s, %s: %.1f s, %d MiB", share, scale, stage, taken.seconds["all"], taken.peak >> 20)
+            found[stage] = taken
+    return Run(share, sizes, found)
+
+
+def rehearse(scale: str, fractions: Sequence[float], available: int, place: Path | None) -> list[Run]:
+    """Measure a scale on fractions, in ascending order, and, unless it is 0, on the largest that so many bytes hold.
+
+    place: folder in which a fraction's artefacts lie meanwhile.
+    """
+    runs = [run(scale, share, place) for share in fractions]
+    if not available:
+        return runs
+    lines = [line(runs, _peak, stage) for stage in STAGES]
+    largest = min(1.0, *((ROOM * available - start) / slope for start, slope in lines if slope > 0))
+    if largest > 1.5 * fractions[-1]:
+        runs.append(run(scale, largest, place))
+    return runs
+
+
+def line(runs: Sequence[Run], value: Value, stage: str, power: float = 1.0) -> tuple[float, float]:
+    """Start and slope of the line through a value of a stage, by least squares over a power of the fractions."""
+    x = [run.fraction**power for run in runs]
+    slope, start = np.polyfit(x, [value(run.stages[stage]) for run in runs], 1)
+    return float(start), float(slope)
+
+
+def whole(runs: Sequence[Run], value: Value, stage: str, power: float = 1.0) -> float:
+    """Value of a stage on the whole scale: as measured, if it was, or where the line through the fractions ends."""
+    if runs[-1].fraction == 1:
+        return value(runs[-1].stages[stage])
+    return max(sum(line(runs, value, stage, power)), 0.0)
+
+
+def _peak(found: Found) -> float:
+    return found.peak
+
+
+def estimates(scale: str) -> dict[str, int]:
+    """Bytes that the product's refusals estimate for the whole scale, by stage."""
+    sizes = GRAPHS[scale]
+    of_graph = bipartite.estimate(sizes.n_users, sizes.n_songs, sizes.n_edges, sizes.audio_dimensions)
+    parts = {"graph/bipartite_graph": of_graph, TRAINING: memory.estimate(sizes, settings_of(scale))}
+    return {stage: sum(estimated.values()) for stage, estimated in parts.items()}
+
+
+def hours(scale: str, runs: Sequence[Run], stage: str) -> float:
+    """Hours of a stage on the whole scale; a training's are its number of steps times those of a step, and the rest."""
+
+    def seconds(value: Value) -> float:
+        return whole(runs, value, stage, STAGES[stage].power)
+
+    if stage != TRAINING:
+        return seconds(lambda found: found.seconds["all"]) / 3600
+    settings = settings_of(scale)
+    n_steps = math.ceil(GRAPHS[scale].n_edges / settings.step_size(GRAPHS[scale].n_edges))
+    n_epochs = settings.epochs + trainer.short(settings).epochs  # the latter with cold songs hidden
+    learning, frozen = (seconds(lambda found, kind=kind: found.seconds[kind]) for kind in STEPS)
+    share = 1 / settings.edge_weight_interval
+    rest = seconds(lambda found: found.seconds["all"] - EPOCHS * sum(found.seconds[kind] for kind in STEPS))
+    return (n_epochs * n_steps * (share * learning + (1 - share) * frozen) + rest) / 3600
+
+
+def section(scale: str, runs: Sequence[Run]) -> str:
+    """Measurements of the fractions, and what the whole scale needs by them, as Markdown."""
+    estimated, is_whole = estimates(scale), runs[-1].fraction == 1
+    mark = "measured" if is_whole else "extrapolated"
+    rows, needed = [], {}
+    for stage in STAGES:
+        needed[stage] = whole(runs, _peak, stage)
+        beyond = whole(runs, lambda found: found.beyond, stage)
+        disk = whole(runs, lambda found: found.disk, stage)
+        told = f"{_gib(estimated[stage])} c, {_gib(beyond)} {mark[0]}" if stage in estimated else ""
+        time_mark = "c" if stage in CALCULATED else mark[0]
+        cells = f"{_gib(needed[stage])} {mark[0]}", told, f"{_gib(disk)} {mark[0]}"
+        rows.append((stage, *cells, f"{hours(scale, runs, stage):.2f} {time_mark}"))
+    most, sizes = max(needed, key=needed.__getitem__), GRAPHS[scale]
+    return "\n".join(
+        [
+            f"`{scale}`: {sizes.n_edges:,} edges, {sizes.n_users:,} users, {sizes.n_songs:,} songs, "
+            f"{sizes.n_graph_songs:,} of them in the graph, made up with the degrees of Yambda. {machine()}.",
+            "",
+            table(("peak, GiB", *(f"{run.sizes.n_edges:,} edges" for run in runs)), _measured_rows(runs)),
+            "",
+            "Peaks are of a process for each stage, libraries included. In brackets: what the product estimates before "
+            "the work, over what the process then takes beyond what it held.",
+            "",
+            table(("the whole scale", "memory, GiB", "estimate and need, GiB", "disk, GiB", "hours"), rows),
+            "",
+            f"m: measured, e: extrapolated by the line through the sizes above (searches of users among songs by a "
+            f"higher power), c: calculated. **The largest process, {most}, needs {_gib(needed[most])} GiB "
+            f"({mark})**. Hours are those of this machine at that time. A training counts all its epochs and those "
+            f"with cold songs hidden; a baseline that learns vectors searches exactly. Raw tables and splits are in "
+            f'"Scaling"; other baselines, the second stage and the rest of the evaluation are not in the table.',
+        ]
+    )
+
+
+def _measured_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    return [
+        (
+            stage,
+            *(
+                _gib(taken.peak) + (f" ({taken.estimated / taken.beyond:.2f})" if taken.estimated else "")
+                for taken in (run.stages[stage] for run in runs)
+            ),
+        )
+        for stage in STAGES
+    ]
+
+
+def _gib(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.2f}"
