@@ -36,7 +36,7 @@ MADE_UP = {
     "training/hyperparameter_study": {"number", "state", "is_best", "n_epochs", "seconds", "parameters",
                                       "mlflow_run_id", "remark"},
     "retrieval/own_lists": {"method", "view", "score"},
-    "retrieval/served_model": {"name", "version"},
+    "reranking/served_model": {"name", "version"},
     "evaluation/champion": {"name", "challenger", "champion_before", "champion", "promoted", "reason", "n_users",
                             "n_users_dropped", "n_songs", "n_songs_dropped", "users_known", "targets_known"},
     "training/ablation": {"variant", "seed", "best_epoch", "seconds", "mlflow_run_id"},

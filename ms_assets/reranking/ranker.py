@@ -32,6 +32,8 @@ START = 0.1
 """Weight of −log2(rank + 1) in the best source's list, with which scores begin."""
 NOT_LISTED = 200
 """Rank of songs that a source does not list, for their start."""
+FEW = 4_096
+"""Number of candidates below which one thread computes scores: those of one user wait longer for several."""
 JUDGED_AT = (10, 100)
 SEED = 0
 ABOUT = "ranker.json"
@@ -110,7 +112,8 @@ class Ranker:
     def scores(self, view: str, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores of candidates, the start and the mean of the view's models; features float32 [n, n_features]."""
         ranks = features[:, self.names.index(f"{self.starts[view]}_rank")]
-        return started(ranks) + np.mean([model.predict(features) for model in self.models[view]], axis=0)
+        threads: dict[str, Any] = {"num_threads": 1} if len(features) < FEW else {}
+        return started(ranks) + np.mean([model.predict(features, **threads) for model in self.models[view]], axis=0)
 
     def contributions(self, view: str, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """SHAP values: what each feature adds to the start of candidates, [n, n_features]."""
