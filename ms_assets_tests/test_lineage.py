@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from ms_assets.__main__ import main
 from ms_assets.definitions import defs
 from ms_assets.defs.platform.checks import enough_rows
 from ms_assets.defs.platform.io_managers import TableIOManager
@@ -226,6 +227,15 @@ def test_a_file_without_its_record_is_refused_with_what_to_do(platform):
         pytest.raises(DamagedFileError, match=r"no record of its origin.*materialise"),
     ):
         platform.materialise(EDGES, alone=True)
+
+
+def test_the_command_ends_with_that_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("MS_ASSETS_HOME", str(tmp_path))
+    board = tmp_path / "data/evaluation/leaderboard/50m.parquet"
+    board.parent.mkdir(parents=True)
+    board.touch()
+    with pytest.raises(SystemExit, match=f"^{board}: found no record of its origin"):
+        main(["50m"])
 
 
 def test_a_home_that_was_copied_or_renamed_is_read_where_it_is_now(platform, tmp_path):
