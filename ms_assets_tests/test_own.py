@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 import mlflow
@@ -43,13 +43,14 @@ def events():
     return sorted(rows)
 
 
-def as_csv(path, rows):
-    """Write events with text for ids and ISO times, in no order."""
+def as_csv(path, rows, digits=3):
+    """Write events with text for ids, of so many digits, and ISO times, in no order."""
     frame = pl.DataFrame(rows, list(Event._fields), orient="row").sample(fraction=1, shuffle=True, seed=0)
+    uid, item_id = (pl.col(name).cast(pl.String).str.zfill(digits) for name in ("uid", "item_id"))
     frame.select(
-        listener=pl.format("u{}", "uid"),
-        track=pl.format("song {}", "item_id"),
-        when=pl.col("timestamp").map_elements(lambda s: datetime.fromtimestamp(s, UTC).isoformat(), pl.String),
+        listener=pl.format("u{}", uid),
+        track=pl.format("song {}", item_id),
+        when=pl.from_epoch("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S+00:00"),
         action=pl.col("event_type").replace("listen", "play"),
         share=pl.col("played_ratio_pct") / 100,
         is_organic="is_organic",
@@ -101,6 +102,31 @@ def test_imported_tables_are_linked_and_ids_are_those_of_the_log(both):
     assert users["user"].to_list() == [f"u{uid}" for uid in yambda["uid"]]
     assert pl.read_parquet(both.file("raw/user_ids")).columns == ["uid", "user"]
     assert pl.read_parquet(both.file("raw/user_ids")).is_empty()
+
+
+LASTFM = Path(__file__).parents[2] / "shared" / "data" / "lastfm"
+
+
+@pytest.mark.skipif(not LASTFM.is_dir(), reason="needs ../shared/data/lastfm beside the repository")
+def test_a_real_log_as_csv_in_any_order_is_divided_as_in_yambdas_layout(platform_at, tmp_path):
+    for one, other in divided_both_ways(platform_at(tmp_path), LASTFM, "global_temporal"):
+        assert len(one) > 0
+        assert one.equals(other)
+
+
+def divided_both_ways(platform, folder, protocol):
+    """Tables of a set in Yambda's layout and, beside each, those of its events as CSV; rows sorted, for times tie."""
+    platform.source.rmdir()
+    platform.source.symlink_to(folder)
+    rows = pl.read_parquet(folder / "flat/50m/multi_event.parquet").rows()
+    import_events(as_csv(platform.home.parent / "log.csv", rows, digits=10), folder_in(platform.home), **NAMED)
+    config = {**RULES, "split_events": {**RULES["split_events"], "protocol": protocol}}
+    for scale in ("50m", "own"):
+        platform.materialise(*DIVIDED, scale=scale, config=config)
+    for key in DIVIDED:
+        one, other = (pl.read_parquet(platform.file(key, scale)) for scale in ("50m", "own"))
+        if key != "splits/negatives":  # of listens alone there are none
+            yield one.sort(pl.all()), other.sort(pl.all())
 
 
 SHORT = {"epochs": 1, "embedding_dim": 8, "neutral_negatives": 8, "race": False}
