@@ -75,10 +75,11 @@ class LightGCN(VectorRecommender):
 
         given = dataset.tables
         assert given is not None, "frames come with the tables that a graph is made of"
+        silence = np.zeros((dataset.n_songs, 1), np.float32), np.zeros(dataset.n_songs, bool)
         graph = bipartite_graph(
             given.users.to_arrow_table(),
             given.songs.to_arrow_table(),
-            given.audio.to_arrow_table(),
+            dataset.audio or silence,
             len(given.train),
             edges(given.connection, given.train).to_arrow_reader(),
         )
