@@ -9,7 +9,7 @@ from ms_assets.retrieval import queries
 from ms_assets.retrieval.baselines import activation
 from ms_assets.retrieval.cold_start import placed
 from ms_assets.retrieval.dataset import Dataset
-from ms_assets.retrieval.index import SongIndex
+from ms_assets.retrieval.index import SongIndex, gpu_of
 from ms_assets.retrieval.recommender import Ranked, VectorRecommender
 from ms_assets.settings import TrainingSettings, validated
 from ms_assets.vectors import Ragged
@@ -106,7 +106,8 @@ class LightGCN(VectorRecommender):
         return {"users": asked, "songs": songs}
 
     def _prepare(self, dataset: Dataset) -> None:
-        index = SongIndex.build(self.learned["songs"], queries=self.learned["users"])
+        gpu = gpu_of(self.settings.device)
+        index = SongIndex.build(self.learned["songs"], queries=self.learned["users"], gpu=gpu)
         self.of_embeddings(dataset, index, np.arange(dataset.n_songs), **self.learned)
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:

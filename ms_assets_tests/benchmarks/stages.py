@@ -217,7 +217,7 @@ def song_index(bench: Bench) -> None:
 
 def lightgcn(bench: Bench) -> None:
     """Recommend to everybody by the index."""
-    made_from = {"id_map": fingerprint(bench.song_ids), "queries": fingerprint(bench.vectors[1])}
+    made_from = {"device": "cpu", "id_map": fingerprint(bench.song_ids), "queries": fingerprint(bench.vectors[1])}
     index = IndexOfOrigin(SongIndex.load(bench.folder / "index.faiss").index, made_from)
     given = bench.tables("users", "songs", "train", "queries")
     bench.publish("lightgcn", [retrieval_assets.lightgcn(**given, song_index=index).value])
