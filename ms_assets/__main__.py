@@ -19,7 +19,7 @@ from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard
-from ms_assets.files import sweep
+from ms_assets.files import DamagedFileError, sweep
 from ms_assets.raw.importing import EVENT_COLUMNS, import_events
 from ms_assets.raw.own import OWN, folder_in
 from ms_assets.raw.schema import SourceError
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command in `arguments`, by default the process's own, and exit."""
     try:
         commands(arguments, prog_name="python -m ms_assets")
-    except (FileNotFoundError, ChampionError, SourceError, StoreError) as problem:
+    except (FileNotFoundError, ChampionError, DamagedFileError, SourceError, StoreError) as problem:
         sys.exit(str(problem))
 
 

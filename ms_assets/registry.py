@@ -120,7 +120,7 @@ class Registry:
         """
         versions = {version.number: version for version in self.versions()}
         if number not in versions:
-            there = ", ".join(map(str, versions)) or "none yet, materialise retrieval/served_model first"
+            there = ", ".join(map(str, versions)) or "none yet, materialise reranking/served_model first"
             raise ChampionError(f"{self.name} has no version {number}; registered versions: {there}")
         return versions[number]
 

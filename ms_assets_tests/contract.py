@@ -7,8 +7,8 @@ ASSETS = {
     "graph": "edges bipartite_graph statistics",
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
     "retrieval": "queries cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay "
-    "item_knn session_knn ials bpr collaborative_filtering graph_filter ease content_based own_lists served_model",
-    "reranking": "features pool ranker ranked ablation",
+    "item_knn session_knn ials bpr collaborative_filtering graph_filter ease content_based own_lists",
+    "reranking": "features pool ranker ranked ablation served_model",
     "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
     "leaderboard report champion",
 }
@@ -26,7 +26,7 @@ ASKED_FOR = {
     "evaluation/user_metrics_json",
 }
 """Experiments of many trainings, and an export; the job `pipeline` leaves them out too."""
-NO_METHODS = {"queries", "cold_songs", "song_index", "own_lists", "served_model"}
+NO_METHODS = {"queries", "cold_songs", "song_index", "own_lists"}
 METHODS = set(ASSETS["retrieval"].split()) - NO_METHODS | {"ranked"}
 CHECKPOINT = "training/lightgcn"
 REPORT = "evaluation/report"

@@ -27,7 +27,8 @@ MAIN_PATH = (
     "splits/train",
     *(f"graph/{name}" for name in ("edges", "bipartite_graph")),
     *(f"training/{name}" for name in ("lightgcn", "user_embeddings", "song_embeddings")),
-    *(f"retrieval/{name}" for name in ("song_index", "lightgcn", "served_model")),
+    *(f"retrieval/{name}" for name in ("song_index", "lightgcn")),
+    "reranking/served_model",
     *(f"evaluation/{name}" for name in ("user_metrics", "leaderboard", "champion")),
 )
 """What the picture of the lineage shows: with all assets nobody could read their names."""

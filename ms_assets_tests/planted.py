@@ -14,7 +14,8 @@ from ms_assets.defs.platform.resources import MLflow
 from ms_assets.evaluation.comparison import Holdout
 from ms_assets.interactions import Interactions
 from ms_assets.registry import Registry, Version
-from ms_assets.retrieval import pyfunc_model, served
+from ms_assets.reranking import pyfunc_model
+from ms_assets.retrieval import served
 from ms_assets.retrieval.served import ModelData
 from ms_assets_tests.training.graphs import trained_model
 

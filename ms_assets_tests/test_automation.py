@@ -185,6 +185,14 @@ def test_a_table_that_a_person_has_reported_in_the_ui_changes_nothing(instance, 
         assert asked_for(tick(instance, newer)) == [("50m", f"50m@{NEXT_COMMIT}")]
 
 
+def test_a_table_that_somebody_has_changed_is_passed_over_and_keeps_no_other_from_its_run(instance, newer):
+    made(home_of(newer), "50m")
+    made(home_of(newer), "5b", revision=NEXT_COMMIT)
+    (home_of(newer) / "data/raw/multi_event/5b.parquet").write_bytes(b"other rows")
+    (home_of(newer) / "data/raw/multi_event/50m.origin.json").write_bytes(b"[")
+    assert asked_for(tick(instance, newer)) == [("50m", f"50m@{NEXT_COMMIT}")]
+
+
 def test_the_cursor_remembers_what_was_asked_for(instance, newer):
     made(home_of(newer), "50m")
     cursor = tick(instance, newer).cursor

@@ -11,13 +11,14 @@ import pytest
 
 from ms_assets.definitions import defs
 from ms_assets.defs.evaluation import checks as evaluation
-from ms_assets.defs.platform.checks import enough_rows
+from ms_assets.defs.platform.checks import asset_check, enough_rows
 from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.lineage import InconsistentInputsError, Made, origins_of
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.defs.platform.schemas import as_metadata, declared, described, difference
 from ms_assets.defs.raw import checks as raw
 from ms_assets.defs.training import checks as training
+from ms_assets.streams import Relation
 from ms_assets.vectors import fixed_size_list
 from ms_assets_tests.conftest import metadata
 from ms_assets_tests.training.graphs import trained_model, unit_rows
@@ -124,6 +125,30 @@ def test_every_check_that_is_launched_alone_says_that_it_runs_with_its_asset(pla
     assert len(errors) == sum(event.is_step_start for event in run.all_node_events) > 60
     expected = "this run has no scale; a check runs with its asset, so materialise the asset for a scale"
     assert [error for error in errors if expected not in error] == []
+
+
+def test_a_blocking_check_that_ends_in_an_error_has_failed(tmp_path, duckdb):
+    number = as_metadata({"number": ("BIGINT", "number")})
+    resources = {"io_manager": TableIOManager(base_dir=str(tmp_path / "data"), duckdb=duckdb)}
+
+    @dg.asset(partitions_def=SCALES, metadata=number)
+    def numbers():
+        return pa.table({"number": [0]})
+
+    @asset_check(asset=["numbers"], blocking=True)
+    def divide_one(numbers: Relation) -> dg.AssetCheckResult:
+        raise ZeroDivisionError("by 0")
+
+    @dg.asset(partitions_def=SCALES, metadata=number)
+    def more(numbers: Relation):
+        return numbers
+
+    assert not dg.materialize(
+        [numbers, divide_one], resources=resources, partition_key="50m", raise_on_error=False
+    ).success
+    expected = r"numbers of 50m failed a blocking check \(divide_one: ended in an error \(ZeroDivisionError: by 0\)\)"
+    with pytest.raises(InconsistentInputsError, match=expected):
+        dg.materialize([dg.AssetSpec("numbers", partitions_def=SCALES), more], resources=resources, partition_key="50m")
 
 
 # training

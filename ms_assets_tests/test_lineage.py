@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from ms_assets.__main__ import main
 from ms_assets.definitions import defs
 from ms_assets.defs.platform.checks import enough_rows
 from ms_assets.defs.platform.io_managers import TableIOManager
@@ -35,7 +36,7 @@ MADE_UP = {
     "training/hyperparameter_study": {"number", "state", "is_best", "n_epochs", "seconds", "parameters",
                                       "mlflow_run_id", "remark"},
     "retrieval/own_lists": {"method", "view", "score"},
-    "retrieval/served_model": {"name", "version"},
+    "reranking/served_model": {"name", "version"},
     "evaluation/champion": {"name", "challenger", "champion_before", "champion", "promoted", "reason", "n_users",
                             "n_users_dropped", "n_songs", "n_songs_dropped", "users_known", "targets_known"},
     "training/ablation": {"variant", "seed", "best_epoch", "seconds", "mlflow_run_id"},
@@ -226,6 +227,15 @@ def test_a_file_without_its_record_is_refused_with_what_to_do(platform):
         pytest.raises(DamagedFileError, match=r"no record of its origin.*materialise"),
     ):
         platform.materialise(EDGES, alone=True)
+
+
+def test_the_command_ends_with_that_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("MS_ASSETS_HOME", str(tmp_path))
+    board = tmp_path / "data/evaluation/leaderboard/50m.parquet"
+    board.parent.mkdir(parents=True)
+    board.touch()
+    with pytest.raises(SystemExit, match=f"^{board}: found no record of its origin"):
+        main(["50m"])
 
 
 def test_a_home_that_was_copied_or_renamed_is_read_where_it_is_now(platform, tmp_path):

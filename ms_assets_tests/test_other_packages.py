@@ -13,7 +13,7 @@ from mlflow.pyfunc import scoring_server
 
 from ms_assets.defs.platform.resources import TUNING, DuckDB
 from ms_assets.registry import MODEL
-from ms_assets.retrieval import pyfunc_model
+from ms_assets.reranking import pyfunc_model
 from ms_assets_tests import planted
 from ms_assets_tests.workplace import ROOT, Workplace
 

@@ -102,7 +102,7 @@ def test_a_champion_promoted_again_comes_after_the_others(registry):
 
 def test_an_unknown_version_is_named_with_those_there_are(registry):
     with pytest.raises(
-        ChampionError, match="has no version 1; registered versions: none yet, materialise retrieval/served_model"
+        ChampionError, match="has no version 1; registered versions: none yet, materialise reranking/served_model"
     ):
         registry.version(1)
     register(registry, model(0.5))
@@ -124,11 +124,14 @@ def test_a_version_tells_its_training_inputs_metrics_signature_and_example(regis
     assert [output.model_id for output in client.get_run(run.info.run_id).outputs.model_outputs] == [version.model_id]
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
     info = mlflow.models.get_model_info(f"models:/{registry.name}/1")
-    assert info.signature.inputs.input_names() == ["uid", "k", "exclude_heard"]
+    assert info.signature.inputs.input_names() == ["uid", "k", "exclude_heard", "stage"]
     assert info.signature.outputs.input_names() == ["uid", "answer", "item_ids", "scores"]
     assert info.metadata == {"inputs": planted.TRAINING.inputs, "metrics": {"best_validation_ndcg": 0.25}}
     example = mlflow.pyfunc.load_model(f"models:/{registry.name}/1").input_example
-    assert example.to_dict("list") == {"uid": [int(planted.UID[0]), -1], "k": [10, 10], "exclude_heard": [True, False]}
+    assert example.to_dict("list") == {
+        "uid": [int(planted.UID[0]), -1], "k": [10, 10], "exclude_heard": [True, False],
+        "stage": ["ranked", "retrieval"],
+    }  # fmt: skip
     registry.log_metrics(version, {"test all ndcg at 10": 0.5})
     logged = client.get_logged_model(version.model_id)
     assert {metric.key for metric in logged.metrics} == {"best_validation_ndcg", "test all ndcg at 10"}

@@ -109,5 +109,5 @@ def test_after_the_registered_model_is_deleted_there_is_no_version(used, client)
     registry.promote(registry.version(1), {})
     client.delete_registered_model(registry.name)
     assert registry.champion() is None and registry.former() is None and registry.versions() == []
-    with pytest.raises(ChampionError, match="none yet, materialise retrieval/served_model first"):
+    with pytest.raises(ChampionError, match="none yet, materialise reranking/served_model first"):
         champion.by_hand(registry, 1)

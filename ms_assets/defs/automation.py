@@ -11,6 +11,7 @@ from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.resources import Environment, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
+from ms_assets.files import DamagedFileError
 from ms_assets.raw.own import OWN
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, SourceError
 
@@ -109,7 +110,10 @@ def _made_from_another(lineage: Lineage, dataset: str, commit: str) -> list[str]
     """Scales that have a raw table of the dataset from another commit."""
 
     def is_another(scale: str, table: str) -> bool:
-        latest = lineage.history(dg.AssetKey(["raw", table]), scale)[:1]
+        try:
+            latest = lineage.history(dg.AssetKey(["raw", table]), scale)[:1]
+        except DamagedFileError:  # whoever reads it is told
+            return False
         return any(made.metadata["source"] == dataset and made.metadata["revision"] != commit for made in latest)
 
     return [scale for scale in SCALES.get_partition_keys() if any(is_another(scale, table) for table in ALWAYS)]

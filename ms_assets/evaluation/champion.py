@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ms_assets.evaluation.comparison import Comparison, Holdout, K, compare
+from ms_assets.evaluation.comparison import Comparison, Holdout, K, Model, compare
 from ms_assets.registry import ALIAS, CONTENT, DATA, ROLLED_BACK, SINCE, ChampionError, Registry, Version
+from ms_assets.reranking.served import SecondStage
 from ms_assets.retrieval.served import ModelData
 
 KNOWN_AT_LEAST = 0.5
@@ -103,7 +104,7 @@ def _judged(
             "from a backup and materialise evaluation/champion again, or choose a version by hand, such as the new "
             f"one: python -m ms_assets promote {scale} {number}"
         )
-    found = compare(_model_data(registry, challenger), _model_data(registry, champion), holdout)
+    found = compare(_served(registry, challenger), _served(registry, champion), holdout)
     if found.users_known < KNOWN_AT_LEAST or found.targets_known < KNOWN_AT_LEAST:
         shares = f"{found.users_known:.0%} of today's users and {found.targets_known:.0%} of their targets"
         return True, f"the champion was trained on different data: it knows {shares}", found
@@ -114,9 +115,9 @@ def _judged(
     return False, f"{word}: {interval}", found
 
 
-def _model_data(registry: Registry, version: Version) -> ModelData:
+def _served(registry: Registry, version: Version) -> Model:
     with registry.files(version) as folder:
-        return ModelData.read(folder / DATA)
+        return SecondStage.read(folder / DATA) or ModelData.read(folder / DATA)
 
 
 def metrics_of(leaderboard: pl.DataFrame) -> dict[str, float]:

@@ -3,7 +3,8 @@
 The metric is NDCG@10 in `discovery`, which also stops training, and which is the purpose of a trained model: in `all`
 the songs that a user plays anyway beat most models. Users and songs are those that both models know. Songs that either
 model has trained on for a user are neither candidates nor targets, so that a champion trained on another split gains
-nothing by having seen this test part. Both models search exactly, so that indices make no difference.
+nothing by having seen this test part. Each model recommends as it would serve: by the order of its second stage, if it
+has one; else by exact search, so that indices make no difference.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from ms_assets import ranking
 from ms_assets.certainty import of_means
 from ms_assets.interactions import Floats, Interactions
-from ms_assets.retrieval.recommender import VIEWS, nearest, ranked
+from ms_assets.reranking.past import ranges
+from ms_assets.reranking.served import SecondStage
+from ms_assets.retrieval.recommender import VIEWS, Rank, Ranked, nearest, ranked
 from ms_assets.retrieval.served import ModelData
 from ms_assets.streams import Relation
 
@@ -77,14 +80,21 @@ class Comparison:
     """Share of these users' targets that both models know."""
 
 
-def compare(challenger: ModelData, champion: ModelData, holdout: Holdout) -> Comparison:
-    """Compare two models on the users and songs that both know; means are NaN if no user is left."""
-    uid, models = holdout.targets["uid"].unique().to_numpy(), (challenger, champion)
+Model = ModelData | SecondStage
+"""Model as it would serve: in one stage, or in two."""
+
+
+def compare(one: Model, other: Model, holdout: Holdout) -> Comparison:
+    """Compare a challenger with a champion on the users and songs that both know; means are NaN if no user is left."""
+    uid, models = holdout.targets["uid"].unique().to_numpy(), (one, other)
+    challenger, champion = map(_data, models)
     users = np.intersect1d(np.intersect1d(uid, challenger.uid), champion.uid)
     songs = np.intersect1d(challenger.item_id, champion.item_id)
     asked = holdout.targets.filter(pl.col("uid").is_in(users))
     known = _interactions(asked, users, songs, "relevance")
-    heard = _interactions(pl.concat([holdout.heard, *(_trained(model, users) for model in models)]), users, songs)
+    heard = _interactions(
+        pl.concat([holdout.heard, *(_trained(_data(model), users) for model in models)]), users, songs
+    )
     targets = known.without(heard)
     ndcg = np.column_stack([_ndcg(model, users, songs, heard, targets) for model in models])
     ndcg = ndcg[targets.n_positive("relevance") > 0]
@@ -124,7 +134,40 @@ def _rows(ids: Ids, wanted: Ids) -> NDArray[np.int64]:
     return np.intersect1d(ids, wanted, assume_unique=True, return_indices=True)[1]
 
 
-def _ndcg(model: ModelData, users: Ids, songs: Ids, heard: Interactions, targets: Interactions) -> Floats:
-    find = nearest(model.users[_rows(model.uid, users)], model.songs[_rows(model.item_id, songs)])
+def _data(model: Model) -> ModelData:
+    return model.data if isinstance(model, SecondStage) else model
+
+
+def _ndcg(model: Model, users: Ids, songs: Ids, heard: Interactions, targets: Interactions) -> Floats:
+    data = _data(model)
+    user, song = _rows(data.uid, users), _rows(data.item_id, songs)
+    if isinstance(model, SecondStage) and VIEW in model.ranker.models:
+        find = _by_second_stage(model, user, song)
+    else:
+        find = nearest(data.users[user], data.songs[song])
     found, _ = ranked(find, np.arange(len(users)), heard, len(songs), K)
     return ranking.ndcg(targets.gains("relevance", found[VIEWS.index(VIEW)]), targets.ideal_dcg("relevance", K))
+
+
+def _by_second_stage(model: SecondStage, user: Ids, song: Ids) -> Rank:
+    """Function that ranks the candidates of a model's second stage, of these of its users and songs alone."""
+    place = np.full(len(model.data.item_id), -1)
+    place[song] = np.arange(len(song))
+    lists: dict[int, Ids] = {}
+    for first, last in ranges(len(model.data.uid)):
+        wanted = np.flatnonzero((user >= first) & (user <= last))
+        if len(wanted):
+            order = model.order(VIEW, first, last)
+            borders = np.searchsorted(order.user, np.arange(last - first + 2))
+            for row in wanted:
+                at = user[row] - first
+                mine = place[order.song[borders[at] : borders[at + 1]]]
+                lists[int(row)] = mine[mine >= 0]
+
+    def rank(rows: Ids, n: int) -> Ranked:
+        found = np.full((len(rows), n), -1, np.int64)
+        for row, mine in zip(found, (lists[int(one)][:n] for one in rows), strict=True):
+            row[: len(mine)] = mine
+        return found, np.zeros(found.shape, np.float32)
+
+    return rank

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,16 @@ from ms_assets.streams import Relation
 
 Lists = Mapping[str, Relation | None]
 """Tables of recommendations by source; None for a source that is missing."""
+
+
+class Listed(NamedTuple):
+    """List of one source for some users, in the order of users and ranks."""
+
+    keys: NDArray[np.int64]
+    """Keys user · n_songs + song, the users numbered from 0."""
+    rank: NDArray[np.integer]
+    """Ranks from 1."""
+    score: NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -55,24 +65,33 @@ def pool(
         heard: pairs that the view leaves out, the users numbered from 0; no pair in `all`.
         of_late: songs in the order of their recent popularity.
     """
-    first, last = users
-    n_users = last - first + 1
-    found = {}
+    return united(listed(lists, view, users, n_songs), heard, of_late)
+
+
+def listed(lists: Lists, view: str, users: tuple[int, int], n_songs: int) -> dict[str, Listed]:
+    """Read the lists of one view for a range of users (first, last), by source; those of a missing one are empty."""
+    (first, last), found = users, {}
     for source, table in lists.items():
+        found[source] = Listed(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
         if table is not None:
             rows = table.filter(f"view = '{view}' AND user_id BETWEEN {first} AND {last}")
             columns = rows.project(f"user_id - {first} AS user_id, song_id, rank, score").fetchnumpy()
             keys = columns["user_id"].astype(np.int64) * n_songs + columns["song_id"]
-            found[source] = keys, columns["rank"], columns["score"]
-    keys = np.unique(np.concatenate([np.empty(0, np.int64), *(keys for keys, *_ in found.values())]))
+            found[source] = Listed(keys, columns["rank"], columns["score"])
+    return found
+
+
+def united(found: Mapping[str, Listed], heard: Interactions, of_late: NDArray[np.int64]) -> Pool:
+    """Unite lists by source, the users numbered from 0; `heard` and `of_late` as in `pool`."""
+    n_users, n_songs = heard.n_users, heard.n_songs
+    keys = np.unique(np.concatenate([np.empty(0, np.int64), *(source.keys for source in found.values())]))
     short = np.flatnonzero(np.bincount(keys // n_songs, minlength=n_users) < TOP_K)
     keys = np.union1d(keys, _filled(short, heard, of_late, n_songs))
-    pairs = Interactions(keys, n_users, n_songs)
-    ranks, scores = ({source: np.full(len(keys), np.nan, np.float32) for source in lists} for _ in range(2))
-    for source, (listed, rank, score) in found.items():
-        place = np.searchsorted(keys, listed)
-        ranks[source][place], scores[source][place] = rank, score
-    return Pool(pairs, ranks, scores)
+    ranks, scores = ({source: np.full(len(keys), np.nan, np.float32) for source in found} for _ in range(2))
+    for source, each in found.items():
+        place = np.searchsorted(keys, each.keys)
+        ranks[source][place], scores[source][place] = each.rank, each.score
+    return Pool(Interactions(keys, n_users, n_songs), ranks, scores)
 
 
 def _filled(

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
 from ms_assets.reranking.candidates import Pool
-from ms_assets.reranking.past import LEAST, Measures, Past, gather, unmet
+from ms_assets.reranking.past import LEAST, Measured, Measures, Past, gather, unmet
 from ms_assets.vectors import Ragged, unit
 
 AT_ONCE = 1 << 16
 """Number of pairs whose vectors are multiplied at a time."""
-USERS_AT_ONCE = 256
 Values = NDArray[np.float64] | NDArray[np.float32]
 
 
@@ -23,7 +22,7 @@ Values = NDArray[np.float64] | NDArray[np.float32]
 class Knowledge:
     """All that a phase knows: its past, the songs' artists and albums, and vectors that were learned from that past."""
 
-    past: Past
+    past: Measured
     artists: Ragged
     albums: Ragged
     of_songs: Measures
@@ -39,7 +38,7 @@ class Knowledge:
         embeddings: tuple[NDArray[np.float32], NDArray[np.float32]], audio: NDArray[np.float32],
     ) -> Self:  # fmt: skip
         """Measure the past's songs."""
-        return cls(past, artists, albums, past.of_songs(USERS_AT_ONCE), embeddings, audio)
+        return cls(past, artists, albums, past.of_songs(), embeddings, audio)
 
     @cached_property
     def of_late(self) -> NDArray[np.int64]:

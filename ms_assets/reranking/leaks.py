@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
-from ms_assets.reranking.features import FEATURES, USERS_AT_ONCE, Facts, Knowledge, finite
+from ms_assets.reranking.features import FEATURES, Facts, Knowledge, finite
+from ms_assets.reranking.past import ranges
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets.streams import Relation
 
@@ -22,7 +23,7 @@ def leaking(stored: Relation, known: Knowledge, users: NDArray[np.int64]) -> lis
     """
     wrong = set()
     n_songs = known.past.n_songs
-    for first, last in known.past.ranges(USERS_AT_ONCE):
+    for first, last in ranges(known.past.n_users):
         mine = ", ".join(str(user) for user in users if first <= user <= last)
         if not mine:
             continue

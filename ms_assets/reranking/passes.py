@@ -1,15 +1,17 @@
 """Passes over all users, a range at a time: the material that rankers learn from, and the lists that they rank."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
-from ms_assets.reranking import candidates, features
+from ms_assets.reranking import candidates, cold, features
 from ms_assets.reranking.candidates import Lists, Pool
-from ms_assets.reranking.features import USERS_AT_ONCE, Facts, Knowledge
+from ms_assets.reranking.features import Facts, Knowledge
+from ms_assets.reranking.past import ranges
 from ms_assets.reranking.ranker import JUDGED_AT, SEED, Material, Ranker
 from ms_assets.retrieval.recommender import TOP_K, VIEWS
 from ms_assets.streams import Relation, with_progress
@@ -114,15 +116,40 @@ def ranked(
     yield _listed("all", nobody, nobody, nobody, np.empty(0), uid, item_id)
     for view in ranker.models:
         for first, last in _ranges(known, f"lists of {view}"):
-            histories, heard = known.histories(first, last), _pairs(train, first, last, known.past.n_songs)
+            heard = _pairs(train, first, last, known.past.n_songs)
             [(_, pool)] = _pools(known, lists, first, last, heard, [view])
-            columns = features.table(Facts(histories, pool.pairs), pool)
-            scores = ranker.scores(view, np.stack([columns[name] for name in ranker.names], axis=1))
-            order = np.lexsort((pool.pairs.song, -scores, pool.pairs.user))
-            rank = np.arange(len(order)) - pool.pairs.offsets[pool.pairs.user] + 1
-            order, rank = order[rank <= TOP_K], rank[rank <= TOP_K]
-            users = pool.pairs.user[order] + first
-            yield _listed(view, users, rank, pool.pairs.song[order], scores[order], uid, item_id)
+            found = order(known, ranker, view, first, pool)
+            top = found.rank <= TOP_K
+            users, songs = found.user[top] + first, found.song[top]
+            yield _listed(view, users, found.rank[top], songs, found.score[top], uid, item_id)
+
+
+class Order(NamedTuple):
+    """Candidates of some users, user after user, best first: arrays [n_candidates]."""
+
+    user: NDArray[np.int64]
+    """Numbered from 0."""
+    rank: NDArray[np.int64]
+    """Ranks from 1."""
+    song: NDArray[np.int64]
+    score: NDArray[np.float64]
+
+
+def order(known: Knowledge, ranker: Ranker, view: str, first: int, pool: Pool) -> Order:
+    """Order the candidates of a range of users, the first of whom is given, by the ranker's scores."""
+    pairs = pool.pairs
+    columns = features.table(Facts(known.histories(first, first + pairs.n_users - 1), pairs), pool)
+    scores = ranker.scores(view, np.stack([columns[name] for name in ranker.names], axis=1))
+    best = np.lexsort((pairs.song, -scores, pairs.user))
+    if view in ranker.unmet_cold:
+        place = cold.places(pool.ranks, known.of_songs["met"][pairs.song] == 0)
+        best, scores = cold.kept(best, pairs.user, place, scores)
+    return Order(pairs.user, np.arange(len(best)) - pairs.offsets[pairs.user] + 1, pairs.song[best], scores[best])
+
+
+def left_out(view: str, heard: Interactions) -> Interactions:
+    """Pairs that a view leaves out: those heard in `discovery`, none in `all`."""
+    return heard if view == "discovery" else heard.keep(np.zeros(len(heard), np.bool_))
 
 
 def _listed(
@@ -144,7 +171,7 @@ def _listed(
 
 def _ranges(known: Knowledge, what: str) -> Iterator[tuple[int, int]]:
     n_users = known.past.n_users
-    return with_progress(known.past.ranges(USERS_AT_ONCE), what, n_users, lambda users: users[1] - users[0] + 1)
+    return with_progress(ranges(n_users), what, n_users, lambda users: users[1] - users[0] + 1)
 
 
 def _rows(table: Relation, first: int, last: int) -> Relation:
@@ -161,5 +188,5 @@ def _pools(
     known: Knowledge, lists: Lists, first: int, last: int, heard: Interactions, views: Sequence[str] = VIEWS
 ) -> Iterator[tuple[str, Pool]]:
     for view in views:
-        left_out = heard if view == "discovery" else heard.keep(np.zeros(len(heard), np.bool_))
-        yield view, candidates.pool(lists, view, (first, last), known.past.n_songs, left_out, known.of_late)
+        pairs = left_out(view, heard)
+        yield view, candidates.pool(lists, view, (first, last), known.past.n_songs, pairs, known.of_late)

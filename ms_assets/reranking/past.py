@@ -6,7 +6,7 @@ an album, a song over all users or a user over all songs are made from these.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from ms_assets.retrieval.dataset import ONE, total
 from ms_assets.streams import Relation
 
 DAY = 86_400
+USERS_AT_ONCE = 256
 SKIPPED = 0.25
 """Played ratio up to which a listen counts as skipped."""
 Measures = dict[str, NDArray[np.float64]]
@@ -53,6 +54,21 @@ and `begun`, those of the last and the first event, from the last event of all."
 LEAST, MOST = ("age", "idle"), ("begun",)
 """Measures of several pairs together that are the least or the most of theirs; all others are sums."""
 EVENT_COLUMNS = ("user_id", "song_id", "timestamp", "event_type", "played_ratio", "is_organic")
+
+
+class Measured(Protocol):
+    """Past as features know it: it tells measures, and no event."""
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+
+    @property
+    def n_songs(self) -> int:
+        """Number of songs."""
+
+    def pairs(self, first: int, last: int) -> Interactions:
+        """Measures of every pair of these users, who are numbered from 0, with a song."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +111,20 @@ class Past:
         rows = aged.aggregate(f"user_id - {first} AS user_id, song_id, {measures}", "user_id, song_id")
         return Interactions.of_table(rows.to_arrow_table(), last - first + 1, self.n_songs)
 
-    def ranges(self, n_at_once: int) -> Iterator[tuple[int, int]]:
-        """Ranges of users (first, last) that cover everybody."""
-        for first in range(0, self.n_users, n_at_once):
-            yield first, min(first + n_at_once, self.n_users) - 1
-
-    def of_songs(self, n_at_once: int) -> Measures:
+    def of_songs(self) -> Measures:
         """Measures of every song over all users, [n_songs]; the sum of `met` is its number of listeners."""
         sums = {name: unmet(name, self.n_songs) for name in _MEASURES}
-        for first, last in self.ranges(n_at_once):
+        for first, last in ranges(self.n_users):
             pairs = self.pairs(first, last)
             for name, values in pairs.values.items():
                 gather(name, values, pairs.song, sums[name])
         return sums
+
+
+def ranges(n_users: int) -> Iterator[tuple[int, int]]:
+    """Ranges of USERS_AT_ONCE users (first, last) that cover everybody."""
+    for first in range(0, n_users, USERS_AT_ONCE):
+        yield first, min(first + USERS_AT_ONCE, n_users) - 1
 
 
 def unmet(name: str, n: int) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ part.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,10 +32,12 @@ START = 0.1
 """Weight of −log2(rank + 1) in the best source's list, with which scores begin."""
 NOT_LISTED = 200
 """Rank of songs that a source does not list, for their start."""
+FEW = 4_096
+"""Number of candidates below which one thread computes scores: those of one user wait longer for several."""
 JUDGED_AT = (10, 100)
 SEED = 0
 ABOUT = "ranker.json"
-FORMAT = 1
+FORMAT = 2
 """Version of a ranker's files."""
 
 
@@ -74,6 +76,11 @@ class Material:
         users, row = np.unique(self.user, return_inverse=True)
         return (np.random.default_rng(SEED).permutation(len(users)) % FOLDS)[row]
 
+    @property
+    def meets_cold(self) -> bool:
+        """True if a relevant candidate is cold, a song without a listener before."""
+        return bool((self.features[self.relevance > 0, self.names.index("song_listeners")] == 0).any())
+
     def start(self, source: str) -> NDArray[np.float64]:
         """Scores with which the candidates begin, by their rank in the list of a source, [n]."""
         return started(self.features[:, self.names.index(f"{source}_rank")])
@@ -106,11 +113,14 @@ class Ranker:
     """Features by name, in the order of the models' columns."""
     starts: Mapping[str, str]
     """Source whose order scores begin with, by view."""
+    unmet_cold: Collection[str] = ()
+    """Views in which no relevant candidate was cold, so that nothing was learned of such songs."""
 
     def scores(self, view: str, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores of candidates, the start and the mean of the view's models; features float32 [n, n_features]."""
         ranks = features[:, self.names.index(f"{self.starts[view]}_rank")]
-        return started(ranks) + np.mean([model.predict(features) for model in self.models[view]], axis=0)
+        threads: dict[str, Any] = {"num_threads": 1} if len(features) < FEW else {}
+        return started(ranks) + np.mean([model.predict(features, **threads) for model in self.models[view]], axis=0)
 
     def contributions(self, view: str, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """SHAP values: what each feature adds to the start of candidates, [n, n_features]."""
@@ -132,6 +142,7 @@ class Ranker:
             "features": list(self.names),
             "models": {view: len(models) for view, models in self.models.items()},
             "starts": dict(self.starts),
+            "unmet_cold": list(self.unmet_cold),
         }
         files = {
             f"{view}_{n}.txt": model.model_to_string().encode()
@@ -158,7 +169,7 @@ class Ranker:
             view: [Booster(model_str=files[f"{view}_{n}.txt"].decode()) for n in range(n_models)]
             for view, n_models in about["models"].items()
         }
-        return cls(models, about["features"], about["starts"])
+        return cls(models, about["features"], about["starts"], about["unmet_cold"])
 
 
 @dataclass(frozen=True)

@@ -342,6 +342,18 @@ def origin(
     }
 
 
+def refuse_stale(origin: dict[str, str], expected: dict[str, str]) -> None:
+    """Refuse an index that was built from data other than expected.
+
+    Raises:
+        ValueError: names each difference.
+    """
+    if stale := differences(origin, expected):
+        raise ValueError(
+            f"retrieval/song_index was built from different data: {'; '.join(stale)}. Materialise it again"
+        )
+
+
 def differences(origin: dict[str, str], expected: dict[str, str]) -> list[str]:
     """Differences between the origin of an index and the expected one, in words."""
     return [

@@ -98,11 +98,16 @@ class Service:
             popular=Answer(FALLBACK, popular["item_id"].to_numpy(), popular["score"].to_numpy()),
         )
 
-    def answer(self, uid: NDArray[np.int64], k: NDArray[np.int64], exclude_heard: NDArray[np.bool_]) -> list[Answer]:
-        """Recommend the k best songs for each row [n] of user, k and flag, without heard songs if the flag is set."""
+    def users(self, uid: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Dense ids of users [n], and flags of those whom the model knows."""
         place = np.searchsorted(self.uid, uid, sorter=self.by_uid).clip(max=len(self.uid) - 1)
         user = self.by_uid[place]
-        known = np.flatnonzero(self.uid[user] == uid)
+        return user, self.uid[user] == uid
+
+    def answer(self, uid: NDArray[np.int64], k: NDArray[np.int64], exclude_heard: NDArray[np.bool_]) -> list[Answer]:
+        """Recommend the k best songs for each row [n] of user, k and flag, without heard songs if the flag is set."""
+        user, is_known = self.users(uid)
+        known = np.flatnonzero(is_known)
         answers = [Answer(FALLBACK, self.popular.items[:n], self.popular.scores[:n]) for n in k]
         if not len(known):
             return answers

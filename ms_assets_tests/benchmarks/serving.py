@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from ms_assets.definitions import define
 from ms_assets.defs.platform.resources import Environment
 from ms_assets.registry import DATA, Registry
+from ms_assets.reranking.served import TwoStages
 from ms_assets.retrieval import exact
-from ms_assets.retrieval.served import ModelData, Service
+from ms_assets.retrieval.served import ModelData
 from ms_assets_tests.benchmarks import report
 from ms_assets_tests.scoring import JSON, serving
 
-SERVED = dg.AssetSelection.keys("retrieval/served_model")
+SERVED = dg.AssetSelection.keys("reranking/served_model")
 SCALE, K = "sample", 10
+STAGES = {"ranked": True, "retrieval": False}
 WARM_UP, N_REQUESTS, CLIENTS = 300, 3_000, (1, 2, 4)
 
 
@@ -34,22 +36,28 @@ def serving_section() -> str:
 
 def _section(registry: Registry, log: Path) -> str:
     with registry.files(registry.version(1)) as folder:
-        known, service = ModelData.read(folder / DATA), Service.read(folder / DATA)
+        known, service = ModelData.read(folder / DATA), TwoStages.read(folder / DATA)
     load = os.getloadavg()[0]
     with serving(registry, log) as server:
-        ask = _asking(known.uid)
+        ask, ask_retrieval = (_asking(known.uid, stage) for stage in STAGES)
         _time(server.connect(), ask, WARM_UP)
         alone = _time(server.connect(), ask, N_REQUESTS)
+        by_retrieval = _time(server.connect(), ask_retrieval, N_REQUESTS)
         floor = _time(server.connect(), lambda _: ("GET", "/ping", None), N_REQUESTS)
         rates = [(n, _requests_per_second(server.connect, ask, n)) for n in CLIENTS]
-    by_service = _repeat(lambda uid: service.answer(uid, np.array([K]), np.array([True])), known.uid)
+    by_service, by_first_stage = (
+        _repeat(lambda uid, stage=stage: service.answer(uid, *map(np.array, ([K], [True], [STAGES[stage]]))), known.uid)
+        for stage in STAGES
+    )
     by_exact = _repeat(lambda uid: _exact(known, uid), known.uid)
     rows = [
         (name, *(f"{1e3 * at:.2f}" for at in np.percentile(seconds, [50, 95, 99])), f"{1 / seconds.mean():,.0f}")
         for name, seconds in (
-            ("`mlflow models serve`: a user, ten new songs", alone),
+            ("`mlflow models serve`: a user, ten new songs, in two stages", alone),
             ("of which HTTP: `/ping` of the same server", floor),
-            ("of which the answer: `Service.answer` in a program", by_service),
+            ("of which the answer: `TwoStages.answer` in a program", by_service),
+            ("`mlflow models serve`: the same by retrieval alone", by_retrieval),
+            ("of which the answer in a program", by_first_stage),
             ("exact search of one user in a program, for comparison", by_exact),
         )
     ]
@@ -85,9 +93,9 @@ def _trained(home: Path) -> Registry:
 Request = tuple[str, str, str | None]
 
 
-def _asking(uid: NDArray[np.int64]) -> Callable[[int], Request]:
+def _asking(uid: NDArray[np.int64], stage: str) -> Callable[[int], Request]:
     def ask(number: int) -> Request:
-        row = {"uid": int(uid[number % len(uid)]), "k": K, "exclude_heard": True}
+        row = {"uid": int(uid[number % len(uid)]), "k": K, "exclude_heard": True, "stage": stage}
         return "POST", "/invocations", json.dumps({"dataframe_records": [row]})
 
     return ask

@@ -146,7 +146,7 @@ def test_a_champion_that_knows_more_than_half_of_today_is_judged_by_that(registr
     assert decision["n_songs"] == 150 and decision["n_songs_dropped"] == 50
 
 
-@pytest.mark.parametrize("failing", ["compare", "_model_data"])
+@pytest.mark.parametrize("failing", ["compare", "_served"])
 def test_a_comparison_that_fails_loses_no_champion(registry, failing, monkeypatch):
     compete(registry, MIDDLING)
 

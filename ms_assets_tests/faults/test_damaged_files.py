@@ -88,6 +88,28 @@ def test_a_file_that_no_library_can_read_though_it_is_the_published_one_is_refus
     assert "weights_only=False" not in str(refused.value)
 
 
+RECORDS = {
+    "nothing": b"",
+    "the beginning": b'[{"version": "0',
+    "no text": b"\xff",
+    "no field": b"[{}]",
+    "no list": b"null",
+}
+
+
+@pytest.mark.parametrize("content", RECORDS.values(), ids=RECORDS)
+def test_a_record_that_cannot_be_read_is_refused_by_its_name_and_materialising_again_heals(shelf, content):
+    shelf.put(table(shelf))
+    record = shelf.folder / "data/room/value/50m.origin.json"
+    record.write_bytes(content)
+    with pytest.raises(DamagedFileError) as refused:
+        shelf.get()
+    assert str(refused.value).startswith(f"{record} cannot be read (")
+    assert str(refused.value).endswith("); if it is damaged, materialise room/value for 50m again")
+    shelf.put(table(shelf))
+    assert len(shelf.get()) == 1000
+
+
 def test_a_checkpoint_cut_short_is_refused_by_its_name_with_the_way_out(tmp_path):
     checkpoint = CheckpointOnDisk(tmp_path / ".sample.fit.checkpoint")
     checkpoint.save({"state": torch.arange(100)})

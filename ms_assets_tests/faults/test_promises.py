@@ -285,16 +285,19 @@ class Promises(RuleBasedStateMachine):
         for extension in lost:
             remove(self.home.file(key, extension))
 
-    @rule(key=st.sampled_from(KEYS[1:]), how=st.sampled_from(["half", "longer", FORGED]))
-    def damage(self, key, how):
-        """Cut a file short, lengthen it, or put another whole one in its place."""
-        file = self.home.file(key)
+    @rule(
+        key=st.sampled_from(KEYS[1:]), how=st.sampled_from(["half", "longer", FORGED]),
+        extension=st.sampled_from([None, None, lineage.RECORD]),
+    )  # fmt: skip
+    def damage(self, key, how, extension):
+        """Cut a file or its record short, lengthen it, or put another whole one in its place."""
+        file = self.home.file(key, extension)
         if not file.exists():
             return
         if how == FORGED and key != INDEX:
             pq.write_table(pa.table({"origin": [key], "token": [FORGED]}), file)
             return
-        file = file / "tail" if key == INDEX else file
+        file = file / "tail" if file.is_dir() else file
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2] if how == "half" else content + b"?")
 

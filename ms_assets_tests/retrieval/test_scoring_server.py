@@ -15,7 +15,8 @@ from ms_assets_tests.planted import HEARD, ITEM_ID, POPULAR, UID, WANTED, model
 from ms_assets_tests.scoring import JSON, Server, serving
 
 N_MALFORMED = 1_000
-VALID = {"uid": int(UID[0]), "k": 3, "exclude_heard": True}
+VALID = {"uid": int(UID[0]), "k": 3, "exclude_heard": True, "stage": "ranked"}
+"""Of a model without a second stage, which answers by retrieval."""
 LEAK = re.compile(r"Traceback|file:|stack_trace|site-packages|\bline \d+, in |(?<![\w:/.])/(?:[\w.-]+/)+[\w.-]+")
 """A stack trace, or a path of more than one part."""
 
@@ -64,6 +65,7 @@ REFUSED = [
     *(("exclude_heard", value) for value in ("false", "true", "no", "0", "", 2, -1, 0.5, [], [False], {"a": 1})),
     *(("uid", value) for value in (2**63, 2**64 - 1, -(2**63) - 1, 10**25, 1.5, 2.0**60, True, None, "x", "12.0", [7])),
     *(("k", value) for value in (2**63, 2.5, True, "", [3], None)),
+    *(("stage", value) for value in ("Ranked", "", 1, ["ranked"])),
 ]
 
 

@@ -248,7 +248,7 @@ def _made_by(context: dg.AssetExecutionContext, lineage: Lineage) -> list[tuple[
 @asset(
     kinds={"numpy", "mlflow"},
     code_version="1",
-    ins=TESTED | assets_of("retrieval", "served_model"),
+    ins=TESTED | assets_of("reranking", "served_model"),
     metadata=columns("evaluation/champion"),
 )
 def champion(

@@ -20,13 +20,20 @@ def asset_check(
     """Asset check as `dg.asset_check` defines it, whose outcome the asset's record keeps if it is blocking.
 
     Dagster stops what follows in the same run. The record stops later runs, whoever starts them and however: what
-    failed is not read until it passes, or is made again. The problem is written to the log as well.
+    failed is not read until it passes, or is made again. The problem is written to the log as well. A check that ends
+    in an error has failed.
     """
 
     def define(check: Check) -> dg.AssetChecksDefinition:
         @wraps(check)
         def noting(*args: Any, **given: Any) -> dg.AssetCheckResult:
-            result = check(*args, **given)
+            try:
+                result = check(*args, **given)
+            except Exception as error:
+                if blocking:
+                    said = f"ended in an error ({type(error).__name__}: {error})"
+                    _note(dg.AssetKey(asset), dg.AssetCheckResult(passed=False, description=said))
+                raise
             if blocking:
                 _note(dg.AssetKey(asset), result)
             return result

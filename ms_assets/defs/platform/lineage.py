@@ -10,7 +10,7 @@ after it stale; for a source file that is only linked, it is the source's `Sourc
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import dagster as dg
 
-from ms_assets.files import DamagedFileError, published, sha256
+from ms_assets.files import DamagedFileError, published, reading, sha256
 
 INPUTS, ORIGINS, MLFLOW_RUN = "inputs", "origins", "mlflow_run"
 """Metadata of a materialisation: its inputs; the versions of these and of all artefacts before them; and the page of
@@ -100,7 +100,7 @@ class Lineage:
         """Materialisations of an asset, the stored one first, then up to two before it; empty if none is stored.
 
         Raises:
-            DamagedFileError: the stored file is not the one that was published.
+            DamagedFileError: the stored file is not the one that was published, or its record cannot be read.
         """
         made = self._recorded(key, scale)
         path = self._record(key, scale).with_name(made[0].name) if made else None
@@ -138,10 +138,10 @@ class Lineage:
 
     def note(self, key: dg.AssetKey, scale: str, made: Made) -> None:
         """Record a materialisation whose file is about to take its place; the one before stays on record."""
-        try:
-            before = self.history(key, scale)
-        except DamagedFileError:
+        before: list[Made] = []
+        with suppress(DamagedFileError):
             before = self._recorded(key, scale)
+            before = self.history(key, scale)
         self._write(key, scale, [made, *before][:KEPT])
 
     def note_check(self, key: dg.AssetKey, scale: str, check: str, problem: str | None) -> None:
@@ -157,10 +157,11 @@ class Lineage:
         return Path(self.base, *key.path, f"{scale}{RECORD}")
 
     def _recorded(self, key: dg.AssetKey, scale: str) -> list[Made]:
-        try:
-            return [Made(**each) for each in json.loads(self._record(key, scale).read_text())]
-        except FileNotFoundError:
+        record = self._record(key, scale)
+        if not record.exists():
             return []
+        with reading(record, f"materialise {key.to_user_string()} for {scale} again"):
+            return [Made(**each) for each in json.loads(record.read_text())]
 
     def _write(self, key: dg.AssetKey, scale: str, made: list[Made]) -> None:
         with published(self._record(key, scale)) as unfinished:

@@ -4,16 +4,23 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import pyarrow as pa
 
 from ms_assets import pictures
 from ms_assets.defs.platform import schemas, shown
-from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.io_managers import IndexOfOrigin
+from ms_assets.defs.platform.resources import DuckDB, MLflow
 from ms_assets.defs.platform.scales import assets_of, room
-from ms_assets.reranking import explained, passes
+from ms_assets.files import temporary_folder
+from ms_assets.registry import CONTENT
+from ms_assets.reranking import explained, passes, served
 from ms_assets.reranking import features as featuring
 from ms_assets.reranking.candidates import Lists
 from ms_assets.reranking.phases import SOURCES, Stored
 from ms_assets.reranking.ranker import JUDGED_AT, Material, Ranker, learn
+from ms_assets.retrieval import index as indexing
+from ms_assets.retrieval import served as retrieval
+from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets.streams import Relation, TableStream
 
@@ -22,6 +29,8 @@ asset = room("reranking")
 FROM_LISTS = assets_of("retrieval", *SOURCES, optional=True)
 VECTORS = assets_of("training", "song_embeddings") | assets_of("retrieval", "queries", "cold_songs")
 KNOWN = assets_of("splits", "users", "songs", "train", "negatives") | assets_of("graph", "bipartite_graph") | VECTORS
+TRAINED = {"trained": dg.AssetIn(["training", "lightgcn"])}
+SERVED = TRAINED | assets_of("retrieval", "song_index", "decayed_popularity")
 NOBODY = "nobody validates, so that there is nothing to learn from: no ranker, and no list"
 
 
@@ -93,7 +102,7 @@ def pool(features: Relation) -> dg.MaterializeResult[pl.DataFrame]:
     return dg.MaterializeResult(value=found, metadata={"pool": shown.table(found)})
 
 
-@asset(kinds={"lightgbm", "matplotlib"}, code_version="1", io_manager_key="folders")
+@asset(kinds={"lightgbm", "matplotlib"}, code_version="2", io_manager_key="folders")
 def ranker(features: Relation) -> dg.MaterializeResult[dict[str, bytes]]:
     """Ranker of each view, LightGBM's LambdaRank: it learns from the validation part to weigh all features together.
 
@@ -105,12 +114,14 @@ def ranker(features: Relation) -> dg.MaterializeResult[dict[str, bytes]]:
         {view: found.models for view, found in learned.items()},
         materials[VIEWS[0]].names,
         {view: found.start for view, found in learned.items()},
+        [view for view in learned if not materials[view].meets_cold],
     )
     told: dict[str, Any] = {} if learned else {"absent": NOBODY}
     for view, found in learned.items():
         told[f"begins_with_{view}"] = found.start
         told[f"leaves_{view}"] = found.leaves
         told[f"trees_{view}"] = found.n_trees
+        told[f"cold_songs_{view}"] = "kept in LightGCN's places" if view in made.unmet_cold else "ranked"
         told[f"held_out_{view}"] = shown.table(_held_out(made, view, materials[view]))
     drawn = {title: pictures.png(figure) for title, figure in explained.charts(made, materials).items()}
     return dg.MaterializeResult(value=made.to_files(), metadata={**told, **shown.images(drawn)})
@@ -148,6 +159,45 @@ def ranked(
             "missing_sources": missing(phase.lists),
             "history": "train and validation" if given.is_refitted else "train",
             **({} if model.models else {"absent": NOBODY}),
+        },
+    )
+
+
+@asset(
+    kinds={"mlflow", "faiss", "lightgbm"},
+    code_version="2",
+    ins=KNOWN | FROM_LISTS | SERVED | assets_of("splits", "validation"),
+    metadata=columns("reranking/served_model"),
+)
+def served_model(
+    context: dg.AssetExecutionContext,
+    ranker: dict[str, bytes], bipartite_graph: Any, validation: Relation, trained: Any, song_index: IndexOfOrigin,
+    mlflow: MLflow, **tables: Any,
+) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
+    """Registered MLflow model that recommends songs on request, in one stage or two; `champion` decides its use.
+
+    Services load it as `docs/operations.md` describes.
+    """
+    from ms_assets.reranking import pyfunc_model
+
+    popular = tables["decayed_popularity"].filter("view = 'all' AND user_id = 0").order("rank")
+    registry, given = mlflow.registry(context.partition_key), stored(bipartite_graph, tables)
+    phase, dataset = given.before_test(validation), Dataset.of(given.users, given.songs, given.train)
+    vectors = phase.known.embeddings
+    data = retrieval.ModelData(dataset.user_ids, dataset.song_ids, *vectors, heard=dataset.heard)
+    indexing.refuse_stale(song_index.origin, indexing.origin(trained, data.item_id, *vectors))
+    with temporary_folder() as folder:
+        retrieval.write(folder, data, popular.project("item_id, score").to_arrow_table(), song_index.index)
+        served.write(folder, phase.known, phase.lists, Ranker.of_files(ranker))
+        run_id = mlflow.known_run(trained.mlflow_run_id)
+        candidate = pyfunc_model.candidate(folder, int(data.uid[0]), trained, run_id)
+        version, is_new = registry.register(candidate)
+    return dg.MaterializeResult(
+        value=pa.table({"name": [registry.name], "version": [version.number], "content": [version.tags[CONTENT]]}),
+        metadata={
+            "registered": "now" if is_new else f"{version.registered:%Y-%m-%d %H:%M} UTC, with equal files",
+            "registered_model": dg.MetadataValue.url(mlflow.version_url(registry, version.number)),
+            "training_run": version.run_id or "not in this MLflow store",
         },
     )
 

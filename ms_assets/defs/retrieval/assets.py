@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 
 from ms_assets.defs.platform import shown
 from ms_assets.defs.platform.io_managers import IndexOfOrigin, TableIOManager
-from ms_assets.defs.platform.resources import DuckDB, MLflow
+from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import assets_of, config_schema, room, settings_of
 from ms_assets.defs.platform.schemas import columns
-from ms_assets.files import temporary_folder
-from ms_assets.registry import CONTENT
-from ms_assets.retrieval import baselines, cold_start, implicit_models, linear_models, own_lists, served
+from ms_assets.retrieval import baselines, cold_start, implicit_models, linear_models, own_lists
 from ms_assets.retrieval import index as indexing
 from ms_assets.retrieval import queries as asking
 from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
@@ -204,18 +202,10 @@ def method(*sources: str) -> dict[str, Any]:
     return {"code_version": "3", "metadata": columns("retrieval/recommendations", scores=",".join(sources))}
 
 
-def _unless_stale(song_index: IndexOfOrigin, expected: dict[str, str]) -> Any:
-    """Faiss index of `song_index`; an error if it was built from data other than expected."""
-    if stale := indexing.differences(song_index.origin, expected):
-        raise ValueError(
-            f"retrieval/song_index was built from different data: {'; '.join(stale)}. Materialise it again"
-        )
-    return song_index.index
-
-
 def _searchable(song_index: IndexOfOrigin, dataset: Dataset, user_vectors: NDArray[np.float32]) -> SongIndex:
     expected = {"id_map": indexing.fingerprint(dataset.song_ids), "queries": indexing.fingerprint(user_vectors)}
-    return SongIndex(_unless_stale(song_index, expected), gpu=indexing.gpu_of(song_index.origin.get("device", "cpu")))
+    indexing.refuse_stale(song_index.origin, expected)
+    return SongIndex(song_index.index, gpu=indexing.gpu_of(song_index.origin.get("device", "cpu")))
 
 
 @asset(kinds={"faiss"}, ins=SPLITS, **method("placed"))
@@ -361,46 +351,3 @@ def lists_of_others(
     files = own_lists.files_of(io_manager.home / "recommendations", context.partition_key)
     lists = own_lists.read(duckdb.connection, files, users, songs, train, user_ids, song_ids)
     return dg.MaterializeResult(value=lists, metadata={f"lists of {name}": str(file) for name, file in files.items()})
-
-
-@asset(
-    kinds={"mlflow", "faiss"},
-    code_version="1",
-    ins=SPLITS | LIGHTGCN | SONGS,
-    metadata=columns("retrieval/served_model"),
-)
-def served_model(
-    context: dg.AssetExecutionContext,
-    users: Relation, songs: Relation, train: Relation, lightgcn: Any, queries: Relation,
-    song_embeddings: Relation, cold_songs: Relation, song_index: IndexOfOrigin, decayed_popularity: Relation,
-    mlflow: MLflow,
-) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
-    """Registered MLflow model that recommends songs on request, made from the training; `champion` decides its use.
-
-    Services load it as `docs/operations.md` describes.
-    """
-    from ms_assets.retrieval import pyfunc_model
-
-    registry, dataset = mlflow.registry(context.partition_key), Dataset.of(users, songs, train)
-    data = served.ModelData(
-        uid=dataset.user_ids,
-        item_id=dataset.song_ids,
-        users=embeddings(queries, "user_id"),
-        songs=cold_start.indexed_vectors(song_embeddings, cold_songs),
-        heard=dataset.heard,
-    )
-    index = _unless_stale(song_index, indexing.origin(lightgcn, data.item_id, data.users, data.songs))
-    popular = decayed_popularity.filter("view = 'all' AND user_id = 0").order("rank").project("item_id, score")
-    with temporary_folder() as folder:
-        served.write(folder, data, popular.to_arrow_table(), index)
-        run_id = mlflow.known_run(lightgcn.mlflow_run_id)
-        candidate = pyfunc_model.candidate(folder, int(data.uid[0]), lightgcn, run_id)
-        version, is_new = registry.register(candidate)
-    return dg.MaterializeResult(
-        value=pa.table({"name": [registry.name], "version": [version.number], "content": [version.tags[CONTENT]]}),
-        metadata={
-            "registered": "now" if is_new else f"{version.registered:%Y-%m-%d %H:%M} UTC, with equal files",
-            "registered_model": dg.MetadataValue.url(mlflow.version_url(registry, version.number)),
-            "training_run": version.run_id or "not in this MLflow store",
-        },
-    )

@@ -1,8 +1,8 @@
 """MLflow model that serves recommendations; MLflow copies this file beside the model's data, in place of a pickle.
 
-It needs `ms_assets` in the environment that serves. It answers rows of `uid, k, exclude_heard` with the kind of the
-answer, songs and scores. The signature takes any values, since for typed columns MLflow makes true of the text "false"
-and −2⁶³ of 2⁶³; the model checks every value itself.
+It needs `ms_assets` in the environment that serves. It answers rows of `uid, k, exclude_heard, stage` with the kind of
+the answer, songs and scores. The signature takes any values, since for typed columns MLflow makes true of the text
+"false" and −2⁶³ of 2⁶³; the model checks every value itself.
 """
 
 import logging
@@ -25,15 +25,22 @@ from mlflow.types.schema import AnyType, Array
 from numpy.typing import NDArray
 
 from ms_assets.registry import Candidate
+from ms_assets.reranking.served import TwoStages
 from ms_assets.retrieval.recommender import TOP_K
-from ms_assets.retrieval.served import Service
 from ms_assets.training.trained import TrainedModel
 
 logger = logging.getLogger(__name__)
 
 ANY = AnyType()  # type: ignore[no-untyped-call]
 SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(ANY, "uid"), ColSpec(ANY, "k"), ColSpec(ANY, "exclude_heard", required=False)]),
+    inputs=Schema(
+        [
+            ColSpec(ANY, "uid"),
+            ColSpec(ANY, "k"),
+            ColSpec(ANY, "exclude_heard", required=False),
+            ColSpec(ANY, "stage", required=False),
+        ]
+    ),
     outputs=Schema(
         [
             ColSpec(DataType.long, "uid"),
@@ -45,6 +52,10 @@ SIGNATURE = ModelSignature(
 )
 REQUIREMENTS = [f"{name}=={version(name)}" for name in ("ms_assets", "mlflow")]
 INT64 = int(np.iinfo(np.int64).min), int(np.iinfo(np.int64).max)
+OPTIONAL = ("exclude_heard", "stage")
+"""Columns that a request may leave out."""
+STAGES = {"retrieval": False, "ranked": True}
+"""Stages of an answer, and whether it is the second."""
 DIGITS = re.compile(r"[+-]?[0-9]{1,20}")
 EXACT = 2**53
 """Float below which every integer is a float of its own."""
@@ -65,7 +76,9 @@ def candidate(folder: Path, example_uid: int, training: TrainedModel, run_id: st
         data=sorted(folder.iterdir()),
         code=Path(__file__),
         signature=SIGNATURE,
-        example=pd.DataFrame({"uid": [example_uid, -1], "k": [10, 10], "exclude_heard": [True, False]}),
+        example=pd.DataFrame(
+            {"uid": [example_uid, -1], "k": 10, "exclude_heard": [True, False], "stage": ["ranked", "retrieval"]}
+        ),
         requirements=REQUIREMENTS,
         run_id=run_id,
         metrics={"best_validation_ndcg": training.best.validation_ndcg},
@@ -74,13 +87,13 @@ def candidate(folder: Path, example_uid: int, training: TrainedModel, run_id: st
 
 
 class SongsForUsers(PythonModel):
-    """MLflow model that recommends by embeddings and index; unknown users get the songs that are popular of late."""
+    """MLflow model that recommends in one stage or two; unknown users get the songs that are popular of late."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the model's files."""
         if SCORING_SERVER in sys.modules:
             _prepare_server()
-        self.service = Service.read(Path(context.artifacts["users"]).parent)
+        self.service = TwoStages.read(Path(context.artifacts["users"]).parent)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Recommend songs, one row of the answer for each row of the request.
@@ -89,12 +102,13 @@ class SongsForUsers(PythonModel):
             MlflowException: names the row, the column, what was found and what was expected; any other error is
                 described in the log alone.
         """
-        flags = model_input.get("exclude_heard", pd.Series(True, model_input.index))
+        flags, stages = (model_input.get(n, pd.Series(None, model_input.index, object, n)) for n in OPTIONAL)
         uid = _checked(model_input["uid"], lambda value: _integer(value, *INT64), f"{INT64[0]} to {INT64[1]}")
         k = _checked(model_input["k"], lambda value: _integer(value, 1, TOP_K), f"1 to {TOP_K}")
         exclude_heard = _checked(flags, _flag, "true or false, 1 or 0, without quotes, or null for true")
+        is_ranked = _checked(stages, _stage, "retrieval, ranked, or null for ranked")
         try:
-            answers = self.service.answer(uid, k, exclude_heard)
+            answers = self.service.answer(uid, k, exclude_heard, is_ranked)
         except Exception:
             logger.exception("a request of %d rows failed", len(uid))
             raise MlflowException("the model could not answer; its log says why") from None
@@ -118,7 +132,7 @@ def _checked(values: pd.Series, convert: Callable[[Any], int | None], expected: 
         raise MlflowException.invalid_parameter_value(
             f"{values.name}: found {reprlib.repr(plain[row])} in row {row}, expected {expected}"
         )
-    return np.array(found, np.bool_ if convert is _flag else np.int64)
+    return np.array(found, np.bool_ if convert in (_flag, _stage) else np.int64)
 
 
 def _integer(value: Any, low: int, high: int) -> int | None:
@@ -129,11 +143,20 @@ def _integer(value: Any, low: int, high: int) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
 def _flag(value: Any) -> bool | None:
     """Flag from a boolean, 0, 1, or a missing value, which is true; None for any other value."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if _is_missing(value):
         return True
     return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
+
+
+def _stage(value: Any) -> bool | None:
+    """True for the second stage, and for a missing value; False for retrieval; None for any other value."""
+    return True if _is_missing(value) else STAGES.get(value) if isinstance(value, str) else None
 
 
 def _prepare_server() -> None:
