@@ -87,10 +87,10 @@ class Transitions(LinearModel):
     """Next-song transitions: the songs that followed a user's recent songs within a session, whoever played them.
 
     A score is the sum over the user's songs of their events, which fade as in `SessionKNN`, times the share that the
-    candidate has in what followed the song. Events of one second have no order, so neither follows the other.
+    candidate has in what followed the song. Events of one second have no order, so neither follows the other. Each song
+    follows itself once more than counted, so that a user's own songs lead somewhere where nothing followed them.
     """
 
-    candidates = ("0", "0")
     half_life_hours: float | None = 0.2
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
@@ -103,9 +103,10 @@ class Transitions(LinearModel):
         from scipy.sparse import csr_matrix
 
         song, following, n = (self.learned[name] for name in ("song", "following", "n"))
-        share = n / np.bincount(song, n, minlength=dataset.n_songs)[song]
-        shape = dataset.n_graph_songs, dataset.n_graph_songs
-        self._shares = csr_matrix((share.astype(np.float32), (song, following)), shape=shape)
+        own = np.arange(dataset.n_graph_songs)
+        song, following, n = np.append(song, own), np.append(following, own), np.append(n, np.ones(len(own)))
+        share = (n / np.bincount(song, n)[song]).astype(np.float32)
+        self._shares = csr_matrix((share, (song, following)), shape=(len(own), len(own)))
         self._recent = dataset.matrix(self.learned["recent"])
 
     def _scores(self, user: NDArray[np.int64]) -> "Tensor":
