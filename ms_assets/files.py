@@ -97,7 +97,7 @@ def _put_back(former: Path, place: Path) -> None:
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Create a folder below the system's one for temporary files (TMPDIR), and remove it after the block."""
-    with writing(Path(gettempdir())), TemporaryDirectory() as folder:
+    with writing(Path(f"{gettempdir()} (TMPDIR)")), TemporaryDirectory() as folder:
         yield Path(folder)
 
 

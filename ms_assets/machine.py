@@ -1,5 +1,7 @@
-"""Memory of this machine: what is free of it, and the error for what does not fit."""
+"""Memory of this machine: what is free of it, what this process took, and the error for what does not fit."""
 
+import platform
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,6 +31,12 @@ def free_memory() -> int:
             cache = sum(int(parts[name]) for name in cached)
             free = min(free, int(most) - int((CGROUP / used).read_text()) + cache)
     return free
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak << 10  # Linux counts KiB, macOS bytes
 
 
 def refuse_beyond(available: int, what: str, parts: Mapping[str, int], way_out: str, room: str = "") -> None:

@@ -54,6 +54,7 @@ def test_a_run_writes_nothing_outside_its_home(pipeline):
     assert {path.name for path in pipeline.folder.iterdir()} - before == {"home"}
 
 
+@pytest.mark.slow
 def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):
     twin = Workplace(tmp_path, origin=pipeline.folder)
     run = twin.launch("--job", "pipeline", config=SHORTLY)

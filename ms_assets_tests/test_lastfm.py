@@ -18,7 +18,10 @@ LASTFM = Path(__file__).parents[2] / "shared" / "data" / "lastfm"
 MADE = KEYS - ASKED_FOR
 BASELINES = ("popular", "random", "content_based", "collaborative_filtering")
 
-pytestmark = pytest.mark.skipif(not LASTFM.is_dir(), reason="needs ../shared/data/lastfm beside the repository")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not LASTFM.is_dir(), reason="needs ../shared/data/lastfm beside the repository"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from ms_assets.defs.raw.checks import audio_vectors_are_finite
 from ms_assets.defs.retrieval.checks import PROBLEMS
 from ms_assets.evaluation import passes
 from ms_assets.raw import published
-from ms_assets.retrieval.methods import METHODS
+from ms_assets.retrieval.methods import METHODS, RANKED
 from ms_assets.vectors import fixed_size_list, vector_column
 from ms_assets_tests.conftest import COMMON_CHECKS, Platform
 from ms_assets_tests.workplace import SHORTLY
@@ -339,6 +339,8 @@ MUTATIONS = {
     "reranking/features:features_know_only_the_past": {
         "a feature is what it should predict": with_("features", "relevance", "sound", "relevance > 0"),
         "events to come are counted": with_("features", "own_n + 1", "own_n", "relevance > 0"),
+        "songs are permuted": reversed_ids("features", "song_id"),
+        "users are permuted": reversed_ids("features", "user_id"),
     },
     "reranking/ranker:ranker_is_worth_its_while": {
         "a source is far better": with_("features", "1 - relevance", "ials_rank", "true"),
@@ -500,35 +502,37 @@ def permuted_lists(computed):
     con, songs = computed.resources["duckdb"].connection, computed.table("splits/songs")
 
     def permuted(method):
-        lists = computed.table(f"retrieval/{method}")
+        lists = computed.table(LISTS[method])
         columns = ", ".join("songs.item_id" if name == "item_id" else name for name in lists.columns)
         return con.sql(f"""
             SELECT {columns} FROM (SELECT * REPLACE ({OTHER.format(n=len(songs))} AS song_id) FROM lists)
             JOIN (SELECT song_id, item_id FROM songs) songs USING (song_id)
         """)
 
-    return {method: permuted(method) for method in METHODS}
+    return {method: permuted(method) for method in LISTS}
 
 
 @pytest.fixture(scope="module")
 def metrics(computed, permuted_lists):
     """Metrics of the stored lists, and of permuted ones."""
-    stored = {method: computed.table(f"retrieval/{method}") for method in METHODS}
+    stored = {method: computed.table(key) for method, key in LISTS.items()}
     return computed.metrics(stored), computed.metrics(permuted_lists)
 
 
+LISTS = {**{method: f"retrieval/{method}" for method in METHODS}, RANKED: f"reranking/{RANKED}"}
+"""Tables of recommendations by method."""
 OTHER = "song_id * 7919 % {n}"
 """Permutation of the numbers below n, which 7,919 does not divide."""
 BEAT_CHANCE = "evaluation/user_metrics:methods_beat_chance"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LISTS)
 def test_lists_with_permuted_song_ids_are_found(computed, permuted_lists, metrics, method):
     stored, permuted = metrics
     mixed = stored.filter(f"method <> '{method}'").union(permuted.filter(f"method = '{method}'"))
     found = [
         computed.result(
-            f"retrieval/{method}:recommendations_are_complete", lambda given: {"recommended": permuted_lists[method]}
+            f"{LISTS[method]}:recommendations_are_complete", lambda given: {"recommended": permuted_lists[method]}
         ),
         computed.result(BEAT_CHANCE, lambda given: {"user_metrics": mixed}),
     ]
@@ -542,7 +546,7 @@ def test_a_ground_truth_with_permuted_song_ids_is_found(computed):
     truth = computed.table("splits/ground_truth").query(
         "t", f"SELECT * REPLACE ({OTHER.format(n=n_songs)} AS song_id) FROM t"
     )
-    stored = {method: computed.table(f"retrieval/{method}") for method in METHODS}
+    stored = {method: computed.table(key) for method, key in LISTS.items()}
     judged_by_it = computed.metrics(stored, truth)
     speaks = computed.result("splits/ground_truth:ground_truth_speaks_of_the_events", lambda _: {"ground_truth": truth})
     assert not speaks.passed

@@ -135,6 +135,15 @@ def test_a_run_with_a_setting_out_of_range_is_refused_before_its_first_step(envi
     assert not environment.exists()
 
 
+def test_a_run_without_a_scale_is_refused_before_its_first_step_in_one_sentence(environment):
+    with dg.DagsterInstance.local_temp() as instance:
+        run = dg.execute_job(dg.reconstructable(everything), instance)
+    [failure] = [event for event in run.all_events if event.is_run_failure]
+    assert "this run has no scale; " in str(failure.event_specific_data)
+    assert not [event for event in run.all_events if event.is_step_event]
+    assert not environment.exists()
+
+
 def test_the_command_runs_a_large_scale_with_a_process_per_step(environment, tmp_path):
     program = [str(Path(sys.executable).with_name("dagster")), "asset", "materialize"]
     options = ["-m", "ms_assets.definitions", "--select", "raw/artist_item_mapping", "--partition", "500m"]

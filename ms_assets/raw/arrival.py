@@ -87,7 +87,7 @@ def verify(
         if table.unique:
             counts = rows.aggregate(f"{table.unique}, count(*) AS n").filter("n > 1").limit(1).fetchall()
             for value, n in counts:
-                raise SourceError(f"{source}: column {table.unique} has {value} in {n} rows; expected all different")
+                raise SourceError(f"{source}: column {table.unique} has {value} in {n} rows; expected one row for each")
         published = rows.project(", ".join([*(c.cast(types.get(c.name)) for c in table.columns), "file_row_number"]))
         # Vectors that are computed here have passed no condition.
         made = any(column.absent and column.absent.read and column.name not in types for column in table.columns)
@@ -111,7 +111,7 @@ def _whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, duckdb.Error, OSError) as error:
-        raise SourceError(f"{path}: not a whole Parquet file ({error})") from error
+        raise SourceError(f"{path}: not a whole Parquet file ({error}); copy or write it again") from error
 
 
 def _read(

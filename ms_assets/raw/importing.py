@@ -4,6 +4,7 @@ The tables are those that Yambda publishes, so that everything after reads one k
 albums get dense ids, in the order of their own ones; tables beside say which is which (`schema.IDS`).
 """
 
+import glob
 import json
 import shutil
 import time
@@ -193,7 +194,7 @@ def _stage(con: Connection, log: Log, read: Mapping[str, str], columns: Mapping[
 def _staged(con: Connection, folder: Path) -> Relation:
     """Staged rows of all files, with `position`, which orders them as the files do."""
     position = f"(file_index::BIGINT << {PART_BITS}) + file_row_number AS position"
-    return con.sql(f"SELECT *, {position} FROM read_parquet({literal(f'{folder}/*.parquet')})")
+    return con.sql(f"SELECT *, {position} FROM read_parquet({literal(f'{glob.escape(str(folder))}/*.parquet')})")
 
 
 def _refuse_unreadable(staged: Relation, files: Sequence[str]) -> None:

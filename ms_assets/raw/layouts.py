@@ -34,16 +34,21 @@ def flattened(path: Path, table: SourceTable) -> Iterator[pa.Table]:
         for users in pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20).iter_batches(
             USERS_AT_A_TIME, columns=names
         ):
-            yield _flat([users], users.schema, path, names)
+            yield _flat([users], users.schema, part, names)
 
 
 def _flat(batches: list[pa.RecordBatch], schema: pa.Schema, path: Path, names: list[str]) -> pa.Table:
     from pyarrow import compute
 
     users = pa.Table.from_batches(batches, schema).combine_chunks()
-    lengths = [compute.list_value_length(users[name]).to_numpy() for name in names[1:]]
-    if any(not np.array_equal(lengths[0], other) for other in lengths[1:]):
-        raise SourceError(f"{path}: the lists of a user differ in length")
+    counts = [compute.list_value_length(users[name]) for name in names[1:]]
+    lengths = [each.to_numpy() for each in counts]
+    for name, count, length in zip(names[2:], counts[1:], lengths[1:], strict=True):
+        for at in np.flatnonzero(lengths[0] != length)[:1].tolist():
+            raise SourceError(
+                f"{path}: for uid {users['uid'][at]} column {names[1]} has {counts[0][at]} values and column {name} "
+                f"{count[at]}; expected lists of one length for each user: write the file again"
+            )
     user = np.repeat(np.arange(len(users)), lengths[0].astype(np.int64))
     uid = users["uid"].take(pa.array(user))
     return pa.table([uid, *(compute.list_flatten(users[name]) for name in names[1:])], names=names)

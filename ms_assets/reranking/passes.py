@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
-from ms_assets.reranking import candidates, features
+from ms_assets.reranking import candidates, cold, features
 from ms_assets.reranking.candidates import Lists, Pool
 from ms_assets.reranking.features import Facts, Knowledge
 from ms_assets.reranking.past import ranges
@@ -141,6 +141,9 @@ def order(known: Knowledge, ranker: Ranker, view: str, first: int, pool: Pool) -
     columns = features.table(Facts(known.histories(first, first + pairs.n_users - 1), pairs), pool)
     scores = ranker.scores(view, np.stack([columns[name] for name in ranker.names], axis=1))
     best = np.lexsort((pairs.song, -scores, pairs.user))
+    if view in ranker.unmet_cold:
+        place = cold.places(pool.ranks, known.of_songs["met"][pairs.song] == 0)
+        best, scores = cold.kept(best, pairs.user, place, scores)
     return Order(pairs.user, np.arange(len(best)) - pairs.offsets[pairs.user] + 1, pairs.song[best], scores[best])
 
 

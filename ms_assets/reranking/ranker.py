@@ -8,7 +8,7 @@ part.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -37,7 +37,7 @@ FEW = 4_096
 JUDGED_AT = (10, 100)
 SEED = 0
 ABOUT = "ranker.json"
-FORMAT = 1
+FORMAT = 2
 """Version of a ranker's files."""
 
 
@@ -76,6 +76,11 @@ class Material:
         users, row = np.unique(self.user, return_inverse=True)
         return (np.random.default_rng(SEED).permutation(len(users)) % FOLDS)[row]
 
+    @property
+    def meets_cold(self) -> bool:
+        """True if a relevant candidate is cold, a song without a listener before."""
+        return bool((self.features[self.relevance > 0, self.names.index("song_listeners")] == 0).any())
+
     def start(self, source: str) -> NDArray[np.float64]:
         """Scores with which the candidates begin, by their rank in the list of a source, [n]."""
         return started(self.features[:, self.names.index(f"{source}_rank")])
@@ -108,6 +113,8 @@ class Ranker:
     """Features by name, in the order of the models' columns."""
     starts: Mapping[str, str]
     """Source whose order scores begin with, by view."""
+    unmet_cold: Collection[str] = ()
+    """Views in which no relevant candidate was cold, so that nothing was learned of such songs."""
 
     def scores(self, view: str, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores of candidates, the start and the mean of the view's models; features float32 [n, n_features]."""
@@ -135,6 +142,7 @@ class Ranker:
             "features": list(self.names),
             "models": {view: len(models) for view, models in self.models.items()},
             "starts": dict(self.starts),
+            "unmet_cold": list(self.unmet_cold),
         }
         files = {
             f"{view}_{n}.txt": model.model_to_string().encode()
@@ -161,7 +169,7 @@ class Ranker:
             view: [Booster(model_str=files[f"{view}_{n}.txt"].decode()) for n in range(n_models)]
             for view, n_models in about["models"].items()
         }
-        return cls(models, about["features"], about["starts"])
+        return cls(models, about["features"], about["starts"], about["unmet_cold"])
 
 
 @dataclass(frozen=True)

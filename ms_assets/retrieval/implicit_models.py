@@ -17,7 +17,7 @@ SONGS_PER_USER = 300
 """Maximum number of a user's songs from which similarities are computed, whose cost grows with its square."""
 ITERATIONS = 8
 SAMPLES = 30_000_000
-"""Number of steps of BPR, unless a pair would get fewer than 10 or more than 300."""
+"""Number of steps of BPR, unless a pair would get fewer than 10 or more than 200."""
 
 ITEM_KNN_GRID = [
     {"similarity": similarity, "neighbours": neighbours}
@@ -143,7 +143,7 @@ class BPR(VectorRecommender):
 
 def epochs(n_pairs: int) -> int:
     """Number of times that BPR meets every pair."""
-    return int(np.clip(SAMPLES // max(n_pairs, 1), 10, 300))
+    return int(np.clip(SAMPLES // max(n_pairs, 1), 10, 200))
 
 
 def _most_played(dataset: Dataset) -> Dataset:

@@ -83,7 +83,10 @@ def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, 
         ORDER BY uid, "time" NULLS LAST, row
     """).materialize()
     if not len(ranked):
-        raise ValueError(f"events: no user has between {limits.min_events} (min_events) and {limits.max_events} events")
+        raise ValueError(
+            f"events: no user has between {limits.min_events} (min_events) and {limits.max_events} events; "
+            "lower min_events, or raise max_events"
+        )
     [(last,)] = ranked.aggregate("coalesce(max(timestamp), 0)").fetchall()
     wanted = validated(SplitSettings, {"test_start": max(last - DAY, 0), **settings})
     uids, item_ids = (ranked.project(name).distinct().order(name).fetchnumpy()[name] for name in ("uid", "item_id"))
@@ -93,7 +96,8 @@ def split(events: Frame, *, min_events: int = 1, max_events: int | None = None, 
     found = Split(*(given[row[part == number]] for number in range(len(PARTS))))
     if empty := [name for name in ("train", "test") if not len(getattr(found, name))]:
         raise ValueError(
-            f"events: {wanted} leaves none in {' and '.join(empty)}; found {[*map(len, found)]} in the parts"
+            f"events: {wanted} leaves none in {' and '.join(empty)}; found {[*map(len, found)]} in the parts; "
+            "change the ratios or test_start"
         )
     return found
 

@@ -9,13 +9,14 @@ from ms_assets_tests.workplace import ROOT, answer_of
 
 ON_A_SMALL_DISK = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1"'
 PROGRAM = """
-import json, logging, subprocess, sys
+import json, logging, subprocess, sys, tempfile
 from pathlib import Path
 import dagster as dg
 import numpy as np
 import torch
 import faiss
 from ms_assets.defs.platform.io_managers import CheckpointOnDisk, IndexOfOrigin
+from ms_assets.files import temporary_folder
 from ms_assets.streams import TableStream
 from ms_assets_tests.shelf import Shelf
 
@@ -70,6 +71,14 @@ def fill_drafts():
             draft.fill(table(shelf, 300_000).to_arrow_table() for _ in range(3))
 
 found["drafts"] = [attempt(fill_drafts), shelf.files() == {}, None, True]
+tempfile.tempdir = str(disk)
+
+def fill_temporary_folder():
+    with temporary_folder() as folder:
+        (folder / "index.faiss").write_bytes(bytes(4 << 20))
+
+before = {*disk.iterdir()}
+found["temporary folder"] = [attempt(fill_temporary_folder), {*disk.iterdir()} == before, None, True]
 print(json.dumps(found))
 """
 
@@ -85,13 +94,24 @@ def found(tmp_path_factory):
     return answer_of(*command, *program, cwd=ROOT)
 
 
-KINDS = ("relation", "arrow", "stream", "drafts", "checkpoint", "index", "json", "folder", "while training")
+KINDS = (
+    "relation",
+    "arrow",
+    "stream",
+    "drafts",
+    "checkpoint",
+    "index",
+    "json",
+    "folder",
+    "while training",
+    "temporary folder",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_disk_leaves_the_former_file_and_nothing_else_and_with_room_the_next_run_heals(found, kind):
     error, as_it_was, later_error, healed = found[kind]
     assert "No space left on device: make room, then run the same again" in error
-    named = {"while training": ".sample.fit.checkpoint", "drafts": "drafts/data"}.get(kind, "/data/room/value/50m")
-    assert named in error
+    named = {"while training": ".sample.fit.checkpoint", "drafts": "drafts/data", "temporary folder": " (TMPDIR)"}
+    assert named.get(kind, "/data/room/value/50m") in error
     assert (as_it_was, later_error, healed) == (True, None, True)

@@ -108,6 +108,12 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize("name", ["50 € + [x] & co; #1", "a=1, it's *?"])
+def test_a_home_may_have_any_name(tmp_path, name):
+    report = import_events(csv(tmp_path / "log.csv", ROWS), tmp_path / name / "own")
+    assert report["n_read"] == len(ROWS)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_logs_in_every_form_give_the_same_tables(tmp_path, form):
     report = import_events(FORMS[form](tmp_path), tmp_path / "own")

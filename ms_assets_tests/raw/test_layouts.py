@@ -141,11 +141,20 @@ def with_lists(name, values):
     return table.set_column(index, name, pa.array(values, table.schema.field(name).type))
 
 
-DIFFER = "lists of a user differ in length"
+DIFFER = "; expected lists of one length for each user: write the file again"
 REFUSED = {
-    "lists of different lengths": (with_lists("item_id", [[10, 11], [], [10]]), DIFFER),
-    "lengths swapped between users": (with_lists("item_id", [[10], [11, None], [10]]), DIFFER),
-    "a null list": (with_lists("timestamp", [[0, 5], None, [0]]), DIFFER),
+    "lists of different lengths": (
+        with_lists("item_id", [[10, 11], [], [10]]),
+        f"for uid 2 column timestamp has 1 values and column item_id 0{DIFFER}",
+    ),
+    "lengths swapped between users": (
+        with_lists("item_id", [[10], [11, None], [10]]),
+        f"for uid 1 column timestamp has 2 values and column item_id 1{DIFFER}",
+    ),
+    "a null list": (
+        with_lists("timestamp", [[0, 5], None, [0]]),
+        f"for uid 2 column timestamp has None values and column item_id 1{DIFFER}",
+    ),
     "a missing column": (sequential(WORLD.multi_event()).drop_columns("timestamp"), "column timestamp is missing"),
     "a column without lists": (
         sequential(WORLD.multi_event()).set_column(3, "is_organic", pa.array([1, 1, 1], pa.uint8())),

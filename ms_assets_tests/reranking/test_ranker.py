@@ -1,10 +1,12 @@
 """The learned ranker in a world whose right order is known, and the bounds of what it learns from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from ms_assets.reranking import passes, ranker
+from ms_assets.reranking import cold, passes, ranker
 from ms_assets.reranking.ranker import Material, Ranker, learn
 from ms_assets_tests.reranking.tastes import N_SILENT, N_SONGS, N_USERS, Tastes, knowledge, material, tables
 
@@ -53,6 +55,24 @@ def test_in_discovery_songs_of_the_favourite_artist_come_first_and_no_heard_song
         assert {song // 4 for song in songs[:2]} == {tastes.new[user] // 4}
 
 
+def test_cold_songs_of_which_validation_taught_nothing_keep_their_places_and_others_are_ranked(world, monkeypatch):
+    _, _, train, _, lists, known, _, model = world
+    monkeypatch.setattr(cold, "PLACED_BY", ("item_knn",))
+    met = np.where(np.arange(N_SONGS) < 4, 0.0, known.of_songs["met"])
+    unmet = replace(known, of_songs={**known.of_songs, "met": met})
+    ranked = listed(unmet, lists, train, model)
+    kept = listed(unmet, lists, train, replace(model, unmet_cold=["discovery"]))
+    for user in range(N_USERS):
+        songs = (
+            lists["item_knn"].filter(f"view = 'discovery' AND user_id = {user}").order("rank").fetchnumpy()["song_id"]
+        )
+        for place, song in enumerate(songs):
+            assert song >= 4 or kept["discovery", user][place] == song
+        assert kept["all", user] == ranked["all", user]
+        others = [[song for song in found["discovery", user] if song >= 4] for found in (ranked, kept)]
+        assert others[0] == others[1]
+
+
 def test_each_user_is_held_out_from_the_model_that_scores_them(world):
     *_, table, model = world
     material = passes.read(table)["all"]
@@ -79,8 +99,8 @@ def test_a_ranker_is_the_same_after_it_is_written_and_read_and_when_it_is_learne
 def test_a_ranker_of_another_format_is_refused(world):
     *_, model = world
     files = model.to_files()
-    with pytest.raises(ValueError, match="reranking/ranker: found format 9, expected 1; materialise it again"):
-        Ranker.of_files({**files, "ranker.json": files["ranker.json"].replace(b'"format": 1', b'"format": 9')})
+    with pytest.raises(ValueError, match="reranking/ranker: found format 9, expected 2; materialise it again"):
+        Ranker.of_files({**files, "ranker.json": files["ranker.json"].replace(b'"format": 2', b'"format": 9')})
 
 
 def test_ndcg_is_that_of_a_list_of_candidates_against_the_best_list_of_all_targets():

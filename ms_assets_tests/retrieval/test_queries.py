@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from ms_assets.defs.retrieval import assets
 from ms_assets.interactions import Interactions
 from ms_assets.retrieval import queries
+from ms_assets.vectors import embedding_columns, vector_column
 from ms_assets_tests.retrieval.histories import dataset_of
 from ms_assets_tests.training.graphs import unit_rows
 
@@ -79,6 +82,34 @@ def test_users_who_follow_their_latest_song_are_asked_for_by_it(dataset, vectors
     assert np.array_equal(found.queries, queries.of_users(dataset, users, songs, found.weights))
     gains = [trial["gain"] for trial in found.trials if trial["half_life"] == 60]
     assert gains == sorted(gains) and gains[0] > 0
+
+
+def test_queries_of_a_refit_are_chosen_by_the_vectors_that_have_not_seen_validation(
+    dataset, rows, vectors, table, duckdb
+):
+    """The refit, which has seen validation, draws users to what they took to there, so that nothing gains any more."""
+    before, songs = vectors
+    after = queries.of_users(dataset, before, songs, {60: 0.4})
+    followed = nearest(after, songs, dataset, 5)
+    assert queries.fit(validated(dataset, followed), after, songs).weights == {}
+    chosen = queries.fit(validated(dataset, followed), before, songs).weights
+    wanted = [(user, song, "validation", 1.0) for user, row in enumerate(followed.tolist()) for song in row]
+
+    def stored(key, learned, unrefitted):
+        columns = {key: np.arange(len(learned)), "cold": np.zeros(len(learned), bool)}
+        return duckdb.connection.from_arrow(pa.table({**columns, **embedding_columns(learned, unrefitted)}))
+
+    found = assets.queries(
+        table("user_id uid", *((user, 10 * user) for user in range(N_USERS))),
+        table("song_id item_id in_graph", *((song, 100 + song, True) for song in range(N_SONGS))),
+        table("user_id song_id timestamp", *map(tuple, rows.tolist())),
+        table("user_id song_id split adjusted_relevance", *wanted),
+        stored("user_id", after, before), stored("song_id", songs, songs),
+    )  # fmt: skip
+    assert found.metadata["weights"] == {f"half-life {seconds} s": weight for seconds, weight in chosen.items()} != {}
+    for column, learned in (("embedding", after), ("before_refit", before)):
+        expected = queries.of_users(dataset, learned, songs, chosen)
+        np.testing.assert_allclose(vector_column(found.value, column), expected, atol=1e-6)
 
 
 def test_users_who_follow_their_learned_vector_keep_it(dataset, vectors):

@@ -168,14 +168,16 @@ def test_a_part_divided_anew_by_other_settings_never_mixes_with_the_ids_of_the_o
 
 def test_no_active_user_is_refused_with_the_thresholds(platform):
     World([listen(1, 0, 10)], [10]).write(platform.source)
-    with pytest.raises(ValueError, match=r"splits/users: no user has between 5 .* and 9 .*max_events"):
+    with pytest.raises(ValueError, match=r"splits/users: no user has between 5 .* and 9 .*; lower min_events"):
         platform.materialise("splits/users", config=Rules(min_events=5, max_events=9).config())
 
 
 def test_a_split_without_a_test_part_is_refused_by_name(platform):
     World([listen(1, i, 10) for i in range(9)], [10]).write(platform.source)
     rules = Rules(protocol="global_temporal")
-    with pytest.raises(ValueError, match=r"split_events: .* leaves no event in test"):
+    with pytest.raises(
+        ValueError, match=r"split_events: .* leaves no event in test; found .*; change the ratios or test_start"
+    ):
         platform.materialise("splits/test", config=rules.config())
 
 

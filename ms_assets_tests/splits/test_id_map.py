@@ -33,5 +33,12 @@ def test_ids_are_found_as_in_a_dictionary(ids, type_):
     assert found.tolist() == [place.get(id_, UNKNOWN) for id_ in asked]
 
 
+@pytest.mark.parametrize("spread", [30, 500, 200_000], ids="one in {}".format)
+def test_an_id_takes_few_bytes_however_far_the_next_one_is(spread):
+    ids = spread * np.arange(20_000) + np.random.default_rng(0).integers(spread, size=20_000)
+    held = [array.nbytes for array in vars(IdMap(ids)).values() if isinstance(array, np.ndarray)]
+    assert 0 < sum(held) <= 130 * len(ids)
+
+
 def test_no_question_has_no_answer():
     assert IdMap(np.array([3])).positions(np.array([], np.uint32)).tolist() == []

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -82,6 +83,13 @@ def test_what_does_not_fit_is_refused_with_the_parts_and_a_way_out():
         "lower embedding_dim",
     ):
         assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(("system", "unit"), [("Linux", 1024), ("Darwin", 1)])
+def test_peak_memory_is_counted_in_the_units_of_the_system(monkeypatch, system, unit):
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=5_000))
+    assert machine.peak_memory() == 5_000 * unit
 
 
 def test_free_memory_of_the_machine_is_within_what_it_has():

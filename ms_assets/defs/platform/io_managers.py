@@ -6,7 +6,6 @@ its target, flushed to disk and renamed, so that a reader sees either the earlie
 
 import json
 import os
-import resource
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import NO_SCALE, OPTIONAL, PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
 from ms_assets.files import DamagedFileError, always, published, reading, remove, sha256, writing
+from ms_assets.machine import peak_memory
 from ms_assets.raw.source import SourceFile
 from ms_assets.streams import ROW_GROUP, Relation, TableStream, TableWriter, stored_table
 
@@ -105,7 +105,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
                 "dagster/uri": path.as_uri(),
                 "size_bytes": sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()),
                 "write_seconds": round(time.monotonic() - started, 3),
-                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "peak_memory_mib": peak_memory() >> 20,
             }
         )
 

@@ -102,7 +102,7 @@ def pool(features: Relation) -> dg.MaterializeResult[pl.DataFrame]:
     return dg.MaterializeResult(value=found, metadata={"pool": shown.table(found)})
 
 
-@asset(kinds={"lightgbm", "matplotlib"}, code_version="1", io_manager_key="folders")
+@asset(kinds={"lightgbm", "matplotlib"}, code_version="2", io_manager_key="folders")
 def ranker(features: Relation) -> dg.MaterializeResult[dict[str, bytes]]:
     """Ranker of each view, LightGBM's LambdaRank: it learns from the validation part to weigh all features together.
 
@@ -114,12 +114,14 @@ def ranker(features: Relation) -> dg.MaterializeResult[dict[str, bytes]]:
         {view: found.models for view, found in learned.items()},
         materials[VIEWS[0]].names,
         {view: found.start for view, found in learned.items()},
+        [view for view in learned if not materials[view].meets_cold],
     )
     told: dict[str, Any] = {} if learned else {"absent": NOBODY}
     for view, found in learned.items():
         told[f"begins_with_{view}"] = found.start
         told[f"leaves_{view}"] = found.leaves
         told[f"trees_{view}"] = found.n_trees
+        told[f"cold_songs_{view}"] = "kept in LightGCN's places" if view in made.unmet_cold else "ranked"
         told[f"held_out_{view}"] = shown.table(_held_out(made, view, materials[view]))
     drawn = {title: pictures.png(figure) for title, figure in explained.charts(made, materials).items()}
     return dg.MaterializeResult(value=made.to_files(), metadata={**told, **shown.images(drawn)})

@@ -77,7 +77,8 @@ def users(
     if not len(active):
         raise ValueError(
             f"splits/users: no user has between {settings.min_events} (min_events) and "
-            f"{settings.max_events} (max_events) events of raw/multi_event, one of them with a candidate song"
+            f"{settings.max_events} (max_events) events of raw/multi_event, one of them with a candidate song; "
+            "lower min_events, or raise max_events"
         )
     return dg.MaterializeResult(value=active, metadata=settings.model_dump())
 
@@ -125,7 +126,10 @@ def split_events(
     divide = partial(protocols.parted_events, multi_event, uids, IdMap(item_ids), settings, duckdb.rows)
     tally = parts.tally(divide(), len(item_ids))
     if empty := [name for name in ("train", "test") if not tally.n_rows[name]]:
-        raise ValueError(f"split_events: {settings} leaves no event in {' and '.join(empty)}; found {tally.n_rows}")
+        raise ValueError(
+            f"split_events: {settings} leaves no event in {' and '.join(empty)}; found {tally.n_rows}; "
+            "change the ratios or test_start"
+        )
     with io_manager.drafts(keys, scale) as drafts:
         drafts["songs"].append(catalogue.songs(duckdb.connection, candidate_songs, item_ids, tally).to_arrow_table())
         for rows in parts.tables(divide(parts.EVENT_COLUMNS), tally):
