@@ -26,7 +26,7 @@ from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
 from ms_assets.retrieval.index import SongIndex
 from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
-from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN
+from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN, Transitions
 from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
@@ -287,6 +287,12 @@ def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Re
 def session_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: item-based neighbours of the user's recent songs, as Yambda's authors have it, with all neighbours."""
     return _fitted(Dataset.of(users, songs, train, ground_truth), SessionKNN, linear_models.SESSION_GRID)
+
+
+@asset(kinds={"scipy"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated"))
+def transitions(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: the songs that followed the user's recent songs within sessions of all users."""
+    return _fitted(Dataset.of(users, songs, train, ground_truth), Transitions, linear_models.TRANSITIONS_GRID)
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
