@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
     from ms_assets.retrieval.index import SongIndex
     from ms_assets.retrieval.lightgcn import LightGCN, LightGCNReplay
-    from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN
+    from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN, Transitions
     from ms_assets.splits.frames import split
 
 __version__ = "0.2.0"
@@ -37,6 +37,7 @@ __all__ = [
     "Replay",
     "SessionKNN",
     "SongIndex",
+    "Transitions",
     "evaluate",
     "import_events",
     "split",
@@ -48,7 +49,7 @@ _HOMES = {
     "retrieval.implicit_models": ["BPR", "IALS", "ItemKNN"],
     "retrieval.index": ["SongIndex"],
     "retrieval.lightgcn": ["LightGCN", "LightGCNReplay"],
-    "retrieval.linear_models": ["EASE", "GraphFilter", "SessionKNN"],
+    "retrieval.linear_models": ["EASE", "GraphFilter", "SessionKNN", "Transitions"],
     "evaluation.evaluate": ["evaluate"],
 }
 """Modules of the public names; each is imported when one of its names is first used."""

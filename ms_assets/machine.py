@@ -16,6 +16,9 @@ LIMITS = (
 )  # fmt: skip
 """Files of the limit, of what is used and of its parts, and names of the parts that are only a cache of files."""
 
+IN_FLIGHT = 56 << 20
+"""Bytes of tables that are read a batch at a time, whatever their size."""
+
 
 class NotEnoughMemoryError(ValueError):
     """Something does not fit into memory."""

@@ -7,7 +7,7 @@ ASSETS = {
     "graph": "edges bipartite_graph statistics",
     "training": "lightgcn user_embeddings song_embeddings hyperparameter_study ablation",
     "retrieval": "queries cold_songs song_index lightgcn lightgcn_replay popular decayed_popularity random replay "
-    "item_knn session_knn ials bpr collaborative_filtering graph_filter ease content_based own_lists",
+    "item_knn session_knn transitions ials bpr collaborative_filtering graph_filter ease content_based own_lists",
     "reranking": "features pool ranker ranked ablation served_model",
     "evaluation": "user_metrics user_metrics_json official_user_metrics recall_curve slices exposure differences "
     "leaderboard report champion",

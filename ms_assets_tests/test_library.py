@@ -30,6 +30,7 @@ from ms_assets import (
     Replay,
     SessionKNN,
     SongIndex,
+    Transitions,
     evaluate,
     split,
 )
@@ -47,6 +48,7 @@ CHEAP = {
     "Random": lambda: Random(seed=3),
     "Replay": lambda: Replay(decay=0.5),
     "SessionKNN": lambda: SessionKNN(half_life_hours=0.01),
+    "Transitions": Transitions,
     "GraphFilter": lambda: GraphFilter(factors=8),
     "EASE": EASE,
     "BPR": lambda: BPR(factors=8),
@@ -56,7 +58,16 @@ CHEAP = {
     "ContentBased": ContentBased,
 }
 METHODS = CHEAP | {"LightGCN": lambda: LightGCN(**SMALL), "LightGCNReplay": lambda: LightGCNReplay(0.5, **SMALL)}
-KNOW_NO_SIMILARITY = ("Popular", "DecayedPopular", "Random", "Replay", "SessionKNN", "GraphFilter", "EASE")
+KNOW_NO_SIMILARITY = (
+    "Popular",
+    "DecayedPopular",
+    "Random",
+    "Replay",
+    "SessionKNN",
+    "Transitions",
+    "GraphFilter",
+    "EASE",
+)
 
 
 def planted():

@@ -22,6 +22,7 @@ from ms_assets import (
     Random,
     Replay,
     SessionKNN,
+    Transitions,
     evaluate,
     split,
 )
@@ -103,6 +104,7 @@ CLASSES = {
     "item_knn": ItemKNN,
     "ials": IALS,
     "session_knn": SessionKNN,
+    "transitions": Transitions,
     "bpr": BPR,
     "graph_filter": GraphFilter,
     "ease": EASE,

@@ -4,13 +4,12 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.events import EVENT_TYPES, EventType, UnknownEventTypeError, name_of
-from ms_assets.machine import free_memory, refuse_beyond
+from ms_assets.machine import IN_FLIGHT, free_memory, refuse_beyond
 from ms_assets.raw.arrival import vector_length
 from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, vector_column
@@ -23,20 +22,40 @@ INTERACTS = ("user", "interacts", "song")
 EDGE_ATTRIBUTES = ("event_type", "n_events", "played_ratio", "weight")
 
 
-def song_audio(con: duckdb.DuckDBPyConnection, songs: Relation, embeddings: Relation) -> Relation:
-    """Unit audio vector of every song, zeros if it has none, in the order of song_id: audio, has_audio."""
-    silence = [0.0] * vector_length(embeddings, "normalized_embed")
-    return con.sql(f"""
-        SELECT coalesce(normalized_embed::FLOAT[], {silence}::FLOAT[]) AS audio,
-            normalized_embed IS NOT NULL AS has_audio
-        FROM songs LEFT JOIN embeddings USING (item_id) ORDER BY song_id
-    """)
+Audio = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""Unit audio vectors of songs [n_songs, n], zeros where unknown, and flags of songs with one [n_songs]."""
+
+
+def song_audio(item_id: NDArray[np.int64], embeddings: Relation) -> Audio:
+    """Read the audio of songs, a batch at a time, for a join would hold all vectors twice beside the result.
+
+    Args:
+        item_id: Yambda's id of each song, int64 [n_songs].
+        embeddings: rows of raw/embeddings.
+    """
+    audio = np.zeros((len(item_id), vector_length(embeddings, "normalized_embed")), np.float32)
+    has_audio, order = np.zeros(len(item_id), bool), np.argsort(item_id)
+    if not len(item_id):
+        return audio, has_audio
+    known = embeddings.filter("normalized_embed IS NOT NULL")
+    for batch in known.project("item_id, normalized_embed::FLOAT[] AS audio").to_arrow_reader():
+        ids = batch.column("item_id").to_numpy()
+        song = order[np.searchsorted(item_id, ids, sorter=order).clip(max=len(item_id) - 1)]
+        wanted = item_id[song] == ids
+        audio[song[wanted]] = vector_column(pa.table(batch), "audio")[wanted]
+        has_audio[song[wanted]] = True
+    return audio, has_audio
 
 
 def estimate(n_users: int, n_songs: int, n_edges: int, dimensions: int) -> dict[str, int]:
     """Estimate the bytes that building a graph takes, by purpose; dimensions: those of the audio."""
-    # Audio and the lists of artists and albums stand in a table beside the graph's own.
-    return {"edges": 24 * n_edges, "audio": 2 * 4 * dimensions * n_songs, "other features": 64 * n_songs + 8 * n_users}
+    # The lists of artists and albums stand in a table beside the graph's own.
+    return {
+        "edges": 24 * n_edges,
+        "audio": 4 * dimensions * n_songs,
+        "other features": 96 * n_songs + 8 * n_users,
+        "tables in flight": IN_FLIGHT,
+    }
 
 
 def refuse_without_room(n_users: int, n_songs: int, n_edges: int, embeddings: Relation) -> None:
@@ -54,7 +73,7 @@ def refuse_without_room(n_users: int, n_songs: int, n_edges: int, embeddings: Re
 
 
 def bipartite_graph(
-    users: pa.Table, songs: pa.Table, audio: pa.Table, most_edges: int, edges: Iterable[pa.RecordBatch]
+    users: pa.Table, songs: pa.Table, audio: Audio, most_edges: int, edges: Iterable[pa.RecordBatch]
 ) -> "HeteroData":
     """Build the graph from tables whose rows are in the order of their dense ids.
 
@@ -72,8 +91,7 @@ def bipartite_graph(
     graph = HeteroData()
     graph["user"].uid = _tensor(users, "uid")
     graph["user"].num_nodes = users.num_rows
-    graph["song"].x = torch.from_numpy(vector_column(audio, "audio"))
-    graph["song"].has_audio = _tensor(audio, "has_audio")
+    graph["song"].x, graph["song"].has_audio = (torch.from_numpy(array) for array in audio)
     graph["song"].item_id = _tensor(songs, "item_id")
     graph["song"].in_graph = _tensor(songs, "in_graph")
     for owner in ("artist", "album"):

@@ -1,13 +1,16 @@
 """Dataset that every recommender learns from: users, songs, and the users' train events."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
+from ms_assets.machine import IN_FLIGHT, free_memory, refuse_beyond
 from ms_assets.splits.frames import Frame, Tables, tables
 from ms_assets.streams import Relation, in_user_ranges
 from ms_assets.vectors import vector_column
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 ONE = 1 << 40
 ROWS = 1 << 22
 """Number of train events whose histories are made at a time."""
+HISTORY = 20
+"""Bytes a pair: its key, number of events and last event."""
+LISTS = 2 * 100 * 94
+"""Bytes a user: a hundred songs in two views, as arrays and as a table."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Dataset:
         song_table = songs.order("song_id").to_arrow_table()
         uid, item_id = users.order("user_id").to_arrow_table()["uid"].to_numpy(), song_table["item_id"].to_numpy()
         shape = len(uid), len(item_id)
-        heard, validation = Interactions.of_tables(in_user_ranges(_histories, train, rows=ROWS).tables, *shape), None
+        histories = _within_memory(in_user_ranges(_histories, train, rows=ROWS).tables, len(train), *shape)
+        heard, validation = Interactions.of_tables(histories, *shape), None
         if ground_truth is not None:
             rows = ground_truth.filter("split = 'validation'").project(
                 "user_id, song_id, adjusted_relevance AS relevance"
@@ -105,6 +113,32 @@ class Dataset:
     def of_users(self, users: NDArray[np.int64]) -> Self:
         """Copy the dataset with the train events of some users alone; users and songs stay the same."""
         return replace(self, heard=self.heard.keep(np.isin(self.heard.user, users)))
+
+
+def estimate(n_users: int, n_songs: int, n_pairs: int) -> dict[str, int]:
+    """Estimate the bytes of a dataset while it is made, and of everybody's recommendations, by purpose."""
+    # A copy of the keys while parts are joined, later the lists.
+    then = max(8 * n_pairs, LISTS * n_users)
+    return {"histories": HISTORY * n_pairs, "lists": then, "songs": 16 * n_songs, "tables in flight": IN_FLIGHT}
+
+
+def _within_memory(histories: Iterable[pa.Table], n_events: int, n_users: int, n_songs: int) -> Iterator[pa.Table]:
+    """Pass histories of ranges of users on, once the first tells how many pairs there are for an event.
+
+    Raises:
+        NotEnoughMemoryError: the histories of all, or the lists made from them, do not fit into free memory.
+    """
+    for number, some in enumerate(histories):
+        if not number:
+            n_pairs = round(len(some) / max(some["n_events"].to_numpy().sum(), 1) * n_events)
+            refuse_beyond(
+                free_memory(),
+                f"retrieval for {n_users:,} users with {n_events:,} train events",
+                estimate(n_users, n_songs, n_pairs),
+                "let fewer users take part (splits__users.min_events, max_events), or recommend on a machine with more "
+                "memory",
+            )
+        yield some
 
 
 def _histories(train: Relation) -> Relation:

@@ -62,8 +62,8 @@ class SongIndex:
     index: "faiss.Index"
     measured: Measured | None = None
     """Measurements; None for an index that was loaded."""
-    use_gpu: bool = False
-    """Search on the first GPU, if there is one; then several threads must not search at the same time."""
+    gpu: int | None = None
+    """Number of the GPU that searches, from `gpu_of`; then several threads must not search at the same time."""
 
     @classmethod
     def build(
@@ -72,6 +72,7 @@ class SongIndex:
         ids: NDArray[np.int64] | None = None,
         queries: NDArray[np.float32] | None = None,
         singly: bool = False,
+        gpu: int | None = None,
     ) -> Self:
         """Build an index over vectors float32 [n, d]; its kind depends on their number and that of the queries.
 
@@ -83,6 +84,7 @@ class SongIndex:
             ids: ids that `search` returns, int64 [n]; by default the rows of the vectors.
             queries: vectors like those to be searched for, float32 [n_queries, d]; by default the songs' own.
             singly: queries come one at a time, as in a service.
+            gpu: number of the GPU that fills lists and searches, from `gpu_of`; None for the CPU.
 
         >>> index = SongIndex.build(np.eye(3, dtype=np.float32))
         >>> index.search(np.float32([[0, 1, 0.5]]), k=2)[0].tolist()
@@ -91,7 +93,7 @@ class SongIndex:
         queries = vectors if queries is None else queries
         ids = np.arange(len(vectors)) if ids is None else ids
         kind = choose(len(vectors), vectors.shape[1], len(queries), singly)
-        return cls(*built(vectors, ids, queries, kind))
+        return cls(*built(vectors, ids, queries, kind, gpu), gpu)
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Find the k songs with the largest inner products: ids int64 and scores float32, [n_queries, k].
@@ -101,7 +103,7 @@ class SongIndex:
         the index has no more songs.
         """
         queries = np.ascontiguousarray(queries)
-        index = self._gpu_index if self.use_gpu and searches_on_gpu(self.index, k) else self.index
+        index = self.index if self.gpu is None or not searches_on_gpu(self.index, k) else self._gpu_index
         scores, ids = index.search(queries, k)
         unsettled = np.arange(len(queries)) if k > RECALL_AT else np.flatnonzero((ids < 0).any(axis=1))
         for search in _wider(self.index, k):
@@ -118,7 +120,7 @@ class SongIndex:
 
     @cached_property
     def _gpu_index(self) -> "faiss.Index":
-        return on_gpu(self.index)
+        return on_gpu(self.index, self.gpu)
 
     def save(self, path: str | Path) -> None:
         """Write the index into a Faiss file, whole or not at all."""
@@ -186,13 +188,14 @@ def choose(n_songs: int, dimensions: int, n_queries: int, singly: bool) -> Kind:
 
 
 def built(
-    vectors: NDArray[np.float32], ids: NDArray[np.int64], queries: NDArray[np.float32], kind: Kind
-) -> tuple["faiss.Index", Measured]:
+    vectors: NDArray[np.float32], ids: NDArray[np.int64], queries: NDArray[np.float32], kind: Kind,
+    gpu: int | None = None,
+) -> tuple["faiss.Index", Measured]:  # fmt: skip
     """Build an index of one kind and measure it; see `SongIndex.build`."""
     rng = np.random.default_rng(0)
     drawn = queries[rng.choice(len(queries), min(len(queries), RECALL_QUERIES), replace=False)]
     started = time.monotonic()
-    index = _filled(vectors, ids, kind, rng)
+    index = _filled(vectors, ids, kind, rng, gpu)
     filled = time.monotonic()
     _, rows = exact.search(drawn, vectors, min(RECALL_AT, len(vectors)))
     exact_seconds = time.monotonic() - filled
@@ -205,13 +208,13 @@ def built(
     if kind == "ivf_sq8" and min(recall, deep) < TARGET_RECALL:
         said = "%s reaches a recall@%d of %.4f at best, and %.4f deep in the list: building ivf_flat instead"
         logger.warning(said, kind, RECALL_AT, recall, deep)
-        return built(vectors, ids, queries, "ivf_flat")
+        return built(vectors, ids, queries, "ivf_flat", gpu)
     speeds = len(drawn) / seconds, exact_seconds / seconds
     return index, Measured(kind, effort, recall, deep, filled - started, *speeds)
 
 
 def _filled(
-    vectors: NDArray[np.float32], item_id: NDArray[np.int64], kind: Kind, rng: np.random.Generator
+    vectors: NDArray[np.float32], item_id: NDArray[np.int64], kind: Kind, rng: np.random.Generator, gpu: int | None
 ) -> "faiss.Index":
     import faiss
 
@@ -228,10 +231,10 @@ def _filled(
     else:
         lists = faiss.IndexIVFScalarQuantizer(coarse, d, n_lists, faiss.ScalarQuantizer.QT_8bit, product)
     lists.cp.niter = ROUNDS_OF_KMEANS
-    filled = on_gpu(lists)
+    filled = on_gpu(lists, gpu)
     filled.train(vectors[rng.choice(n, min(n, POINTS_PER_LIST * n_lists), replace=False)])
     filled.add_with_ids(vectors, item_id)
-    return faiss.index_gpu_to_cpu(filled) if faiss.get_num_gpus() else filled
+    return filled if gpu is None else faiss.index_gpu_to_cpu(filled)
 
 
 def list_count(n_songs: int) -> int:
@@ -249,11 +252,28 @@ def searches_on_gpu(index: "faiss.Index", k: int) -> bool:
     return max(k, lists.nprobe if lists else 1) <= MOST_ON_GPU
 
 
-def on_gpu(index: "faiss.Index") -> "faiss.Index":
-    """Copy an index to the first GPU; without a GPU it stays as it is."""
+def gpu_of(device: str) -> int | None:
+    """Number of the GPU that Faiss takes beside a training on a device: the same one.
+
+    None if the training takes the CPU, or Faiss, such as its build for the CPU, sees no such GPU.
+
+    device: setting of the training, such as `auto` or `cuda:1`.
+    """
+    import faiss
+    import torch
+
+    from ms_assets.training import devices
+
+    found = devices.resolve(device) if device == "auto" else torch.device(device)
+    number = found.index or 0
+    return number if found.type == "cuda" and number < faiss.get_num_gpus() else None
+
+
+def on_gpu(index: "faiss.Index", gpu: int | None) -> "faiss.Index":
+    """Copy an index to a GPU; it stays as it is where that is None."""
     import faiss
 
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index) if faiss.get_num_gpus() else index
+    return index if gpu is None else faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), gpu, index)
 
 
 def _reach_target(
@@ -308,12 +328,13 @@ def origin(
     users: NDArray[np.float32],
     songs: NDArray[np.float32],
 ) -> dict[str, str]:
-    """Origin of an index: the training, its split, the id map, queries of users, and vectors of songs, by name.
+    """Origin of an index: the training, its device and split, the id map, users' queries, and songs' vectors, by name.
 
     model: model of training/lightgcn.
     """
     return {
         "training_run": model.mlflow_run_id,
+        "device": model.settings.device,
         "split": model.inputs.get("splits/ground_truth", "unknown"),
         "id_map": fingerprint(item_id),
         "queries": fingerprint(users),

@@ -9,7 +9,7 @@ from ms_assets.retrieval import queries
 from ms_assets.retrieval.baselines import activation
 from ms_assets.retrieval.cold_start import placed
 from ms_assets.retrieval.dataset import Dataset
-from ms_assets.retrieval.index import SongIndex
+from ms_assets.retrieval.index import SongIndex, gpu_of
 from ms_assets.retrieval.recommender import Ranked, VectorRecommender
 from ms_assets.settings import TrainingSettings, validated
 from ms_assets.vectors import Ragged
@@ -75,10 +75,11 @@ class LightGCN(VectorRecommender):
 
         given = dataset.tables
         assert given is not None, "frames come with the tables that a graph is made of"
+        silence = np.zeros((dataset.n_songs, 1), np.float32), np.zeros(dataset.n_songs, bool)
         graph = bipartite_graph(
             given.users.to_arrow_table(),
             given.songs.to_arrow_table(),
-            given.audio.to_arrow_table(),
+            dataset.audio or silence,
             len(given.train),
             edges(given.connection, given.train).to_arrow_reader(),
         )
@@ -105,7 +106,8 @@ class LightGCN(VectorRecommender):
         return {"users": asked, "songs": songs}
 
     def _prepare(self, dataset: Dataset) -> None:
-        index = SongIndex.build(self.learned["songs"], queries=self.learned["users"])
+        gpu = gpu_of(self.settings.device)
+        index = SongIndex.build(self.learned["songs"], queries=self.learned["users"], gpu=gpu)
         self.of_embeddings(dataset, index, np.arange(dataset.n_songs), **self.learned)
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:

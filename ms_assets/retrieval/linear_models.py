@@ -9,21 +9,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.baselines import FACTORS, degrees, positives, truncated_svd
-from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.dataset import ROWS, Dataset
 from ms_assets.retrieval.recommender import Ranked, Recommender, padded
+from ms_assets.streams import Relation, in_user_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HOUR = 3_600
+SESSION = 1_800
+"""Seconds after an event within which another one of the user follows it."""
 MOST_USERS = 6_000
 """Number of users that EASE learns from at most; its time grows with the cube, its memory with the square."""
 
 SESSION_GRID = [{"half_life_hours": hours} for hours in (None, 168.0, 24.0, 6.0, 1.0, 0.2, 0.04, 0.008)]
+TRANSITIONS_GRID = [{"half_life_hours": hours} for hours in (0.2, 0.04, 1.0, 24.0, None)]
 FILTER_GRID = [
     {"power": power, "low_pass": low_pass}
     for low_pass, powers in ((0.3, (0.5, 0.4, 0.3)), (0.0, (0.2, 0.3, 0.4, 0.5)))
@@ -64,11 +69,7 @@ class SessionKNN(LinearModel):
     half_life_hours: float | None = None
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
-        if self.half_life_hours is None:
-            recent = dataset.heard.values["n_events"]
-        else:
-            recent = dataset.aged(f"pow(2, age / {-HOUR * self.half_life_hours})")
-        return {"recent": recent.astype(np.float32)}
+        return {"recent": _recent(dataset, self.half_life_hours)}
 
     def _prepare(self, dataset: Dataset) -> None:
         self._recent, self._counts = dataset.matrix(self.learned["recent"]), dataset.counts
@@ -79,6 +80,53 @@ class SessionKNN(LinearModel):
 
     def _scores(self, user: NDArray[np.int64]) -> "Tensor":
         return _sums((self._recent[user] @ self._counts.T).toarray(), self._by_song).T.contiguous()
+
+
+@dataclass
+class Transitions(LinearModel):
+    """Next-song transitions: the songs that followed a user's recent songs within a session, whoever played them.
+
+    A score is the sum over the user's songs of their events, which fade as in `SessionKNN`, times the share that the
+    candidate has in what followed the song. Events of one second have no order, so neither follows the other. Each song
+    follows itself once more than counted, so that a user's own songs lead somewhere where nothing followed them.
+    """
+
+    half_life_hours: float | None = 0.2
+
+    def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        assert dataset.train is not None, "a dataset to learn from has its events"
+        columns = pa.concat_tables(in_user_ranges(_followed, dataset.train, rows=ROWS).tables)
+        song, following, n = (columns[name].to_numpy() for name in ("song_id", "following", "n"))
+        return {"recent": _recent(dataset, self.half_life_hours), "song": song, "following": following, "n": n}
+
+    def _prepare(self, dataset: Dataset) -> None:
+        from scipy.sparse import csr_matrix
+
+        song, following, n = (self.learned[name] for name in ("song", "following", "n"))
+        own = np.arange(dataset.n_graph_songs)
+        song, following, n = np.append(song, own), np.append(following, own), np.append(n, np.ones(len(own)))
+        share = (n / np.bincount(song, n)[song]).astype(np.float32)
+        self._shares = csr_matrix((share, (song, following)), shape=(len(own), len(own)))
+        self._recent = dataset.matrix(self.learned["recent"])
+
+    def _scores(self, user: NDArray[np.int64]) -> "Tensor":
+        import torch
+
+        return torch.from_numpy((self._recent[user] @ self._shares).toarray())
+
+
+def _followed(train: Relation) -> Relation:
+    """Number of times that one song followed another within a session: song_id, following, n."""
+    window = "OVER (PARTITION BY user_id ORDER BY timestamp, song_id)"
+    pairs = train.project(f"song_id, lead(song_id) {window} AS following, lead(timestamp) {window} - timestamp AS gap")
+    return pairs.filter(f"gap BETWEEN 1 AND {SESSION}").aggregate("song_id, following, count(*) AS n")
+
+
+def _recent(dataset: Dataset, half_life_hours: float | None) -> NDArray[np.float32]:
+    """Events of each pair in `heard`, halved for every half-life before the user's last event, float32 [n_pairs]."""
+    if half_life_hours is None:
+        return dataset.heard.values["n_events"].astype(np.float32)
+    return dataset.aged(f"pow(2, age / {-HOUR * half_life_hours})").astype(np.float32)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from ms_assets.retrieval.baselines import SVD, ContentBased, DecayedPopular, Popular, Random, Replay
 from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
 from ms_assets.retrieval.lightgcn import LightGCN, LightGCNReplay
-from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN
+from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN, Transitions
 from ms_assets.retrieval.recommender import Recommender
 
 METHODS: dict[str, type[Recommender]] = {
@@ -15,6 +15,7 @@ METHODS: dict[str, type[Recommender]] = {
     "replay": Replay,
     "item_knn": ItemKNN,
     "session_knn": SessionKNN,
+    "transitions": Transitions,
     "ials": IALS,
     "bpr": BPR,
     "collaborative_filtering": SVD,

@@ -2,18 +2,21 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from ms_assets.machine import described, refuse_beyond, text
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors
+from ms_assets.training.rehearsal import number_hidden
 
 logger = logging.getLogger(__name__)
 
 FLOAT, LONG, INT = 4, 8, 4
 BYTES = {"fp32": 4, "bf16": 2}
 SMALLEST_PIECE = 1_024
+EDGE = 24
+"""Bytes an edge of a graph: its ends and four attributes."""
 BUILDING = 32
 """Bytes an edge while the adjacency is built."""
 LEARNED_LAYER = 3
@@ -40,7 +43,31 @@ class Sizes:
 
 
 def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
-    """Estimate the bytes on the training device at its peak, by purpose, without libraries and the loaded graph."""
+    """Estimate the bytes of a training on the CPU at its peak, by purpose, without libraries and the loaded graph.
+
+    That is the training itself, or the one with some songs hidden, which follows it and has its own copy of the graph.
+    """
+    return max(
+        (estimate_alone(sizes, settings), _estimate_again(sizes, settings)), key=lambda parts: sum(parts.values())
+    )
+
+
+def _estimate_again(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
+    """Estimate of the training with some songs hidden, and of what it holds beside; nothing where there is none."""
+    n_hidden = number_hidden(sizes.n_graph_songs, sizes.n_songs)
+    if not n_hidden or not (settings.audio or settings.metadata):
+        return {}
+    share = 1 - n_hidden / sizes.n_graph_songs
+    kept = replace(sizes, n_graph_songs=sizes.n_graph_songs - n_hidden, n_edges=round(share * sizes.n_edges))
+    alone = estimate_alone(kept, settings)
+    return alone | {
+        "graph without hidden songs": EDGE * kept.n_edges + FLOAT * sizes.audio_dimensions * sizes.n_graph_songs,
+        "training before": LONG * sizes.n_edges + alone["parameters"] // _copies(settings),
+    }
+
+
+def estimate_alone(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
+    """Estimate the bytes of one training on its device at its peak, by purpose, without libraries and loaded graph."""
     d, nodes = settings.embedding_dim, sizes.n_users + sizes.n_graph_songs
     vectors = nodes * d * FLOAT
     width = settings.audio * sizes.audio_dimensions + settings.metadata * d
@@ -78,13 +105,20 @@ def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
 
     The network is built in main memory, and its best state and the keys of pairs stay there.
     """
-    parts = estimate(sizes, settings)
-    return {
+    parts = estimate_alone(sizes, settings)
+    again = _estimate_again(sizes, settings)
+    held = {name: again[name] for name in ("graph without hidden songs", "training before") if again}
+    return held | {
         "network and its best state": 2 * parts["parameters"] // _copies(settings),
         "song features": parts["song features"],
         # Rows of the adjacency and what counting them takes; bucket, key of the pair, weight in the loss, order.
         "edges": (BUILDING + FLOAT + LONG + FLOAT + LONG) * sizes.n_edges,
     }
+
+
+def estimate_on(device: str, sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
+    """Estimate the bytes of a training on a device; copies of the graph stay in main memory."""
+    return estimate(sizes, settings) if device == "cpu" else estimate_alone(sizes, settings)
 
 
 def fitted(sizes: Sizes, settings: TrainingSettings, available: int, device: str) -> TrainingSettings:
@@ -94,20 +128,20 @@ def fitted(sizes: Sizes, settings: TrainingSettings, available: int, device: str
         NotEnoughMemoryError: not even pieces of 1,024 edges fit; names the parts' sizes, what would fit, and what to
             change.
     """
-    parts = estimate(sizes, settings)
+    parts = estimate_on(device, sizes, settings)
     most = math.ceil(settings.step_size(sizes.n_edges) / SMALLEST_PIECE)
     pieces = settings.n_pieces(sizes.n_edges)
     while sum(parts.values()) > available and pieces < most:
         pieces = min(2 * pieces, most)
         settings = settings.model_copy(update={"accumulation": pieces})
-        parts = estimate(sizes, settings)
+        parts = estimate_on(device, sizes, settings)
     refuse_beyond(
         available,
         f"{_training(sizes)} on {device}",
         parts,
         "lower embedding_dim or layers, set edge_weights to heuristic or optimizer to sgd, let fewer users take part "
         "(splits__users.min_events, max_events), or train on a larger machine",
-        _what_fits(sizes, settings, available),
+        _what_fits(sizes, settings, available, device),
     )
     logger.info("memory: about %s of %s (%s)", text(sum(parts.values())), text(available), described(parts))
     return settings
@@ -131,11 +165,11 @@ def _training(sizes: Sizes) -> str:
     return f"training on {sizes.n_edges:,} edges of {sizes.n_users:,} users and {sizes.n_graph_songs:,} songs"
 
 
-def _what_fits(sizes: Sizes, settings: TrainingSettings, available: int) -> str:
+def _what_fits(sizes: Sizes, settings: TrainingSettings, available: int, device: str) -> str:
     """Say, for the error, with what dimensions the training would fit; empty if with none."""
     for dimensions in (64, 32, 16, 8):
         smaller = settings.model_copy(update={"embedding_dim": dimensions})
-        if dimensions < settings.embedding_dim and sum(estimate(sizes, smaller).values()) <= available:
+        if dimensions < settings.embedding_dim and sum(estimate_on(device, sizes, smaller).values()) <= available:
             return f", enough for embedding_dim {dimensions}"
     return ""
 

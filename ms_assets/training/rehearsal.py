@@ -34,7 +34,7 @@ def with_cold_length(data: TrainingData, trained: TrainedModel, device: torch.de
     validation holds many cold songs, they tell the length themselves (`retrieval/cold_start.py`).
     """
     graph, settings = data.graph, trained.settings
-    n_hidden = round(min(LARGEST_SHARE, 1 - graph.n_graph_songs / graph.n_songs) * graph.n_graph_songs)
+    n_hidden = number_hidden(graph.n_graph_songs, graph.n_songs)
     knows_content = settings.audio or settings.metadata
     if (
         not n_hidden
@@ -58,6 +58,11 @@ def with_cold_length(data: TrainingData, trained: TrainedModel, device: torch.de
     )
     mean = float(trained.state["log_lengths"].exp().mean())
     return replace(trained, state={**trained.state, "cold_length": torch.tensor(FACTORS[chosen] * mean)})
+
+
+def number_hidden(n_graph_songs: int, n_songs: int) -> int:
+    """Number of graph songs that are hidden of a catalogue."""
+    return round(min(LARGEST_SHARE, 1 - n_graph_songs / n_songs) * n_graph_songs)
 
 
 def shortest_within_one_error(reached: Sequence[NDArray[np.float64]]) -> int:
@@ -85,11 +90,13 @@ def without_songs(data: TrainingData, n_hidden: int, seed: int) -> TrainingData:
     order = torch.randperm(graph.n_graph_songs, generator=generator)
     n_kept = graph.n_graph_songs - n_hidden
     songs = torch.cat([order[:n_kept].sort().values, order[n_kept:]])
-    place = torch.full((graph.n_songs,), -1).index_put((songs,), torch.arange(len(songs)))
-    seen = place[graph.song] < n_kept
+    numbers = torch.arange(len(songs), dtype=graph.song.dtype)
+    place = torch.full((graph.n_songs,), -1, dtype=graph.song.dtype).index_put((songs,), numbers)
+    song = place[graph.song]
+    seen = song < n_kept
     kept = GraphTensors(
         graph.user[seen],
-        place[graph.song[seen]],
+        song[seen],
         graph.attributes[seen],
         graph.features.select(songs),
         graph.n_users,
@@ -101,10 +108,10 @@ def without_songs(data: TrainingData, n_hidden: int, seed: int) -> TrainingData:
         values = {name: array[to >= 0] for name, array in pairs.values.items()}
         return kept.pairs(pairs.user[to >= 0], to[to >= 0], **values)
 
-    heard, later = renumbered(graph.heard), renumbered(data.targets)
-    hidden = heard.keep(heard.song >= n_kept)
-    later = later.without(hidden)
-    user, song = (np.concatenate(both) for both in ((hidden.user, later.user), (hidden.song, later.song)))
+    # From the edges: the pairs of all would be held once more, and their users and songs beside.
+    hidden = kept.pairs(graph.user[~seen].numpy(), song[~seen].numpy())
+    later = renumbered(data.targets).without(hidden)
+    users, songs_later = (np.concatenate(both) for both in ((hidden.user, later.user), (hidden.song, later.song)))
     mean = data.targets.values["relevance"].mean()
     relevance = np.concatenate([np.full(len(hidden), mean), later.values["relevance"]])
-    return TrainingData(kept, renumbered(data.disliked), kept.pairs(user, song, relevance=relevance))
+    return TrainingData(kept, renumbered(data.disliked), kept.pairs(users, songs_later, relevance=relevance))

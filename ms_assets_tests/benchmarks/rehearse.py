@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_assets.graph import bipartite
+from ms_assets.retrieval import dataset
 from ms_assets.training import memory, trainer
 from ms_assets.training.memory import Sizes
 from ms_assets_tests.benchmarks import fraction, stages
@@ -29,6 +30,8 @@ ROOM = 0.8
 """Share of the free memory that the largest fraction may fill."""
 CALCULATED = (TRAINING, EXACT)
 """Stages of which a part is timed, and the whole calculated."""
+OF_A_DATASET = ("retrieval/queries", "retrieval/cold_songs", "retrieval/lightgcn", "retrieval/popular")
+"""Stages that make the histories of all users."""
 EPOCHS = 2
 """Epochs that a training is rehearsed with: its own, and one with cold songs hidden."""
 
@@ -105,7 +108,11 @@ def estimates(scale: str) -> dict[str, int]:
     """Bytes that the product's refusals estimate for the whole scale, by stage."""
     sizes = GRAPHS[scale]
     of_graph = bipartite.estimate(sizes.n_users, sizes.n_songs, sizes.n_edges, sizes.audio_dimensions)
-    parts = {"graph/bipartite_graph": of_graph, TRAINING: memory.estimate(sizes, settings_of(scale))}
+    of_dataset = dataset.estimate(sizes.n_users, sizes.n_songs, sizes.n_edges)
+    parts = dict.fromkeys(OF_A_DATASET, of_dataset) | {
+        "graph/bipartite_graph": of_graph,
+        TRAINING: memory.estimate(sizes, settings_of(scale)),
+    }
     return {stage: sum(estimated.values()) for stage, estimated in parts.items()}
 
 

@@ -24,7 +24,7 @@ from ms_assets.defs.retrieval import assets as retrieval_assets
 from ms_assets.evaluation import passes
 from ms_assets.graph import bipartite
 from ms_assets.machine import refuse_beyond
-from ms_assets.retrieval import cold_start, exact
+from ms_assets.retrieval import cold_start, dataset, exact
 from ms_assets.retrieval.index import SongIndex, fingerprint
 from ms_assets.retrieval.recommender import TOP_K
 from ms_assets.settings import EvaluationSettings, TrainingSettings
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 STEPS = ("learning step", "frozen step")
 EXACT_QUERIES = 500
 TRAINING, EXACT = "training/lightgcn", "exact search, a baseline"
-REFUSING = (bipartite, memory)
+REFUSING = (bipartite, memory, dataset)
 """Modules that refuse what does not fit."""
 
 
@@ -143,7 +143,7 @@ def edges(bench: Bench) -> None:
 def bipartite_graph(bench: Bench) -> None:
     """Build the graph and store it."""
     given = bench.tables("users", "songs", "embeddings", "edges")
-    graph = graph_assets.bipartite_graph(duckdb=bench.duckdb, **given).value
+    graph = graph_assets.bipartite_graph(**given).value
     torch.save(graph.to_dict(), bench.folder / "graph.pt")
 
 
@@ -217,7 +217,7 @@ def song_index(bench: Bench) -> None:
 
 def lightgcn(bench: Bench) -> None:
     """Recommend to everybody by the index."""
-    made_from = {"id_map": fingerprint(bench.song_ids), "queries": fingerprint(bench.vectors[1])}
+    made_from = {"device": "cpu", "id_map": fingerprint(bench.song_ids), "queries": fingerprint(bench.vectors[1])}
     index = IndexOfOrigin(SongIndex.load(bench.folder / "index.faiss").index, made_from)
     given = bench.tables("users", "songs", "train", "queries")
     bench.publish("lightgcn", [retrieval_assets.lightgcn(**given, song_index=index).value])

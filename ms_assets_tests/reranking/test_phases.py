@@ -111,5 +111,7 @@ def test_after_a_refit_what_was_played_in_validation_moves_up_and_without_one_no
         places[result.metadata["history"]] = np.array(
             [row["rank"] for row in lists if row["song_id"] == tastes.new[row["user_id"]]]
         )
-    higher = places["train and validation"] < places["train"]
-    assert len(higher) == N_USERS and higher.mean() > 0.9
+    refitted, without = places["train and validation"], places["train"]
+    # Without a refit the artist's other song, which nobody plays either, comes before it for half of the users.
+    assert len(refitted) == len(without) == N_USERS
+    assert (refitted <= without).all() and (refitted < without).mean() > 0.25

@@ -7,7 +7,7 @@ import pytest
 
 from ms_assets.retrieval.baselines import DECAYS, HALF_LIVES, SVD_GRID
 from ms_assets.retrieval.implicit_models import BPR_GRID, IALS_GRID, ITEM_KNN_GRID
-from ms_assets.retrieval.linear_models import EASE_GRID, FILTER_GRID, SESSION_GRID
+from ms_assets.retrieval.linear_models import EASE_GRID, FILTER_GRID, SESSION_GRID, TRANSITIONS_GRID
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets_tests.worlds import random_case
 
@@ -17,6 +17,7 @@ GRIDS = {
     "item_knn": ITEM_KNN_GRID,
     "ials": IALS_GRID,
     "session_knn": SESSION_GRID,
+    "transitions": TRANSITIONS_GRID,
     "bpr": BPR_GRID,
     "graph_filter": FILTER_GRID,
     "ease": EASE_GRID,

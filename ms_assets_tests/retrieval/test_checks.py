@@ -187,7 +187,7 @@ def check(duckdb, table):
     return result
 
 
-ENDING = ("item_knn", "session_knn", "graph_filter")
+ENDING = ("item_knn", "session_knn", "transitions", "graph_filter")
 """Methods whose lists end where no song is left that something leads to."""
 
 

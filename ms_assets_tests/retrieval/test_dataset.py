@@ -2,8 +2,10 @@
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.retrieval import dataset
 from ms_assets.retrieval.dataset import Dataset
 
@@ -40,3 +42,16 @@ def test_histories_hold_the_events_and_the_last_time_of_every_pair(whole):
     assert whole.song_ids[whole.heard.song].tolist() == pairs["song"].to_list()
     assert whole.heard.values["n_events"].tolist() == pairs["n"].to_list()
     assert whole.heard.values["last"].tolist() == pairs["last"].fill_null(-1).to_list()
+
+
+def test_histories_that_do_not_fit_are_refused_after_the_first_range(whole, monkeypatch):
+    gib, ranges = 2**30, []
+    monkeypatch.setattr(dataset, "free_memory", lambda: 2 * gib)
+    # Four events for three pairs: 6 M events are 4.5 M pairs, of 20 bytes each; 600 M do not fit.
+    histories = [pa.table({"n_events": [1, 2, 1]}), pa.table({"n_events": [9]})]
+    assert list(dataset._within_memory(histories, 6_000_000, 1_000, 1_000)) == histories
+    with pytest.raises(NotEnoughMemoryError, match="1,000 users with 600,000,000 train events needs") as refusal:
+        ranges.extend(dataset._within_memory(histories, 600_000_000, 1_000, 1_000))
+    assert ranges == []
+    for word in ("histories 8.38 GiB", "only 2.00 GiB", "min_events"):
+        assert word in str(refusal.value)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import faiss
 import numpy as np
 import pytest
+import torch
 
 from ms_assets.interactions import Interactions
 from ms_assets.retrieval import exact
@@ -16,6 +17,7 @@ from ms_assets.retrieval.index import (
     built,
     choose,
     fingerprint,
+    gpu_of,
     recall_after,
     recall_at,
     searches_on_gpu,
@@ -137,13 +139,45 @@ def test_faiss_is_asked_to_search_on_a_gpu_only_for_what_it_can(world):
     assert not searches_on_gpu(wide, 100)
 
 
+@pytest.mark.parametrize(
+    ("device", "has_cuda", "n_of_faiss", "expected"),
+    [
+        ("auto", False, 2, None), ("auto", True, 2, 0), ("auto", True, 0, None), ("cpu", True, 2, None),
+        ("cuda", True, 2, 0), ("cuda:1", True, 2, 1), ("cuda:1", True, 1, None), ("cuda:1", False, 0, None),
+    ],
+)  # fmt: skip
+def test_faiss_takes_the_card_of_the_training_if_it_sees_it(monkeypatch, device, has_cuda, n_of_faiss, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: n_of_faiss)
+    assert gpu_of(device) == expected
+
+
+def test_lists_are_filled_and_searched_on_the_card_that_is_named(world, monkeypatch):
+    taken = []
+
+    def moved(resources, number, index):
+        taken.append(number)
+        return index
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: None, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", moved, raising=False)
+    monkeypatch.setattr(faiss, "index_gpu_to_cpu", lambda index: index, raising=False)
+    index = build(*world, "ivf_flat", 1)
+    assert taken == [1]
+    replace(index, gpu=1).search(world[2], 10)
+    assert taken == [1, 1]
+    index.search(world[2], 10)
+    build(*world, "ivf_flat")
+    assert taken == [1, 1]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq8"])
 def test_an_index_built_on_a_gpu_is_one_of_the_cpu(world, kind):
     assert faiss.get_num_gpus() > 0
-    index = build(*world, kind)
+    index = build(*world, kind, 0)
     assert index.measured.recall_at_100 >= TARGET_RECALL
-    found, _ = lightgcn(replace(index, use_gpu=True), world)(np.arange(300), 100)
+    found, _ = lightgcn(replace(index, gpu=0), world)(np.arange(300), 100)
     assert recall_at(index.index, world[2], world[1][found]) >= TARGET_RECALL
 
 

@@ -1,10 +1,21 @@
 """Linear models against products of whole matrices, and the songs that they leave out."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from ms_assets.retrieval import exact, linear_models
-from ms_assets.retrieval.linear_models import EASE, EASE_GRID, FILTER_GRID, SESSION_GRID, GraphFilter, SessionKNN
+from ms_assets.retrieval.linear_models import (
+    EASE,
+    EASE_GRID,
+    FILTER_GRID,
+    SESSION_GRID,
+    TRANSITIONS_GRID,
+    GraphFilter,
+    SessionKNN,
+    Transitions,
+)
 from ms_assets.retrieval.recommender import recommendations
 from ms_assets_tests.retrieval.histories import dataset_of, songs_of
 
@@ -66,6 +77,39 @@ def test_a_session_scores_by_events_that_fade_and_by_all_neighbours_of_which_the
     assert_ranks_by(SessionKNN(half_life_hours).fit(dataset), wanted)
 
 
+@pytest.mark.parametrize("half_life_hours", [None, 0.5])
+def test_transitions_score_by_what_followed_the_users_recent_songs_within_sessions(
+    dataset, rows, counts, half_life_hours
+):
+    last, recent = np.zeros(N_USERS), np.zeros_like(counts)
+    for user, _, second in rows:
+        last[user] = max(last[user], second)
+    followed = np.zeros((N_GRAPH_SONGS, N_GRAPH_SONGS))
+    for user in range(N_USERS):
+        mine = sorted((second, song) for owner, song, second in rows if owner == user)
+        for (before, song), (second, following) in itertools.pairwise(mine):
+            if 0 < second - before <= 1_800:
+                followed[song, following] += 1
+        for second, song in mine:
+            recent[user, song] += 0.5 ** ((last[user] - second) / HOUR / half_life_hours) if half_life_hours else 1
+    assert followed.sum() > 100
+    followed += np.eye(N_GRAPH_SONGS)
+    wanted = recent @ (followed / followed.sum(axis=1, keepdims=True))
+    assert_ranks_by(Transitions(half_life_hours).fit(dataset), wanted)
+
+
+def test_events_of_one_second_or_of_unknown_time_follow_nothing(table):
+    """Song 2 follows 1, an hour lies before 3, songs 3 and 0 are of one second, and when 4 was heard nobody knows."""
+    rows = [(0, 1, 10), (0, 2, 60), (0, 3, 3_700), (0, 0, 3_700), (0, 4, None), (1, 1, 5)]
+    heard = [{song: (1, -1 if second is None else second) for user, song, second in rows if user == owner}
+             for owner in range(2)]  # fmt: skip
+    known = dataset_of(heard, 5, train=table("user_id song_id timestamp", *rows))
+    found, scores = Transitions(None).fit(known).rank(np.arange(2), 5)
+    lists = [{song: score for song, score in zip(*row, strict=True) if song >= 0}
+             for row in zip(found.tolist(), scores.tolist(), strict=True)]  # fmt: skip
+    assert lists == [{2: 1.5, 0: 1, 3: 1, 4: 1, 1: 0.5}, {1: 0.5, 2: 0.5}]
+
+
 @pytest.mark.parametrize("low_pass", [0.0, 0.3])
 @pytest.mark.parametrize("power", [0.5, 0.2])
 def test_a_graph_filter_sends_songs_through_the_normalised_graph_and_its_strongest_singular_vectors(
@@ -104,6 +148,7 @@ def test_ease_learns_from_a_bounded_number_of_users_who_have_heard_something(dat
 
 MODELS = {
     "session": SessionKNN(3.0),
+    "transitions": Transitions(),
     "filter": GraphFilter(factors=5),
     "linear filter": GraphFilter(low_pass=0.0),
     "ease": EASE(),
@@ -134,7 +179,9 @@ def test_settings_can_be_tried_on_drawn_users_of_whom_none_has_heard_anything(da
     assert (scores == 0).all()
 
 
-@pytest.mark.parametrize("grid", [SESSION_GRID, FILTER_GRID, EASE_GRID])
-def test_the_first_setting_of_a_grid_is_the_published_form(grid):
-    method = {"half_life_hours": SessionKNN, "power": GraphFilter, "regularization": EASE}[next(iter(grid[0]))]
+@pytest.mark.parametrize(
+    ("method", "grid"),
+    [(SessionKNN, SESSION_GRID), (Transitions, TRANSITIONS_GRID), (GraphFilter, FILTER_GRID), (EASE, EASE_GRID)],
+)
+def test_the_first_setting_of_a_grid_is_the_published_form(method, grid):
     assert all(getattr(method(), name) == value for name, value in grid[0].items())

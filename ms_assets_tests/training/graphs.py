@@ -34,11 +34,11 @@ def graph_of(edges, n_users, n_graph_songs, n_cold=0, artists=None, albums=None,
     }
     audio = unit_rows(np.random.default_rng(0), n_songs) if audio is None else audio
     audio[list(silent)] = 0
-    heard = [song not in silent for song in range(n_songs)]
+    heard = np.array([song not in silent for song in range(n_songs)])
     return bipartite_graph(
         pa.table({"uid": [10 * user for user in range(n_users)]}),
         pa.table(songs),
-        pa.table({"audio": audio.tolist(), "has_audio": heard}),
+        (audio.astype(np.float32), heard),
         len(edges),
         pa.table(columns).to_batches(),
     )

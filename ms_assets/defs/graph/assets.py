@@ -45,18 +45,17 @@ def edges(duckdb: DuckDB, train: Relation) -> TableStream:
     io_manager_key="graph_files",
     ins=assets_of("splits", "users", "songs") | assets_of("raw", "embeddings"),
 )
-def bipartite_graph(
-    duckdb: DuckDB, users: Relation, songs: Relation, embeddings: Relation, edges: Relation
-) -> dg.MaterializeResult:
+def bipartite_graph(users: Relation, songs: Relation, embeddings: Relation, edges: Relation) -> dg.MaterializeResult:
     """Bipartite graph: users, songs with their audio, artists and albums, and the weighted edges between them.
 
     Input of training, in one file of PyTorch Geometric; cold songs are in it, without edges.
     """
     bipartite.refuse_without_room(len(users), len(songs), len(edges), embeddings)
+    in_order = songs.order("song_id").to_arrow_table()
     graph = bipartite.bipartite_graph(
         users.order("user_id").to_arrow_table(),
-        songs.order("song_id").to_arrow_table(),
-        bipartite.song_audio(duckdb.connection, songs, embeddings).to_arrow_table(),
+        in_order,
+        bipartite.song_audio(in_order["item_id"].to_numpy(), embeddings),
         len(edges),
         edges.to_arrow_reader(),
     )

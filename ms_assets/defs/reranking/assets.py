@@ -71,7 +71,7 @@ def missing(lists: Lists) -> str:
 
 @asset(
     kinds={"duckdb", "numpy"},
-    code_version="1",
+    code_version="2",
     ins=KNOWN | FROM_LISTS | assets_of("splits", "ground_truth"),
     metadata=_with_features(),
 )
@@ -95,7 +95,7 @@ def features(
     )
 
 
-@asset(kinds={"numpy"}, code_version="1", metadata=columns("reranking/pool"))
+@asset(kinds={"duckdb"}, code_version="2", metadata=columns("reranking/pool"))
 def pool(features: Relation) -> dg.MaterializeResult[pl.DataFrame]:
     """One row per view and source: how many of the songs that users took to in validation are among its candidates.
 
@@ -140,7 +140,7 @@ def _held_out(ranker: Ranker, view: str, material: Material) -> pl.DataFrame:
 
 @asset(
     kinds={"lightgbm"},
-    code_version="1",
+    code_version="2",
     ins=KNOWN | FROM_LISTS | assets_of("splits", "validation"),
     metadata=columns("reranking/ranked"),
 )

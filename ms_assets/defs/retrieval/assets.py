@@ -26,7 +26,7 @@ from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
 from ms_assets.retrieval.index import SongIndex
 from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
-from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN
+from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN, Transitions
 from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
@@ -107,7 +107,7 @@ def cold_songs(
 
 @asset(
     kinds={"faiss"},
-    code_version="2",
+    code_version="3",
     io_manager_key="faiss_files",
     config_schema=config_schema(IndexSettings),
     ins=assets_of("splits", "songs") | LIGHTGCN | SONGS,
@@ -124,7 +124,8 @@ def song_index(
     vectors = cold_start.indexed_vectors(song_embeddings, cold_songs)
     user_vectors = embeddings(queries, "user_id")
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
-    built = SongIndex.build(vectors, item_id, user_vectors, settings.queries == "single")
+    gpu = indexing.gpu_of(lightgcn.settings.device)
+    built = SongIndex.build(vectors, item_id, user_vectors, settings.queries == "single", gpu)
     assert built.measured is not None, "an index that was built was measured"
     return dg.MaterializeResult(
         value=IndexOfOrigin(built.index, indexing.origin(lightgcn, item_id, user_vectors, vectors)),
@@ -206,7 +207,7 @@ def method(*sources: str) -> dict[str, Any]:
 def _searchable(song_index: IndexOfOrigin, dataset: Dataset, user_vectors: NDArray[np.float32]) -> SongIndex:
     expected = {"id_map": indexing.fingerprint(dataset.song_ids), "queries": indexing.fingerprint(user_vectors)}
     indexing.refuse_stale(song_index.origin, expected)
-    return SongIndex(song_index.index, use_gpu=True)
+    return SongIndex(song_index.index, gpu=indexing.gpu_of(song_index.origin.get("device", "cpu")))
 
 
 @asset(kinds={"faiss"}, ins=SPLITS, **method("placed"))
@@ -241,12 +242,14 @@ def lightgcn_replay(
             dataset, index, ids, **learned, activation=active(decay)
         )
 
-    make = judged = blend(_searchable(song_index, dataset, vectors), dataset.song_ids, users=vectors, songs=trained)
+    index = _searchable(song_index, dataset, vectors)
+    make = judged = blend(index, dataset.song_ids, users=vectors, songs=trained)
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
     if is_refitted(queries):
         before = unrefitted(queries, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
         ids = dataset.song_ids[: dataset.n_graph_songs]
-        judged = blend(SongIndex.build(before[1], ids, queries=before[0]), ids, users=before[0], songs=before[1])
+        index = SongIndex.build(before[1], ids, queries=before[0], gpu=index.gpu)
+        judged = blend(index, ids, users=before[0], songs=before[1])
     return _tuned(dataset, BLEND_GRID, lambda _, **setting: make(**setting), judged)
 
 
@@ -286,6 +289,12 @@ def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Re
 def session_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: item-based neighbours of the user's recent songs, as Yambda's authors have it, with all neighbours."""
     return _fitted(Dataset.of(users, songs, train, ground_truth), SessionKNN, linear_models.SESSION_GRID)
+
+
+@asset(kinds={"scipy"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated"))
+def transitions(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
+    """Baseline: the songs that followed the user's recent songs within sessions of all users."""
+    return _fitted(Dataset.of(users, songs, train, ground_truth), Transitions, linear_models.TRANSITIONS_GRID)
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))

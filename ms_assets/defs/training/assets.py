@@ -59,7 +59,7 @@ def lightgcn(
 
     data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
     settings, device = inputs.fitted(_training_settings(context, io_manager), data.graph)
-    estimated = described(memory.estimate(memory.Sizes.of(data.graph), settings))
+    estimated = described(memory.estimate_on(str(device), memory.Sizes.of(data.graph), settings))
     inputs_now = model_files.inputs_of(context.assets_def.get_asset_spec(context.asset_key), context.partition_key)
     versions = {key: made.version for key, made in inputs_now.items()}
     file = partial(model_files.checkpoint, context.asset_key, context.partition_key)
