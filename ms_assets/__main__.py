@@ -13,19 +13,22 @@ from uuid import uuid4
 
 import click
 import polars as pl
+import pyarrow.parquet as pq
 
 from ms_assets.definitions import define
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard
-from ms_assets.files import DamagedFileError, sweep
+from ms_assets.files import published, sweep
 from ms_assets.raw.importing import EVENT_COLUMNS, import_events
 from ms_assets.raw.own import OWN, folder_in
 from ms_assets.raw.schema import SourceError
-from ms_assets.registry import ChampionError, Registry
+from ms_assets.registry import DATA, ChampionError, Registry
+from ms_assets.reranking.served import TwoStages
+from ms_assets.retrieval.recommender import TOP_K
 from ms_assets.splits.export import FORMS, export
-from ms_assets.streams import Relation
+from ms_assets.streams import Relation, TableWriter
 from ms_assets.tracking import StoreError, is_database
 
 R = TypeVar("R")
@@ -142,6 +145,24 @@ def export_splits(scale: str, folder: Path, form: str) -> None:
     parts, others = dict(zip(splits[:3], tables, strict=False)), tables[3:]
     for file, n in export(_resource("duckdb", DuckDB).connection, folder, form, scale, parts, *others).items():
         print(f"{file}: {n:,} events")
+
+
+@commands.command()
+@of_scale
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--k", type=click.IntRange(1, TOP_K), default=TOP_K, show_default=True, help="Length of the lists.")
+@click.option("--include-heard", is_flag=True, help="Keep the songs that the user has heard.")
+@click.option("--retrieval", is_flag=True, help="LightGCN's songs alone, without the second stage.")
+def recommend(scale: str, file: Path, k: int, include_heard: bool, retrieval: bool) -> None:
+    """Write the champion's songs for all users to FILE, as Parquet: user, rank, song, score; ids are the data's own."""
+    registry = _registry(scale)
+    if (champion := registry.champion()) is None:
+        raise ChampionError(f"{registry.name} has no champion; materialise evaluation/champion for {scale} first")
+    with registry.files(champion) as folder:
+        lists = TwoStages.read(folder / DATA).everybody(k, not include_heard, not retrieval)
+        with published(file) as unfinished, TableWriter(unfinished) as writer:
+            writer.fill(lists)
+    print(f"{file}: {pq.read_metadata(file).num_rows:,} rows, by version {champion.number} of {registry.name}")
 
 
 def _load(scale: str, *keys: tuple[str, str]) -> list[Relation]:

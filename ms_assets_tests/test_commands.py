@@ -139,6 +139,16 @@ def test_the_leaderboard_on_the_command_line_shows_every_method_in_both_views(pi
         assert sorted(shown) == sorted(["method", *METHODS])
 
 
+def test_the_champions_songs_for_all_users_are_the_lists_of_the_second_stage(pipeline, tmp_path):
+    run = pipeline.run("python", "-m", "ms_assets", "recommend", "sample", str(tmp_path / "lists.parquet"), "--k", "20")
+    assert run.returncode == 0, run.stdout
+    ranked = pl.read_parquet(pipeline.home / "data/reranking/ranked/sample.parquet")
+    wanted = ranked.filter(pl.col("rank") <= 20, view="discovery").select(user="uid", rank="rank", song="item_id")
+    found = pl.read_parquet(tmp_path / "lists.parquet")
+    assert found.select("user", "rank", "song").equals(wanted) and len(wanted) > 0
+    assert f"{len(wanted):,} rows, by version 1 of ms_assets-sample" in run.stdout
+
+
 def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached_in_the_test_part(
     pipeline, materialisations
 ):

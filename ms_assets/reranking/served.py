@@ -5,6 +5,7 @@ users are mapped into memory, so that an answer reads those of its user alone. P
 code that makes `reranking/ranked`.
 """
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,26 @@ class TwoStages:
         if len(kept) < len(found.items):
             return found
         return self.retrieval.explained(question, RANKED, order.song[kept], order.score[kept].astype(np.float32))
+
+    def everybody(self, k: int, exclude_heard: bool, is_ranked: bool) -> Iterator[pa.Table]:
+        """Recommend k songs to all users, some of them at a time: user, rank, song, score, as the data call them."""
+        users, songs, view = self.retrieval.users.values, self.retrieval.songs.values, VIEWS[int(exclude_heard)]
+        in_two = is_ranked and self.second is not None and view in self.second.ranker.models
+        for first, last in with_progress(ranges(len(users)), "users", len(users), lambda some: some[1] - some[0] + 1):
+            if in_two and self.second:
+                order = self.second.order(view, first, last)
+                shown = order.rank <= k
+                user, rank, song = order.user[shown] + first, order.rank[shown], songs[order.song[shown]]
+                score = order.score[shown]
+            else:
+                n = last - first + 1
+                answers = self.retrieval.answer(users[first : last + 1], np.full(n, k), np.full(n, exclude_heard))
+                lengths = [len(answer.items) for answer in answers]
+                user = np.repeat(np.arange(first, last + 1), lengths)
+                rank = np.concatenate([np.arange(1, length + 1) for length in lengths])
+                song, score = (np.concatenate(of) for of in zip(*((a.items, a.scores) for a in answers), strict=True))
+            columns = {"user": pa.array(users[user]), "rank": pa.array(rank.astype(np.int32))}
+            yield pa.table({**columns, "song": pa.array(song), "score": pa.array(score.astype(np.float32))})
 
 
 def write(folder: Path, known: Knowledge, lists: Lists, model: Ranker) -> None:

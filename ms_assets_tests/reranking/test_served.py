@@ -99,6 +99,21 @@ def test_retrieval_answers_whoever_asks_for_it_and_strangers_get_what_is_popular
     assert stranger.items.tolist() == ITEM_ID[::-1][:5].tolist()
 
 
+@pytest.mark.parametrize("exclude_heard", [True, False])
+@pytest.mark.parametrize("is_ranked", [True, False])
+def test_everybodys_lists_are_the_answers_to_each(service, exclude_heard, is_ranked):
+    tables = list(service.everybody(7, exclude_heard, is_ranked))
+    rows = pl.concat([pl.DataFrame(table) for table in tables])
+    answers = ask(service, UID, 7, exclude_heard, is_ranked)
+    wanted = [
+        (uid, rank, item)
+        for uid, answer in zip(UID.tolist(), answers, strict=True)
+        for rank, item in enumerate(answer.items.tolist(), start=1)
+    ]
+    assert rows.select("user", "rank", "song").rows() == wanted
+    np.testing.assert_allclose(rows["score"], np.concatenate([answer.scores for answer in answers]), atol=1e-6)
+
+
 def test_a_users_list_among_allowed_songs_keeps_the_order_of_the_second_stage_and_says_why(world, service):
     ranked = [item for item, _ in world[1]["discovery", 4]]
     question = Question(k=3, uid=int(UID[4]), only_songs=ranked[1::2], why=True)
