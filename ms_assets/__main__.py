@@ -20,7 +20,7 @@ from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard
-from ms_assets.files import published, sweep
+from ms_assets.files import DamagedFileError, published, sweep
 from ms_assets.raw.importing import EVENT_COLUMNS, import_events
 from ms_assets.raw.own import OWN, folder_in
 from ms_assets.raw.schema import SourceError
