@@ -2,9 +2,11 @@
 
 import random
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
+import mlflow
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -15,6 +17,7 @@ from ms_assets.files import DamagedFileError
 from ms_assets.raw.importing import import_events
 from ms_assets.raw.own import Import, folder_in
 from ms_assets.raw.schema import SourceError
+from ms_assets.retrieval.methods import METHODS
 from ms_assets.settings import SongSettings, SplitSettings, TrainingSettings, UserSettings
 from ms_assets_tests.conftest import Platform
 from ms_assets_tests.worlds import Event, World
@@ -40,13 +43,14 @@ def events():
     return sorted(rows)
 
 
-def as_csv(path, rows):
-    """Write events with text for ids and ISO times, in no order."""
+def as_csv(path, rows, digits=3):
+    """Write events with text for ids, of so many digits, and ISO times, in no order."""
     frame = pl.DataFrame(rows, list(Event._fields), orient="row").sample(fraction=1, shuffle=True, seed=0)
+    uid, item_id = (pl.col(name).cast(pl.String).str.zfill(digits) for name in ("uid", "item_id"))
     frame.select(
-        listener=pl.format("u{}", "uid"),
-        track=pl.format("song {}", "item_id"),
-        when=pl.col("timestamp").map_elements(lambda s: datetime.fromtimestamp(s, UTC).isoformat(), pl.String),
+        listener=pl.format("u{}", uid),
+        track=pl.format("song {}", item_id),
+        when=pl.from_epoch("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S+00:00"),
         action=pl.col("event_type").replace("listen", "play"),
         share=pl.col("played_ratio_pct") / 100,
         is_organic="is_organic",
@@ -98,6 +102,75 @@ def test_imported_tables_are_linked_and_ids_are_those_of_the_log(both):
     assert users["user"].to_list() == [f"u{uid}" for uid in yambda["uid"]]
     assert pl.read_parquet(both.file("raw/user_ids")).columns == ["uid", "user"]
     assert pl.read_parquet(both.file("raw/user_ids")).is_empty()
+
+
+LASTFM = Path(__file__).parents[2] / "shared" / "data" / "lastfm"
+
+
+@pytest.mark.skipif(not LASTFM.is_dir(), reason="needs ../shared/data/lastfm beside the repository")
+def test_a_real_log_as_csv_in_any_order_is_divided_as_in_yambdas_layout(platform_at, tmp_path):
+    for one, other in divided_both_ways(platform_at(tmp_path), LASTFM, "global_temporal"):
+        assert len(one) > 0
+        assert one.equals(other)
+
+
+def divided_both_ways(platform, folder, protocol):
+    """Tables of a set in Yambda's layout and, beside each, those of its events as CSV; rows sorted, for times tie."""
+    platform.source.rmdir()
+    platform.source.symlink_to(folder)
+    rows = pl.read_parquet(folder / "flat/50m/multi_event.parquet").rows()
+    import_events(as_csv(platform.home.parent / "log.csv", rows, digits=10), folder_in(platform.home), **NAMED)
+    config = {**RULES, "split_events": {**RULES["split_events"], "protocol": protocol}}
+    for scale in ("50m", "own"):
+        platform.materialise(*DIVIDED, scale=scale, config=config)
+    for key in DIVIDED:
+        one, other = (pl.read_parquet(platform.file(key, scale)) for scale in ("50m", "own"))
+        if key != "splits/negatives":  # of listens alone there are none
+            yield one.sort(pl.all()), other.sort(pl.all())
+
+
+SHORT = {"epochs": 1, "embedding_dim": 8, "neutral_negatives": 8, "race": False}
+
+
+def needed(platform):
+    """The assets that the served model stands on, with the lists of two recommenders alone."""
+    before = dg.AssetSelection.keys("reranking/served_model").upstream()
+    keys = {key.to_user_string() for key in before.resolve(platform.definitions.resolve_asset_graph())}
+    return keys - {f"retrieval/{name}" for name in METHODS if name not in ("lightgcn", "decayed_popularity")}
+
+
+def test_the_served_model_takes_and_answers_the_ids_of_the_log(both):
+    platform = both.platform
+    by_artist = pl.DataFrame(
+        {"song": [f"song {n}" for n in range(500, 540)], "artist": [f"a {n % 4}" for n in range(40)]}
+    )
+    by_artist.write_csv(platform.source / "artists.csv")
+    log, folder = as_csv(platform.source / "log.csv", events()), folder_in(platform.home)
+    import_events(log, folder, artists=platform.source / "artists.csv", **NAMED)
+    platform.materialise(*needed(platform), scale="own", config={**RULES, "training__lightgcn": SHORT}, alone=True)
+    [row] = platform.rows("reranking/served_model", "own")
+    registry = platform.definitions.resources["mlflow"].registered(row["name"])
+    with registry.files(registry.version(row["version"])) as files:
+        model = mlflow.pyfunc.load_model(str(files))
+        rows = [
+            {"uid": "u101", "k": 5},
+            {"uid": "nobody", "k": 5},
+            {"recent": ["song 501", "song 502"], "k": 5},
+            {"similar_to": "song 501", "k": 5},
+            {"uid": "u101", "k": 20, "without_artists": ["a 1", "a 2"]},
+        ]
+        found = model.predict(pd.DataFrame(rows))
+    assert found["answer"].to_list()[1:4] == ["popular", "recent", "similar"]
+    assert {found["answer"][0], found["answer"][4]} <= {"ranked", "personal"}
+    heard = pl.read_parquet(platform.file("splits/train", "own")).join(
+        pl.read_parquet(platform.file("splits/users", "own")), "user_id"
+    ).join(pl.read_parquet(platform.file("splits/songs", "own")), "song_id")  # fmt: skip
+    own = {table: pl.read_parquet(platform.file(f"raw/{table}", "own")) for table in ("user_ids", "song_ids")}
+    known = heard.join(own["user_ids"], "uid").join(own["song_ids"], "item_id").filter(user="u101")["song"]
+    for songs in found["item_ids"]:
+        assert set(songs) <= {f"song {n}" for n in range(500, 540)} and len(set(songs)) == len(songs) > 0
+    assert not set(found["item_ids"][0]) & set(known) and len(known) > 0
+    assert {int(song[-3:]) % 4 for song in found["item_ids"][4]} <= {0, 3}
 
 
 def test_settings_follow_from_the_data(platform, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from ms_assets import registry as registries
 from ms_assets.registry import ALIAS, DATA, ORDER, ChampionError, Registry
+from ms_assets.reranking.pyfunc_model import BEYOND
 from ms_assets_tests import planted
 from ms_assets_tests.planted import model, register
 
@@ -124,8 +125,10 @@ def test_a_version_tells_its_training_inputs_metrics_signature_and_example(regis
     assert [output.model_id for output in client.get_run(run.info.run_id).outputs.model_outputs] == [version.model_id]
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
     info = mlflow.models.get_model_info(f"models:/{registry.name}/1")
-    assert info.signature.inputs.input_names() == ["uid", "k", "exclude_heard", "stage"]
-    assert info.signature.outputs.input_names() == ["uid", "answer", "item_ids", "scores"]
+    assert info.signature.inputs.input_names() == ["uid", "k", "exclude_heard", "stage", *BEYOND]
+    assert info.signature.inputs.required_input_names() == ["k"]
+    assert info.signature.outputs.required_input_names() == ["answer", "item_ids", "scores"]
+    assert info.signature.outputs.input_names() == ["uid", "answer", "item_ids", "scores", "because"]
     assert info.metadata == {"inputs": planted.TRAINING.inputs, "metrics": {"best_validation_ndcg": 0.25}}
     example = mlflow.pyfunc.load_model(f"models:/{registry.name}/1").input_example
     assert example.to_dict("list") == {

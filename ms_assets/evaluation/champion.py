@@ -141,7 +141,7 @@ def history(registry: Registry) -> pl.DataFrame:
     return pl.DataFrame(rows, dict.fromkeys(columns, pl.String) | {"version": pl.Int64}, orient="row")
 
 
-def fault(registry: Registry, uid: int) -> str | None:
+def fault(registry: Registry, uid: int | str) -> str | None:
     """Fault in the champion's answers to a known and an unknown user, loaded as in a server; None if there is none."""
     import mlflow
     import pandas as pd

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from ms_assets.files import reading
 from ms_assets.raw.schema import SourceError
+from ms_assets.streams import Relation
 
 OWN = "own"
 REPORT = "report.json"
@@ -49,3 +50,15 @@ class Import:
     def identity(self) -> str:
         """Identity of the whole import; equal for equal files."""
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+
+
+def with_own_ids(table: Relation, ids: Relation) -> Relation:
+    """Table with the ids of the imported data in place of their numbers; as it is where `ids` is empty.
+
+    ids: raw/user_ids, song_ids, artist_ids or album_ids: the number's column, which the table has too, and the id.
+    """
+    if not len(ids.limit(1)):
+        return table
+    number, own, *_ = ids.columns
+    named = ids.project(f'{number}, "{own}" AS own_id').set_alias("named")
+    return table.set_alias("numbered").join(named, number).project(f"* EXCLUDE (own_id) REPLACE (own_id AS {number})")

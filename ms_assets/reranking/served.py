@@ -22,7 +22,7 @@ from ms_assets.reranking.features import Knowledge
 from ms_assets.reranking.past import ranges
 from ms_assets.reranking.ranker import Ranker
 from ms_assets.retrieval.recommender import TOP_K, VIEWS
-from ms_assets.retrieval.served import Answer, ModelData, Service
+from ms_assets.retrieval.served import PERSONAL, Answer, ModelData, Question, Service
 from ms_assets.streams import with_progress
 from ms_assets.vectors import Ragged, fixed_size_list, vector_column
 
@@ -115,7 +115,7 @@ class TwoStages:
         return cls(Service.read(folder), SecondStage.read(folder))
 
     def answer(
-        self, uid: NDArray[np.int64], k: NDArray[np.int64], exclude_heard: NDArray[np.bool_],
+        self, uid: NDArray[Any], k: NDArray[np.int64], exclude_heard: NDArray[np.bool_],
         is_ranked: NDArray[np.bool_],
     ) -> list[Answer]:  # fmt: skip
         """Recommend the k best songs for each row [n], by both stages where `is_ranked`.
@@ -124,17 +124,30 @@ class TwoStages:
         """
         answers: dict[int, Answer] = {}
         if self.second is not None:
-            user, is_known = self.retrieval.users(uid)
-            for row in np.flatnonzero(is_ranked & is_known):
+            user = self.retrieval.users.find(uid)
+            for row in np.flatnonzero(is_ranked & (user >= 0)):
                 view = VIEWS[int(exclude_heard[row])]
                 if view in self.second.ranker.models:
                     found = self.second.order(view, int(user[row]), int(user[row]))
                     songs, scores = found.song[: k[row]], found.score[: k[row]].astype(np.float32)
-                    answers[int(row)] = Answer(RANKED, self.retrieval.item_id[songs], scores)
+                    answers[int(row)] = Answer(RANKED, self.retrieval.songs.values[songs], scores)
         rest = np.array([row for row in range(len(uid)) if row not in answers], np.int64)
         others = self.retrieval.answer(uid[rest], k[rest], exclude_heard[rest]) if len(rest) else []
         answers |= dict(zip(rest.tolist(), others, strict=True))
         return [answers[row] for row in range(len(uid))]
+
+    def ask(self, question: Question, is_ranked: bool) -> Answer:
+        """Answer a question of any form; the second stage orders a known user's list if its candidates are enough."""
+        found = self.retrieval.ask(question)
+        view = VIEWS[int(question.exclude_heard)]
+        if found.kind != PERSONAL or not is_ranked or not self.second or view not in self.second.ranker.models:
+            return found
+        [user] = self.retrieval.users.find([question.uid])
+        order = self.second.order(view, int(user), int(user))
+        kept = np.flatnonzero(self.retrieval.may_answer(question, order.song))[: question.k]
+        if len(kept) < len(found.items):
+            return found
+        return self.retrieval.explained(question, RANKED, order.song[kept], order.score[kept].astype(np.float32))
 
 
 def write(folder: Path, known: Knowledge, lists: Lists, model: Ranker) -> None:

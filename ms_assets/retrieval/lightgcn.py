@@ -112,7 +112,11 @@ class LightGCN(VectorRecommender):
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank the songs that the index finds nearest to the users."""
-        found, scores = self.index.search(self.learned["users"][user], n)
+        return self.find(self.learned["users"][user], n)
+
+    def find(self, vectors: NDArray[np.float32], n: int) -> Ranked:
+        """Rank the n songs that the index finds nearest to vectors float32 [n_vectors, d]."""
+        found, scores = self.index.search(vectors, n)
         place = np.searchsorted(self._ids, found, sorter=self._by_id).clip(max=len(self._ids) - 1)
         return np.where(found >= 0, self._by_id[place], -1), scores
 

@@ -25,6 +25,9 @@ HALF_LIVES = (60, 86_400, 1_209_600)
 """Half-lives in seconds: a minute, a day, two weeks."""
 WEIGHTS = (0.1, 0.2)
 
+WEIGHTS_FOUND = "weights"
+"""Metadata of the asset `retrieval/queries`: the weights that were chosen, by their half-life in seconds as text."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -94,3 +97,27 @@ def recent(dataset: Dataset, songs: NDArray[np.float32], half_life: int) -> NDAr
     """
     fading = dataset.matrix(dataset.aged(f"pow(2, -age / {float(half_life)})"))
     return unit(np.asarray(fading @ unit(songs), np.float32))
+
+
+def folded(
+    songs: NDArray[np.float32], song: NDArray[np.int64], ages: NDArray[np.float64], weights: Mapping[int, float]
+) -> NDArray[np.float32]:
+    """Query of a user whom training has not seen, by the songs that they heard lately, a unit vector float32 [d].
+
+    The mean of the songs' directions stands for the learned vector; what was heard last draws it as it draws others'.
+
+    Args:
+        songs: vector of the song of each event, float32 [n_events, d], at least one.
+        song: id of the song of each event, int64 [n_events].
+        ages: seconds since each event, [n_events].
+        weights: weights of half-lives, as `fit` chooses them.
+    """
+    directions, ages = unit(songs), ages - ages.min()
+
+    def mean(fading: NDArray[np.float64]) -> NDArray[np.float32]:
+        return unit(np.asarray(fading @ directions, np.float32)[None])[0]
+
+    of_all = np.zeros(len(song))
+    of_all[np.unique(song, return_index=True)[1]] = 1
+    drawn = mean(of_all) + sum(np.float32(weight) * mean(0.5 ** (ages / h)) for h, weight in weights.items())
+    return unit(drawn[None])[0]

@@ -7,6 +7,7 @@ import duckdb
 
 from ms_assets.events import EVENT_TYPES, IS_POSITIVE, sql_case
 from ms_assets.files import published
+from ms_assets.raw.own import with_own_ids
 from ms_assets.streams import Relation
 
 LINES = {name: kind.relevance for name, kind in EVENT_TYPES.items()}
@@ -43,15 +44,14 @@ def export(
         Number of events by file.
     """
     file, columns = FORMS[form]
+    users, songs = with_own_ids(users, user_ids), with_own_ids(songs, song_ids)
     written = {}
     for part, events in parts.items():
         kept = events.filter(IS_POSITIVE).project(f"user_id, song_id, timestamp AS seconds, {WEIGHT} AS weight")
-        rows = con.sql(f"""
+        rows = con.sql("""
             SELECT user_id, item_id, seconds, weight FROM (
-                SELECT {_own('"user"', "uid", user_ids)} AS user_id, {_own("song", "item_id", song_ids)} AS item_id,
-                    seconds, weight, kept.user_id AS position
+                SELECT uid AS user_id, item_id, seconds, weight, kept.user_id AS position
                 FROM kept JOIN users USING (user_id) JOIN songs USING (song_id)
-                LEFT JOIN user_ids USING (uid) LEFT JOIN song_ids USING (item_id)
             ) ORDER BY position, seconds
         """).project(columns)
         # RecBole calls the validation part so.
@@ -63,8 +63,3 @@ def export(
                 rows.write_parquet(str(unfinished), compression="zstd")
         written[path] = len(kept)
     return written
-
-
-def _own(name: str, number: str, ids: Relation) -> str:
-    """SQL for the own id where there are any, otherwise for the number."""
-    return name if len(ids.limit(1)) else number

@@ -17,7 +17,7 @@ from ms_assets.reranking.ranker import Ranker, learn
 from ms_assets.reranking.served import SecondStage, TwoStages
 from ms_assets.retrieval import served as retrieval
 from ms_assets.retrieval.recommender import VIEWS
-from ms_assets.retrieval.served import ModelData
+from ms_assets.retrieval.served import ModelData, Question
 from ms_assets_tests import planted
 from ms_assets_tests.reranking.tastes import N_SILENT, N_SONGS, N_USERS, Tastes, knowledge, material, tables
 from ms_assets_tests.training.graphs import unit_rows
@@ -97,6 +97,23 @@ def test_retrieval_answers_whoever_asks_for_it_and_strangers_get_what_is_popular
     assert plain.items.tolist() == alone.items.tolist()
     assert ranked.items.tolist() == [item for item, _ in world[1]["discovery", 4]][:5]
     assert stranger.items.tolist() == ITEM_ID[::-1][:5].tolist()
+
+
+def test_a_users_list_among_allowed_songs_keeps_the_order_of_the_second_stage_and_says_why(world, service):
+    ranked = [item for item, _ in world[1]["discovery", 4]]
+    question = Question(k=3, uid=int(UID[4]), only_songs=ranked[1::2], why=True)
+    answer = service.ask(question, True)
+    assert (answer.kind, answer.items.tolist()) == ("ranked", ranked[1:6:2])
+    assert [len(because) for because in answer.because] == [3, 3, 3]
+    assert service.ask(question, False).kind == "personal"
+    assert service.ask(Question(k=3, recent=ranked[:2]), True).kind == "recent"
+
+
+def test_where_the_second_stage_has_too_few_candidates_retrieval_answers(service, monkeypatch):
+    whole = SecondStage.order
+    monkeypatch.setattr(SecondStage, "order", lambda *asked: passes.Order(*(column[:2] for column in whole(*asked))))
+    kinds = [service.ask(Question(k=k, uid=int(UID[4]), why=True), True).kind for k in (2, 3)]
+    assert kinds == ["ranked", "personal"]
 
 
 def test_a_view_for_which_nothing_was_learned_is_answered_by_retrieval(world, tmp_path):

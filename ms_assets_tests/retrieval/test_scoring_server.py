@@ -54,6 +54,33 @@ def test_a_stranger_gets_what_is_popular_and_is_told_so(server):
     }
 
 
+def test_the_server_answers_questions_for_songs_beside_those_for_users(server):
+    heard = ITEM_ID[HEARD[1]].tolist()
+    found = server.ask(
+        VALID,
+        {"recent": heard, "ages": [60.0, 50, 40, 30, 20, 10], "k": 4},
+        {"similar_to": heard[0], "k": 5},
+        {"uid": int(UID[1]), "k": 3, "only_songs": ITEM_ID[WANTED[1, :5]].tolist(), "why": True},
+    )
+    assert [answer["answer"] for answer in found] == ["personal", "recent", "similar", "personal"]
+    assert found[0]["item_ids"] == ITEM_ID[WANTED[0, :3]].tolist()
+    assert not set(found[1]["item_ids"]) & set(heard)
+    assert found[3]["item_ids"] == ITEM_ID[WANTED[1, :3]].tolist()
+    assert all(set(because) <= set(heard) and len(because) == 3 for because in found[3]["because"])
+
+
+WRONG = [("recent", "[1]"), ("recent", [1, "x"]), ("why", "true"), ("similar_to", [1]), ("only_songs", {"a": 1}),
+         ("ages", [1])]  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "value"), WRONG)
+def test_a_malformed_question_for_songs_is_refused_by_its_column_and_row(server, column, value):
+    status, text = server.post(json.dumps({"dataframe_records": [VALID, {**VALID, column: value}]}))
+    assert status == 400, text
+    assert re.search(rf"{column}: found .* in row 1, expected ", json.loads(text)["message"])
+    assert_up(server)
+
+
 @pytest.mark.parametrize("k", [0, -1, 101, 10**9])
 def test_a_k_out_of_range_is_refused_by_its_row_with_what_is_expected(server, k):
     status, text = server.post(json.dumps({"dataframe_records": [VALID, {**VALID, "k": k}]}))

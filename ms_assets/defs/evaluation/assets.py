@@ -21,6 +21,7 @@ from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import protocol as protocols
 from ms_assets.evaluation import report as reports
 from ms_assets.evaluation.comparison import JUDGED_BY, Holdout
+from ms_assets.raw.own import with_own_ids
 from ms_assets.retrieval.methods import METHODS, RANKED
 from ms_assets.retrieval.own_lists import of_methods
 from ms_assets.settings import EvaluationSettings
@@ -247,14 +248,14 @@ def _made_by(context: dg.AssetExecutionContext, lineage: Lineage) -> list[tuple[
 
 @asset(
     kinds={"numpy", "mlflow"},
-    code_version="1",
-    ins=TESTED | assets_of("reranking", "served_model"),
+    code_version="2",
+    ins=TESTED | assets_of("reranking", "served_model") | assets_of("raw", "user_ids", "song_ids"),
     metadata=columns("evaluation/champion"),
 )
 def champion(
     context: dg.AssetExecutionContext,
     served_model: Relation, leaderboard: Relation, users: Relation, songs: Relation, train: Relation,
-    ground_truth: Relation, mlflow: MLflow,
+    ground_truth: Relation, user_ids: Relation, song_ids: Relation, mlflow: MLflow,
 ) -> dg.MaterializeResult[pl.DataFrame]:  # fmt: skip
     """One row, the decision which registered model serves: the new one if surely better, or if there is no champion.
 
@@ -263,6 +264,7 @@ def champion(
     registry = mlflow.registry(context.partition_key)
     challenger = registry.version(served_model.project("version").fetchall()[0][0])
     registry.log_metrics(challenger, champions.metrics_of(leaderboard.pl()))
+    users, songs = with_own_ids(users, user_ids), with_own_ids(songs, song_ids)
     decision = champions.decide(registry, challenger.number, Holdout.of(users, songs, train, ground_truth))
     return dg.MaterializeResult(
         value=pl.DataFrame([decision], champions.SCHEMA),

@@ -11,6 +11,7 @@ from ms_assets.evaluation import champion as champions
 from ms_assets.evaluation import chance
 from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation.metrics import RANGES
+from ms_assets.raw.own import with_own_ids
 from ms_assets.retrieval.methods import BASELINES, OURS
 from ms_assets.streams import Relation
 
@@ -103,9 +104,14 @@ def challenger_is_not_worse(champion: Relation) -> dg.AssetCheckResult:
     )
 
 
-@asset_check(asset=["evaluation", "champion"], additional_ins=assets_of("splits", "users"), blocking=True)
-def champion_answers(champion: Relation, users: Relation, mlflow: MLflow) -> dg.AssetCheckResult:
+@asset_check(
+    asset=["evaluation", "champion"],
+    additional_ins=assets_of("splits", "users") | assets_of("raw", "user_ids"),
+    blocking=True,
+)
+def champion_answers(champion: Relation, users: Relation, user_ids: Relation, mlflow: MLflow) -> dg.AssetCheckResult:
     """Champion loads as in a server, and recommends songs, best first, to a known user and to an unknown one."""
     [(name,)] = champion.project("name").fetchall()
-    problem = champions.fault(mlflow.registered(name), uid=users.aggregate("min(uid)").fetchall()[0][0])
+    [(known,)] = with_own_ids(users, user_ids).aggregate("min(uid)").fetchall()
+    problem = champions.fault(mlflow.registered(name), uid=known)
     return dg.AssetCheckResult(passed=problem is None, description=problem)

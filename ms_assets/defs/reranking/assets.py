@@ -8,10 +8,11 @@ import pyarrow as pa
 
 from ms_assets import pictures
 from ms_assets.defs.platform import schemas, shown
-from ms_assets.defs.platform.io_managers import IndexOfOrigin
+from ms_assets.defs.platform.io_managers import IndexOfOrigin, TableIOManager
 from ms_assets.defs.platform.resources import DuckDB, MLflow
 from ms_assets.defs.platform.scales import assets_of, room
 from ms_assets.files import temporary_folder
+from ms_assets.raw.own import with_own_ids
 from ms_assets.registry import CONTENT
 from ms_assets.reranking import explained, passes, served
 from ms_assets.reranking import features as featuring
@@ -21,6 +22,7 @@ from ms_assets.reranking.ranker import JUDGED_AT, Material, Ranker, learn
 from ms_assets.retrieval import index as indexing
 from ms_assets.retrieval import served as retrieval
 from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.queries import WEIGHTS_FOUND
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets.streams import Relation, TableStream
 
@@ -31,6 +33,7 @@ VECTORS = assets_of("training", "song_embeddings") | assets_of("retrieval", "que
 KNOWN = assets_of("splits", "users", "songs", "train", "negatives") | assets_of("graph", "bipartite_graph") | VECTORS
 TRAINED = {"trained": dg.AssetIn(["training", "lightgcn"])}
 SERVED = TRAINED | assets_of("retrieval", "song_index", "decayed_popularity")
+NAMES = ("artist_item_mapping", "user_ids", "song_ids", "artist_ids")
 NOBODY = "nobody validates, so that there is nothing to learn from: no ranker, and no list"
 
 
@@ -165,14 +168,14 @@ def ranked(
 
 @asset(
     kinds={"mlflow", "faiss", "lightgbm"},
-    code_version="2",
-    ins=KNOWN | FROM_LISTS | SERVED | assets_of("splits", "validation"),
+    code_version="3",
+    ins=KNOWN | FROM_LISTS | SERVED | assets_of("splits", "validation") | assets_of("raw", *NAMES),
     metadata=columns("reranking/served_model"),
 )
 def served_model(
     context: dg.AssetExecutionContext,
     ranker: dict[str, bytes], bipartite_graph: Any, validation: Relation, trained: Any, song_index: IndexOfOrigin,
-    mlflow: MLflow, **tables: Any,
+    mlflow: MLflow, io_manager: dg.ResourceParam[TableIOManager], **tables: Any,
 ) -> dg.MaterializeResult[pa.Table]:  # fmt: skip
     """Registered MLflow model that recommends songs on request, in one stage or two; `champion` decides its use.
 
@@ -180,17 +183,24 @@ def served_model(
     """
     from ms_assets.reranking import pyfunc_model
 
-    popular = tables["decayed_popularity"].filter("view = 'all' AND user_id = 0").order("rank")
+    pairs, user_ids, song_ids, artist_ids = (tables.pop(name) for name in NAMES)
+    popular = with_own_ids(tables["decayed_popularity"].filter("view = 'all' AND user_id = 0"), song_ids).order("rank")
+    [made, *_] = io_manager.lineage.history(dg.AssetKey(["retrieval", "queries"]), context.partition_key)
+    weights = {int(half_life): weight for half_life, weight in made.metadata[WEIGHTS_FOUND].items()}
     registry, given = mlflow.registry(context.partition_key), stored(bipartite_graph, tables)
     phase, dataset = given.before_test(validation), Dataset.of(given.users, given.songs, given.train)
     vectors = phase.known.embeddings
-    data = retrieval.ModelData(dataset.user_ids, dataset.song_ids, *vectors, heard=dataset.heard)
-    indexing.refuse_stale(song_index.origin, indexing.origin(trained, data.item_id, *vectors))
+    uid = with_own_ids(given.users, user_ids).order("user_id").to_arrow_table()["uid"].to_numpy()
+    item_id = with_own_ids(given.songs, song_ids).order("song_id").to_arrow_table()["item_id"].to_numpy()
+    data = retrieval.ModelData(uid, item_id, *vectors, heard=dataset.heard)
+    indexing.refuse_stale(song_index.origin, indexing.origin(trained, dataset.song_ids, *vectors))
+    artists = retrieval.artists_of(given.songs, with_own_ids(pairs, artist_ids))
     with temporary_folder() as folder:
-        retrieval.write(folder, data, popular.project("item_id, score").to_arrow_table(), song_index.index)
+        listed = popular.project("item_id, score").to_arrow_table()
+        retrieval.write(folder, data, listed, song_index.index, dataset.song_ids, artists, weights)
         served.write(folder, phase.known, phase.lists, Ranker.of_files(ranker))
         run_id = mlflow.known_run(trained.mlflow_run_id)
-        candidate = pyfunc_model.candidate(folder, int(data.uid[0]), trained, run_id)
+        candidate = pyfunc_model.candidate(folder, uid[0], trained, run_id)
         version, is_new = registry.register(candidate)
     return dg.MaterializeResult(
         value=pa.table({"name": [registry.name], "version": [version.number], "content": [version.tags[CONTENT]]}),

@@ -42,7 +42,7 @@ LIGHTGCN = assets_of("training", "lightgcn")
 USERS, SONGS = assets_of("training", "user_embeddings"), assets_of("training", "song_embeddings")
 
 
-@asset(kinds={"numpy"}, code_version="2", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
+@asset(kinds={"numpy"}, code_version="3", ins=TUNED | USERS | SONGS, metadata=columns("retrieval/queries"))
 def queries(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     user_embeddings: Relation, song_embeddings: Relation,
@@ -65,7 +65,9 @@ def queries(
     return dg.MaterializeResult(
         value=pa.table(table),
         metadata={
-            "weights": {f"half-life {seconds} s": weight for seconds, weight in found.weights.items()},
+            asking.WEIGHTS_FOUND: dg.MetadataValue.json(
+                {str(half_life): weight for half_life, weight in found.weights.items()}
+            ),
             "trials": shown.table(pl.DataFrame(found.trials)),
         },
     )
