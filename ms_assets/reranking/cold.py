@@ -1,6 +1,6 @@
-"""Cold songs in ranked lists where nobody took to one in the validation part, so that rankers learned nothing of them.
+"""Cold songs in ranked lists where hardly anybody took to one in the validation part: rankers learned nothing of them.
 
-Songs that appear in the test part alone are candidates before, and never relevant: trees put them last, whatever they
+Songs that appear in the test part alone are candidates before, and not relevant: trees put them last, whatever they
 are worth. Such songs keep the places of LightGCN's list, which was calibrated for them, and the ranker orders the rest.
 """
 

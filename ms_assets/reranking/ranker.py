@@ -26,6 +26,8 @@ LEAVES = (7, 15, 31)
 MOST_TREES, PATIENCE = 500, 25
 NEGATIVES = 100
 """Number of candidates without relevance that a user gives to learn from, drawn at random."""
+SMALLEST_LEAF = 100
+"""Number of candidates in a leaf of a tree, at least."""
 GRADES = 20
 """Number of grades above 0 into which relevance is divided."""
 START = 0.1
@@ -78,8 +80,9 @@ class Material:
 
     @property
     def meets_cold(self) -> bool:
-        """True if a relevant candidate is cold, a song without a listener before."""
-        return bool((self.features[self.relevance > 0, self.names.index("song_listeners")] == 0).any())
+        """True if relevant candidates that are cold, songs without a listener before, would fill a leaf of a tree."""
+        listeners = self.features[self.relevance > 0, self.names.index("song_listeners")]
+        return bool(np.count_nonzero(listeners == 0) >= SMALLEST_LEAF)
 
     def start(self, source: str) -> NDArray[np.float64]:
         """Scores with which the candidates begin, by their rank in the list of a source, [n]."""
@@ -114,7 +117,7 @@ class Ranker:
     starts: Mapping[str, str]
     """Source whose order scores begin with, by view."""
     unmet_cold: Collection[str] = ()
-    """Views in which no relevant candidate was cold, so that nothing was learned of such songs."""
+    """Views in which too few relevant candidates were cold for trees to learn of such songs."""
 
     def scores(self, view: str, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores of candidates, the start and the mean of the view's models; features float32 [n, n_features]."""
@@ -238,7 +241,7 @@ def _parameters(leaves: int) -> dict[str, Any]:
         "label_gain": [grade / GRADES for grade in range(GRADES + 1)],
         "learning_rate": 0.05,
         "num_leaves": leaves,
-        "min_data_in_leaf": 100,
+        "min_data_in_leaf": SMALLEST_LEAF,
         "feature_fraction": 0.5,
         "max_bin": 63,
         "feature_pre_filter": False,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ms_assets.reranking import cold
-from ms_assets.reranking.ranker import Material
+from ms_assets.reranking.ranker import SMALLEST_LEAF, Material
 
 NAN = np.nan
 
@@ -73,10 +73,11 @@ def test_places_are_those_of_the_blend_and_lightgcns_where_there_is_no_blend():
     np.testing.assert_array_equal(cold.places({"popular": ranks["popular"]}, is_cold), [NAN] * 3)
 
 
-def test_material_tells_if_a_relevant_candidate_is_cold():
-    def material(relevance):
-        features = np.array([[0.0], [3.0]], np.float32)
-        return Material(np.zeros(2, int), np.array(relevance), np.ones((2, 2)), features, ["song_listeners"])
-
-    assert material([1.0, 0.0]).meets_cold
-    assert not material([0.0, 1.0]).meets_cold
+@pytest.mark.parametrize(("n_cold", "meets"), [(SMALLEST_LEAF, True), (SMALLEST_LEAF - 1, False)])
+def test_cold_songs_are_met_if_the_relevant_ones_would_fill_a_leaf(n_cold, meets):
+    n = 3 * SMALLEST_LEAF
+    relevance, listeners = np.ones(n), np.full(n, 3, np.float32)
+    listeners[:n_cold] = 0
+    relevance[-SMALLEST_LEAF:], listeners[-SMALLEST_LEAF:] = 0, 0
+    material = Material(np.zeros(n, int), relevance, np.ones((n, 2)), listeners[:, None], ["song_listeners"])
+    assert material.meets_cold == meets
