@@ -13,8 +13,8 @@ On the sample (963 users) methods gain between .009 and .40 in `all`; with their
 fewer than 100 users nothing is concluded: among 12, differences of .1 are chance. Nor is it where there is nothing to
 learn, as from events drawn at random: songs differ if two listeners share a song oftener than in a catalogue of songs
 all alike, and users if two events of one user are of one song oftener than any two. Methods that are the same for all
-users are judged if songs differ, personal ones if half of them beat `popular`, `replay` if users return to songs, and
-each where it shows something to half of the users.
+users are judged if songs differ, personal ones if half of them beat `popular`, `replay` if users return to songs,
+`transitions` if songs follow one another within sessions, and each where it shows something to half of the users.
 """
 
 from typing import NamedTuple
@@ -24,17 +24,20 @@ import numpy as np
 from ms_assets.certainty import intervals
 from ms_assets.evaluation.leaderboard import MEANS, Pane, pane
 from ms_assets.interactions import Flags, Floats
+from ms_assets.retrieval.linear_models import followed
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets.streams import Relation
 
-CHANCE, POPULAR, REPLAY, CONTENT = "random", "popular", "replay", "content_based"
+CHANCE, POPULAR, REPLAY, CONTENT, TRANSITIONS = "random", "popular", "replay", "content_based", "transitions"
 SAME_FOR_ALL = (POPULAR, "decayed_popularity")
 FEWEST_USERS = 100
 SURE = 0.99
 HARDLY = 0.1
 """Share of the median method's gain that a method must possibly reach, if it does not beat chance."""
-UNEVEN, OWN, RETURNING = 1.25, 2.0, 0.1
-"""Least ratios by which songs and users differ in train, and least share of test pairs that were heard in train."""
+UNEVEN, OWN = 1.25, 2.0
+"""Least ratios by which songs and users differ in train."""
+RETURNING, FOLLOWING = 0.1, 0.1
+"""Least share of test pairs that were heard in train, and of train events that another one follows in a session."""
 NDCG = {name: MEANS[name] for name in ("ndcg", "novelty")}
 """Metrics that are read; novelty is known for users to whom something was shown."""
 Differences = tuple[Floats, Floats, Floats, Flags]
@@ -67,6 +70,7 @@ def fault(per_user: Relation, train: Relation, ground_truth: Relation, n_songs: 
     over_chance, over_popular = ([_differences(view, other) for view in views] for other in (CHANCE, POPULAR))
     judged = np.any([enough for *_, enough in over_chance], axis=0) & (names != CHANCE)
     judged &= (names != REPLAY) | (_returning(train, ground_truth) >= RETURNING)
+    judged &= (names != TRANSITIONS) | (_following(train) >= FOLLOWING)
     beats = judged & _better(over_chance)
     pairs = train.aggregate("user_id, song_id, count(*)::DOUBLE AS n")
     shared = _of_one_song(pairs.project("song_id, 1.0 AS n"))
@@ -123,6 +127,12 @@ def _of_one_song(counted: Relation, *within: str) -> float:
                       counted.aggregate(", ".join([*within, "sum(n) AS n"])))
     )  # fmt: skip
     return float(of_songs / of_all) if of_all else 0.0
+
+
+def _following(train: Relation) -> float:
+    """Share of the train events that another one follows within a session."""
+    n_followed = followed(train).aggregate("sum(n)").fetchall()[0][0] or 0
+    return n_followed / max(len(train), 1)
 
 
 def _returning(train: Relation, ground_truth: Relation) -> float:

@@ -95,7 +95,7 @@ class Transitions(LinearModel):
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         assert dataset.train is not None, "a dataset to learn from has its events"
-        columns = pa.concat_tables(in_user_ranges(_followed, dataset.train, rows=ROWS).tables)
+        columns = pa.concat_tables(in_user_ranges(followed, dataset.train, rows=ROWS).tables)
         song, following, n = (columns[name].to_numpy() for name in ("song_id", "following", "n"))
         return {"recent": _recent(dataset, self.half_life_hours), "song": song, "following": following, "n": n}
 
@@ -115,7 +115,7 @@ class Transitions(LinearModel):
         return torch.from_numpy((self._recent[user] @ self._shares).toarray())
 
 
-def _followed(train: Relation) -> Relation:
+def followed(train: Relation) -> Relation:
     """Number of times that one song followed another within a session: song_id, following, n."""
     window = "OVER (PARTITION BY user_id ORDER BY timestamp, song_id)"
     pairs = train.project(f"song_id, lead(song_id) {window} AS following, lead(timestamp) {window} - timestamp AS gap")

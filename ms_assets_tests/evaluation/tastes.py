@@ -11,7 +11,7 @@ from ms_assets.evaluation import passes
 from ms_assets.retrieval.recommender import VIEWS
 
 N_SONGS, N_TASTES, K = 600, 6, 10
-PERSONAL = ("lightgcn", "ials", "item_knn", "content_based")
+PERSONAL = ("lightgcn", "ials", "item_knn", "transitions", "content_based")
 METHODS = (*PERSONAL, "replay", "popular", "random")
 
 
@@ -47,8 +47,11 @@ class World:
 COUNTS = {"listen_plus": 1, "likes": 0, "dislikes": 0}
 
 
-def world(n_users=150, likes=None, repeats=True, seed=0):
-    """Users of some tastes, who play songs of their taste by its order of popularity; likes: probabilities instead."""
+def world(n_users=150, likes=None, repeats=True, seed=0, pause=60):
+    """Users of some tastes, who play songs of their taste by its order of popularity, a pause of seconds apart.
+
+    likes: probabilities instead of tastes.
+    """
     rng = np.random.default_rng(seed)
     taste = np.arange(n_users) % N_TASTES
     if likes is None:
@@ -58,7 +61,10 @@ def world(n_users=150, likes=None, repeats=True, seed=0):
             likes[number, :6] = 0.5
         likes /= likes.sum(axis=1, keepdims=True)
     played = [rng.choice(N_SONGS, 40, p=likes[taste[user]], replace=repeats) for user in range(n_users)]
-    events = pl.DataFrame({"user_id": np.repeat(np.arange(n_users), 40), "song_id": np.concatenate(played)})
+    time = np.tile(pause * np.arange(40), n_users)
+    events = pl.DataFrame(
+        {"user_id": np.repeat(np.arange(n_users), 40), "song_id": np.concatenate(played), "timestamp": time}
+    )
     is_train = np.tile(np.arange(40) < 30, n_users)
     train, test = events.filter(is_train), events.filter(~is_train)
     heard = np.zeros((n_users, N_SONGS))

@@ -44,7 +44,7 @@ def test_targets_of_another_division_fail(harm):
 def test_all_lists_of_another_division_fail_and_are_named():
     known = world()
     found = fault(replace(known, lists={m: renumbered(f) for m, f in known.lists.items()}))
-    named = "content_based, ials, item_knn, lightgcn, popular, replay"
+    named = "content_based, ials, item_knn, lightgcn, popular, replay, transitions"
     assert found == f"{named}: no better than random lists, though songs differ in train; {UNRELATED}"
 
 
@@ -74,3 +74,9 @@ def test_a_method_that_has_nothing_to_show_passes():
 
 def test_replay_passes_where_nobody_plays_a_song_twice():
     assert fault(world(repeats=False)) is None
+
+
+@pytest.mark.parametrize("pause", [0, 86_400])
+def test_transitions_pass_where_no_song_follows_another_within_a_session(pause):
+    known = world(pause=pause)
+    assert fault(replace(known, lists=known.lists | {"transitions": renumbered(known.lists["transitions"])})) is None
