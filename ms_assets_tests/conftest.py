@@ -129,8 +129,11 @@ def metadata_of(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
-LONGEST = ("test_commands", "test_lastfm", "test_killed", "test_planted_audio", "test_study", "test_ui")
-"""Modules that are begun first, so that no process is left alone with one when the others have finished."""
+LONGEST = ("test_commands", "test_planted_audio", "test_study", "test_killed", "test_ui", "test_silence")
+"""Modules that are begun first, so that no process is left alone with one when the others have finished.
+
+The first one runs the pipeline; those that use its home come after two that do not, which would wait for it otherwise.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

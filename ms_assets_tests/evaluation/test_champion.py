@@ -294,7 +294,7 @@ def test_one_command_rolls_back_and_others_show_and_promote(store, capsys, monke
         (["rollback", "51m"], "'51m' is not one of 'sample', '50m', '500m', '5b', 'own'"),
         (["51m"], "No such command '51m'"),
         (["demote", "50m"], "No such command 'demote'"),
-        ([], "rollback  Make the former champion the champion again."),
+        ([], "Make the former champion the champion again."),
     ],
 )
 def test_a_command_that_is_not_known_or_not_complete_is_refused_with_its_usage(capsys, arguments, named):

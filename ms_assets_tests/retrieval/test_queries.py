@@ -106,7 +106,7 @@ def test_queries_of_a_refit_are_chosen_by_the_vectors_that_have_not_seen_validat
         table("user_id song_id split adjusted_relevance", *wanted),
         stored("user_id", after, before), stored("song_id", songs, songs),
     )  # fmt: skip
-    assert found.metadata["weights"] == {f"half-life {seconds} s": weight for seconds, weight in chosen.items()} != {}
+    assert found.metadata["weights"].data == {str(seconds): weight for seconds, weight in chosen.items()} != {}
     for column, learned in (("embedding", after), ("before_refit", before)):
         expected = queries.of_users(dataset, learned, songs, chosen)
         np.testing.assert_allclose(vector_column(found.value, column), expected, atol=1e-6)
