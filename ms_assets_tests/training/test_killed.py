@@ -9,7 +9,7 @@ import torch
 
 from ms_assets_tests.workplace import Workplace, kill, launching, until
 
-QUICK = {"epochs": 4, "patience": 4, "neutral_negatives": 16, "embedding_dim": 32}
+QUICK = {"epochs": 3, "patience": 3, "neutral_negatives": 16, "embedding_dim": 32, "race": False}
 SETTINGS = {"training__lightgcn": {**QUICK, "checkpoint_seconds": 0, "refit": True}}
 TRAINING = 'key:"training/lightgcn" or key:"training/user_embeddings" or key:"training/song_embeddings"'
 
