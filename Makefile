@@ -4,8 +4,6 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
 QUIET := $(VENV)/.quiet
-# A process more than cores: some tests wait for servers and for others' runs.
-PROCESSES = $$(python -c 'import os; print(min(os.cpu_count(), 3) + 1)')
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 # `make FAISS=gpu demo` installs the CUDA build of Faiss instead.
 FAISS ?= cpu
@@ -42,7 +40,7 @@ demo: $(QUIET) ## Run the whole pipeline on the built-in sample and print the le
 	@python -m ms_assets sample
 
 test: $(QUIET) $(TESTABLE) lint ## Run every test that needs no GPU
-	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu and not slow' -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu and not slow' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(TESTABLE) ## Check style and types
 	ruff check .
