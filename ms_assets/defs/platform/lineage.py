@@ -102,7 +102,7 @@ class Lineage:
         Raises:
             DamagedFileError: the stored file is not the one that was published, or its record cannot be read.
         """
-        made = self._recorded(key, scale)
+        made = self.recorded(key, scale)
         path = self._record(key, scale).with_name(made[0].name) if made else None
         if path is None or not path.exists():
             return []
@@ -140,7 +140,7 @@ class Lineage:
         """Record a materialisation whose file is about to take its place; the one before stays on record."""
         before: list[Made] = []
         with suppress(DamagedFileError):
-            before = self._recorded(key, scale)
+            before = self.recorded(key, scale)
             before = self.history(key, scale)
         self._write(key, scale, [made, *before][:KEPT])
 
@@ -156,7 +156,12 @@ class Lineage:
     def _record(self, key: dg.AssetKey, scale: str) -> Path:
         return Path(self.base, *key.path, f"{scale}{RECORD}")
 
-    def _recorded(self, key: dg.AssetKey, scale: str) -> list[Made]:
+    def recorded(self, key: dg.AssetKey, scale: str) -> list[Made]:
+        """Materialisations as they are on record, whatever the files are now; see `history`.
+
+        Raises:
+            DamagedFileError: the record cannot be read.
+        """
         record = self._record(key, scale)
         if not record.exists():
             return []
