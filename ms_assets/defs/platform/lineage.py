@@ -9,7 +9,7 @@ after it stale; for a source file that is only linked, it is the source's `Sourc
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -103,7 +103,7 @@ class Lineage:
             DamagedFileError: the stored file is not the one that was published, or its record cannot be read.
         """
         made = self._recorded(key, scale)
-        path = self._record(key, scale).with_name(made[0].name) if made else None
+        path = self.file(key, made[0]) if made else None
         if path is None or not path.exists():
             return []
         for number, each in enumerate(made):
@@ -136,6 +136,18 @@ class Lineage:
         origins_of(inputs, scale)
         return inputs
 
+    def together(self, keys: Sequence[dg.AssetKey], scale: str) -> dict[str, Made]:
+        """Stored materialisations of some assets, which are all there and do not contradict each other, by key.
+
+        Raises:
+            FileNotFoundError: some were never materialised; names them.
+            InconsistentInputsError, DamagedFileError: as `inputs`.
+        """
+        found = self.inputs(keys, scale)
+        if missing := [name for key in keys if (name := key.to_user_string()) not in found]:
+            raise FileNotFoundError(f"materialise {', '.join(missing)} for {scale} first")
+        return found
+
     def note(self, key: dg.AssetKey, scale: str, made: Made) -> None:
         """Record a materialisation whose file is about to take its place; the one before stays on record."""
         before: list[Made] = []
@@ -152,6 +164,10 @@ class Lineage:
             failed[check] = problem
         if made and failed != made[0].failed:
             self._write(key, scale, [replace(made[0], failed=failed), *made[1:]])
+
+    def file(self, key: dg.AssetKey, made: Made) -> Path:
+        """Place of a stored artefact."""
+        return Path(self.base, *key.path, made.name)
 
     def _record(self, key: dg.AssetKey, scale: str) -> Path:
         return Path(self.base, *key.path, f"{scale}{RECORD}")
