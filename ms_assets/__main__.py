@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 
 from ms_assets import __version__
 from ms_assets.definitions import define
-from ms_assets.defs.platform import runs
+from ms_assets.defs.platform import metrics, runs
 from ms_assets.defs.platform.io_managers import ModelIOManager, TableIOManager
 from ms_assets.defs.platform.lineage import InconsistentInputsError, Lineage
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard, publishing
-from ms_assets.files import DamagedFileError, published, sweep
+from ms_assets.files import DamagedFileError, published, size_of, sweep
 from ms_assets.raw.importing import EVENT_COLUMNS, import_events
 from ms_assets.raw.own import OWN, folder_in
 from ms_assets.raw.schema import SourceError
@@ -181,7 +181,7 @@ def publish(scale: str, repo: str, with_users: bool, yes: bool) -> None:
     home = Environment.read().home
     with runs.writing_turn(home, scale, f"publish-{uuid4()}"):
         publication = _publication(scale, repo, with_users)
-        contents = {name: Path(what).stat().st_size if isinstance(what, Path) else len(what)
+        contents = {name: size_of(what) if isinstance(what, Path) else len(what)
                     for name, what in publication.contents().items()}  # fmt: skip
         for name, size in contents.items():
             print(f"{size:>15,} bytes  {name}")
@@ -229,6 +229,18 @@ def _publication(scale: str, repo: str, with_users: bool) -> publishing.Publicat
 def _load(scale: str, *keys: tuple[str, str]) -> list[Relation]:
     definitions = define(Environment.read())
     return [cast(Relation, definitions.load_asset_value(key, partition_key=scale)) for key in keys]
+
+
+@commands.command("metrics")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+def show_metrics(file: Path | None) -> None:
+    """Print metrics of all artefacts for Prometheus, or write them to FILE, which is there whole or not at all."""
+    text = metrics.exposition(Lineage(Environment.read().data))
+    if file is None:
+        print(text, end="")
+        return
+    with published(file) as unfinished:
+        unfinished.write_text(text)
 
 
 @commands.command("mlflow")
