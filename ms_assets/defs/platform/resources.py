@@ -68,6 +68,10 @@ class Environment:
     """MS_ASSETS_RETRAIN_TIMEZONE: time zone of these schedules, by its name in the IANA database."""
     database: str = ""
     """MS_ASSETS_DATABASE: PostgreSQL for Dagster's history and for studies; SQLite under the home by default."""
+    alerts: str = ""
+    """MS_ASSETS_ALERTS: webhook or mail server that is told of failed runs and checks; nobody is by default."""
+    ui: str = ""
+    """MS_ASSETS_UI: address at which people reach Dagster's UI, for links in alerts."""
 
     @classmethod
     def read(cls) -> Self:
