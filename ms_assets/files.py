@@ -152,6 +152,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """Files below a folder by name, without those that writers hide by a point or an underscore in front."""
+    inside = {file: file.relative_to(folder).parts for file in folder.rglob(pattern) if file.is_file()}
+    return sorted(file for file, names in inside.items() if not any(name[0] in "._" for name in names))
+
+
+def state(files: Iterable[Path]) -> str:
+    """Hash of the names, sizes and times of some files: another one once a file is added, written or removed."""
+    found = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files)]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
 def sha256_of_all(files: Iterable[Path]) -> str:
     """SHA-256 of the names and contents of some files, whatever their order."""
     content = "".join(f"{file.name} {sha256(file)}\n" for file in sorted(files, key=lambda file: file.name))

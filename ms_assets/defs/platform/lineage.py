@@ -96,7 +96,7 @@ class Lineage:
 
     base: Path
 
-    def recorded(self) -> Iterator[tuple[dg.AssetKey, str]]:
+    def artefacts(self) -> Iterator[tuple[dg.AssetKey, str]]:
         """Assets with the scales that they have a record for, in the order of their names."""
         for record in sorted(self.base.glob(f"*/*/*{RECORD}")):
             yield dg.AssetKey([*record.relative_to(self.base).parent.parts]), record.name.removesuffix(RECORD)
@@ -107,7 +107,7 @@ class Lineage:
         Raises:
             DamagedFileError: the stored file is not the one that was published, or its record cannot be read.
         """
-        made = self._recorded(key, scale)
+        made = self.recorded(key, scale)
         path = self.file(key, made[0]) if made else None
         if path is None or not path.exists():
             return []
@@ -157,7 +157,7 @@ class Lineage:
         """Record a materialisation whose file is about to take its place; the one before stays on record."""
         before: list[Made] = []
         with suppress(DamagedFileError):
-            before = self._recorded(key, scale)
+            before = self.recorded(key, scale)
             before = self.history(key, scale)
         self._write(key, scale, [made, *before][:KEPT])
 
@@ -177,7 +177,12 @@ class Lineage:
     def _record(self, key: dg.AssetKey, scale: str) -> Path:
         return Path(self.base, *key.path, f"{scale}{RECORD}")
 
-    def _recorded(self, key: dg.AssetKey, scale: str) -> list[Made]:
+    def recorded(self, key: dg.AssetKey, scale: str) -> list[Made]:
+        """Materialisations as they are on record, whatever the files are now; see `history`.
+
+        Raises:
+            DamagedFileError: the record cannot be read.
+        """
         record = self._record(key, scale)
         if not record.exists():
             return []

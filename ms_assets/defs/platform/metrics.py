@@ -38,7 +38,7 @@ GAUGES = {
 def exposition(lineage: Lineage) -> str:
     """Metrics of all stored artefacts, as node_exporter's textfile collector reads them."""
     stored, damaged = dict[tuple[dg.AssetKey, str], Made](), dict[tuple[dg.AssetKey, str], float]()
-    for key, scale in lineage.recorded():
+    for key, scale in lineage.artefacts():
         try:
             made = lineage.history(key, scale)
         except DamagedFileError:
