@@ -1,12 +1,10 @@
 """Alerts: each failed run and check is told once, to a webhook or by mail, even if the target is down for a while."""
 
 import email.policy
-import json
 import socket
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dagster as dg
 import pytest
@@ -16,39 +14,11 @@ from ms_assets.defs.platform import alerts
 from ms_assets.defs.platform.messages import Alerts, Message, Target, UndeliveredError
 from ms_assets.defs.platform.resources import Environment
 from ms_assets.defs.platform.scales import SCALES
+from ms_assets_tests.webhook import Webhook
 from ms_assets_tests.workplace import free_port
 
 RUNS, CHECKS = alerts.sensors()
 MESSAGE = Message("run-failed.1", "ms_assets: run failed", {"error": "ValueError: no user has heard “Ænima”"})
-
-
-class Webhook:
-    """A web server that keeps what is posted to it, and answers as it is told."""
-
-    def __init__(self, port=0):
-        self.got, self.statuses, hook = [], [], self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status = hook.statuses.pop(0) if hook.statuses else 204
-                if status < 300:
-                    hook.got.append(body)
-                self.send_response(status)
-                self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}/secret"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture
@@ -98,23 +68,27 @@ def instance():
         yield instance
 
 
-def run(instance, fails):
-    """A run whose step fails, or whose check fails or warns; its id."""
+def run(instance, *, step_fails):
+    """A run whose step fails, or one of whose checks fails and another warns; its id."""
 
     @dg.asset(key=["splits", "users"], partitions_def=SCALES)
     def users():
-        if fails == "step":
+        if step_fails:
             try:
                 raise KeyError("uid")
             except KeyError as error:
                 raise ValueError("no user has between 40 and 2,000 events. Lower min_events.\nmore") from error
 
-    @dg.asset_check(asset=users)
-    def users_are_many():
-        severity = dg.AssetCheckSeverity.WARN if fails == "warns" else dg.AssetCheckSeverity.ERROR
-        return dg.AssetCheckResult(passed=fails == "", severity=severity, metadata={"n_rows": 3})
+    def check(name, passed, severity):
+        @dg.asset_check(asset=users, name=name)
+        def checked():
+            return dg.AssetCheckResult(passed=passed, severity=severity, metadata={"n_rows": 3})
 
-    definitions = dg.Definitions([users], asset_checks=[users_are_many], jobs=[dg.define_asset_job("pipeline")])
+        return checked
+
+    error, warning = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+    checks = [check("are_dense", False, error), check("are_known", True, error), check("are_many", False, warning)]
+    definitions = dg.Definitions([users], asset_checks=checks, jobs=[dg.define_asset_job("pipeline")])
     config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     done = definitions.resolve_job_def("pipeline").execute_in_process(
         instance=instance, partition_key="50m", run_config=config, raise_on_error=False
@@ -152,7 +126,7 @@ def latest(instance):
 
 def test_a_failed_run_is_told_once_with_its_step_its_error_and_a_link(instance, webhook):
     cursor = latest(instance)
-    run_id = run(instance, "step")
+    run_id = run(instance, step_fails=True)
     cursor, said = tick(RUNS, instance, webhook.address, cursor, ui="https://dagster.example.com/")
     assert said == "1 failures were told"
     [told] = webhook.got
@@ -183,14 +157,14 @@ def test_a_run_that_died_between_its_steps_says_why(instance, webhook):
 
 def test_failed_checks_and_warnings_are_told_and_checks_that_pass_are_not(instance, webhook):
     cursor = latest(instance)
-    failed, _, warned = run(instance, "check"), run(instance, ""), run(instance, "warns")
+    run_id = run(instance, step_fails=False)
     tick(CHECKS, instance, webhook.address, cursor)
-    assert [(told["run_id"], told["subject"]) for told in webhook.got] == [
-        (failed, "ms_assets: check failed: users_are_many of 50m"),
-        (warned, "ms_assets: check warns: users_are_many of 50m"),
-    ]
-    told = webhook.got[0]
-    assert (told["asset"], told["check"], told["error"]) == ("splits/users", "users_are_many", "n_rows 3")
+    assert {(told["run_id"], told["subject"]) for told in webhook.got} == {
+        (run_id, "ms_assets: check failed: are_dense of 50m"),
+        (run_id, "ms_assets: check warns: are_many of 50m"),
+    }
+    for told in webhook.got:
+        assert (told["asset"], told["error"]) == ("splits/users", "n_rows 3")
 
 
 def test_nothing_is_lost_or_told_twice_while_the_target_is_down_or_refuses(instance, webhook):
