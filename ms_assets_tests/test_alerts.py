@@ -1,10 +1,14 @@
 """Alerts: each failed run and check is told once, to a webhook or by mail, even if the target is down for a while."""
 
+import base64
 import email.policy
 import socket
+import ssl
+import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from shutil import which
 
 import dagster as dg
 import pytest
@@ -29,31 +33,47 @@ def webhook():
 
 
 @contextmanager
-def mail_server(refuses=""):
-    """A server that speaks SMTP without encryption to one client after the other; it keeps envelopes and messages."""
+def mail_server(refuses="", certificate=()):
+    """A server that speaks SMTP to one client after the other; it keeps envelopes with passwords, and messages.
+
+    certificate: files of a certificate and its key, for a server that encrypts from the first byte.
+    """
     got = []
 
-    def talk(connection):
-        with connection, connection.makefile("rwb", 0) as line:
-            line.write(b"220 here\r\n")
-            envelope = []
-            while said := line.readline().decode().strip():
-                command = said.split(":")[0].split(" ")[0].upper()
-                envelope += [said] if command in ("MAIL", "RCPT") else []
-                answer = {"DATA": "354 go on", "QUIT": "221 bye"}.get(command, "250 fine")
-                line.write(f"{'550 no' if command == refuses else answer}\r\n".encode())
-                if command == "DATA":
-                    got.append((envelope, b"".join(iter(line.readline, b".\r\n"))))
-                    line.write(b"250 taken\r\n")
-                if command == "QUIT":
-                    return
+    def talk(line):
+        line.write(b"220 here\r\n")
+        envelope = []
+        while said := line.readline().decode().strip():
+            command = said.split(":")[0].split(" ")[0].upper()
+            envelope += [said] if command in ("AUTH", "MAIL", "RCPT") else []
+            answers = {
+                "EHLO": "250-here\r\n250 AUTH PLAIN",
+                "AUTH": "235 known",
+                "DATA": "354 go on",
+                "QUIT": "221 bye",
+            }
+            line.write(f"{'550 no' if command == refuses else answers.get(command, '250 fine')}\r\n".encode())
+            if command == "DATA":
+                got.append((envelope, b"".join(iter(line.readline, b".\r\n"))))
+                line.write(b"250 taken\r\n")
+            if command == "QUIT":
+                return
 
     def serve():
         while True:
             try:
-                talk(server.accept()[0])
+                connection, _ = server.accept()
             except OSError:
                 return
+            with suppress(OSError), secured(connection) as safe, safe.makefile("rwb", 0) as line:
+                talk(line)
+
+    def secured(connection):
+        if not certificate:
+            return connection
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        return context.wrap_socket(connection, server_side=True)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=serve, daemon=True).start()
@@ -235,6 +255,33 @@ def test_a_password_is_not_sent_to_a_server_without_encryption():
         Target.of(f"smtp://me:hidden@127.0.0.1:{port}?to=a@example.com").send(MESSAGE)
     assert "the password was not sent; expected STARTTLS" in str(refused.value)
     assert "hidden" not in str(refused.value) and got == []
+
+
+@pytest.mark.skipif(not which("openssl"), reason="needs openssl to make a certificate")
+def test_a_password_goes_to_a_server_whose_certificate_is_trusted_and_to_no_other(tmp_path, monkeypatch):
+    files = [str(tmp_path / name) for name in ("certificate.pem", "key.pem")]
+    told = [
+        "-nodes",
+        "-subj",
+        "/CN=here",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-out",
+        files[0],
+        "-keyout",
+        files[1],
+    ]
+    elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    subprocess.run(["openssl", "req", "-x509", *elliptic, *told], check=True, capture_output=True)
+    with mail_server(certificate=files) as (port, got):
+        target = Target.of(f"smtps://me:it%27s%20secret@127.0.0.1:{port}?to=a@example.com")
+        with pytest.raises(UndeliveredError, match="CERTIFICATE_VERIFY_FAILED"):
+            target.send(MESSAGE)
+        assert got == []
+        monkeypatch.setenv("SSL_CERT_FILE", files[0])
+        target.send(MESSAGE)
+    [(envelope, _)] = got
+    assert base64.b64decode(envelope[0].removeprefix("AUTH PLAIN ")) == b"\0me\0it's secret"
 
 
 @pytest.mark.parametrize(
