@@ -74,6 +74,8 @@ def define(environment: Environment) -> dg.Definitions:
     return dg.Definitions.merge(found(), bound)
 
 
+# Dagster passes the parameter itself when it copies a sensor of several jobs, and warns its user of it.
+warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefinition", dg.BetaWarning)
 # What is imported by now stays: no collection has to look through it, and least of all the last one, at exit.
 gc.freeze()
 defs = define(Environment.read())
