@@ -151,9 +151,9 @@ class Steps:
         rows = embeddings.index_select(0, nodes).requires_grad_()
         weight, n_songs = self.weight[piece.edges], self.sampler.n_graph_songs
         loss = ranking_loss(piece, weight, rows, n_songs, self.settings) / n_edges
-        loss.backward()
+        (gradient_of_rows,) = torch.autograd.grad(loss, rows)
         # `index_add_` adds up in a fixed order on the CPU, several times faster than the gradient of `embedding`.
-        gradient.index_add_(0, nodes, rows.grad)
+        gradient.index_add_(0, nodes, gradient_of_rows)
         return loss.detach()
 
 
