@@ -24,9 +24,10 @@ import numpy as np
 from ms_assets.certainty import intervals
 from ms_assets.evaluation.leaderboard import MEANS, Pane, pane
 from ms_assets.interactions import Flags, Floats
+from ms_assets.retrieval.dataset import ROWS
 from ms_assets.retrieval.linear_models import followed
 from ms_assets.retrieval.recommender import VIEWS
-from ms_assets.streams import Relation
+from ms_assets.streams import Relation, in_user_ranges
 
 CHANCE, POPULAR, REPLAY, CONTENT, TRANSITIONS = "random", "popular", "replay", "content_based", "transitions"
 SAME_FOR_ALL = (POPULAR, "decayed_popularity")
@@ -131,8 +132,8 @@ def _of_one_song(counted: Relation, *within: str) -> float:
 
 def _following(train: Relation) -> float:
     """Share of the train events that another one follows within a session."""
-    n_followed = followed(train).aggregate("sum(n)").fetchall()[0][0] or 0
-    return n_followed / max(len(train), 1)
+    counted = in_user_ranges(lambda part: followed(part).aggregate("sum(n)::BIGINT AS n"), train, rows=ROWS).tables
+    return sum(table["n"][0].as_py() or 0 for table in counted) / max(len(train), 1)
 
 
 def _returning(train: Relation, ground_truth: Relation) -> float:

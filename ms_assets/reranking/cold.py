@@ -10,19 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 PLACED_BY = ("lightgcn_replay", "lightgcn")
-"""Sources that place cold songs; the second one where the first lists nothing."""
+"""Sources that place cold songs; the second one for users for whom the first lists nothing."""
 
 
-def places(ranks: Mapping[str, NDArray[np.float32]], cold: NDArray[np.bool_]) -> NDArray[np.float32]:
+def places(
+    ranks: Mapping[str, NDArray[np.float32]], cold: NDArray[np.bool_], user: NDArray[np.int64]
+) -> NDArray[np.float32]:
     """Ranks that cold candidates keep, float32 [n]; NaN for others.
 
     Args:
         ranks: rank of each candidate by source, NaN where it does not list the song.
         cold: flags of candidates without a listener in the train part, [n].
+        user: user of each candidate, [n].
     """
-    nothing = np.full(len(cold), np.nan, np.float32)
-    found = (ranks[source] for source in PLACED_BY if source in ranks and not np.isnan(ranks[source]).all())
-    return np.where(cold, next(found, nothing), np.nan)
+    place, is_placed = np.full(len(cold), np.nan, np.float32), np.zeros(len(cold), np.bool_)
+    for rank in (ranks[source] for source in PLACED_BY if source in ranks):
+        place = np.where(is_placed, place, rank)
+        is_placed |= np.isin(user, user[~np.isnan(rank)])
+    return np.where(cold, place, np.float32(np.nan))
 
 
 def kept(

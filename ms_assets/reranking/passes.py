@@ -142,7 +142,7 @@ def order(known: Knowledge, ranker: Ranker, view: str, first: int, pool: Pool) -
     scores = ranker.scores(view, np.stack([columns[name] for name in ranker.names], axis=1))
     best = np.lexsort((pairs.song, -scores, pairs.user))
     if view in ranker.unmet_cold:
-        place = cold.places(pool.ranks, known.of_songs["met"][pairs.song] == 0)
+        place = cold.places(pool.ranks, known.of_songs["met"][pairs.song] == 0, pairs.user)
         best, scores = cold.kept(best, pairs.user, place, scores)
     return Order(pairs.user, np.arange(len(best)) - pairs.offsets[pairs.user] + 1, pairs.song[best], scores[best])
 

@@ -60,17 +60,18 @@ def test_any_lists_are_merged_as_by_putting_one_song_after_the_other(seed):
             assert (np.diff(levelled[found]) <= 0).all()
 
 
-def test_places_are_those_of_the_blend_and_lightgcns_where_there_is_no_blend():
+def test_a_users_places_are_those_of_the_blend_and_lightgcns_if_the_blend_lists_nothing_for_them():
+    user = np.array([0, 0, 0, 1, 1])
     ranks = {
-        "lightgcn": np.array([1, 2, NAN]),
-        "lightgcn_replay": np.array([3, NAN, 1]),
-        "popular": np.array([1, 1, 1]),
+        "lightgcn": np.array([1, 2, NAN, 2, 1]),
+        "lightgcn_replay": np.array([3, NAN, 1, NAN, NAN]),
+        "popular": np.array([1, 1, 1, 1, 1]),
     }
-    is_cold = np.array([True, True, False])
-    np.testing.assert_array_equal(cold.places(ranks, is_cold), [3, NAN, NAN])
+    is_cold = np.array([True, True, False, True, False])
+    np.testing.assert_array_equal(cold.places(ranks, is_cold, user), [3, NAN, NAN, 2, NAN])
     ranks["lightgcn_replay"][:] = NAN
-    np.testing.assert_array_equal(cold.places(ranks, is_cold), [1, 2, NAN])
-    np.testing.assert_array_equal(cold.places({"popular": ranks["popular"]}, is_cold), [NAN] * 3)
+    np.testing.assert_array_equal(cold.places(ranks, is_cold, user), [1, 2, NAN, 2, NAN])
+    np.testing.assert_array_equal(cold.places({"popular": ranks["popular"]}, is_cold, user), [NAN] * 5)
 
 
 @pytest.mark.parametrize(("n_cold", "meets"), [(SMALLEST_LEAF, True), (SMALLEST_LEAF - 1, False)])

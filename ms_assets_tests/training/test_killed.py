@@ -52,6 +52,7 @@ def tables(home):
     }
 
 
+@pytest.mark.slow
 def test_a_training_killed_in_both_its_stages_ends_with_the_embeddings_of_an_unbroken_one(workplace):
     unbroken, home = copied(workplace, "unbroken"), copied(workplace, "killed")
     trained(workplace, unbroken)

@@ -13,6 +13,7 @@ from ms_assets.retrieval.tuning import Tuner
 from ms_assets.settings import TrainingSettings
 from ms_assets.vectors import Ragged, vector_column
 
+pytestmark = pytest.mark.slow
 SHAPE = SampleShape(seed=11, n_users=1_000, n_songs=20_000, n_listens=300_000, fresh=0.2)
 USERS = {"min_events": 40, "max_events": 5_000}
 TRAINING = SCALE_DEFAULTS["sample"][TrainingSettings]
