@@ -130,6 +130,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; 0 if it does not exist."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+
+
 def flush(path: Path) -> None:
     """Force what was written to a file or folder onto the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
