@@ -17,6 +17,7 @@ from ms_assets.training.rehearsal import with_cold_length
 from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets.training.validation import VALIDATION_K, Validator
+from ms_assets.training.warm import Former
 
 logger = logging.getLogger(__name__)
 
@@ -32,26 +33,37 @@ def train(
     device: torch.device,
     on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     checkpoint: Checkpoint | None = None,
+    former: Former | None = None,
 ) -> TrainedModel:
     """Train with what wins the race, and fit the length of cold songs; arguments and errors as in `trainer.fit`.
 
-    The race is deterministic. Without validation users, or with `race` off, there is none.
+    The race is deterministic. Without validation users, or with `race` off, there is none; what it has chosen for a
+    former training holds for one that begins with it.
     """
+    settings = former.chosen(settings) if former else settings
     validator = Validator.of(data, settings)
     reached: dict[str, float] = {}
     races = settings.race and len(validator.users) > 0
     if races:
         saved = checkpoint.state if checkpoint else None
-        reached = saved["race"] if saved else compared(data, settings, device, validator)
+        reached = saved["race"] if saved else {} if former else compared(data, settings, device, validator)
         settings = settings.model_copy(update=_winners(reached))
-    trained = trainer.fit(data, settings, device, on_epoch, checkpoint, kept={"race": reached})
+    trained = trainer.fit(data, settings, device, on_epoch, checkpoint, kept={"race": reached}, former=former)
+    trained = replace(trained, race=reached)
     if races and settings.spectral_start:
-        plain = trainer.fit(data, plain_svd(settings), device, last_epoch=0)
-        reached = {**reached, "trained": trained.best.validation_ndcg, "plain SVD": plain.best.validation_ndcg}
-        if plain.best.validation_ndcg > trained.best.validation_ndcg:
-            logger.info("race: the plain SVD, NDCG@%d %.4f", VALIDATION_K, plain.best.validation_ndcg)
-            trained = replace(trained, settings=plain.settings, state=plain.state, best=plain.best)
-    return with_cold_length(data, replace(trained, race=reached), device)
+        trained = _or_plain_svd(data, trained, device)
+    return with_cold_length(data, trained, device)
+
+
+def _or_plain_svd(data: TrainingData, trained: TrainedModel, device: torch.device) -> TrainedModel:
+    """Take the better of a trained model and the plain SVD; the other one's state is not held any longer."""
+    plain = trainer.fit(data, plain_svd(trained.settings), device, last_epoch=0)
+    reached = {"trained": trained.best.validation_ndcg, "plain SVD": plain.best.validation_ndcg}
+    trained = replace(trained, race={**trained.race, **reached})
+    if reached["plain SVD"] <= reached["trained"]:
+        return trained
+    logger.info("race: the plain SVD, NDCG@%d %.4f", VALIDATION_K, plain.best.validation_ndcg)
+    return replace(trained, settings=plain.settings, state=plain.state, best=plain.best)
 
 
 def compared(

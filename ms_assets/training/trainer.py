@@ -17,6 +17,7 @@ from ms_assets.training.spectral import start_from_spectrum
 from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets.training.validation import VALIDATION_K, Validator
+from ms_assets.training.warm import Former, start_from_former
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     last_epoch: int | None = None,
     kept: dict[str, Any] | None = None,
+    former: Former | None = None,
 ) -> TrainedModel:
     """Train on the graph's edges until validation no longer improves.
 
@@ -63,13 +65,14 @@ def fit(
         checkpoint: state to resume from, and file in which the state is saved during training.
         last_epoch: epoch after which to stop, 0 for the start; learning rates stay those of `settings.epochs` epochs.
         kept: plain values to keep in the checkpoint's state.
+        former: training to begin with.
 
     Raises:
         ValueError: the graph has no edges.
         DivergedError: the loss is not finite before the first epoch ends.
     """
     saved = checkpoint.state if checkpoint else None
-    network = initial_network(data.graph, settings, start=saved is None)
+    network = initial_network(data.graph, settings, saved is None, former)
     steps, validator = Steps(network.to(device), data, settings), Validator.of(data, settings)
     if saved:
         steps.load_state_dict(saved["steps"])
@@ -115,14 +118,15 @@ def short(settings: TrainingSettings) -> TrainingSettings:
 
 
 def refit(
-    data: TrainingData, fitted: TrainedModel, device: torch.device, checkpoint: Checkpoint | None = None
-) -> TrainedModel:
+    data: TrainingData, fitted: TrainedModel, device: torch.device, checkpoint: Checkpoint | None = None,
+    former: Former | None = None,
+) -> TrainedModel:  # fmt: skip
     """Train again on data with the validation part, for the number of epochs that was best without it.
 
     Returns `fitted` with the new state beside its own; history and best epoch stay those with validation.
     """
     logger.info("training again on train and validation, %d epochs", fitted.best.number)
-    again = fit(data, fitted.settings, device, checkpoint=checkpoint, last_epoch=fitted.best.number)
+    again = fit(data, fitted.settings, device, checkpoint=checkpoint, last_epoch=fitted.best.number, former=former)
     state = {**again.state, "cold_length": fitted.state["cold_length"]}
     return replace(fitted, state=state, unrefitted=fitted.state, diverged=fitted.diverged or again.diverged)
 
@@ -157,10 +161,12 @@ class Clock:
         self._due = now + (max(self._interval, 9 * (now - began)) if self._interval else 0.0)
 
 
-def initial_network(graph: GraphTensors, settings: TrainingSettings, start: bool) -> Network:
+def initial_network(
+    graph: GraphTensors, settings: TrainingSettings, start: bool, former: Former | None = None
+) -> Network:
     """Build the network that training begins with, on the CPU.
 
-    start: from the spectrum, if the settings say so.
+    start: from the spectrum, if the settings say so, and then from a former training, if there is one.
 
     Raises:
         ValueError: the graph has no edges.
@@ -176,6 +182,8 @@ def initial_network(graph: GraphTensors, settings: TrainingSettings, start: bool
         network = Network(graph, settings)
     if start and settings.spectral_start:
         start_from_spectrum(network, graph.features, settings, graph.spectra)
+    if start and former:
+        start_from_former(network, graph, former)
     return network
 
 

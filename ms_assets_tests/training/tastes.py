@@ -48,7 +48,10 @@ def plant(platform):
         orient="row",
     )
     nobody = pl.DataFrame(schema={"user_id": pl.Int32, "song_id": pl.Int32})
-    events = {"user_id": pl.Int32, "song_id": pl.Int32, "event_type": pl.String, "played_ratio": pl.Float64}
+    events = {
+        "user_id": pl.Int32, "song_id": pl.Int32, "event_type": pl.String, "played_ratio": pl.Float64,
+        "timestamp": pl.Int64,
+    }  # fmt: skip
     tables = {"splits/ground_truth": truth, "splits/negatives": nobody}
     tables |= {f"splits/{name}": pl.DataFrame(schema=events) for name in ("train", "validation")}
     for key, table in tables.items():

@@ -35,7 +35,7 @@ def test_parameters_their_gradients_moments_and_best_copy_are_counted():
     settings = TrainingSettings(embedding_dim=64, audio=True)
     sizes = Sizes(10, 20, 30, 40, 5)
     # 10 users, 20 songs of the graph, 5 owners and the 192 × 64 projection; five copies of each.
-    assert memory.estimate(sizes, settings)["parameters"] == 5 * 4 * 64 * (10 + 20 + 5 + 192)
+    assert memory.estimate_alone(sizes, settings)["parameters"] == 5 * 4 * 64 * (10 + 20 + 5 + 192)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_tables_of_embeddings_hold_those_of_before_beside_them(platform_at, tmp_
     user, song = GRAPH[INTERACTS].edge_index.numpy()
     events = pl.read_parquet(platform.file("splits/train")).clear()
     heard = pl.DataFrame({"user_id": user, "song_id": song, "event_type": "listen", "played_ratio": 0.9})
+    heard = heard.with_columns(timestamp=0)
     events.extend(heard.cast(dict(events.schema))).write_parquet(platform.file("splits/train"))
     platform.record("splits/train")
     keys, tables = [f"training/{name}" for name in ("lightgcn", "user_embeddings", "song_embeddings")], []
