@@ -242,7 +242,7 @@ class Service:
                 return SIMILAR, unit(self.vectors[[song]])[0]
         elif known.any():
             ages = np.asarray(question.ages if len(question.ages) else np.zeros(len(recent)), float)[known]
-            return FOLDED, queries.folded(self.vectors[recent[known]], recent[known], ages, self.weights)
+            return FOLDED, queries.folded(self.vectors[recent[known]], recent[known], ages, self.weights, self.gram)
         elif len(user):
             return PERSONAL, self.queries[user[0]]
         return FALLBACK, np.zeros(self.queries.shape[1], np.float32)
@@ -289,6 +289,11 @@ class Service:
     def vectors(self) -> NDArray[np.float32]:
         """Embeddings of songs as indexed, [n_songs, d]; read when they are first needed."""
         return vector_column(pq.read_table(self.folder / SONGS, columns=["embedding"]), "embedding")
+
+    @cached_property
+    def gram(self) -> NDArray[np.float64]:
+        """Sum of the outer products of the songs' vectors, [d, d], by which users are folded in."""
+        return queries.gram(self.vectors)
 
     @cached_property
     def artists(self) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -38,10 +38,11 @@ def test_users_left_out_of_training_have_nine_tenths_of_the_ndcg_that_they_would
     model = ms.LightGCN(**SETTINGS).fit(*known)
     place = {song: row for row, song in enumerate(model.dataset.song_ids.tolist())}
     vectors, rows = model.learned["songs"], []
+    gram = queries.gram(vectors)
     for (user,), events in theirs.group_by("user"):
         heard = [(place[song], time) for song, time in events.select("song", "time").iter_rows() if song in place]
         song, time = np.array(heard).T
-        query = queries.folded(vectors[song], song, time.max() - time.astype(float), {})
+        query = queries.folded(vectors[song], song, time.max() - time.astype(float), {}, gram)
         scores = vectors @ query
         scores[song] = -np.inf
         found = model.dataset.song_ids[np.argsort(-scores)[:10]].tolist()

@@ -21,6 +21,7 @@ LENGTHS = np.random.default_rng(5).uniform(0.5, 3, N_SONGS).astype(np.float32)
 VECTORS = SONGS * LENGTHS[:, None]
 ARTISTS = [[song % 7, 50 + song % 3] for song in range(N_SONGS)]
 WEIGHTS = {60: 0.5}
+GRAM, DIM = queries.gram(VECTORS), VECTORS.shape[1]
 NAMES = np.array([f"song {song}" for song in range(N_SONGS)])
 
 
@@ -76,7 +77,7 @@ def test_similar_songs_for_a_user_are_none_that_the_user_has_heard(service):
 def test_somebody_whom_the_model_has_never_seen_is_answered_by_recent_songs(service):
     recent = HEARD[3]
     answer = service.ask(Question(k=10, recent=ids(recent)))
-    query = queries.folded(VECTORS[recent], recent, np.zeros(len(recent)), WEIGHTS)
+    query = queries.folded(VECTORS[recent], recent, np.zeros(len(recent)), WEIGHTS, GRAM)
     assert answer.kind == "recent"
     assert answer.items.tolist() == ids(best(query, without=recent))
     with_heard = service.ask(Question(k=10, recent=ids(recent), exclude_heard=False))
@@ -93,19 +94,31 @@ def test_songs_that_the_model_does_not_know_are_left_out_of_the_recent_ones_with
 
 def test_what_was_heard_last_counts_more_if_ages_are_told(service):
     def first(*ages):
-        query = queries.folded(VECTORS[[5, 9]], np.array([5, 9]), np.array(ages, float), {60: 50.0})
+        query = queries.folded(VECTORS[[5, 9]], np.array([5, 9]), np.array(ages, float), {60: 50.0}, GRAM)
         return (SONGS @ query)[[5, 9]]
 
-    late_nine, late_five, alike = first(9_000, 0), first(0, 9_000), first(10**9, 10**9)
+    late_nine, late_five = first(9_000, 0), first(0, 9_000)
     assert late_nine[1] > 0.99 > late_nine[0] and late_five[0] > 0.99 > late_five[1]
-    assert alike[0] == pytest.approx(alike[1], abs=1e-6)
+    np.testing.assert_allclose(first(10**9, 10**9), first(0, 0), atol=1e-6)
 
 
 def test_a_folded_query_counts_each_song_once_but_for_what_fades(service):
     song = np.array([5, 9, 9, 9])
-    once = queries.folded(VECTORS[[5, 9]], np.array([5, 9]), np.zeros(2), {})
-    np.testing.assert_allclose(queries.folded(VECTORS[song], song, np.zeros(4), {}), once, atol=1e-6)
-    np.testing.assert_allclose(once, planted.unit((SONGS[5] + SONGS[9])[None])[0], atol=1e-6)
+    once = queries.folded(VECTORS[[5, 9]], np.array([5, 9]), np.zeros(2), {}, GRAM)
+    np.testing.assert_allclose(queries.folded(VECTORS[song], song, np.zeros(4), {}, GRAM), once, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_songs", "share"), [(200, 1.0), (20_000, 200 * DIM / 20_000)])
+def test_a_folded_query_is_that_of_least_squares_over_heard_and_other_songs_whose_sum_is_bounded(n_songs, share):
+    songs = planted.unit(np.random.default_rng(3).normal(size=(n_songs, DIM))).astype(np.float32)
+    heard = np.array([5, 9, 17])
+    wanted = np.isin(np.arange(n_songs), heard).astype(float)
+    of_all, of_heard, of_length = np.sqrt(share), np.sqrt(queries.HEARD), np.sqrt(queries.RIDGE)
+    rows = np.concatenate([of_all * songs, of_heard * songs[heard], of_length * np.eye(DIM)])
+    targets = np.concatenate([of_all * wanted, of_heard * np.ones(3), np.zeros(DIM)])
+    solved, *_ = np.linalg.lstsq(rows, targets, rcond=None)
+    found = queries.folded(songs[heard], heard, np.zeros(3), {}, queries.gram(songs))
+    np.testing.assert_allclose(found, planted.unit(solved[None])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("question", [
