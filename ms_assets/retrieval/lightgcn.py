@@ -15,7 +15,7 @@ from ms_assets.settings import TrainingSettings, validated
 from ms_assets.vectors import Ragged
 
 TINY = 1e-30
-OF_THE_ASSET = ("use_study", "replace_checkpoint", "checkpoint_seconds")
+OF_THE_ASSET = ("use_study", "replace_checkpoint", "checkpoint_seconds", "ranks")
 """Settings that concern the study and the checkpoints of the asset, and nothing that a recommender has."""
 BLEND_GRID: list[dict[str, float]] = [
     *(

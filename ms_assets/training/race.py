@@ -11,6 +11,7 @@ from torch.nn import functional
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import trainer
 from ms_assets.training.checkpoints import Checkpoint
+from ms_assets.training.columns import WHOLE, Columns
 from ms_assets.training.data import TrainingData
 from ms_assets.training.network import Network, log_lengths
 from ms_assets.training.rehearsal import with_cold_length
@@ -32,6 +33,7 @@ def train(
     device: torch.device,
     on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     checkpoint: Checkpoint | None = None,
+    columns: Columns = WHOLE,
 ) -> TrainedModel:
     """Train with what wins the race, and fit the length of cold songs; arguments and errors as in `trainer.fit`.
 
@@ -42,20 +44,24 @@ def train(
     races = settings.race and len(validator.users) > 0
     if races:
         saved = checkpoint.state if checkpoint else None
-        reached = saved["race"] if saved else compared(data, settings, device, validator)
+        reached = saved["race"] if saved else compared(data, settings, device, validator, columns)
         settings = settings.model_copy(update=_winners(reached))
-    trained = trainer.fit(data, settings, device, on_epoch, checkpoint, kept={"race": reached})
+    trained = trainer.fit(data, settings, device, on_epoch, checkpoint, kept={"race": reached}, columns=columns)
     if races and settings.spectral_start:
-        plain = trainer.fit(data, plain_svd(settings), device, last_epoch=0)
+        plain = trainer.fit(data, plain_svd(settings), device, last_epoch=0, columns=columns)
         reached = {**reached, "trained": trained.best.validation_ndcg, "plain SVD": plain.best.validation_ndcg}
         if plain.best.validation_ndcg > trained.best.validation_ndcg:
             logger.info("race: the plain SVD, NDCG@%d %.4f", VALIDATION_K, plain.best.validation_ndcg)
             trained = replace(trained, settings=plain.settings, state=plain.state, best=plain.best)
-    return with_cold_length(data, replace(trained, race=reached), device)
+    return with_cold_length(data, replace(trained, race=reached), device, columns)
 
 
 def compared(
-    data: TrainingData, settings: TrainingSettings, device: torch.device, validator: Validator
+    data: TrainingData,
+    settings: TrainingSettings,
+    device: torch.device,
+    validator: Validator,
+    columns: Columns = WHOLE,
 ) -> dict[str, float]:
     """Compare the candidates of every setting that is open; returns the validation NDCG of each by its name.
 
@@ -66,7 +72,7 @@ def compared(
     asks_temperature = settings.temperature is None and data.graph.n_edges <= LARGEST_RACE
     reached: dict[str, float] = {}
     if asks_power or asks_temperature:
-        network = trainer.initial_network(data.graph, settings, start=True).to(device)
+        network = trainer.initial_network(data.graph, settings, start=True, columns=columns).to(device)
         if asks_power:
             reached |= _length_powers(network, data, settings, validator)
         if asks_temperature:

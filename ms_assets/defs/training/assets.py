@@ -54,7 +54,7 @@ def lightgcn(
     LightGCN learns a vector for every user and song, such that users lie near the songs that they listen to. Curves and
     pictures are in the metadata and in MLflow; an interrupted training resumes from its last checkpoint.
     """
-    from ms_assets.training import diagnostics, figures, inputs, memory, race, refit, trainer
+    from ms_assets.training import diagnostics, figures, inputs, memory, race, ranks, refit, trainer
     from ms_assets.training.checkpoints import Checkpoint
 
     data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
@@ -67,16 +67,16 @@ def lightgcn(
     with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:
         checkpoint.notes["mlflow_run_id"] = run.run_id
         run.log_settings({**settings.model_dump(), "device": str(device)})
-        trained = race.train(
-            data, settings, device,
+        trained = ranks.run(
+            settings.ranks, race.train, device, {"data": data, "settings": settings, "checkpoint": checkpoint},
             on_epoch=lambda epoch: run.log_metrics(asdict(epoch), step=epoch.number),
-            checkpoint=checkpoint,
         )  # fmt: skip
         if settings.refit:
             parts = (splits[name] for name in ("negatives", "train", "validation"))
             data = refit.refit_data(io_manager.duckdb.connection, bipartite_graph, *parts)
             again = Checkpoint.open(file("refit"), data, settings)
-            trained = trainer.refit(data, trained, device, again)
+            given = {"data": data, "fitted": trained, "checkpoint": again}
+            trained = ranks.run(settings.ranks, trainer.refit, device, given)
             again.finish()
         checkpoint.finish()
         diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
@@ -234,7 +234,7 @@ def ablation(
     from ms_assets.training import ablation as ablations
     from ms_assets.training import experiments, inputs
 
-    base = lightgcn.settings.model_copy(update={"refit": False})
+    base = lightgcn.settings.model_copy(update={"refit": False, "ranks": 1})
     seeds = range(settings_of(context, AblationSettings).seeds)
     data = inputs.training_data(bipartite_graph, negatives, ground_truth)
     with mlflow.run(context) as run:
