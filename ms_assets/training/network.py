@@ -51,7 +51,7 @@ SHORTEST = 1e-12
 MOST_REGRESSED = 200_000
 """Largest number of graph songs to which directions of cold songs are regressed."""
 DIVIDED = {"users": 1, "residual": 1, "encoder.projection.weight": 0, "encoder.projection.bias": 0}
-"""Parameters that are divided by columns of the embeddings, and the dimension along which; all others are held whole."""
+"""Parameters that are divided by columns, and the dimension of the columns; all others are held whole."""
 
 
 def unit(x: Tensor, columns: Columns = WHOLE) -> Tensor:

@@ -24,14 +24,14 @@ from torch import Tensor
 
 from ms_assets.files import temporary_folder, writing
 from ms_assets.machine import text
-from ms_assets.training.columns import Divided
+from ms_assets.training.columns import Columns
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=2)
-"""Time that ranks wait for each other: the first one may compute a spectrum or save for hours; a lost one is noticed."""
+"""Time that ranks wait for each other, because the first one may save, or compute a spectrum, for hours."""
 SECONDS_TO_DIE = 10
 """Seconds in which a rank that broke the connection has ended and left its reason."""
 LOOKS_PER_SECOND = 20
@@ -47,8 +47,12 @@ class _LostError(RuntimeError):
     """The connection to another rank broke."""
 
 
-class Rank(Divided):
+class Rank(Columns):
     """Columns of one rank of the process group that this process has joined."""
+
+    def copy_first(self, x: Tensor) -> None:
+        """Overwrite x by that of the first rank."""
+        self._together(dist.broadcast, x, 0)
 
     def _add_up(self, x: Tensor) -> None:
         self._together(dist.all_reduce, x)
@@ -57,14 +61,6 @@ class Rank(Divided):
         parts = [torch.empty_like(x) for _ in range(self.of)]
         self._together(dist.all_gather, parts, x)
         return parts
-
-    def decided(self, by_first: bool) -> bool:
-        decision = torch.tensor([int(by_first)])
-        self.copy_first(decision)
-        return bool(decision)
-
-    def copy_first(self, x: Tensor) -> None:
-        self._together(dist.broadcast, x, 0)
 
     def _together(self, operation: Callable[..., Any], *given: Any) -> None:
         try:
@@ -110,7 +106,7 @@ def run(n: int, work: Callable[..., T], device: torch.device, shared: Mapping[st
             if dist.is_initialized():
                 dist.destroy_process_group()
             torch.set_num_threads(n_threads)
-    logger.info("%d ranks: %s summed over them", n, text(columns.summed))
+    logger.info("%d ranks: %s summed over them", n, text(columns.n_bytes))
     return result
 
 
@@ -132,7 +128,7 @@ class _Meeting:
         torch.set_num_threads(self.threads)
         if self.device.type == "cuda":
             torch.cuda.set_device(number)
-        store = dist.FileStore(str(self.folder / "ranks"), self.n)
+        store = dist.FileStore(str(self.folder / "ranks"), self.n)  # type: ignore[attr-defined]
         store.add("here", 1)
         while store.add("here", 0) < self.n:
             if wait([process.sentinel for process in others], SECONDS_BETWEEN_LOOKS):
@@ -167,7 +163,7 @@ class _Meeting:
 def _other(number: int, first: int, meeting: _Meeting, work: Callable[..., Any], shared: Mapping[str, Any]) -> None:
     """Process of a rank other than the first, which ends it when nothing more is to be done."""
     # The system ends this process with the first one, even a killed one, whatever this one waits for.
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]
     if os.getppid() != first:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all, and the first one decides

@@ -141,17 +141,17 @@ class Steps:
 
     def _clip(self) -> float:
         """Complete the gradients, and clip them together; returns the norm of all before."""
-        columns = self.network.columns
-        graded = {name: p for name, p in self.network.named_parameters() if p.grad is not None}
-        norms = []
-        for name, parameter in graded.items():
+        columns, norms = self.network.columns, []
+        for name, parameter in self.network.named_parameters():
+            if (gradient := parameter.grad) is None:
+                continue
             if name in DIVIDED:
-                norms.append(parameter.grad.norm())
+                norms.append(gradient.norm())
             else:  # Each process knows what its columns add to the gradient, and all count its norm together.
-                parameter.grad = columns.sum(parameter.grad)
-                norms.append(parameter.grad.norm() / columns.of**0.5)
+                parameter.grad = gradient = columns.sum(gradient)
+                norms.append(gradient.norm() / columns.of**0.5)
         norm = columns.norm(torch.stack(norms).norm())
-        clip_grads_with_norm_(graded.values(), self.settings.max_gradient_norm, norm)
+        clip_grads_with_norm_(self.network.parameters(), self.settings.max_gradient_norm, norm)
         return float(norm)
 
     def _add_gradients(self, edges: Tensor, propagation: Propagation | None) -> float:
