@@ -36,10 +36,15 @@ class Columns:
         """Norms of vectors, given those of their own columns."""
         return own if self.of == 1 else self.sum(own.square()).sqrt()
 
-    def own(self, x: Tensor, dim: int) -> Tensor:
-        """Own columns of a tensor that has all of them along a dimension."""
+    def own(self, x: Tensor, dim: int | None) -> Tensor:
+        """Own columns of a tensor that has all of them along a dimension, or all of one without columns.
+
+        Several processes get copies, for x may lie in memory that they share.
+        """
         if self.of == 1:
             return x
+        if dim is None:
+            return x.clone()
         width = x.shape[dim] // self.of
         return x.narrow(dim, self.number * width, width).clone(memory_format=torch.contiguous_format)
 

@@ -174,7 +174,7 @@ class Network(nn.Module):
 
     def own(self, name: str, x: Tensor) -> Tensor:
         """Own columns of a parameter, or of what an optimiser keeps of it, by the parameter's name."""
-        return self.columns.own(x, DIVIDED[name]) if name in DIVIDED and x.dim() else x
+        return self.columns.own(x, DIVIDED.get(name) if x.dim() else None)
 
     def whole(self, name: str, x: Tensor) -> Tensor:
         """Make in the first process the whole of what `own` divides; all processes have to ask for it."""

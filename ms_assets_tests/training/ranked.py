@@ -17,14 +17,14 @@ UNVALIDATED = data_of(GRAPH, EXPLICIT)
 """Nothing to choose an epoch by: the last one is kept."""
 FEW = {"embedding_dim": 12, "epochs": 2, "edge_weight_interval": 4, "neutral_negatives": 8, "batch_size": 240}
 RACED = settings_of(**FEW)
-BPR = settings_of(**FEW, objective="bpr", race=False, optimizer="sgd", max_gradient_norm=0.01, spectral_start=False)
+BPR = settings_of(**FEW | {"learning_rate": 2.0}, objective="bpr", race=False, optimizer="sgd", max_gradient_norm=0.05)
 LONGER = settings_of(**FEW | {"epochs": 4}, patience=4, checkpoint_seconds=0)
 
 
 def everything(device, columns, data, unvalidated, checkpoint, found=None):
     """Train in one of two ranks all that the tests compare; at last the second one is killed."""
     raced = race.train(data, RACED, device, columns=columns)
-    bpr = race.train(data, BPR, device, columns=columns)
+    bpr = race.train(unvalidated, BPR, device, columns=columns)
     trainer.fit(unvalidated, LONGER, device, lambda epoch: epoch.number == 2, checkpoint, columns=columns)
     if not columns.first:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -46,10 +46,10 @@ def assert_same_model(found, wanted):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("raced", RACED), ("bpr", BPR)])
+@pytest.mark.parametrize(("name", "data", "settings"), [("raced", DATA, RACED), ("bpr", UNVALIDATED, BPR)])
 @one_thread
-def test_two_ranks_train_the_model_of_one_process(two, name, settings):
-    assert_same_model(getattr(two, name), race.train(DATA, settings, CPU))
+def test_two_ranks_train_the_model_of_one_process(two, name, data, settings):
+    assert_same_model(getattr(two, name), race.train(data, settings, CPU))
 
 
 @one_thread
