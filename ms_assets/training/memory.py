@@ -45,11 +45,20 @@ class Sizes:
 def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     """Estimate the bytes of a training on the CPU at its peak, by purpose, without libraries and the loaded graph.
 
-    That is the training itself, or the one with some songs hidden, which follows it and has its own copy of the graph.
+    That is the training itself, or the one with some songs hidden, which follows it and has its own copy of the graph;
+    of all ranks, which share nothing but the loaded graph.
     """
-    return max(
-        (estimate_alone(sizes, settings), _estimate_again(sizes, settings)), key=lambda parts: sum(parts.values())
-    )
+    trainings = (estimate_alone(sizes, settings), _estimate_again(sizes, settings))
+    largest = max(trainings, key=lambda parts: sum(parts.values()))
+    return {name: settings.ranks * part for name, part in largest.items()} | _first_rank(sizes, settings)
+
+
+def _first_rank(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
+    """Estimate what the first of several ranks holds in main memory of the others' columns while it saves."""
+    if settings.ranks == 1:
+        return {}
+    alone = estimate_alone(sizes, settings.model_copy(update={"ranks": 1}))
+    return {"columns of all ranks": (_copies(settings) - 1) * alone["parameters"] // _copies(settings)}
 
 
 def _estimate_again(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
@@ -67,18 +76,18 @@ def _estimate_again(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
 
 
 def estimate_alone(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
-    """Estimate the bytes of one training on its device at its peak, by purpose, without libraries and loaded graph."""
+    """Estimate the bytes of one rank on its device at its peak, by purpose, without libraries and loaded graph."""
     d, nodes = settings.embedding_dim, sizes.n_users + sizes.n_graph_songs
-    vectors = nodes * d * FLOAT
+    own = d // settings.ranks
+    vectors = nodes * own * FLOAT
     width = settings.audio * sizes.audio_dimensions + settings.metadata * d
-    parameters = (
-        FLOAT
-        * d
-        * (sizes.n_users + settings.metadata * sizes.n_owners + settings.song_residual * sizes.n_graph_songs + width)
-    )
+    divided = sizes.n_users + settings.song_residual * sizes.n_graph_songs + width
+    parameters = FLOAT * (own * divided + d * settings.metadata * sizes.n_owners)
     # A layer that learns edge weights keeps its input, scaled and unscaled, for its backward pass.
     learned = settings.edge_weights == "learned"
-    layers = max(2, 1 + LEARNED_LAYER * settings.layers if learned else 0)
+    # For validation a rank collects the columns of all, and puts them together.
+    collected = 1 + 2 * settings.ranks if settings.ranks > 1 else 0
+    layers = max(2, 1 + LEARNED_LAYER * settings.layers if learned else 0, collected)
     # Both entries of an edge, each two int32; bucket or weight; key of the pair; weight in the loss; order of an epoch.
     held = 2 * 2 * INT + FLOAT + LONG + FLOAT + LONG
     frozen = 2 * (BYTES[settings.precision] + (FLOAT if settings.precision != "fp32" else 0)) + FLOAT
@@ -87,8 +96,8 @@ def estimate_alone(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     return {
         "parameters": _copies(settings) * parameters,
         "song features": (FLOAT * sizes.audio_dimensions + 4 * LONG) * sizes.n_graph_songs,
-        # Metadata, the sum, the unit vectors, and two gradients.
-        "song encoder": 5 * FLOAT * sizes.n_graph_songs * d,
+        # Metadata and their gradient, of all columns; the sum, the unit vectors, and their gradient.
+        "song encoder": (2 * d + 3 * own) * FLOAT * sizes.n_graph_songs,
         "propagation": layers * vectors,
         "edges": (held + max(frozen, learning if learned else 0)) * sizes.n_edges,
         "piece of a step": _piece(sizes, settings),
@@ -108,12 +117,14 @@ def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     parts = estimate_alone(sizes, settings)
     again = _estimate_again(sizes, settings)
     held = {name: again[name] for name in ("graph without hidden songs", "training before") if again}
-    return held | {
-        "network and its best state": 2 * parts["parameters"] // _copies(settings),
+    whole = estimate_alone(sizes, settings.model_copy(update={"ranks": 1}))
+    of_one = held | {
+        "network and its best state": 2 * whole["parameters"] // _copies(settings),
         "song features": parts["song features"],
         # Rows of the adjacency and what counting them takes; bucket, key of the pair, weight in the loss, order.
         "edges": (BUILDING + FLOAT + LONG + FLOAT + LONG) * sizes.n_edges,
     }
+    return {name: settings.ranks * part for name, part in of_one.items()} | _first_rank(sizes, settings)
 
 
 def estimate_on(device: str, sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
@@ -169,7 +180,8 @@ def _what_fits(sizes: Sizes, settings: TrainingSettings, available: int, device:
     """Say, for the error, with what dimensions the training would fit; empty if with none."""
     for dimensions in (64, 32, 16, 8):
         smaller = settings.model_copy(update={"embedding_dim": dimensions})
-        if dimensions < settings.embedding_dim and sum(estimate_on(device, sizes, smaller).values()) <= available:
+        possible = dimensions < settings.embedding_dim and dimensions % settings.ranks == 0
+        if possible and sum(estimate_on(device, sizes, smaller).values()) <= available:
             return f", enough for embedding_dim {dimensions}"
     return ""
 
@@ -179,4 +191,5 @@ def _piece(sizes: Sizes, settings: TrainingSettings) -> int:
     negatives = settings.neutral_negatives * math.ceil(edges / settings.group_size)
     rows = 3 * edges + negatives
     # Rows and their gradients, split and padded; scores, their losses and gradients, and keys for looking songs up.
-    return 5 * FLOAT * settings.embedding_dim * rows + (5 * FLOAT + 3 * LONG) * edges * settings.neutral_negatives
+    own = settings.embedding_dim // settings.ranks
+    return 5 * FLOAT * own * rows + (5 * FLOAT + 3 * LONG) * edges * settings.neutral_negatives

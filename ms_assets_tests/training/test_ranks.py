@@ -6,6 +6,8 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import numpy as np
+import polars as pl
 import psutil
 import pytest
 import torch
@@ -17,7 +19,7 @@ from ms_assets.training.checkpoints import Checkpoint
 from ms_assets.training.network import DIVIDED
 from ms_assets.training.steps import Steps
 from ms_assets_tests.training.ranked import BPR, DATA, FEW, LONGER, RACED, UNVALIDATED, everything, in_threads
-from ms_assets_tests.training.tastes import CPU, EXPLICIT, one_thread, settings_of
+from ms_assets_tests.training.tastes import CPU, EXPLICIT, one_thread, plant, plant_train, settings_of
 from ms_assets_tests.workplace import ROOT, until
 
 
@@ -178,3 +180,34 @@ def test_the_end_of_the_first_rank_is_that_of_the_others(end, tmp_path):
     first.send_signal(end)
     assert other.wait(timeout=10) is None
     assert first.wait(timeout=10) != 0
+
+
+QUICK = {"epochs": 2, "embedding_dim": 8, "temperature": 0.2, "race": False, "refit": True}
+EMBEDDINGS = ("training/user_embeddings", "training/song_embeddings")
+
+
+def test_the_asset_asks_for_the_ranks_of_its_settings(platform_at, tmp_path, monkeypatch):
+    def refused(n, work, device, shared, **of_the_first):
+        raise RuntimeError(f"{work.__name__} on {n} ranks of {device}")
+
+    platform = platform_at(tmp_path)
+    plant(platform)
+    monkeypatch.setattr(ranks, "run", refused)
+    with pytest.raises(RuntimeError, match="train on 2 ranks of cpu"):
+        platform.materialise("training/lightgcn", alone=True, config={"training__lightgcn": {**QUICK, "ranks": 2}})
+
+
+@pytest.mark.slow
+def test_embeddings_do_not_tell_how_many_ranks_trained_them(platform_at, tmp_path):
+    platform, tables = platform_at(tmp_path), []
+    plant(platform)
+    plant_train(platform)
+    for n in (1, 2):
+        given = {"training__lightgcn": {**QUICK, "ranks": n}}
+        platform.materialise("training/lightgcn", *EMBEDDINGS, alone=True, config=given)
+        tables.append([pl.DataFrame(platform.rows(key)) for key in EMBEDDINGS])
+    for one, two in zip(*tables, strict=True):
+        assert one.columns == two.columns
+        for name in ("embedding", "before_refit"):
+            found, wanted = (np.stack(table[name].to_list()) for table in (two, one))
+            np.testing.assert_allclose(found, wanted, atol=1e-3)
