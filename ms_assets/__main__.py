@@ -12,26 +12,32 @@ from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import click
+import dagster as dg
 import polars as pl
 import pyarrow.parquet as pq
 
+from ms_assets import __version__
 from ms_assets.definitions import define
-from ms_assets.defs.platform import runs
+from ms_assets.defs.platform import metrics, runs
+from ms_assets.defs.platform.io_managers import ModelIOManager, TableIOManager
+from ms_assets.defs.platform.lineage import InconsistentInputsError, Lineage
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow
 from ms_assets.defs.platform.scales import SCALES
-from ms_assets.evaluation import champion, leaderboard
-from ms_assets.files import DamagedFileError, published, sweep
+from ms_assets.evaluation import champion, leaderboard, publishing
+from ms_assets.files import DamagedFileError, published, size_of, sweep
 from ms_assets.raw.importing import EVENT_COLUMNS, import_events
 from ms_assets.raw.own import OWN, folder_in
 from ms_assets.raw.schema import SourceError
 from ms_assets.registry import DATA, ChampionError, Registry
 from ms_assets.reranking.served import TwoStages
 from ms_assets.retrieval.recommender import TOP_K
+from ms_assets.settings import SplitSettings
 from ms_assets.splits.export import FORMS, export
 from ms_assets.streams import Relation, TableWriter
 from ms_assets.tracking import StoreError, is_database
 
 R = TypeVar("R")
+EVENTS, PARTS, TRAINED = ("raw", "multi_event"), ("splits", "train"), ("training", "lightgcn")
 LEADERBOARD = ("evaluation", "leaderboard")
 of_scale = click.argument("scale", type=click.Choice(SCALES.get_partition_keys()))
 
@@ -165,9 +171,76 @@ def recommend(scale: str, file: Path, k: int, include_heard: bool, retrieval: bo
     print(f"{file}: {pq.read_metadata(file).num_rows:,} rows, by version {champion.number} of {registry.name}")
 
 
+@commands.command()
+@of_scale
+@click.option("--repo", required=True, metavar="OWNER/NAME", help="Model repository; if there is none, a private one.")
+@click.option("--with-users", is_flag=True, help="Push users' vectors, too, which are personal data.")
+@click.option("--yes", is_flag=True, help="Push; otherwise the command tells what it would push.")
+def publish(scale: str, repo: str, with_users: bool, yes: bool) -> None:
+    """Push embeddings, index, settings, metrics and a model card of a scale to a model repository of the hub."""
+    home = Environment.read().home
+    with runs.writing_turn(home, scale, f"publish-{uuid4()}"):
+        publication = _publication(scale, repo, with_users)
+        contents = {name: size_of(what) if isinstance(what, Path) else len(what)
+                    for name, what in publication.contents().items()}  # fmt: skip
+        for name, size in contents.items():
+            print(f"{size:>15,} bytes  {name}")
+        if yes:
+            print(f"pushed: {publishing.push(publication)}")
+        else:
+            print(f"not pushed; to push {sum(contents.values()):,} bytes to {publishing.target(repo)}: add --yes")
+
+
+PUBLISHED = {
+    publishing.SONGS: ("training", "song_embeddings"),
+    publishing.INDEX: ("retrieval", "song_index"),
+    publishing.OWN_SONGS: ("raw", "song_ids"),
+    publishing.USERS: ("retrieval", "queries"),
+    publishing.BOARD: LEADERBOARD,
+}
+"""Artefacts by the name that they are pushed under."""
+
+
+def _publication(scale: str, repo: str, with_users: bool) -> publishing.Publication:
+    """Publication of what is stored for a scale, which was all made by one training."""
+    lineage = Lineage(Environment.read().data)
+    events, parts, trained, figures = map(dg.AssetKey, (EVENTS, PARTS, TRAINED, LEADERBOARD))
+    left_out = {*(() if with_users else (publishing.USERS,)), *(() if scale == OWN else (publishing.OWN_SONGS,))}
+    chosen = {name: dg.AssetKey(key) for name, key in PUBLISHED.items() if name not in left_out}
+    made = lineage.together([events, parts, trained, *chosen.values()], scale)
+    file = {key: lineage.file(key, made[key.to_user_string()]) for key in (trained, *chosen.values())}
+    source, split, board = (made[key.to_user_string()] for key in (events, parts, figures))
+    return publishing.Publication(
+        repo=repo,
+        scale=scale,
+        artefacts={name: file[key] for name, key in chosen.items()},
+        settings={
+            "ms_assets": __version__,
+            "training": _resource("model_files", ModelIOManager).read(file[trained]).settings.model_dump(),
+            "split": {name: split.metadata[name] for name in SplitSettings.model_fields},
+            "versions": {**board.origins, figures.to_user_string(): board.version},
+        },
+        board=_resource("io_manager", TableIOManager).read(file[figures]).pl(),
+        source=source.metadata["source"],
+        revision=source.metadata["revision"],
+    )
+
+
 def _load(scale: str, *keys: tuple[str, str]) -> list[Relation]:
     definitions = define(Environment.read())
     return [cast(Relation, definitions.load_asset_value(key, partition_key=scale)) for key in keys]
+
+
+@commands.command("metrics")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+def show_metrics(file: Path | None) -> None:
+    """Print metrics of all artefacts for Prometheus, or write them to FILE, which is there whole or not at all."""
+    text = metrics.exposition(Lineage(Environment.read().data))
+    if file is None:
+        print(text, end="")
+        return
+    with published(file) as unfinished:
+        unfinished.write_text(text)
 
 
 @commands.command("mlflow")
@@ -228,11 +301,18 @@ for name in SCALES.get_partition_keys():
     commands.add_command(click.Command(name, callback=partial(_print_leaderboard, name), help=about))
 
 
+EXPECTED = (
+    FileNotFoundError, ChampionError, DamagedFileError, InconsistentInputsError, publishing.PublishError, SourceError,
+    StoreError,
+)  # fmt: skip
+"""Errors whose message is all that a user needs."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command in `arguments`, by default the process's own, and exit."""
     try:
         commands(arguments, prog_name="python -m ms_assets")
-    except (FileNotFoundError, ChampionError, DamagedFileError, SourceError, StoreError) as problem:
+    except EXPECTED as problem:
         sys.exit(str(problem))
 
 

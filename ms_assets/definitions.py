@@ -9,8 +9,9 @@ from pathlib import Path
 import dagster as dg
 
 from ms_assets.defs.automation import retraining_schedules
-from ms_assets.defs.platform import checks, io_managers
+from ms_assets.defs.platform import alerts, checks, io_managers
 from ms_assets.defs.platform.executor import executor_by_scale
+from ms_assets.defs.platform.messages import Alerts, Target
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow, StudyStorage, YambdaSource
 from ms_assets.defs.platform.schemas import SCHEMA
 
@@ -30,6 +31,7 @@ def define(environment: Environment) -> dg.Definitions:
     """Build all definitions, with the resources, schedules and executor of one environment."""
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"), memory=environment.memory)
     data = str(environment.data)
+    told = environment.alerts and Target.of(environment.alerts)
     bound = dg.Definitions(
         asset_checks=[
             checks.of_rows(spec)
@@ -39,6 +41,7 @@ def define(environment: Environment) -> dg.Definitions:
             if SCHEMA in spec.metadata
         ],
         schedules=retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
+        sensors=alerts.sensors() if told else [],
         executor=executor_by_scale(environment.home),
         resources={
             "duckdb": duckdb,
@@ -58,6 +61,8 @@ def define(environment: Environment) -> dg.Definitions:
                 tracking_uri=environment.tracking_uri,
                 artifact_location=(environment.home / "mlflow" / "artifacts").as_uri(),
             ),
+            # By its variable too, for it may hold a password, or be a secret as a whole.
+            **({"alerts": Alerts(target=dg.EnvVar("MS_ASSETS_ALERTS"), ui=environment.ui)} if told else {}),
             "yambda": YambdaSource(
                 location=environment.source,
                 revision=environment.revision,
@@ -69,6 +74,8 @@ def define(environment: Environment) -> dg.Definitions:
     return dg.Definitions.merge(found(), bound)
 
 
+# Dagster passes the parameter itself when it copies a sensor of several jobs, and warns its user of it.
+warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefinition", dg.BetaWarning)
 # What is imported by now stays: no collection has to look through it, and least of all the last one, at exit.
 gc.freeze()
 defs = define(Environment.read())

@@ -130,6 +130,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; 0 if it does not exist."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+
+
 def flush(path: Path) -> None:
     """Force what was written to a file or folder onto the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -145,6 +150,18 @@ def sha256(path: Path) -> str:
         return sha256_of_all(path.iterdir())
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """Files below a folder by name, without those that writers hide by a point or an underscore in front."""
+    inside = {file: file.relative_to(folder).parts for file in folder.rglob(pattern) if file.is_file()}
+    return sorted(file for file, names in inside.items() if not any(name[0] in "._" for name in names))
+
+
+def state(files: Iterable[Path]) -> str:
+    """Hash of the names, sizes and times of some files: another one once a file is added, written or removed."""
+    found = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files)]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def sha256_of_all(files: Iterable[Path]) -> str:

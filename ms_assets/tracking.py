@@ -1,5 +1,6 @@
 """MLflow store: the open run of a training, and the addresses of files in a store that was copied or renamed."""
 
+import json
 import logging
 import re
 import socket
@@ -30,6 +31,10 @@ AT_ONCE = 10
 ACTIVE = "active"
 """Stage of experiments and runs that nobody deleted."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+DIGEST = 36
+"""Largest number of characters of a dataset's digest in MLflow."""
+DATA_VERSION = "data_version"
+"""Tag of a dataset of a run: the whole SHA-256, of which the digest is the beginning."""
 
 
 class StoreError(RuntimeError):
@@ -140,8 +145,17 @@ class MLflowRun:
         """Open a nested run, such as a trial of a study."""
         import mlflow
 
-        with mlflow.start_run(run_name=name, nested=True) as run:
+        # What the machine does is measured by the run around it.
+        with mlflow.start_run(run_name=name, nested=True, log_system_metrics=False) as run:
             yield MLflowRun(run.info.run_id, self.url.replace(self.run_id, run.info.run_id))
+
+    def log_input(self, name: str, version: str, file: Path) -> None:
+        """Record a file that the run reads as a dataset of MLflow: its name, its SHA-256 and its place."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name, version[:DIGEST], "local", json.dumps({"uri": file.absolute().as_uri()}))
+        MlflowClient().log_inputs(self.run_id, [DatasetInput(dataset, [InputTag(DATA_VERSION, version)])])
 
     def log_settings(self, settings: dict[str, Any]) -> None:
         """Record the settings as parameters."""

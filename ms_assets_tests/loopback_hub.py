@@ -1,5 +1,9 @@
-"""A Hugging Face Hub on loopback: one dataset, whose files are those of a folder, and every fault on request."""
+"""A Hugging Face Hub on loopback: one dataset, whose files are those of a folder, and every fault on request.
 
+Models are pushed to it, by HTTP and not by Xet: files by name in each repository, and what was asked for by POST.
+"""
+
+import base64
 import hashlib
 import json
 import re
@@ -36,7 +40,7 @@ class Hub:
     endpoint: str = ""
     revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT, "next": NEXT_COMMIT})
     needs_token: bool = False
-    statuses: dict[str, list[int]] = field(default_factory=lambda: {"HEAD": [], "GET": [], "API": []})
+    statuses: dict[str, list[int]] = field(default_factory=lambda: {"HEAD": [], "GET": [], "API": [], "POST": []})
     """Answers to the next requests of each kind, in place of what was asked for, unless they are 0."""
     headers: dict[str, str] = field(default_factory=dict)
     """Sent along with the statuses."""
@@ -55,6 +59,13 @@ class Hub:
     etag: str | None = None
     body_from: str | None = None
     """Another hub, to which bodies are redirected."""
+    models: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Files of each model repository."""
+    made: list[dict] = field(default_factory=list)
+    """Requests to make a repository."""
+    large: dict[str, bytes] = field(default_factory=dict)
+    """Contents of large files by their SHA-256."""
+    commits: int = 0
     requests: list[Request] = field(default_factory=list)
     body_bytes: int = 0
 
@@ -85,6 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization")
         self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), token))
         api, files = f"/api/datasets/{self.hub.dataset}/revision/", f"/datasets/{self.hub.dataset}/resolve/"
+        if path.startswith("/api/models/"):
+            repo = path.removeprefix("/api/models/")
+            siblings = [{"rfilename": name} for name in self.hub.models[repo]]
+            return self._json({"id": repo, "sha": COMMIT, "siblings": siblings, "tags": [], "private": True})
         if not path.startswith((api, files)):  # the client asks for a list of its own as well
             return self._answer(404, {"Content-Length": "0"})
         planned = self.hub.statuses["API" if path.startswith(api) else self.command]
@@ -106,10 +121,62 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self.hub.revisions.get(name)
         if commit is None:
             return self._answer(404, {"X-Error-Code": "RevisionNotFound", "Content-Length": "0"})
-        info = {"id": self.hub.dataset, "sha": commit, "siblings": [], "tags": [], "private": False}
-        body = json.dumps(info).encode()
-        self._answer(200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
-        return self.wfile.write(body)
+        return self._json({"id": self.hub.dataset, "sha": commit, "siblings": [], "tags": [], "private": False})
+
+    def do_POST(self):
+        path, hub = unquote(urlparse(self.path).path), self.hub
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        hub.requests.append(Request(self.command, path, None, self.headers.get("Authorization")))
+        if (planned := hub.statuses["POST"]) and (status := planned.pop(0)):
+            return self._answer(status, {**hub.headers, "Content-Length": "0"})
+        if path == "/api/repos/create":
+            hub.made.append(asked := json.loads(body))
+            repo = f"{asked['organization']}/{asked['name']}"
+            there = repo in hub.models
+            hub.models.setdefault(repo, {".gitattributes": b""})
+            return self._json({"url": f"{hub.endpoint}/{repo}"}, 409 if there else 200)
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if path.endswith("/preupload/main"):
+            modes = [(file["path"], "lfs" if file["path"].endswith((".parquet", ".faiss")) else "regular")
+                     for file in json.loads(body)["files"]]  # fmt: skip
+            return self._json({"files": [{"path": path, "uploadMode": m, "shouldIgnore": False} for path, m in modes]})
+        if path.endswith("/objects/batch"):
+            return self._json({"objects": [self._upload(each) for each in json.loads(body)["objects"]]})
+        return self._commit(path.removeprefix("/api/models/").removesuffix("/commit/main"), body)
+
+    def _upload(self, asked: dict) -> dict:
+        """Say where a large file is to be put, unless it is here already."""
+        href = {"upload": {"href": f"{self.hub.endpoint}/large/{asked['oid']}"}}
+        return asked if asked["oid"] in self.hub.large else {**asked, "actions": href}
+
+    def do_PUT(self):
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.requests.append(Request(self.command, self.path, None, None))
+        oid = hashlib.sha256(content).hexdigest()
+        if not self.path.endswith(oid):
+            return self._answer(422, {"Content-Length": "0"})
+        self.hub.large[oid] = content
+        return self._answer(200, {"Content-Length": "0"})
+
+    def _commit(self, repo: str, body: bytes) -> None:
+        """Change a repository's files by all lines of a commit, or by none."""
+        files = dict(self.hub.models[repo])
+        for line in body.splitlines():
+            match json.loads(line):
+                case {"key": "file", "value": {"path": name, "content": content}}:
+                    files[name] = base64.b64decode(content)
+                case {"key": "lfsFile", "value": {"path": name, "oid": oid}}:
+                    files[name] = self.hub.large[oid]
+                case {"key": "deletedFile", "value": {"path": name}}:
+                    del files[name]
+        self.hub.models[repo], self.hub.commits = files, self.hub.commits + 1
+        self._json({"commitUrl": f"{self.hub.endpoint}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
+
+    def _json(self, value: dict, status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self._answer(status, {"Content-Type": "application/json", "Content-Length": str(len(body))})
+        self.wfile.write(body)
 
     def _file(self, content: bytes, commit: str) -> None:
         etag = self.hub.etag or hashlib.sha256(content).hexdigest()

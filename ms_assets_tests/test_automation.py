@@ -255,8 +255,8 @@ def test_the_schedules_keep_to_the_time_of_the_environment_and_are_off(monkeypat
     for schedule in definitions.schedules:
         assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 4 * * 6,0", "Asia/Kolkata")
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
-    [sensor] = definitions.sensors
-    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    statuses = {sensor.name: sensor.default_status for sensor in definitions.sensors}
+    assert statuses == dict.fromkeys(("hub_revision", "source_files"), dg.DefaultSensorStatus.STOPPED)
 
 
 def test_embeddings_and_leaderboard_grow_old_a_day_after_a_weekly_retraining_was_missed():

@@ -86,6 +86,7 @@ def test_no_command_sends_or_announces_anything_or_leaves_it_to_be_sent(place):
         assert run.returncode == 0, run.stdout
         assert "telemetry" not in run.stdout.lower()
         assert "usage statistics" not in run.stdout.lower()
+        assert "BetaWarning" not in run.stdout
     assert (observed(place), left(place)) == ("", set())
 
 

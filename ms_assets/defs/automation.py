@@ -1,4 +1,4 @@
-"""Jobs, retraining schedules, and the sensor on the hub's revision."""
+"""Jobs, retraining schedules, and the sensors on the hub's revision and on the files of a folder."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,14 @@ import dagster as dg
 
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.io_managers import TableIOManager
-from ms_assets.defs.platform.lineage import Lineage
-from ms_assets.defs.platform.resources import Environment, YambdaSource
+from ms_assets.defs.platform.lineage import Lineage, identity
+from ms_assets.defs.platform.resources import DuckDB, Environment, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
-from ms_assets.files import DamagedFileError
-from ms_assets.raw.own import OWN
+from ms_assets.files import DamagedFileError, state, sweep
+from ms_assets.raw.importing import import_again, state_of_logs
+from ms_assets.raw.own import IMPORTED, OWN, REPORT, REQUEST, STATE, Import, folder_in
 from ms_assets.raw.schema import ALWAYS, ON_REQUEST, SourceError
+from ms_assets.raw.source import FOLDER, Source
 
 ON_REQUEST_TABLES = dg.AssetSelection.assets(*(["raw", name] for name in ON_REQUEST))
 ASKED_FOR = dg.AssetSelection.assets(
@@ -40,6 +42,8 @@ full_download = dg.define_asset_job(
     selection=dg.AssetSelection.assets(*(["raw", name] for name in (*ALWAYS, *ON_REQUEST))),
     description="All nine published tables, those fetched on request included, for one scale; nothing else.",
 )
+LOGS = "logs"
+"""Name of the logs that `own` was imported from, among the scales, for the sensor on files."""
 UNATTENDED = {"ops": {"training__lightgcn": {"config": {"replace_checkpoint": True}}}}
 """Run config of unattended runs: an interrupted training resumes if it can, and is discarded if data have changed."""
 
@@ -106,17 +110,96 @@ def hub_revision(
     return dg.SensorResult(requests, cursor=json.dumps(asked | dict.fromkeys(behind, commit)))
 
 
+@dg.op
+def import_logs(context: dg.OpExecutionContext, duckdb: DuckDB, io_manager: dg.ResourceParam[TableIOManager]) -> None:
+    """Import the logs of the scale `own` again, as they are now; the former import stays if that fails."""
+    folder = folder_in(io_manager.home)
+    with runs.writing_turn(io_manager.home, OWN, context.run_id):
+        sweep(folder.parent, OWN)
+        report = import_again(folder, duckdb.connection)
+    context.log.info(f"kept {report['n_events']:,} of {report['n_read']:,} events; dropped: {report['n_dropped']}")
+
+
+@dg.job(
+    partitions_def=dg.StaticPartitionsDefinition([OWN]),
+    description="Imports what the scale `own` was imported from again: the same files, folders and patterns, and "
+    "options; the job pipeline then makes its tables.",
+)
+def reimport() -> None:
+    """Import again, in one step."""
+    import_logs()
+
+
+@dg.sensor(
+    jobs=[pipeline, reimport],
+    minimum_interval_seconds=300,
+    description="Runs the pipeline again for scales whose files in the source folder have changed, and imports changed "
+    "logs again. A change counts once the files have rested from one evaluation to the next.",
+)
+def source_files(
+    context: dg.SensorEvaluationContext, yambda: YambdaSource, io_manager: dg.ResourceParam[TableIOManager]
+) -> dg.SensorResult:
+    """Request a run for whatever was made from files in another state than now, once for each state that rests."""
+    before = json.loads(context.cursor or '{"changed": {}, "asked": {}}')
+    changed, said = dict[str, str](), list[str]()
+    for what in (LOGS, *SCALES.get_partition_keys()):
+        try:
+            now = _changed(what, yambda.source, io_manager.lineage)
+        except (SourceError, DamagedFileError) as error:  # the other files are looked at all the same
+            said.append(str(error))
+        else:
+            changed |= {what: now} if now and before["asked"].get(what) != now else {}
+    rested = {what: now for what, now in changed.items() if before["changed"].get(what) == now}
+    said += [f"{what}: files have changed, and may still be written" for what in changed.keys() - rested.keys()]
+    cursor = json.dumps({"changed": changed, "asked": before["asked"] | rested})
+    if not rested:
+        return dg.SensorResult(skip_reason="; ".join(said) or "no change, or its run was requested", cursor=cursor)
+    return dg.SensorResult([_refresh(what, now) for what, now in rested.items()], cursor=cursor)
+
+
+def _refresh(what: str, now: str) -> dg.RunRequest:
+    if what == LOGS:
+        return dg.RunRequest(f"{what}@{now}", job_name="reimport", partition_key=OWN)
+    return dg.RunRequest(f"{what}@{now}", job_name="pipeline", partition_key=what, run_config=UNATTENDED)
+
+
+def _changed(what: str, source: Source, lineage: Lineage) -> str:
+    """State of the files behind the import, or behind a scale's tables, if another was read; '' otherwise."""
+    folder = folder_in(lineage.base.parent)
+    if what == LOGS:
+        known = Import.read(folder).report if (folder / REPORT).exists() else {}
+        now = state_of_logs(known[REQUEST]) if known else ""
+        return now if now != known.get(STATE) else ""
+    made = {name: recorded[0].metadata for name in ALWAYS if (recorded := lineage.recorded(_raw(name), what))}
+    if any(table["source"] == IMPORTED for table in made.values()):
+        behind = any(table["revision"] != Import.read(folder).revision for table in made.values())
+        return state([folder / REPORT]) if behind else ""
+    if not any(table["revision"] == FOLDER for table in made.values()):
+        return ""
+    files = source.of_folder(what)
+    behind = any(
+        made[name]["source"] == file.origin and made[name].get("source_state") != file.content
+        for name, file in files.items()
+        if name in made
+    )
+    return identity(*(file.content for file in files.values())) if behind else ""
+
+
 def _made_from_another(lineage: Lineage, dataset: str, commit: str) -> list[str]:
     """Scales that have a raw table of the dataset from another commit."""
 
     def is_another(scale: str, table: str) -> bool:
         try:
-            latest = lineage.history(dg.AssetKey(["raw", table]), scale)[:1]
+            latest = lineage.history(_raw(table), scale)[:1]
         except DamagedFileError:  # whoever reads it is told
             return False
         return any(made.metadata["source"] == dataset and made.metadata["revision"] != commit for made in latest)
 
     return [scale for scale in SCALES.get_partition_keys() if any(is_another(scale, table) for table in ALWAYS)]
+
+
+def _raw(table: str) -> dg.AssetKey:
+    return dg.AssetKey(["raw", table])
 
 
 def _reading_the_hub(instance: dg.DagsterInstance, home: Path) -> dg.DagsterRun | None:

@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ms_assets.files import visible
 from ms_assets.raw.schema import AUDIO_DIMENSIONS, Column, SourceError, SourceTable
 from ms_assets.streams import Relation
 
@@ -43,8 +44,7 @@ def parts_of(path: Path, table: SourceTable) -> list[Path]:
     """
     parts = [path]
     if path.is_dir():
-        inside = {part: part.relative_to(path).parts for part in path.rglob("*.parquet") if part.is_file()}
-        parts = sorted(part for part, names in inside.items() if not any(name[0] in "._" for name in names))
+        parts = visible(path, "*.parquet")
         if not parts:
             raise SourceError(f"{path}: no file in this folder; expected {table.name} as part files, *.parquet")
     elif not path.is_file():

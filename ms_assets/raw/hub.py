@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError
 
-from ms_assets.files import flush, published, sha256
+from ms_assets.files import flush, published, sha256, size_of
 from ms_assets.raw.hub_cache import content_of, link_of, locked, reference
 from ms_assets.raw.transfer import (
     MB,
@@ -21,7 +21,6 @@ from ms_assets.raw.transfer import (
     may_pass,
     one_line,
     receive,
-    size_of,
     with_retries,
 )
 

@@ -15,11 +15,11 @@ from typing import Any
 import duckdb
 
 from ms_assets.events import EVENT_TYPES, listed
-from ms_assets.files import published, sha256
+from ms_assets.files import published, sha256, state
 from ms_assets.raw import logs, values
 from ms_assets.raw.arrival import PART_BITS
 from ms_assets.raw.logs import Connection, Log, literal, quoted, whole
-from ms_assets.raw.own import OWN, REPORT
+from ms_assets.raw.own import OWN, REPORT, REQUEST, STATE, Import
 from ms_assets.raw.schema import IDS, TABLES, UNIT, SourceError
 from ms_assets.streams import ROW_GROUP, Relation
 
@@ -30,6 +30,8 @@ EVENT_COLUMNS = ("user", "song", "time", "type", "organic", "ratio", "played", "
 NEEDED = EVENT_COLUMNS[:3]
 PLAYED = (("ratio",), ("played", "duration"), ("rating",))
 """Kinds of columns that tell how much of a song was played, or liked; one of them is read."""
+CONTENTS = {"audio": "audio", "artists": "artist", "albums": "album"}
+"""Things that tables tell of songs, by the option that names such a table."""
 LEFT_OUT = ""
 """Type to which events are mapped that are to be left out."""
 RULES = {
@@ -81,21 +83,52 @@ def import_events(
     """
     con = connection or duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")  # that of times without one
-    sources = [events] if isinstance(events, Source) else events
-    contents = {"audio": audio, "artist": artists, "album": albums}
+    sources = [_lasting(source) for source in ([events] if isinstance(events, Source) else events)]
+    about_songs = zip(CONTENTS, (audio, artists, albums), strict=True)
+    contents = {option: _lasting(source) for option, source in about_songs if source is not None}
+    request = {
+        "events": sources, "columns": dict(columns or {}), "types": dict(types or {}), "deduplicate": deduplicate,
+        **contents,
+    }  # fmt: skip
+    state_before = state_of_logs(request)  # before they are read, because they may grow meanwhile
     with published(Path(folder)) as unfinished:
         (unfinished / STAGED).mkdir(parents=True)
         report = _write_events(con, logs.open_all(con, sources), columns or {}, types or {}, deduplicate, unfinished)
         report["songs_known_by"] = {
-            what: _write_content(con, what, logs.open_all(con, [source]), unfinished)
-            for what, source in contents.items()
-            if source is not None
+            CONTENTS[option]: _write_content(con, CONTENTS[option], logs.open_all(con, [source]), unfinished)
+            for option, source in contents.items()
         }
         shutil.rmtree(unfinished / STAGED)
         files = sorted(file for file in unfinished.rglob("*") if file.is_file())
         report["files"] = {str(file.relative_to(unfinished)): sha256(file) for file in files}
+        report |= {REQUEST: request, STATE: state_before}
         (unfinished / REPORT).write_text(json.dumps(report, indent=1))
     return report
+
+
+def import_again(folder: Path, connection: Connection) -> dict[str, Any]:
+    """Import what the import in a folder was made from, as it is now; arguments and errors as in `import_events`."""
+    request = Import.read(folder).report[REQUEST]
+    return import_events(request.pop("events"), folder, connection=connection, **request)
+
+
+def state_of_logs(request: Mapping[str, Any]) -> str:
+    """Hash of the state of the files of this machine that an import read, or would read now.
+
+    Raises:
+        SourceError: a source names no file.
+    """
+    sources = [source for source in (*request["events"], *map(request.get, CONTENTS)) if source]
+    local = [source for source in sources if not logs.is_remote(source)]
+    return state(Path(file) for source in local for file in logs.local_files(source))
+
+
+def _lasting(source: Source) -> str:
+    """Source by a name that holds in every working directory."""
+    if logs.is_remote(str(source)):
+        return str(source)
+    path, here = Path(source).expanduser(), str(Path.cwd())
+    return str(Path(here if path.exists() else glob.escape(here)) / path)
 
 
 def _write_events(
@@ -308,7 +341,7 @@ def _described(con: Connection, events: Relation) -> dict[str, Any]:
 
 def _write_content(con: Connection, what: str, found: list[Log], folder: Path) -> int:
     """Write what is known of songs, for those that events name; returns their number."""
-    staged, option = folder / STAGED / what, {"audio": "audio", "artist": "artists", "album": "albums"}[what]
+    staged, [option] = folder / STAGED / what, [option for option, held in CONTENTS.items() if held == what]
     staged.mkdir()
     for number, log in enumerate(found):
         columns = {"song": logs.column(log, "song", None, True), what: logs.column(log, what, None, True)}

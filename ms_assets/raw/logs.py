@@ -9,6 +9,7 @@ from pathlib import Path
 
 import duckdb
 
+from ms_assets.files import visible
 from ms_assets.raw.schema import SourceError
 
 Connection = duckdb.DuckDBPyConnection
@@ -60,7 +61,7 @@ def open_all(con: Connection, sources: Sequence[str | Path]) -> list[Log]:
     """
     if not sources:
         raise SourceError("events: found no source; expected a file, a folder, a pattern or an address such as s3://…")
-    return [_opened(con, file) for source in sources for file in _files(con, str(source))]
+    return [_opened(con, file) for source in map(str, sources) for file in _files(con, source)]
 
 
 @contextmanager
@@ -96,14 +97,20 @@ def column(log: Log, what: str, name: str | None, required: bool = False) -> str
     return guessed
 
 
-def _files(con: Connection, source: str) -> list[str]:
-    if "://" in source:
-        return _remote(con, source)
+def is_remote(source: str) -> bool:
+    """Tell an address of another machine from a path of this one."""
+    return "://" in source
+
+
+def local_files(source: str) -> list[str]:
+    """Files of this machine that a source names, in the order of their names.
+
+    Raises:
+        SourceError: there is none.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
-        inside = {file: file.relative_to(path).parts for file in path.rglob("*") if file.is_file()}
-        names = [str(file) for file, parts in inside.items() if not any(part[0] in "._" for part in parts)]
-        return _readable(source, names)
+        return _readable(source, map(str, visible(path)))
     if path.is_file():
         return [str(path)]
     names = [name for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207
@@ -112,6 +119,10 @@ def _files(con: Connection, source: str) -> list[str]:
             f"{source}: no such file, and no file fits it as a pattern; name a file, a folder or a pattern"
         )
     return _readable(source, names)
+
+
+def _files(con: Connection, source: str) -> list[str]:
+    return _remote(con, source) if is_remote(source) else local_files(source)
 
 
 def _remote(con: Connection, source: str) -> list[str]:
@@ -186,7 +197,7 @@ def _opened_csv(con: Connection, file: str) -> Log:
 
 def _named(file: str) -> str:
     """SQL literal of a file's name, in which no character stands for others."""
-    return literal(file if "://" in file else glob.escape(file))
+    return literal(file if is_remote(file) else glob.escape(file))
 
 
 def _as_text(types: Iterable[str]) -> str:

@@ -12,7 +12,11 @@ from ms_assets.raw.schema import SourceError
 from ms_assets.streams import Relation
 
 OWN = "own"
+IMPORTED = "imported"
+"""Origin of tables that were imported."""
 REPORT = "report.json"
+REQUEST, STATE = "request", "state"
+"""Entries of the report: arguments of the import, and the state of the files that it read."""
 
 
 def folder_in(home: Path) -> Path:
@@ -50,6 +54,11 @@ class Import:
     def identity(self) -> str:
         """Identity of the whole import; equal for equal files."""
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def revision(self) -> str:
+        """Identity as it is shown."""
+        return self.identity[:12]
 
 
 def with_own_ids(table: Relation, ids: Relation) -> Relation:

@@ -7,10 +7,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ms_assets import events
-from ms_assets.files import published
+from ms_assets.files import published, state, visible
 from ms_assets.raw import sample, schema
-from ms_assets.raw.own import OWN, Import
-from ms_assets.raw.schema import IDS, SourceError, SourceTable
+from ms_assets.raw.own import IMPORTED, OWN, Import
+from ms_assets.raw.schema import ALWAYS, IDS, TABLES, SourceError, SourceTable
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class SourceFile:
     """Identity of the import that the file belongs to; None for a file of another source."""
 
 
+FOLDER = "local folder"
+"""Revision of the files in a folder, which has none."""
 LAYOUTS = ("flat", "sequential")
 
 
@@ -66,15 +68,21 @@ class Source:
             path = (here / file).absolute()
             if table.of_interactions and not path.exists():
                 raise SourceError(f"{path}: no such file; expected {table.name} in the hub's layout")
-            status = path.stat() if path.exists() else None
-            content = f"{status.st_size} bytes of {status.st_mtime_ns} ns" if status else "no file"
-            return SourceFile(path, str(here.absolute()), "local folder", content, layout)
+            return SourceFile(path, str(here.absolute()), FOLDER, _state(path), layout)
         from ms_assets.raw import hub
 
         commit = self._pinned_commit()
         path = hub.download(self.location, commit, file, self.home / "verified")
         # The cache names what it holds by its sha256.
         return SourceFile(path, self.location, commit, path.resolve().name, layout)
+
+    def of_folder(self, scale: str) -> dict[str, SourceFile]:
+        """Files of the tables that the pipeline needs, by table, if the source is a folder; otherwise none.
+
+        Raises:
+            SourceError: the file of events is missing, or the source is neither folder nor dataset.
+        """
+        return {name: self.fetch(TABLES[name], scale) for name in ALWAYS} if self._folder() else {}
 
     def newest_commit(self) -> str:
         """Commit that the revision names today, which may differ from the pinned one; the hub is asked once.
@@ -116,7 +124,7 @@ class Source:
                 f"{found.folder / file}: an import writes multi_event alone, which has events of all types"
             )
         content = found.files.get(file, "no file")
-        return SourceFile(found.folder / file, "imported", found.identity[:12], content, imported=found.identity)
+        return SourceFile(found.folder / file, IMPORTED, found.revision, content, imported=found.identity)
 
     def _sample(self) -> tuple[Path, str]:
         # The generator's source code is its version, so that a changed generator never reads files of the former one.
@@ -140,3 +148,13 @@ class Source:
 
     def _pin(self) -> Path:
         return self.home / "revisions" / quote(f"{self.location}@{self.revision}", safe="@")
+
+
+def _state(path: Path) -> str:
+    """State of a file, or of the parts in a folder."""
+    if path.is_dir():
+        return f"parts {state(visible(path, '*.parquet'))}"
+    if not path.exists():
+        return "no file"
+    status = path.stat()
+    return f"{status.st_size} bytes of {status.st_mtime_ns} ns"

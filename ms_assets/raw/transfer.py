@@ -16,6 +16,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, parse_ratelimit_headers
 
+from ms_assets.files import size_of
+
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
@@ -175,11 +177,6 @@ class _Progress:
             (self._size - here) / speed / 60,
         )
         self._last_time, self._last_here = time.monotonic(), here
-
-
-def size_of(file: Path) -> int:
-    """Size of a file in bytes; 0 if it does not exist."""
-    return file.stat().st_size if file.exists() else 0
 
 
 def one_line(error: Exception) -> str:

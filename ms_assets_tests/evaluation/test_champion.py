@@ -306,5 +306,6 @@ def test_a_command_that_is_not_known_or_not_complete_is_refused_with_its_usage(c
 def test_help_lists_every_command_and_scale(capsys):
     status, said = run(capsys, "--help")
     assert status == 0
-    for command in ("sample", "50m", "500m", "5b", "own", "champion", "promote", "rollback", "import"):
+    of_scales = ("champion", "promote", "rollback", "export", "recommend", "publish")
+    for command in (*of_scales, "sample", "50m", "500m", "5b", "own", "import", "metrics"):
         assert f"\n  {command} " in said

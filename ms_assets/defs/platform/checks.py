@@ -51,10 +51,15 @@ def _note(key: dg.AssetKey, result: dg.AssetCheckResult) -> None:
     [check] = context.selected_asset_check_keys
     problem = None
     if not result.passed and result.severity == dg.AssetCheckSeverity.ERROR:
-        found = ", ".join(f"{name} {getattr(value, 'value', value)}" for name, value in (result.metadata or {}).items())
-        problem = result.description or found or "no description"
+        problem = problem_of(result)
         context.log.error(f"{key.to_user_string()} failed its check {check.name}: {problem}")
     lineage.of_run(context.run.run_id).note_check(key, scale_of(context), check.name, problem)
+
+
+def problem_of(result: dg.AssetCheckResult | dg.AssetCheckEvaluation) -> str:
+    """Problem that a failed check found: its description, or else what it has measured."""
+    found = ", ".join(f"{name} {getattr(value, 'value', value)}" for name, value in (result.metadata or {}).items())
+    return result.description or found or "no description"
 
 
 def of_rows(spec: dg.AssetSpec) -> dg.AssetChecksDefinition:

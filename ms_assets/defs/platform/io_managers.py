@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from ms_assets.defs.platform import runs
-from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, Lineage, Made, opened
+from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, SECONDS, Lineage, Made, opened
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import NO_SCALE, OPTIONAL, PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
@@ -80,7 +80,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         started, key, scale = time.monotonic(), context.asset_key, context.partition_key
         path = self._path(key, scale)
         with published(path) as unfinished:
-            known = self.write(context, obj, unfinished)
+            known = self.write(context, obj, unfinished) | _seconds(context.step_context)
             made = Made.of(
                 unfinished,
                 self.inputs_of(context.asset_spec, scale),
@@ -103,7 +103,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
                 **known,
                 "path": dg.MetadataValue.path(str(path)),
                 "dagster/uri": path.as_uri(),
-                "size_bytes": sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()),
+                "size_bytes": made.size,
                 "write_seconds": round(time.monotonic() - started, 3),
                 "peak_memory_mib": peak_memory() >> 20,
             }
@@ -147,6 +147,14 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
 
     def _path(self, key: dg.AssetKey, scale: str) -> Path:
         return Path(self.base_dir, *key.path, f"{scale}{self.extension}")
+
+
+def _seconds(step: dg.StepExecutionContext) -> dict[str, float]:
+    """Metadata with the seconds since a step began; none where the history has not kept its beginning."""
+    [*stats] = step.instance.get_run_step_stats(step.run_id, [step.step.key])
+    if not stats or stats[0].start_time is None:
+        return {}
+    return {SECONDS: round(max(time.time() - stats[0].start_time, 0), 3)}
 
 
 class TableIOManager(ArtefactIOManager):

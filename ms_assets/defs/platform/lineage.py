@@ -9,7 +9,7 @@ after it stale; for a source file that is only linked, it is the source's `Sourc
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,13 +19,15 @@ from typing import Any, Self
 
 import dagster as dg
 
-from ms_assets.files import DamagedFileError, published, reading, sha256
+from ms_assets.files import DamagedFileError, published, reading, sha256, size_of
 
 INPUTS, ORIGINS, MLFLOW_RUN = "inputs", "origins", "mlflow_run"
 """Metadata of a materialisation: its inputs; the versions of these and of all artefacts before them; and the page of
 the training behind it, if there is one."""
 MADE_TOGETHER = "made_together"
 """Metadata of the outputs of one step that only make sense together: their common identity by name, an origin too."""
+SECONDS = "step_seconds"
+"""Metadata: seconds from the start of the step until the artefact was written."""
 RECORD = ".origin.json"
 KEPT = 3
 LONGEST_VALUE = 2_000
@@ -44,7 +46,7 @@ class Made:
     name: str
     """Name of the artefact's file or folder."""
     size: int
-    """Bytes of the file."""
+    """Bytes of the file, or of all files of a folder."""
     modified: int
     """Time of the file's last change, ns since 1970."""
     run_id: str
@@ -66,21 +68,19 @@ class Made:
         Raises:
             InconsistentInputsError: the inputs do not belong together.
         """
-        status = path.stat()
         named = {key: {"data_version": i.version, "run_id": i.run_id, "at": i.at} for key, i in inputs.items()}
         known = _plain(metadata)
         return cls(
-            size=status.st_size, modified=status.st_mtime_ns, at=datetime.now(UTC).isoformat(), inputs=named,
+            size=size_of(path), modified=path.stat().st_mtime_ns, at=datetime.now(UTC).isoformat(), inputs=named,
             origins=origins_of(inputs, scale) | known.get(MADE_TOGETHER, {}),
             metadata={**trainings_behind(inputs), **known}, **told,
         )  # fmt: skip
 
     def describes(self, path: Path) -> bool:
         """Tell whether a file is the published one: by size and time, or by content where a copy has another time."""
-        status = path.stat()
         if path.is_dir():
             return sha256(path) == self.version
-        now = status.st_size, status.st_mtime_ns
+        now = size_of(path), path.stat().st_mtime_ns
         return now == (self.size, self.modified) or _hashed(path, *now) == self.version
 
 
@@ -96,14 +96,19 @@ class Lineage:
 
     base: Path
 
+    def artefacts(self) -> Iterator[tuple[dg.AssetKey, str]]:
+        """Assets with the scales that they have a record for, in the order of their names."""
+        for record in sorted(self.base.glob(f"*/*/*{RECORD}")):
+            yield dg.AssetKey([*record.relative_to(self.base).parent.parts]), record.name.removesuffix(RECORD)
+
     def history(self, key: dg.AssetKey, scale: str) -> list[Made]:
         """Materialisations of an asset, the stored one first, then up to two before it; empty if none is stored.
 
         Raises:
             DamagedFileError: the stored file is not the one that was published, or its record cannot be read.
         """
-        made = self._recorded(key, scale)
-        path = self._record(key, scale).with_name(made[0].name) if made else None
+        made = self.recorded(key, scale)
+        path = self.file(key, made[0]) if made else None
         if path is None or not path.exists():
             return []
         for number, each in enumerate(made):
@@ -136,11 +141,23 @@ class Lineage:
         origins_of(inputs, scale)
         return inputs
 
+    def together(self, keys: Sequence[dg.AssetKey], scale: str) -> dict[str, Made]:
+        """Stored materialisations of some assets, which are all there and do not contradict each other, by key.
+
+        Raises:
+            FileNotFoundError: some were never materialised; names them.
+            InconsistentInputsError, DamagedFileError: as `inputs`.
+        """
+        found = self.inputs(keys, scale)
+        if missing := [name for key in keys if (name := key.to_user_string()) not in found]:
+            raise FileNotFoundError(f"materialise {', '.join(missing)} for {scale} first")
+        return found
+
     def note(self, key: dg.AssetKey, scale: str, made: Made) -> None:
         """Record a materialisation whose file is about to take its place; the one before stays on record."""
         before: list[Made] = []
         with suppress(DamagedFileError):
-            before = self._recorded(key, scale)
+            before = self.recorded(key, scale)
             before = self.history(key, scale)
         self._write(key, scale, [made, *before][:KEPT])
 
@@ -153,10 +170,19 @@ class Lineage:
         if made and failed != made[0].failed:
             self._write(key, scale, [replace(made[0], failed=failed), *made[1:]])
 
+    def file(self, key: dg.AssetKey, made: Made) -> Path:
+        """Place of a stored artefact."""
+        return Path(self.base, *key.path, made.name)
+
     def _record(self, key: dg.AssetKey, scale: str) -> Path:
         return Path(self.base, *key.path, f"{scale}{RECORD}")
 
-    def _recorded(self, key: dg.AssetKey, scale: str) -> list[Made]:
+    def recorded(self, key: dg.AssetKey, scale: str) -> list[Made]:
+        """Materialisations as they are on record, whatever the files are now; see `history`.
+
+        Raises:
+            DamagedFileError: the record cannot be read.
+        """
         record = self._record(key, scale)
         if not record.exists():
             return []

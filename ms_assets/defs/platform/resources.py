@@ -20,7 +20,7 @@ from dotenv import load_dotenv
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from ms_assets import tracking
-from ms_assets.defs.platform import database
+from ms_assets.defs.platform import database, lineage
 from ms_assets.files import own_folder
 from ms_assets.raw.schema import SourceTable
 from ms_assets.raw.source import Source, SourceFile
@@ -42,6 +42,8 @@ atexit.register(_silence_teardown)
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # MLflow draws a progress bar for every small file that a run reads from its store.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# MLflow measures processors, memory, disk and network during a run, from a thread, every ten seconds.
+os.environ.setdefault("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Environment:
     """MS_ASSETS_RETRAIN_TIMEZONE: time zone of these schedules, by its name in the IANA database."""
     database: str = ""
     """MS_ASSETS_DATABASE: PostgreSQL for Dagster's history and for studies; SQLite under the home by default."""
+    alerts: str = ""
+    """MS_ASSETS_ALERTS: webhook or mail server that is told of failed runs and checks; nobody is by default."""
+    ui: str = ""
+    """MS_ASSETS_UI: address at which people reach Dagster's UI, for links in alerts."""
 
     @classmethod
     def read(cls) -> Self:
@@ -207,6 +213,8 @@ class StudyStorage(dg.ConfigurableResource):
         return f"sqlite:///{folder / scale}.db"
 
 
+DATA_ROOMS = ("splits", "graph")
+"""Rooms whose assets are data to a training."""
 DAGSTER_UI = "http://127.0.0.1:3000"
 """Address at which `make ui` serves."""
 
@@ -239,7 +247,16 @@ class MLflow(dg.ConfigurableResource):
         said = f"Made by the [Dagster run {context.run_id}]({page})."
         with mlflow.start_run(run_id=tracking.active(run_id), run_name=name, tags=tags, description=said) as run:
             page = f"{self._server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-            yield MLflowRun(run.info.run_id, page)
+            opened = MLflowRun(run.info.run_id, page)
+            self._log_inputs(context, opened)
+            yield opened
+
+    def _log_inputs(self, context: dg.AssetExecutionContext, run: MLflowRun) -> None:
+        """Record the data that the asset reads, by the records of their origin; a model among its inputs is no data."""
+        records, scale = lineage.of_run(context.run_id), context.partition_key
+        read = [dep.asset_key for dep in context.assets_def.get_asset_spec(context.asset_key).deps]
+        for key, made in records.inputs((key for key in read if key.path[0] in DATA_ROOMS), scale).items():
+            run.log_input(f"{key} {scale}", made.version, records.file(dg.AssetKey.from_user_string(key), made))
 
     def registry(self, scale: str) -> Registry:
         """Registry of a scale's models."""

@@ -72,6 +72,7 @@ def source_asset(table: SourceTable) -> dg.AssetsDefinition:
                 metadata={
                     "source": file.origin,
                     "revision": file.revision,
+                    "source_state": file.content,
                     "layout": file.layout,
                     "source_differs": ", ".join(found.differences) or "no",
                     "source_was_sorted": is_sorted,
