@@ -240,7 +240,7 @@ class TrainingSettings(Settings):
     ranks: int = Field(
         1,
         ge=1,
-        le=1024,
+        le=64,
         description="Processes of this machine that train together, each with as many columns of the embeddings, on "
         "cores of the CPU or a card each; the result stays the same, apart from rounding.",
     )

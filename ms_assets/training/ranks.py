@@ -5,6 +5,7 @@ others are started for it, share its data in memory, and end with it, however it
 """
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -93,16 +94,17 @@ def run(n: int, work: Callable[..., T], device: torch.device, shared: Mapping[st
         try:
             with writing(SHARED_MEMORY):
                 for number in range(1, n):
-                    others.append(context.Process(target=_other, args=(number, os.getpid(), meeting, work, shared)))
-                    others[-1].start()
+                    process = context.Process(target=_other, args=(number, os.getpid(), meeting, work, shared))
+                    process.start()
+                    others.append(process)
             columns = meeting.join(0, others)
             result = work(device=meeting.device_of(0), columns=columns, **shared, **of_the_first)
         except _LostError as error:
             raise RankError(meeting.reason(others) or f"one of {n} ranks was lost: {error}") from error
         finally:
-            for process in others:
-                process.kill()
-                process.join()
+            for other in others:
+                other.kill()
+                other.join()
             if dist.is_initialized():
                 dist.destroy_process_group()
             torch.set_num_threads(n_threads)
@@ -174,4 +176,5 @@ def _other(number: int, first: int, meeting: _Meeting, work: Callable[..., Any],
     except Exception as error:
         meeting.leave(number, error)
         sys.exit(1)
-    signal.pause()
+    if parent := multiprocessing.parent_process():
+        parent.join()
