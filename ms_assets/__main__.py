@@ -178,7 +178,7 @@ def recommend(scale: str, file: Path, k: int, include_heard: bool, retrieval: bo
 @click.option("--yes", is_flag=True, help="Push; otherwise the command tells what it would push.")
 def publish(scale: str, repo: str, with_users: bool, yes: bool) -> None:
     """Push embeddings, index, settings, metrics and a model card of a scale to a model repository of the hub."""
-    home = Environment.read().home
+    home, address = Environment.read().home, publishing.target(repo)
     with runs.writing_turn(home, scale, f"publish-{uuid4()}"):
         publication = _publication(scale, repo, with_users)
         contents = {name: size_of(what) if isinstance(what, Path) else len(what)
@@ -188,7 +188,7 @@ def publish(scale: str, repo: str, with_users: bool, yes: bool) -> None:
         if yes:
             print(f"pushed: {publishing.push(publication)}")
         else:
-            print(f"not pushed; to push {sum(contents.values()):,} bytes to {publishing.target(repo)}: add --yes")
+            print(f"not pushed; to push {sum(contents.values()):,} bytes to {address}: add --yes")
 
 
 PUBLISHED = {
@@ -203,7 +203,7 @@ PUBLISHED = {
 
 def _publication(scale: str, repo: str, with_users: bool) -> publishing.Publication:
     """Publication of what is stored for a scale, which was all made by one training."""
-    lineage = Lineage(Environment.read().data)
+    lineage, tables = Lineage(Environment.read().data), _resource("io_manager", TableIOManager)
     events, parts, trained, figures = map(dg.AssetKey, (EVENTS, PARTS, TRAINED, LEADERBOARD))
     left_out = {*(() if with_users else (publishing.USERS,)), *(() if scale == OWN else (publishing.OWN_SONGS,))}
     chosen = {name: dg.AssetKey(key) for name, key in PUBLISHED.items() if name not in left_out}
@@ -216,11 +216,11 @@ def _publication(scale: str, repo: str, with_users: bool) -> publishing.Publicat
         artefacts={name: file[key] for name, key in chosen.items()},
         settings={
             "ms_assets": __version__,
-            "training": _resource("model_files", ModelIOManager).read(file[trained]).settings.model_dump(),
+            "training": ModelIOManager(base_dir=tables.base_dir).read(file[trained]).settings.model_dump(),
             "split": {name: split.metadata[name] for name in SplitSettings.model_fields},
             "versions": {**board.origins, figures.to_user_string(): board.version},
         },
-        board=_resource("io_manager", TableIOManager).read(file[figures]).pl(),
+        board=tables.read(file[figures]).pl(),
         source=source.metadata["source"],
         revision=source.metadata["revision"],
     )

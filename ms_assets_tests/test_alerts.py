@@ -1,12 +1,14 @@
 """Alerts: each failed run and check is told once, to a webhook or by mail, even if the target is down for a while."""
 
+import base64
 import email.policy
-import json
 import socket
+import ssl
+import subprocess
 import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager, suppress
+from shutil import which
 
 import dagster as dg
 import pytest
@@ -16,39 +18,11 @@ from ms_assets.defs.platform import alerts
 from ms_assets.defs.platform.messages import Alerts, Message, Target, UndeliveredError
 from ms_assets.defs.platform.resources import Environment
 from ms_assets.defs.platform.scales import SCALES
+from ms_assets_tests.webhook import Webhook
 from ms_assets_tests.workplace import free_port
 
 RUNS, CHECKS = alerts.sensors()
 MESSAGE = Message("run-failed.1", "ms_assets: run failed", {"error": "ValueError: no user has heard “Ænima”"})
-
-
-class Webhook:
-    """A web server that keeps what is posted to it, and answers as it is told."""
-
-    def __init__(self, port=0):
-        self.got, self.statuses, hook = [], [], self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status = hook.statuses.pop(0) if hook.statuses else 204
-                if status < 300:
-                    hook.got.append(body)
-                self.send_response(status)
-                self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}/secret"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture
@@ -59,31 +33,47 @@ def webhook():
 
 
 @contextmanager
-def mail_server(refuses=""):
-    """A server that speaks SMTP without encryption to one client after the other; it keeps envelopes and messages."""
+def mail_server(refuses="", certificate=()):
+    """A server that speaks SMTP to one client after the other; it keeps envelopes with passwords, and messages.
+
+    certificate: files of a certificate and its key, for a server that encrypts from the first byte.
+    """
     got = []
 
-    def talk(connection):
-        with connection, connection.makefile("rwb", 0) as line:
-            line.write(b"220 here\r\n")
-            envelope = []
-            while said := line.readline().decode().strip():
-                command = said.split(":")[0].split(" ")[0].upper()
-                envelope += [said] if command in ("MAIL", "RCPT") else []
-                answer = {"DATA": "354 go on", "QUIT": "221 bye"}.get(command, "250 fine")
-                line.write(f"{'550 no' if command == refuses else answer}\r\n".encode())
-                if command == "DATA":
-                    got.append((envelope, b"".join(iter(line.readline, b".\r\n"))))
-                    line.write(b"250 taken\r\n")
-                if command == "QUIT":
-                    return
+    def talk(line):
+        line.write(b"220 here\r\n")
+        envelope = []
+        while said := line.readline().decode().strip():
+            command = said.split(":")[0].split(" ")[0].upper()
+            envelope += [said] if command in ("AUTH", "MAIL", "RCPT") else []
+            answers = {
+                "EHLO": "250-here\r\n250 AUTH PLAIN",
+                "AUTH": "235 known",
+                "DATA": "354 go on",
+                "QUIT": "221 bye",
+            }
+            line.write(f"{'550 no' if command == refuses else answers.get(command, '250 fine')}\r\n".encode())
+            if command == "DATA":
+                got.append((envelope, b"".join(iter(line.readline, b".\r\n"))))
+                line.write(b"250 taken\r\n")
+            if command == "QUIT":
+                return
 
     def serve():
         while True:
             try:
-                talk(server.accept()[0])
+                connection, _ = server.accept()
             except OSError:
                 return
+            with suppress(OSError), secured(connection) as safe, safe.makefile("rwb", 0) as line:
+                talk(line)
+
+    def secured(connection):
+        if not certificate:
+            return connection
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        return context.wrap_socket(connection, server_side=True)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=serve, daemon=True).start()
@@ -98,23 +88,27 @@ def instance():
         yield instance
 
 
-def run(instance, fails):
-    """A run whose step fails, or whose check fails or warns; its id."""
+def run(instance, *, step_fails):
+    """A run whose step fails, or one of whose checks fails and another warns; its id."""
 
     @dg.asset(key=["splits", "users"], partitions_def=SCALES)
     def users():
-        if fails == "step":
+        if step_fails:
             try:
                 raise KeyError("uid")
             except KeyError as error:
                 raise ValueError("no user has between 40 and 2,000 events. Lower min_events.\nmore") from error
 
-    @dg.asset_check(asset=users)
-    def users_are_many():
-        severity = dg.AssetCheckSeverity.WARN if fails == "warns" else dg.AssetCheckSeverity.ERROR
-        return dg.AssetCheckResult(passed=fails == "", severity=severity, metadata={"n_rows": 3})
+    def check(name, passed, severity):
+        @dg.asset_check(asset=users, name=name)
+        def checked():
+            return dg.AssetCheckResult(passed=passed, severity=severity, metadata={"n_rows": 3})
 
-    definitions = dg.Definitions([users], asset_checks=[users_are_many], jobs=[dg.define_asset_job("pipeline")])
+        return checked
+
+    error, warning = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+    checks = [check("are_dense", False, error), check("are_known", True, error), check("are_many", False, warning)]
+    definitions = dg.Definitions([users], asset_checks=checks, jobs=[dg.define_asset_job("pipeline")])
     config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     done = definitions.resolve_job_def("pipeline").execute_in_process(
         instance=instance, partition_key="50m", run_config=config, raise_on_error=False
@@ -152,7 +146,7 @@ def latest(instance):
 
 def test_a_failed_run_is_told_once_with_its_step_its_error_and_a_link(instance, webhook):
     cursor = latest(instance)
-    run_id = run(instance, "step")
+    run_id = run(instance, step_fails=True)
     cursor, said = tick(RUNS, instance, webhook.address, cursor, ui="https://dagster.example.com/")
     assert said == "1 failures were told"
     [told] = webhook.got
@@ -183,14 +177,14 @@ def test_a_run_that_died_between_its_steps_says_why(instance, webhook):
 
 def test_failed_checks_and_warnings_are_told_and_checks_that_pass_are_not(instance, webhook):
     cursor = latest(instance)
-    failed, _, warned = run(instance, "check"), run(instance, ""), run(instance, "warns")
+    run_id = run(instance, step_fails=False)
     tick(CHECKS, instance, webhook.address, cursor)
-    assert [(told["run_id"], told["subject"]) for told in webhook.got] == [
-        (failed, "ms_assets: check failed: users_are_many of 50m"),
-        (warned, "ms_assets: check warns: users_are_many of 50m"),
-    ]
-    told = webhook.got[0]
-    assert (told["asset"], told["check"], told["error"]) == ("splits/users", "users_are_many", "n_rows 3")
+    assert {(told["run_id"], told["subject"]) for told in webhook.got} == {
+        (run_id, "ms_assets: check failed: are_dense of 50m"),
+        (run_id, "ms_assets: check warns: are_many of 50m"),
+    }
+    for told in webhook.got:
+        assert (told["asset"], told["error"]) == ("splits/users", "n_rows 3")
 
 
 def test_nothing_is_lost_or_told_twice_while_the_target_is_down_or_refuses(instance, webhook):
@@ -261,6 +255,33 @@ def test_a_password_is_not_sent_to_a_server_without_encryption():
         Target.of(f"smtp://me:hidden@127.0.0.1:{port}?to=a@example.com").send(MESSAGE)
     assert "the password was not sent; expected STARTTLS" in str(refused.value)
     assert "hidden" not in str(refused.value) and got == []
+
+
+@pytest.mark.skipif(not which("openssl"), reason="needs openssl to make a certificate")
+def test_a_password_goes_to_a_server_whose_certificate_is_trusted_and_to_no_other(tmp_path, monkeypatch):
+    files = [str(tmp_path / name) for name in ("certificate.pem", "key.pem")]
+    told = [
+        "-nodes",
+        "-subj",
+        "/CN=here",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-out",
+        files[0],
+        "-keyout",
+        files[1],
+    ]
+    elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    subprocess.run(["openssl", "req", "-x509", *elliptic, *told], check=True, capture_output=True)
+    with mail_server(certificate=files) as (port, got):
+        target = Target.of(f"smtps://me:it%27s%20secret@127.0.0.1:{port}?to=a@example.com")
+        with pytest.raises(UndeliveredError, match="CERTIFICATE_VERIFY_FAILED"):
+            target.send(MESSAGE)
+        assert got == []
+        monkeypatch.setenv("SSL_CERT_FILE", files[0])
+        target.send(MESSAGE)
+    [(envelope, _)] = got
+    assert base64.b64decode(envelope[0].removeprefix("AUTH PLAIN ")) == b"\0me\0it's secret"
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,12 @@ from ms_assets.raw.source import Source
 from ms_assets_tests.contract import SCALES
 from ms_assets_tests.loopback_hub import COMMIT, NEXT_COMMIT, serve
 from ms_assets_tests.raw.downloads import DATASET
+from ms_assets_tests.webhook import Webhook
+from ms_assets_tests.workplace import free_port
 
 QUEUE = {"module": "dagster._core.run_coordinator", "class": "QueuedRunCoordinator"}
 SUNDAY = datetime(2026, 11, 22, 12, tzinfo=UTC)
+HOOK = free_port()
 HOUR, WEEK = timedelta(hours=1), timedelta(weeks=1)
 
 
@@ -41,12 +44,12 @@ class Daemon:
         with freeze_time(time):
             [*launch_scheduled_runs(self.workspace, logging.getLogger(), time, {})]
 
-    def sensor_ticks(self, time):
-        """The sensor's tick, and the runs that it asked for by scale."""
+    def sensor_ticks(self, time, name="hub_revision"):
+        """The sensor's tick, and the runs that sensors asked for by scale."""
         before = {run.run_id for run in self.instance.get_runs()}
         with freeze_time(time):
             [*execute_sensor_iteration(self.workspace, logging.getLogger(), None, None)]
-        sensor = self.repository.get_sensor("hub_revision")
+        sensor = self.repository.get_sensor(name)
         [tick, *_] = self.instance.get_ticks(sensor.get_remote_origin_id(), sensor.selector_id, limit=1)
         new = {run.tags[PARTITION_TAG]: run for run in self.instance.get_runs() if run.run_id not in before}
         return tick, new
@@ -66,13 +69,18 @@ def daemon(hub, tmp_path_factory):
         patch.setenv("MS_ASSETS_SOURCE", DATASET)
         patch.setenv("MS_ASSETS_RETRAIN_TIMEZONE", "Europe/Berlin")
         patch.setenv("HF_ENDPOINT", hub.endpoint)
+        patch.setenv("MS_ASSETS_ALERTS", f"http://127.0.0.1:{HOOK}/hook")
         target = ModuleTarget("ms_assets.definitions", None, None, None)
         with (
             dg.instance_for_test(overrides={"run_coordinator": QUEUE}) as instance,
             create_test_daemon_workspace_context(target, instance) as workspace,
         ):
             patch.undo()  # the server has read it
-            yield Daemon(instance, workspace, home)
+            daemon = Daemon(instance, workspace, home)
+            for name in ("run_failures", "check_failures"):
+                alerting = daemon.repository.get_sensor(name)
+                instance.stop_sensor(alerting.get_remote_origin_id(), alerting.selector_id, alerting)
+            yield daemon
 
 
 def test_the_weekly_schedule_launches_one_run_for_its_scale_each_week_and_only_when_switched_on(daemon):
@@ -139,6 +147,23 @@ def test_the_sensor_launches_a_run_for_each_scale_in_use_once_for_a_new_commit_a
         status, reason, new = next_tick(n)
         assert (status, new) == (TickStatus.SKIPPED, {})
         assert reason.startswith(f"{NEXT_COMMIT} is known")
+
+
+def test_an_alert_waits_for_its_target_and_the_daemon_goes_on_meanwhile(daemon):
+    daemon.instance.start_sensor(daemon.repository.get_sensor("run_failures"))
+    run = create_run_for_test(daemon.instance, status=dg.DagsterRunStatus.STARTED, tags={PARTITION_TAG: "50m"})
+    daemon.instance.report_run_failed(run, "The process of this run has died.")
+    later = datetime.now(UTC) + 1000 * HOUR
+    tick, _ = daemon.sensor_ticks(later, "run_failures")
+    assert tick.status == TickStatus.FAILURE
+    assert "MS_ASSETS_ALERTS: http://127.0.0.1 did not take the message about run-failed." in tick.error.cause.message
+    hook = Webhook(HOOK)
+    try:
+        ticks = [daemon.sensor_ticks(later + n * HOUR, "run_failures")[0] for n in (1, 2)]
+    finally:
+        hook.close()
+    assert [tick.tick_data.skip_reason for tick in ticks] == ["1 failures were told", "0 failures were told"]
+    assert [told["run_id"] for told in hook.got] == [run.run_id]
 
 
 def tick(instance, yambda, cursor=None):

@@ -61,10 +61,6 @@ class Publication:
     revision: str
     """Commit of the dataset."""
 
-    def __post_init__(self) -> None:
-        if not REPOSITORY.fullmatch(self.repo):
-            raise PublishError(f"--repo: found {self.repo!r}, expected OWNER/NAME of a model repository")
-
     def contents(self) -> dict[str, Path | bytes]:
         """Files to push by name: those that are there, or their content."""
         settings = json.dumps(self.settings, indent=1, sort_keys=True).encode()
@@ -158,9 +154,15 @@ scores, item_ids = index.search(songs["embedding"].to_numpy()[:1], 10)  # songs 
 
 
 def target(repo: str) -> str:
-    """Address of a model repository."""
+    """Address of a model repository.
+
+    Raises:
+        PublishError: its name is none.
+    """
     from huggingface_hub import constants
 
+    if not REPOSITORY.fullmatch(repo):
+        raise PublishError(f"--repo: found {repo!r}, expected OWNER/NAME of a model repository")
     return f"{constants.ENDPOINT}/{repo}"
 
 
