@@ -8,6 +8,7 @@ from typing import Self
 from ms_assets.machine import described, refuse_beyond, text
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors
+from ms_assets.training.propagation import ENTRIES_AT_ONCE
 from ms_assets.training.rehearsal import number_hidden
 
 logger = logging.getLogger(__name__)
@@ -19,8 +20,8 @@ EDGE = 24
 """Bytes an edge of a graph: its ends and four attributes."""
 BUILDING = 32
 """Bytes an edge while the adjacency is built."""
-LEARNED_LAYER = 3
-"""Tensors of the size of all embeddings that a layer keeps while edge weights are learned."""
+BESIDE = 160 << 20
+"""Bytes of libraries that a training imports, and of small blocks that the C library keeps for the next ones."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Sizes:
 
 
 def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
-    """Estimate the bytes of a training on the CPU at its peak, by purpose, without libraries and the loaded graph.
+    """Estimate the bytes of a training on the CPU at its peak, by purpose, beside the loaded graph.
 
     That is the training itself, or the one with some songs hidden, which follows it and has its own copy of the graph;
     of all ranks, which share nothing but the loaded graph.
@@ -70,38 +71,57 @@ def _estimate_again(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     kept = replace(sizes, n_graph_songs=sizes.n_graph_songs - n_hidden, n_edges=round(share * sizes.n_edges))
     alone = estimate_alone(kept, settings)
     return alone | {
-        "graph without hidden songs": EDGE * kept.n_edges + FLOAT * sizes.audio_dimensions * sizes.n_graph_songs,
-        "training before": LONG * sizes.n_edges + alone["parameters"] // _copies(settings),
+        "graph without hidden songs": EDGE * kept.n_edges + _features(sizes),
+        # Keys, relevance and song of each pair that is hidden.
+        "targets": 3 * LONG * (sizes.n_edges - kept.n_edges),
+        "training before": LONG * sizes.n_edges + alone["parameters"] // _copies(settings) + _spectrum(sizes, settings),
     }
 
 
 def estimate_alone(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
-    """Estimate the bytes of one rank on its device at its peak, by purpose, without libraries and loaded graph."""
+    """Estimate the bytes of one rank on its device at its peak, by purpose, beside the loaded graph."""
     d, nodes = settings.embedding_dim, sizes.n_users + sizes.n_graph_songs
     own = d // settings.ranks
     vectors = nodes * own * FLOAT
     width = settings.audio * sizes.audio_dimensions + settings.metadata * d
     divided = sizes.n_users + settings.song_residual * sizes.n_graph_songs + width
     parameters = FLOAT * (own * divided + d * settings.metadata * sizes.n_owners)
-    # A layer that learns edge weights keeps its input, scaled and unscaled, for its backward pass.
     learned = settings.edge_weights == "learned"
+    # To learn edge weights a layer keeps its input, scaled and unscaled, and its sum. Beside them: layer 0, the result,
+    # its gradient, and what a layer makes of that. Gradients of parameters come when these have gone.
+    layers = 3 * settings.layers + 4 if learned else 7
+    several = settings.ranks > 1
     # For validation a rank collects the columns of all, and puts them together.
-    collected = 1 + 2 * settings.ranks if settings.ranks > 1 else 0
-    layers = max(2, 1 + LEARNED_LAYER * settings.layers if learned else 0, collected)
+    layers = max(layers, several * (1 + 2 * settings.ranks))
     # Both entries of an edge, each two int32; bucket or weight; key of the pair; weight in the loss; order of an epoch.
     held = 2 * 2 * INT + FLOAT + LONG + FLOAT + LONG
-    frozen = 2 * (BYTES[settings.precision] + (FLOAT if settings.precision != "fp32" else 0)) + FLOAT
-    # Weights and entries; gradients of the entries by two layers; those of the weights, twice.
-    learning = FLOAT + 2 * FLOAT + 2 * 2 * FLOAT + 2 * FLOAT
-    return {
+    entries = 2 * (FLOAT if learned else BYTES[settings.precision])
+    parts = {
         "parameters": _copies(settings) * parameters,
-        "song features": (FLOAT * sizes.audio_dimensions + 4 * LONG) * sizes.n_graph_songs,
-        # Metadata and their gradient, of all columns; the sum, the unit vectors, and their gradient.
-        "song encoder": (2 * d + 3 * own) * FLOAT * sizes.n_graph_songs,
+        "song features": _features(sizes),
+        # Where tensors of own columns are small, the gradient of the metadata, of all columns, counts too.
+        "song encoder": (1 + several) * FLOAT * sizes.n_graph_songs * d * settings.metadata,
+        "spectrum": _spectrum(sizes, settings),
         "propagation": layers * vectors,
-        "edges": (held + max(frozen, learning if learned else 0)) * sizes.n_edges,
-        "piece of a step": _piece(sizes, settings),
+        "edges": (held + entries) * sizes.n_edges,
+        "libraries and small blocks": BESIDE,
     }
+    # A step's pieces are gone when its gradient is propagated. Entries then have a gradient, of which some are computed
+    # at a time with two more numbers each. The second layer adds another one, when tensors of the first have gone.
+    at_once, another = min(2 * sizes.n_edges, ENTRIES_AT_ONCE), max(entries * sizes.n_edges - 3 * vectors, 0)
+    gradients = learned * (entries * sizes.n_edges + another + (FLOAT + LONG) * at_once)
+    largest, name = max((_piece(sizes, settings), "piece of a step"), (gradients, "gradients of edges"))
+    return parts | {name: largest}
+
+
+def _features(sizes: Sizes) -> int:
+    """Bytes of a copy of the graph songs' features: audio, and an artist and an album with their offsets."""
+    return (FLOAT * sizes.audio_dimensions + 4 * LONG) * sizes.n_graph_songs
+
+
+def _spectrum(sizes: Sizes, settings: TrainingSettings) -> int:
+    """Bytes of a spectrum, which a graph keeps for its next training."""
+    return FLOAT * settings.embedding_dim * (sizes.n_users + sizes.n_graph_songs) * settings.spectral_start
 
 
 def _copies(settings: TrainingSettings) -> int:
@@ -116,7 +136,7 @@ def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     """
     parts = estimate_alone(sizes, settings)
     again = _estimate_again(sizes, settings)
-    held = {name: again[name] for name in ("graph without hidden songs", "training before") if again}
+    held = {name: again[name] for name in ("graph without hidden songs", "targets", "training before") if again}
     whole = estimate_alone(sizes, settings.model_copy(update={"ranks": 1}))
     of_one = held | {
         "network and its best state": 2 * whole["parameters"] // _copies(settings),
@@ -187,9 +207,12 @@ def _what_fits(sizes: Sizes, settings: TrainingSettings, available: int, device:
 
 
 def _piece(sizes: Sizes, settings: TrainingSettings) -> int:
-    edges = math.ceil(settings.step_size(sizes.n_edges) / settings.n_pieces(sizes.n_edges))
-    negatives = settings.neutral_negatives * math.ceil(edges / settings.group_size)
-    rows = 3 * edges + negatives
-    # Rows and their gradients, split and padded; scores, their losses and gradients, and keys for looking songs up.
-    own = settings.embedding_dim // settings.ranks
-    return 5 * FLOAT * own * rows + (5 * FLOAT + 3 * LONG) * edges * settings.neutral_negatives
+    step, k = settings.step_size(sizes.n_edges), settings.neutral_negatives
+    edges = math.ceil(step / settings.n_pieces(sizes.n_edges))
+    row = FLOAT * settings.embedding_dim // settings.ranks
+    rows = row * (3 * edges + k * math.ceil(edges / settings.group_size))
+    # Two flags of each score; scores, what they become, and gradients of both; users in groups, and gradients of users
+    # and positives. When the scores have gone: the gradients of all rows, in parts and together.
+    largest = 2 * k * edges + rows + max(4 * FLOAT * k * edges + 3 * row * edges, 2 * rows)
+    # Neutral negatives of the whole step; explicit ones, their flags, and users.
+    return largest + LONG * k * math.ceil(step / settings.group_size) + (LONG + 1 + INT) * step

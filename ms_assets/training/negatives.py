@@ -12,6 +12,9 @@ from torch import Tensor
 from ms_assets.interactions import Interactions
 from ms_assets.settings import TrainingSettings
 
+FLAGS_AT_ONCE = 1 << 20
+"""Number of pairs that are looked up in the histories at a time."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -73,9 +76,26 @@ class NegativeSampler:
         parts = (*(part.split(size) for part in (edges, user, hard, has_hard)), neutral.split(groups_at_once))
         for some, users, explicit, has_explicit, shared in zip(*parts, strict=True):
             disliking = has_explicit.nonzero().squeeze(1)
-            drawn = shared.repeat_interleave(settings.group_size, dim=0)[: len(some)]
-            unheard = ~self.is_heard(users[:, None], drawn)
+            unheard = self.unheard(users, shared, settings.group_size)
             yield Piece(some, users, disliking, explicit[disliking], shared, unheard)
+
+    def unheard(self, user: Tensor, drawn: Tensor, group_size: int) -> Tensor:
+        """Flags of the songs drawn for its group that a user has not heard, bool [n, k].
+
+        Some groups at a time, for a search takes 32 bytes for each flag.
+
+        Args:
+            user: users, group after group, the last of which may be short, [n].
+            drawn: songs drawn for each group, int64 [n_groups, k].
+            group_size: number of users in a group.
+        """
+        at_once = max(FLAGS_AT_ONCE // (group_size * drawn.shape[1]), 1)
+        return torch.cat(
+            [
+                ~self.is_heard(some[:, None], songs.repeat_interleave(group_size, dim=0)[: len(some)])
+                for some, songs in zip(user.split(at_once * group_size), drawn.split(at_once), strict=True)
+            ]
+        )
 
     def neutral(self, n_groups: int, n: int, generator: torch.Generator) -> Tensor:
         """Random graph songs, int64 [n_groups, n]."""

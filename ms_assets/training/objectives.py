@@ -96,7 +96,8 @@ def sampled_softmax(
         margin: difference by which a positive should outscore them.
         temperature: τ.
     """
-    difference = (negatives + margin - positive[:, None]) / temperature
-    others = torch.logsumexp(difference.masked_fill(~kept, LEFT_OUT), dim=1)
+    # In place, for nothing of these steps is kept for the gradient but what is left out.
+    difference = (negatives + margin).sub_(positive[:, None]).div_(temperature)
+    others = torch.logsumexp(difference.masked_fill_(~kept, LEFT_OUT), dim=1)
     correction = torch.log(n_songs / kept.sum(dim=1).clamp(min=1))
     return temperature * functional.softplus(others + correction)

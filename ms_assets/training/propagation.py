@@ -145,7 +145,8 @@ class Propagation:
     ) -> None:
         """Freeze edge weights [n_edges]; products run in `precision`, sums over layers in that of x."""
         self.adjacency, self.n_layers, self.precision = adjacency, n_layers, precision
-        self.entries = weights.detach()[adjacency.edge].to(precision)
+        # Indexing would convert the int32 edges of all entries to int64.
+        self.entries = weights.detach().index_select(0, adjacency.edge).to(precision)
         self.roots = adjacency.inverse_root_degrees(weights.detach())[:, None]
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -47,13 +47,21 @@ def train(
         reached = saved["race"] if saved else compared(data, settings, device, validator, columns)
         settings = settings.model_copy(update=_winners(reached))
     trained = trainer.fit(data, settings, device, on_epoch, checkpoint, kept={"race": reached}, columns=columns)
+    trained = replace(trained, race=reached)
     if races and settings.spectral_start:
-        plain = trainer.fit(data, plain_svd(settings), device, last_epoch=0, columns=columns)
-        reached = {**reached, "trained": trained.best.validation_ndcg, "plain SVD": plain.best.validation_ndcg}
-        if plain.best.validation_ndcg > trained.best.validation_ndcg:
-            logger.info("race: the plain SVD, NDCG@%d %.4f", VALIDATION_K, plain.best.validation_ndcg)
-            trained = replace(trained, settings=plain.settings, state=plain.state, best=plain.best)
-    return with_cold_length(data, replace(trained, race=reached), device, columns)
+        trained = _or_plain_svd(data, trained, device, columns)
+    return with_cold_length(data, trained, device, columns)
+
+
+def _or_plain_svd(data: TrainingData, trained: TrainedModel, device: torch.device, columns: Columns) -> TrainedModel:
+    """Take the better of a trained model and the plain SVD; the other one's state is not held any longer."""
+    plain = trainer.fit(data, plain_svd(trained.settings), device, last_epoch=0, columns=columns)
+    reached = {"trained": trained.best.validation_ndcg, "plain SVD": plain.best.validation_ndcg}
+    trained = replace(trained, race={**trained.race, **reached})
+    if reached["plain SVD"] <= reached["trained"]:
+        return trained
+    logger.info("race: the plain SVD, NDCG@%d %.4f", VALIDATION_K, plain.best.validation_ndcg)
+    return replace(trained, settings=plain.settings, state=plain.state, best=plain.best)
 
 
 def compared(

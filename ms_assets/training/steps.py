@@ -10,7 +10,7 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import TrainingData
-from ms_assets.training.negatives import NegativeSampler
+from ms_assets.training.negatives import NegativeSampler, Piece
 from ms_assets.training.network import DIVIDED, Network
 from ms_assets.training.objectives import positive_weights, ranking_loss
 from ms_assets.training.optimizers import optimizer, warm_cosine
@@ -166,16 +166,24 @@ class Steps:
         for piece in self.sampler.pieces(edges, self.user[edges], self.n_pieces, self.settings, self.generator):
             songs = torch.cat([self.song[piece.edges], piece.hard, piece.neutral.flatten()])
             nodes = torch.cat([piece.user, first_song + songs])
-            rows = embeddings.index_select(0, nodes).requires_grad_()
-            weight, n_songs = self.weight[piece.edges], self.sampler.n_graph_songs
-            columns = self.network.columns
-            loss = ranking_loss(piece, weight, rows, n_songs, self.settings, columns) / len(edges)
-            loss.backward()
-            # `index_add_` adds up in a fixed order on the CPU, several times faster than the gradient of `embedding`.
-            gradient.index_add_(0, nodes, rows.grad)
-            total += loss.detach()
+            total += self._add_gradient_of_rows(piece, nodes, embeddings, gradient, len(edges))
         propagated.backward(gradient)
         return float(total)
+
+    def _add_gradient_of_rows(
+        self, piece: Piece, nodes: Tensor, embeddings: Tensor, gradient: Tensor, n_edges: int
+    ) -> Tensor:
+        """Add the gradient of a piece's loss, which counts for a step of n_edges, to that of the embeddings.
+
+        Returns the loss, a scalar. Its rows are gone before the next piece is drawn.
+        """
+        rows = embeddings.index_select(0, nodes).requires_grad_()
+        weight, n_songs = self.weight[piece.edges], self.sampler.n_graph_songs
+        loss = ranking_loss(piece, weight, rows, n_songs, self.settings, self.network.columns) / n_edges
+        (gradient_of_rows,) = torch.autograd.grad(loss, rows)
+        # `index_add_` adds up in a fixed order on the CPU, several times faster than the gradient of `embedding`.
+        gradient.index_add_(0, nodes, gradient_of_rows)
+        return loss.detach()
 
 
 def _generator(state: Tensor) -> torch.Generator:

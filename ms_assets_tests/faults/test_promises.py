@@ -167,7 +167,11 @@ class Home:
             self.manager(key).handle_output(
                 SimpleNamespace(
                     asset_key=ASSET[key], partition_key=SCALE, run_id=run_id, add_output_metadata=lambda known: None,
-                    step_context=SimpleNamespace(set_data_version=lambda key, version: None), **told,
+                    step_context=SimpleNamespace(
+                        set_data_version=lambda key, version: None, run_id=run_id, step=SimpleNamespace(key=step),
+                        instance=SimpleNamespace(get_run_step_stats=lambda run_id, keys: []),
+                    ),
+                    **told,
                 ),
                 self.value(key, before | {key: (token := own(key, before))}),
             )  # fmt: skip

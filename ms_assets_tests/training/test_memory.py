@@ -35,11 +35,11 @@ def test_parameters_their_gradients_moments_and_best_copy_are_counted():
     settings = TrainingSettings(embedding_dim=64, audio=True)
     sizes = Sizes(10, 20, 30, 40, 5)
     # 10 users, 20 songs of the graph, 5 owners and the 192 × 64 projection; five copies of each.
-    assert memory.estimate(sizes, settings)["parameters"] == 5 * 4 * 64 * (10 + 20 + 5 + 192)
+    assert memory.estimate_alone(sizes, settings)["parameters"] == 5 * 4 * 64 * (10 + 20 + 5 + 192)
 
 
 def test_ranks_divide_what_a_card_holds_and_meet_in_main_memory():
-    sizes = Sizes(10, 20, 30, 40, 5)
+    sizes = Sizes(10, 20, 20, 40, 5)
     of_one, of_two = (TrainingSettings(embedding_dim=64, ranks=ranks) for ranks in (1, 2))
     # Half of the columns of 10 users, 20 songs and the projection; all of the 5 owners'; five copies of each.
     parameters = 5 * 4 * (32 * (10 + 20 + 192) + 64 * 5)

@@ -186,20 +186,10 @@ QUICK = {"epochs": 2, "embedding_dim": 8, "temperature": 0.2, "race": False, "re
 EMBEDDINGS = ("training/user_embeddings", "training/song_embeddings")
 
 
-def test_the_asset_asks_for_the_ranks_of_its_settings(platform_at, tmp_path, monkeypatch):
-    def refused(n, work, device, shared, **of_the_first):
-        raise RuntimeError(f"{work.__name__} on {n} ranks of {device}")
-
-    platform = platform_at(tmp_path)
-    plant(platform)
-    monkeypatch.setattr(ranks, "run", refused)
-    with pytest.raises(RuntimeError, match="train on 2 ranks of cpu"):
-        platform.materialise("training/lightgcn", alone=True, config={"training__lightgcn": {**QUICK, "ranks": 2}})
-
-
 @pytest.mark.slow
-def test_embeddings_do_not_tell_how_many_ranks_trained_them(platform_at, tmp_path):
-    platform, tables = platform_at(tmp_path), []
+def test_embeddings_do_not_tell_how_many_ranks_trained_them(platform_at, tmp_path, monkeypatch):
+    platform, tables, run, asked = platform_at(tmp_path), [], ranks.run, []
+    monkeypatch.setattr(ranks, "run", lambda n, *given, **more: asked.append(n) or run(n, *given, **more))
     plant(platform)
     plant_train(platform)
     for n in (1, 2):
@@ -211,3 +201,4 @@ def test_embeddings_do_not_tell_how_many_ranks_trained_them(platform_at, tmp_pat
         for name in ("embedding", "before_refit"):
             found, wanted = (np.stack(table[name].to_list()) for table in (two, one))
             np.testing.assert_allclose(found, wanted, atol=1e-3)
+    assert asked == [1, 1, 2, 2], "the training and its refit"

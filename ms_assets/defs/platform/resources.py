@@ -253,9 +253,12 @@ class MLflow(dg.ConfigurableResource):
 
     def _log_inputs(self, context: dg.AssetExecutionContext, run: MLflowRun) -> None:
         """Record the data that the asset reads, by the records of their origin; a model among its inputs is no data."""
-        records, scale = lineage.of_run(context.run_id), context.partition_key
-        read = [dep.asset_key for dep in context.assets_def.get_asset_spec(context.asset_key).deps]
-        for key, made in records.inputs((key for key in read if key.path[0] in DATA_ROOMS), scale).items():
+        spec, scale = context.assets_def.get_asset_spec(context.asset_key), context.partition_key
+        read = [dep.asset_key for dep in spec.deps if dep.asset_key.path[0] in DATA_ROOMS]
+        if not read:  # nor is there need for records, which a run of other I/O managers has not
+            return
+        records = lineage.of_run(context.run_id)
+        for key, made in records.inputs(read, scale).items():
             run.log_input(f"{key} {scale}", made.version, records.file(dg.AssetKey.from_user_string(key), made))
 
     def registry(self, scale: str) -> Registry:
