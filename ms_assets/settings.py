@@ -232,6 +232,11 @@ class TrainingSettings(Settings):
         description="Take the best settings that training/hyperparameter_study found for this scale; the run config "
         "overrides them.",
     )
+    warm_start: bool = Field(
+        False,
+        description="Begin with the stored training of this scale, of equal size and form, made from earlier events: "
+        "what both know keeps its parameters, and the race's choices hold.",
+    )
     validation_users: int = Field(
         2_000, ge=1, le=LARGEST_COUNT, description="Maximum number of users drawn for validation."
     )

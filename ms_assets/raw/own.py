@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ms_assets.files import reading
 from ms_assets.raw.schema import SourceError
 from ms_assets.streams import Relation
@@ -59,6 +62,18 @@ class Import:
     def revision(self) -> str:
         """Identity as it is shown."""
         return self.identity[:12]
+
+
+def own_ids(numbers: NDArray[np.int64], ids: Relation | None) -> NDArray[Any]:
+    """Ids of the imported data that numbers stand for, int64 or text; the numbers where there are none.
+
+    ids: raw/user_ids or song_ids, whose numbers are dense; None if the table is missing.
+    """
+    if ids is None or not len(ids.limit(1)):
+        return numbers
+    number, own, *_ = ids.columns
+    found = ids.order(number).project(f'"{own}"').to_arrow_table().column(0).to_numpy()[numbers]
+    return found.astype(str) if found.dtype == object else found
 
 
 def with_own_ids(table: Relation, ids: Relation) -> Relation:

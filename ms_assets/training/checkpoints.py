@@ -10,7 +10,9 @@ from ms_assets.training.data import TrainingData
 
 FORMAT = 3
 """Version of checkpoints; it is raised when their content, or its use in training, changes."""
-NOT_IDENTITY = {"accumulation", "checkpoint_seconds", "ranks", "replace_checkpoint", "refit", "use_study"}
+NOT_IDENTITY = {
+    "accumulation", "checkpoint_seconds", "ranks", "replace_checkpoint", "refit", "use_study", "warm_start",
+}  # fmt: skip
 """Settings that do not change the course of a training, apart from rounding."""
 
 
@@ -38,13 +40,13 @@ class Checkpoint:
         """Notes that should outlive a killed process."""
 
     @classmethod
-    def open(cls, file: CheckpointFile, data: TrainingData, settings: TrainingSettings) -> Self:
-        """Open the checkpoint of a training on some data with some settings.
+    def open(cls, file: CheckpointFile, data: TrainingData, settings: TrainingSettings, former: str = "") -> Self:
+        """Open the checkpoint of a training on some data with some settings, and with the version of a former training.
 
         Raises:
             OtherTrainingError: the file is of another training; names the differences, with both values.
         """
-        wanted = identity(data, settings)
+        wanted = {**identity(data, settings), **({"former training": former} if former else {})}
         return cls(file, wanted, _usable(file.load(), wanted, settings.replace_checkpoint))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ms_assets.settings import TrainingSettings
 from ms_assets.streams import Relation
@@ -21,6 +23,16 @@ def training_data(graph: "HeteroData", negatives: Relation, ground_truth: Relati
     explicit = (disliked[name].to_numpy() for name in ("user_id", "song_id"))
     user, song, relevance = (validation[name].to_numpy() for name in ("user_id", "song_id", "adjusted_relevance"))
     return TrainingData(tensors, tensors.pairs(*explicit), tensors.pairs(user, song, relevance=relevance))
+
+
+def last_train_events(train: Relation, n_users: int) -> NDArray[np.int64]:
+    """Second of each user's last train event, int64 [n_users]: −1 for none, the largest if a time is unknown."""
+    unknown = np.iinfo(np.int64).max
+    last = f"if(count(*) > count(timestamp), {unknown}, max(timestamp)::BIGINT) AS last"
+    found = train.aggregate(f"user_id, {last}").to_arrow_table()
+    seconds = np.full(n_users, -1)
+    seconds[found["user_id"].to_numpy()] = found["last"].to_numpy()
+    return seconds
 
 
 def fitted(settings: TrainingSettings, graph: GraphTensors) -> tuple[TrainingSettings, torch.device]:

@@ -18,6 +18,7 @@ from ms_assets.training.rehearsal import with_cold_length
 from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets.training.validation import VALIDATION_K, Validator
+from ms_assets.training.warm import Former
 
 logger = logging.getLogger(__name__)
 
@@ -33,20 +34,25 @@ def train(
     device: torch.device,
     on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     checkpoint: Checkpoint | None = None,
+    former: Former | None = None,
     columns: Columns = WHOLE,
 ) -> TrainedModel:
     """Train with what wins the race, and fit the length of cold songs; arguments and errors as in `trainer.fit`.
 
-    The race is deterministic. Without validation users, or with `race` off, there is none.
+    The race is deterministic. Without validation users, or with `race` off, there is none; what it has chosen for a
+    former training holds for one that begins with it.
     """
+    settings = former.chosen(settings) if former else settings
     validator = Validator.of(data, settings)
     reached: dict[str, float] = {}
     races = settings.race and len(validator.users) > 0
     if races:
         saved = checkpoint.state if checkpoint else None
-        reached = saved["race"] if saved else compared(data, settings, device, validator, columns)
+        reached = saved["race"] if saved else {} if former else compared(data, settings, device, validator, columns)
         settings = settings.model_copy(update=_winners(reached))
-    trained = trainer.fit(data, settings, device, on_epoch, checkpoint, kept={"race": reached}, columns=columns)
+    trained = trainer.fit(
+        data, settings, device, on_epoch, checkpoint, kept={"race": reached}, former=former, columns=columns
+    )
     trained = replace(trained, race=reached)
     if races and settings.spectral_start:
         trained = _or_plain_svd(data, trained, device, columns)

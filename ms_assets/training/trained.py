@@ -45,6 +45,8 @@ class TrainedModel:
     inputs: dict[str, str] = field(default_factory=dict)
     """Data version of each artefact that the model was trained on, by asset key."""
     mlflow_run_id: str = ""
+    nodes: dict[str, Any] = field(default_factory=dict)
+    """Users and songs, as `warm.nodes` describes them, for a later training to begin with this one."""
 
     def network(self, graph: "GraphTensors") -> "Network":
         """Build the network over a graph with these parameters."""

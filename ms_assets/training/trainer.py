@@ -18,6 +18,7 @@ from ms_assets.training.spectral import start_from_spectrum
 from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets.training.validation import VALIDATION_K, Validator
+from ms_assets.training.warm import Former, start_from_former
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     last_epoch: int | None = None,
     kept: dict[str, Any] | None = None,
+    former: Former | None = None,
     columns: Columns = WHOLE,
 ) -> TrainedModel:
     """Train on the graph's edges until validation no longer improves.
@@ -65,6 +67,7 @@ def fit(
         checkpoint: state to resume from, and file in which the state is saved during training.
         last_epoch: epoch after which to stop, 0 for the start; learning rates stay those of `settings.epochs` epochs.
         kept: plain values to keep in the checkpoint's state.
+        former: training to begin with.
         columns: columns that this process trains; the first of several processes saves, is asked by `on_epoch`, and
             returns the whole model, the others return their columns of it.
 
@@ -73,7 +76,7 @@ def fit(
         DivergedError: the loss is not finite before the first epoch ends.
     """
     saved = checkpoint.state if checkpoint else None
-    network = initial_network(data.graph, settings, saved is None, columns)
+    network = initial_network(data.graph, settings, saved is None, former, columns)
     steps, validator = Steps(network.to(device), data, settings), Validator.of(data, settings)
     if saved:
         steps.load_state_dict(saved["steps"])
@@ -125,19 +128,16 @@ def short(settings: TrainingSettings) -> TrainingSettings:
 
 
 def refit(
-    data: TrainingData,
-    fitted: TrainedModel,
-    device: torch.device,
-    checkpoint: Checkpoint | None = None,
-    columns: Columns = WHOLE,
-) -> TrainedModel:
+    data: TrainingData, fitted: TrainedModel, device: torch.device, checkpoint: Checkpoint | None = None,
+    former: Former | None = None, columns: Columns = WHOLE,
+) -> TrainedModel:  # fmt: skip
     """Train again on data with the validation part, for the number of epochs that was best without it.
 
     Returns `fitted` with the new state beside its own; history and best epoch stay those with validation.
     """
     logger.info("training again on train and validation, %d epochs", fitted.best.number)
-    last_epoch = fitted.best.number
-    again = fit(data, fitted.settings, device, checkpoint=checkpoint, last_epoch=last_epoch, columns=columns)
+    last = fitted.best.number
+    again = fit(data, fitted.settings, device, checkpoint=checkpoint, last_epoch=last, former=former, columns=columns)
     state = {**again.state, "cold_length": fitted.state["cold_length"]}
     return replace(fitted, state=state, unrefitted=fitted.state, diverged=fitted.diverged or again.diverged)
 
@@ -176,10 +176,17 @@ class Clock:
         self._due = now + (max(self._interval, 9 * (now - began)) if self._interval else 0.0)
 
 
-def initial_network(graph: GraphTensors, settings: TrainingSettings, start: bool, columns: Columns = WHOLE) -> Network:
+def initial_network(
+    graph: GraphTensors,
+    settings: TrainingSettings,
+    start: bool,
+    former: Former | None = None,
+    columns: Columns = WHOLE,
+) -> Network:
     """Build the network that training begins with, on the CPU.
 
-    start: from the spectrum, if the settings say so; the first of several processes takes it for all.
+    start: from the spectrum, if the settings say so, and then from a former training, if there is one; the first of
+    several processes takes it for all.
 
     Raises:
         ValueError: the graph has no edges.
@@ -195,6 +202,8 @@ def initial_network(graph: GraphTensors, settings: TrainingSettings, start: bool
         network = Network(graph, settings)
     if start and settings.spectral_start and columns.first:
         start_from_spectrum(network, graph.features, settings, graph.spectra)
+    if start and former and columns.first:
+        start_from_former(network, graph, former)
     network.divide(columns)
     return network
 

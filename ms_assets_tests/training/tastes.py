@@ -48,7 +48,10 @@ def plant(platform):
         orient="row",
     )
     nobody = pl.DataFrame(schema={"user_id": pl.Int32, "song_id": pl.Int32})
-    events = {"user_id": pl.Int32, "song_id": pl.Int32, "event_type": pl.String, "played_ratio": pl.Float64}
+    events = {
+        "user_id": pl.Int32, "song_id": pl.Int32, "event_type": pl.String, "played_ratio": pl.Float64,
+        "timestamp": pl.Int64,
+    }  # fmt: skip
     tables = {"splits/ground_truth": truth, "splits/negatives": nobody}
     tables |= {f"splits/{name}": pl.DataFrame(schema=events) for name in ("train", "validation")}
     for key, table in tables.items():
@@ -67,5 +70,6 @@ def plant_train(platform):
     user, song = GRAPH[INTERACTS].edge_index.numpy()
     events = pl.read_parquet(platform.file("splits/train")).clear()
     heard = pl.DataFrame({"user_id": user, "song_id": song, "event_type": "listen", "played_ratio": 0.9})
+    heard = heard.with_columns(timestamp=0)
     events.extend(heard.cast(dict(events.schema))).write_parquet(platform.file("splits/train"))
     platform.record("splits/train")

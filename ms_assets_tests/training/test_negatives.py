@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ms_assets.interactions import Interactions
+from ms_assets.training import negatives
 from ms_assets.training.negatives import NegativeSampler
 
 N_USERS, N_SONGS, N_GRAPH_SONGS = 6, 12, 9
@@ -90,3 +91,12 @@ def test_the_same_generator_draws_the_same_again(sampler):
     for draw in (lambda g: sampler.neutral(5, 8, g), lambda g: sampler.hard(user, g)[0]):
         assert torch.equal(draw(generator(7)), draw(generator(7)))
         assert not torch.equal(draw(generator(7)), draw(generator(8)))
+
+
+@pytest.mark.parametrize("at_once", [1, 12, 1 << 20])
+def test_songs_of_a_group_are_told_apart_for_any_number_of_pairs_at_a_time(sampler, monkeypatch, at_once):
+    monkeypatch.setattr(negatives, "FLAGS_AT_ONCE", at_once)
+    users, drawn = torch.tensor([0, 1, 5, 3, 2]), torch.tensor([[0, 8, 3], [8, 3, 1], [3, 0, 8]])
+    # Groups of two, the last of which is short.
+    expected = [[(user, song) not in HEARD for song in drawn[n // 2].tolist()] for n, user in enumerate(users.tolist())]
+    assert sampler.unheard(users, drawn, 2).tolist() == expected

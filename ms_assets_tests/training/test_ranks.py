@@ -104,7 +104,7 @@ def test_a_step_sums_what_the_arithmetic_says_whatever_the_number_of_ranks(learn
     edges = torch.arange(0, 720, 3)
 
     def step(columns):
-        steps = Steps(trainer.initial_network(DATA.graph, settings, False, columns), DATA, settings)
+        steps = Steps(trainer.initial_network(DATA.graph, settings, False, columns=columns), DATA, settings)
         steps.n_done = 0 if learning else 1
         before = columns.n_bytes
         steps._step(edges)
@@ -129,7 +129,7 @@ def test_a_step_sums_what_the_arithmetic_says_whatever_the_number_of_ranks(learn
 def test_every_parameter_is_divided_by_columns_or_held_whole():
     settings = settings_of(**FEW, spectral_start=False)
     whole = dict(trainer.initial_network(DATA.graph, settings, False).named_parameters())
-    networks = in_threads(2, lambda columns: trainer.initial_network(DATA.graph, settings, False, columns))
+    networks = in_threads(2, lambda columns: trainer.initial_network(DATA.graph, settings, False, columns=columns))
     for parts in zip(*(network.named_parameters() for network in networks), strict=True):
         [name, other], (left, right) = zip(*parts, strict=True)
         assert name == other

@@ -117,6 +117,10 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         """Stored materialisations of an asset's inputs, by key; refused if they do not belong together."""
         return self.lineage.inputs((dep.asset_key for dep in spec.deps), scale)
 
+    def stored(self, key: dg.AssetKey, scale: str) -> Any:
+        """Stored artefact of an asset that is not an input of the step; None if there is none."""
+        return self.read(self._path(key, scale)) if self.lineage.history(key, scale) else None
+
     def load_input(self, context: dg.InputContext) -> Any:
         """Read the artefact of the run's scale; if it is missing, the error names the asset to materialise.
 
@@ -193,10 +197,6 @@ class TableIOManager(ArtefactIOManager):
     def read(self, path: Path) -> Relation:
         """Read the table as a relation, lazily."""
         return stored_table(self.duckdb.connection, path)
-
-    def stored(self, key: dg.AssetKey, scale: str) -> Relation | None:
-        """Stored table of an asset that is not an input of the step; None if there is none."""
-        return self.read(self._path(key, scale)) if self.lineage.history(key, scale) else None
 
     @contextmanager
     def drafts(self, keys: dict[str, dg.AssetKey], scale: str) -> Iterator[dict[str, TableWriter]]:

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from ms_assets import pictures
-from ms_assets.defs.platform import shown
+from ms_assets.defs.platform import lineage, shown
 from ms_assets.defs.platform.io_managers import ModelIOManager, TableIOManager
 from ms_assets.defs.platform.resources import DuckDB, MLflow, StudyStorage
 from ms_assets.defs.platform.scales import (
@@ -27,6 +27,7 @@ from ms_assets.defs.platform.scales import (
 )
 from ms_assets.defs.platform.schemas import columns
 from ms_assets.machine import described
+from ms_assets.raw.own import own_ids
 from ms_assets.settings import AblationSettings, StudySettings, TrainingSettings
 from ms_assets.streams import Relation
 from ms_assets.vectors import embedding_columns
@@ -34,27 +35,32 @@ from ms_assets.vectors import embedding_columns
 asset = room("training")
 STUDY = dg.AssetKey(["training", "hyperparameter_study"])
 GRAPH, REFIT = assets_of("graph", "bipartite_graph"), assets_of("splits", "train", "validation")
+OWN_IDS = assets_of("raw", "user_ids", "song_ids", optional=True)
+FORMER = "former training"
+"""Origin of a training that began with another one, and of everything made from it."""
 TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 
 
 @asset(
     kinds={"pytorch", "mlflow"},
     pool="gpu",
-    code_version="7",
+    code_version="8",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
-    ins=TRAINED_ON | REFIT,
+    ins=TRAINED_ON | REFIT | OWN_IDS,
 )
 def lightgcn(
     context: dg.AssetExecutionContext, bipartite_graph: Any, mlflow: MLflow,
-    model_files: dg.ResourceParam[ModelIOManager], io_manager: dg.ResourceParam[TableIOManager], **splits: Relation,
+    model_files: dg.ResourceParam[ModelIOManager], io_manager: dg.ResourceParam[TableIOManager],
+    user_ids: Relation | None, song_ids: Relation | None, **splits: Relation,
 ) -> dg.MaterializeResult:  # fmt: skip
     """LightGCN model of the best epoch by validation NDCG, with its settings and its MLflow run.
 
     LightGCN learns a vector for every user and song, such that users lie near the songs that they listen to. Curves and
-    pictures are in the metadata and in MLflow; an interrupted training resumes from its last checkpoint.
+    pictures are in the metadata and in MLflow; an interrupted training resumes from its last checkpoint. With
+    `warm_start` it begins with the stored training, whose version is an origin of this one then.
     """
-    from ms_assets.training import diagnostics, figures, inputs, memory, race, ranks, refit, trainer
+    from ms_assets.training import diagnostics, figures, inputs, memory, race, ranks, refit, trainer, warm
     from ms_assets.training.checkpoints import Checkpoint
 
     data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
@@ -63,19 +69,29 @@ def lightgcn(
     inputs_now = model_files.inputs_of(context.assets_def.get_asset_spec(context.asset_key), context.partition_key)
     versions = {key: made.version for key, made in inputs_now.items()}
     file = partial(model_files.checkpoint, context.asset_key, context.partition_key)
-    checkpoint = Checkpoint.open(file("fit"), data, settings)
+    user, song = (
+        own_ids(bipartite_graph["user"].uid.numpy(), user_ids),
+        own_ids(bipartite_graph["song"].item_id.numpy(), song_ids),
+    )
+    nodes = warm.nodes(bipartite_graph, user, song, inputs.last_train_events(splits["train"], data.graph.n_users))
+    former, former_version = None, ""
+    if settings.warm_start:
+        before, former_version = _former_training(context, model_files)
+        former = warm.Former.of(before, nodes, settings)
+    checkpoint = Checkpoint.open(file("fit"), data, settings, former_version)
     with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:
         checkpoint.notes["mlflow_run_id"] = run.run_id
-        run.log_settings({**settings.model_dump(), "device": str(device)})
+        run.log_settings({**settings.model_dump(), "device": str(device), "former_training": former_version})
+        given = {"data": data, "settings": settings, "checkpoint": checkpoint, "former": former}
         trained = ranks.run(
-            settings.ranks, race.train, device, {"data": data, "settings": settings, "checkpoint": checkpoint},
+            settings.ranks, race.train, device, given,
             on_epoch=lambda epoch: run.log_metrics(asdict(epoch), step=epoch.number),
         )  # fmt: skip
         if settings.refit:
             parts = (splits[name] for name in ("negatives", "train", "validation"))
             data = refit.refit_data(io_manager.duckdb.connection, bipartite_graph, *parts)
-            again = Checkpoint.open(file("refit"), data, settings)
-            given = {"data": data, "fitted": trained, "checkpoint": again}
+            again = Checkpoint.open(file("refit"), data, settings, former_version)
+            given = {"data": data, "fitted": trained, "checkpoint": again, "former": former}
             trained = ranks.run(settings.ranks, trainer.refit, device, given)
             again.finish()
         checkpoint.finish()
@@ -85,8 +101,9 @@ def lightgcn(
         for name, image in drawn.items():
             run.log_picture(image, f"{name.replace(' ', '_')}.png")
     return dg.MaterializeResult(
-        value=replace(trained, inputs=versions, mlflow_run_id=run.run_id),
+        value=replace(trained, inputs=versions, mlflow_run_id=run.run_id, nodes=nodes),
         metadata={
+            **({lineage.MADE_TOGETHER: {FORMER: former_version}} if former else {}),
             "best_epoch": trained.best.number,
             "best_validation_ndcg": round(trained.best.validation_ndcg, 4),
             "epochs": len(trained.history),
@@ -99,6 +116,17 @@ def lightgcn(
             **shown.images(drawn),
         },
     )
+
+
+def _former_training(context: dg.AssetExecutionContext, models: ModelIOManager) -> tuple[Any, str]:
+    """Stored training of the scale, which passed its checks, and its version."""
+    key, scale = context.asset_key, context.partition_key
+    if not (stored := models.lineage.inputs([key], scale)):
+        raise ValueError(
+            f"warm_start: {key.to_user_string()} of {scale} has no former training; train without warm_start first"
+        )
+    [made] = stored.values()
+    return models.stored(key, scale), made.version
 
 
 def _training_settings(context: dg.AssetExecutionContext, tables: TableIOManager) -> TrainingSettings:
@@ -234,7 +262,7 @@ def ablation(
     from ms_assets.training import ablation as ablations
     from ms_assets.training import experiments, inputs
 
-    base = lightgcn.settings.model_copy(update={"refit": False, "ranks": 1})
+    base = lightgcn.settings.model_copy(update={"refit": False, "warm_start": False, "ranks": 1})
     seeds = range(settings_of(context, AblationSettings).seeds)
     data = inputs.training_data(bipartite_graph, negatives, ground_truth)
     with mlflow.run(context) as run:
