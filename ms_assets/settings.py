@@ -242,6 +242,22 @@ class TrainingSettings(Settings):
     )
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of every random choice in training.")
     device: Device = Field("auto", description="Compute device: auto, cpu, cuda or cuda:N.")
+    ranks: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes of this machine that train together, each with as many columns of the embeddings, on "
+        "cores of the CPU or a card each; the result stays the same, apart from rounding.",
+    )
+
+    @model_validator(mode="after")
+    def _columns_can_be_divided(self) -> Self:
+        if self.embedding_dim % self.ranks:
+            raise ValueError(
+                f"ranks: found {self.ranks}, expected a divisor of embedding_dim ({self.embedding_dim}), for each rank "
+                "holds as many columns"
+            )
+        return self
 
     @model_validator(mode="after")
     def _songs_are_something(self) -> Self:

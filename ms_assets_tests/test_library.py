@@ -363,7 +363,7 @@ def test_a_setting_that_nobody_knows_is_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("use_study", True), ("replace_checkpoint", True), ("checkpoint_seconds", 5)]
+    ("name", "value"), [("use_study", True), ("replace_checkpoint", True), ("checkpoint_seconds", 5), ("ranks", 2)]
 )
 def test_a_setting_that_only_the_asset_acts_on_is_refused_by_name(name, value):
     said = f"{name}: found {float(value) if name == 'checkpoint_seconds' else value}, expected none, for only the asset"

@@ -15,8 +15,8 @@ from ms_assets.settings import TrainingSettings, validated
 from ms_assets.vectors import Ragged
 
 TINY = 1e-30
-OF_THE_ASSET = ("use_study", "replace_checkpoint", "checkpoint_seconds", "warm_start")
-"""Settings that concern the study, the checkpoints and the stored model of the asset, which a recommender has not."""
+OF_THE_ASSET = ("use_study", "replace_checkpoint", "checkpoint_seconds", "warm_start", "ranks")
+"""Settings that concern the study, the checkpoints, the stored model and the processes of the asset alone."""
 BLEND_GRID: list[dict[str, float]] = [
     *(
         {"replay_weight": weight, "decay": decay}

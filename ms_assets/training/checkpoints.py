@@ -10,7 +10,9 @@ from ms_assets.training.data import TrainingData
 
 FORMAT = 3
 """Version of checkpoints; it is raised when their content, or its use in training, changes."""
-NOT_IDENTITY = {"accumulation", "checkpoint_seconds", "replace_checkpoint", "refit", "use_study", "warm_start"}
+NOT_IDENTITY = {
+    "accumulation", "checkpoint_seconds", "ranks", "replace_checkpoint", "refit", "use_study", "warm_start",
+}  # fmt: skip
 """Settings that do not change the course of a training, apart from rounding."""
 
 
@@ -46,6 +48,10 @@ class Checkpoint:
         """
         wanted = {**identity(data, settings), **({"former training": former} if former else {})}
         return cls(file, wanted, _usable(file.load(), wanted, settings.replace_checkpoint))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for other ranks, which resume from what was saved, and save nothing."""
+        return vars(self) | {"_file": None}
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state."""

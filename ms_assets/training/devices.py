@@ -1,5 +1,7 @@
 """Compute device of a training, and its free memory."""
 
+import os
+
 import torch
 
 from ms_assets.machine import free_memory
@@ -18,6 +20,21 @@ def resolve(wanted: str) -> torch.device:
     if device.type == "cuda" and f"cuda:{device.index or 0}" not in here:
         raise ValueError(f"device: found {wanted!r}, but this machine has {', '.join(here)}")
     return device
+
+
+def refuse_too_many(ranks: int, wanted: str) -> None:
+    """Check that each of several ranks has a core of the CPU, or the card of its number.
+
+    Raises:
+        ValueError: the machine has fewer, or one card is wanted for all.
+    """
+    device = resolve(wanted)
+    on_cards = device.type == "cuda"
+    there, what = (torch.cuda.device_count(), "CUDA cards") if on_cards else (os.cpu_count() or 1, "cores")
+    if ranks > there:
+        raise ValueError(f"ranks: found {ranks}, but this machine has {there} {what}")
+    if ranks > 1 and device.index is not None:
+        raise ValueError(f"device: found {wanted!r} with {ranks} ranks, expected cuda, for they take cards from 0 on")
 
 
 def free_bytes(device: torch.device) -> int:

@@ -39,11 +39,12 @@ def fitted(settings: TrainingSettings, graph: GraphTensors) -> tuple[TrainingSet
     """Adapt settings to the memory of the device that they name; returns them and the device.
 
     Raises:
-        ValueError: this machine has no such device.
+        ValueError: this machine has no such device, or not enough of them for the ranks.
         NotEnoughMemoryError: not even the smallest pieces of a step fit on the device, or, where that is another, main
             memory does not hold the graph's network.
     """
     device, sizes = devices.resolve(settings.device), memory.Sizes.of(graph)
+    devices.refuse_too_many(settings.ranks, settings.device)
     if device.type != "cpu":
         memory.refuse_without_room_beside(sizes, settings, devices.free_bytes(torch.device("cpu")))
     return memory.fitted(sizes, settings, devices.free_bytes(device), str(device)), device

@@ -46,11 +46,20 @@ class Sizes:
 def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     """Estimate the bytes of a training on the CPU at its peak, by purpose, beside the loaded graph.
 
-    That is the training itself, or the one with some songs hidden, which follows it and has its own copy of the graph.
+    That is the training itself, or the one with some songs hidden, which follows it and has its own copy of the graph;
+    of all ranks, which share nothing but the loaded graph.
     """
-    return max(
-        (estimate_alone(sizes, settings), _estimate_again(sizes, settings)), key=lambda parts: sum(parts.values())
-    )
+    trainings = (estimate_alone(sizes, settings), _estimate_again(sizes, settings))
+    largest = max(trainings, key=lambda parts: sum(parts.values()))
+    return {name: settings.ranks * part for name, part in largest.items()} | _first_rank(sizes, settings)
+
+
+def _first_rank(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
+    """Estimate what the first of several ranks holds in main memory of the others' columns while it saves."""
+    if settings.ranks == 1:
+        return {}
+    alone = estimate_alone(sizes, settings.model_copy(update={"ranks": 1}))
+    return {"columns of all ranks": (_copies(settings) - 1) * alone["parameters"] // _copies(settings)}
 
 
 def _estimate_again(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
@@ -70,26 +79,28 @@ def _estimate_again(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
 
 
 def estimate_alone(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
-    """Estimate the bytes of one training on its device at its peak, by purpose, beside the loaded graph."""
+    """Estimate the bytes of one rank on its device at its peak, by purpose, beside the loaded graph."""
     d, nodes = settings.embedding_dim, sizes.n_users + sizes.n_graph_songs
-    vectors = nodes * d * FLOAT
+    own = d // settings.ranks
+    vectors = nodes * own * FLOAT
     width = settings.audio * sizes.audio_dimensions + settings.metadata * d
-    parameters = (
-        FLOAT
-        * d
-        * (sizes.n_users + settings.metadata * sizes.n_owners + settings.song_residual * sizes.n_graph_songs + width)
-    )
+    divided = sizes.n_users + settings.song_residual * sizes.n_graph_songs + width
+    parameters = FLOAT * (own * divided + d * settings.metadata * sizes.n_owners)
     learned = settings.edge_weights == "learned"
     # To learn edge weights a layer keeps its input, scaled and unscaled, and its sum. Beside them: layer 0, the result,
     # its gradient, and what a layer makes of that. Gradients of parameters come when these have gone.
     layers = 3 * settings.layers + 4 if learned else 7
+    several = settings.ranks > 1
+    # For validation a rank collects the columns of all, and puts them together.
+    layers = max(layers, several * (1 + 2 * settings.ranks))
     # Both entries of an edge, each two int32; bucket or weight; key of the pair; weight in the loss; order of an epoch.
     held = 2 * 2 * INT + FLOAT + LONG + FLOAT + LONG
     entries = 2 * (FLOAT if learned else BYTES[settings.precision])
     parts = {
         "parameters": _copies(settings) * parameters,
         "song features": _features(sizes),
-        "song encoder": FLOAT * sizes.n_graph_songs * d * settings.metadata,
+        # Where tensors of own columns are small, the gradient of the metadata, of all columns, counts too.
+        "song encoder": (1 + several) * FLOAT * sizes.n_graph_songs * d * settings.metadata,
         "spectrum": _spectrum(sizes, settings),
         "propagation": layers * vectors,
         "edges": (held + entries) * sizes.n_edges,
@@ -126,12 +137,14 @@ def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     parts = estimate_alone(sizes, settings)
     again = _estimate_again(sizes, settings)
     held = {name: again[name] for name in ("graph without hidden songs", "targets", "training before") if again}
-    return held | {
-        "network and its best state": 2 * parts["parameters"] // _copies(settings),
+    whole = estimate_alone(sizes, settings.model_copy(update={"ranks": 1}))
+    of_one = held | {
+        "network and its best state": 2 * whole["parameters"] // _copies(settings),
         "song features": parts["song features"],
         # Rows of the adjacency and what counting them takes; bucket, key of the pair, weight in the loss, order.
         "edges": (BUILDING + FLOAT + LONG + FLOAT + LONG) * sizes.n_edges,
     }
+    return {name: settings.ranks * part for name, part in of_one.items()} | _first_rank(sizes, settings)
 
 
 def estimate_on(device: str, sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
@@ -187,7 +200,8 @@ def _what_fits(sizes: Sizes, settings: TrainingSettings, available: int, device:
     """Say, for the error, with what dimensions the training would fit; empty if with none."""
     for dimensions in (64, 32, 16, 8):
         smaller = settings.model_copy(update={"embedding_dim": dimensions})
-        if dimensions < settings.embedding_dim and sum(estimate_on(device, sizes, smaller).values()) <= available:
+        possible = dimensions < settings.embedding_dim and dimensions % settings.ranks == 0
+        if possible and sum(estimate_on(device, sizes, smaller).values()) <= available:
             return f", enough for embedding_dim {dimensions}"
     return ""
 
@@ -195,7 +209,7 @@ def _what_fits(sizes: Sizes, settings: TrainingSettings, available: int, device:
 def _piece(sizes: Sizes, settings: TrainingSettings) -> int:
     step, k = settings.step_size(sizes.n_edges), settings.neutral_negatives
     edges = math.ceil(step / settings.n_pieces(sizes.n_edges))
-    row = FLOAT * settings.embedding_dim
+    row = FLOAT * settings.embedding_dim // settings.ranks
     rows = row * (3 * edges + k * math.ceil(edges / settings.group_size))
     # Two flags of each score; scores, what they become, and gradients of both; users in groups, and gradients of users
     # and positives. When the scores have gone: the gradients of all rows, in parts and together.

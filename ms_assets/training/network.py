@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ms_assets.settings import TrainingSettings
+from ms_assets.training.columns import WHOLE, Columns
 from ms_assets.training.data import GraphTensors, SongFeatures
 from ms_assets.training.edge_weights import edge_weights
 from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
@@ -32,27 +33,30 @@ class _Unit(torch.autograd.Function):
     """Unit rows x / ‖x‖; the gradient of `functional.normalize` takes several times as many passes over memory."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        lengths = x.norm(dim=1, keepdim=True).clamp_(min=SHORTEST)
+    def forward(ctx: Any, x: Tensor, columns: Columns) -> Tensor:
+        lengths = columns.norm(x.norm(dim=1, keepdim=True)).clamp_(min=SHORTEST)
         y = x / lengths
         ctx.save_for_backward(y, lengths)
+        ctx.columns = columns
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         y, lengths = ctx.saved_tensors
-        along = (gradient * y).sum(dim=1, keepdim=True)
-        return torch.addcmul(gradient, y, along, value=-1).div_(lengths)
+        along = ctx.columns.sum((gradient * y).sum(dim=1, keepdim=True))
+        return torch.addcmul(gradient, y, along, value=-1).div_(lengths), None
 
 
 SHORTEST = 1e-12
 MOST_REGRESSED = 200_000
 """Largest number of graph songs to which directions of cold songs are regressed."""
+DIVIDED = {"users": 1, "residual": 1, "encoder.projection.weight": 0, "encoder.projection.bias": 0}
+"""Parameters that are divided by columns, and the dimension of the columns; all others are held whole."""
 
 
-def unit(x: Tensor) -> Tensor:
-    """Scale rows to length 1; [n, d]."""
-    return _Unit.apply(x)
+def unit(x: Tensor, columns: Columns = WHOLE) -> Tensor:
+    """Scale rows to length 1; [n, d], or own columns of it."""
+    return _Unit.apply(x, columns)
 
 
 def log_lengths(degrees: Tensor, power: float) -> Tensor:
@@ -139,6 +143,7 @@ class Network(nn.Module):
 
     residual: nn.Parameter | None
     cold_length: Tensor
+    columns = WHOLE
 
     def __init__(self, graph: GraphTensors, settings: TrainingSettings) -> None:
         super().__init__()
@@ -158,13 +163,30 @@ class Network(nn.Module):
         self.log_lengths = nn.Parameter(lengths, requires_grad=settings.song_lengths)
         self.register_buffer("cold_length", torch.tensor(1.0))
 
+    @torch.no_grad()
+    def divide(self, columns: Columns) -> None:
+        """Take over the parameters of the first process's network, own columns alone of those that are divided."""
+        for tensor in self.state_dict().values():
+            columns.copy_first(tensor)
+        self.columns = columns
+        for name, parameter in self.named_parameters():
+            parameter.data = self.own(name, parameter.data)
+
+    def own(self, name: str, x: Tensor) -> Tensor:
+        """Own columns of a parameter, or of what an optimiser keeps of it, by the parameter's name."""
+        return self.columns.own(x, DIVIDED.get(name) if x.dim() else None)
+
+    def whole(self, name: str, x: Tensor) -> Tensor:
+        """Make in the first process the whole of what `own` divides; all processes have to ask for it."""
+        return self.columns.all_in_first(x, DIVIDED[name]) if name in DIVIDED and x.dim() else x
+
     def start(self, features: SongFeatures) -> Tensor:
         """Layer 0: users, graph songs, then cold songs, float32 [n_users + n_songs, d]."""
         songs = self.encoder(features)
         if self.residual is not None:
             n = self.n_graph_songs
             songs = torch.cat([songs[:n] + self.residual, songs[n:]])
-        return unit(torch.cat([self.users, songs]))
+        return unit(torch.cat([self.users, songs]), self.columns)
 
     def frozen_propagation(self) -> Propagation:
         """Propagation P with the current edge weights, frozen."""
@@ -172,7 +194,7 @@ class Network(nn.Module):
             return Propagation(self.adjacency, self.edge_weights(), self.n_layers, self.precision)
 
     def forward(self, features: SongFeatures, propagation: Propagation | None = None) -> Tensor:
-        """Embeddings of users, of length 1, and of the songs in `features`, [n_users + n_songs, d].
+        """Embeddings of users, of length 1, and of the songs in `features`, own columns, [n_users + n_songs, d].
 
         features: graph songs first. With a frozen propagation the edge weights get no gradient.
         """
@@ -181,7 +203,7 @@ class Network(nn.Module):
             warm = propagate_learning(self.adjacency, self.edge_weights(), start[:n_nodes], self.n_layers)
         else:
             warm = propagation(start[:n_nodes])
-        directions = torch.cat([unit(warm), start[n_nodes:]])
+        directions = torch.cat([unit(warm, self.columns), start[n_nodes:]])
         of_users, of_cold = self.cold_length.new_ones(self.n_users), self.cold_length.expand(len(start) - n_nodes)
         return directions * torch.cat([of_users, self.log_lengths.exp(), of_cold])[:, None]
 

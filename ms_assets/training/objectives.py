@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from ms_assets.events import POSITIVES, UnknownEventTypeError, name_of
 from ms_assets.settings import TrainingSettings
+from ms_assets.training.columns import WHOLE, Columns
 from ms_assets.training.negatives import Piece
 
 LEFT_OUT = -1e9
@@ -28,7 +29,9 @@ def positive_weights(edge_attributes: Tensor) -> Tensor:
     return weights
 
 
-def ranking_loss(piece: Piece, weight: Tensor, rows: Tensor, n_songs: int, settings: TrainingSettings) -> Tensor:
+def ranking_loss(
+    piece: Piece, weight: Tensor, rows: Tensor, n_songs: int, settings: TrainingSettings, columns: Columns = WHOLE
+) -> Tensor:
     """Sum of the weighted losses of a piece's positives, a scalar.
 
     Args:
@@ -37,28 +40,32 @@ def ranking_loss(piece: Piece, weight: Tensor, rows: Tensor, n_songs: int, setti
         rows: embeddings of the n users, their n positive songs, `piece.hard` and `piece.neutral`, in this order.
         n_songs: songs that the neutral negatives were drawn from.
         settings: objective, margin, temperature and weights.
+        columns: columns of the embeddings that `rows` has.
     """
     n = len(piece.edges)
     users, positive, hard, neutral = rows.split([n, n, len(piece.hard), piece.neutral.numel()])
-    positive = (users * positive).sum(dim=1)
-    losses = settings.neutral_weight * _neutral_losses(piece, users, positive, neutral, n_songs, settings)
+    positive = columns.sum((users * positive).sum(dim=1))
+    scores = columns.sum(_neutral_scores(piece, users, neutral, settings.group_size))
+    losses = settings.neutral_weight * _neutral_losses(piece, positive, scores, n_songs, settings)
     loss = (weight * losses).sum()
     if len(piece.hard):
         # `index_select` rather than indexing: its gradient adds up in a fixed order on the CPU.
         users, positive = (tensor.index_select(0, piece.disliking) for tensor in (users, positive))
-        losses = margin_bpr(positive, (users * hard).sum(dim=1), settings.margin, settings.sharpness)
+        losses = margin_bpr(positive, columns.sum((users * hard).sum(dim=1)), settings.margin, settings.sharpness)
         loss = loss + settings.hard_weight * (weight[piece.disliking] * losses).sum()
     return loss
 
 
-def _neutral_losses(
-    piece: Piece, users: Tensor, positive: Tensor, neutral: Tensor, n_songs: int, settings: TrainingSettings
-) -> Tensor:
-    """Loss of each positive against the neutral negatives of its group, heard songs left out, [n]."""
+def _neutral_scores(piece: Piece, users: Tensor, neutral: Tensor, group_size: int) -> Tensor:
+    """Scores of each positive's user for the neutral negatives of its group, [n, k]."""
     n, (n_groups, k) = len(users), piece.neutral.shape
     # The last group may be short: pad it, and drop the padding after the batched product.
-    grouped = functional.pad(users, (0, 0, 0, n_groups * settings.group_size - n)).unflatten(0, (n_groups, -1))
-    scores = torch.bmm(grouped, neutral.unflatten(0, (n_groups, k)).transpose(1, 2)).flatten(0, 1)[:n]
+    grouped = functional.pad(users, (0, 0, 0, n_groups * group_size - n)).unflatten(0, (n_groups, -1))
+    return torch.bmm(grouped, neutral.unflatten(0, (n_groups, k)).transpose(1, 2)).flatten(0, 1)[:n]
+
+
+def _neutral_losses(piece: Piece, positive: Tensor, scores: Tensor, n_songs: int, settings: TrainingSettings) -> Tensor:
+    """Loss of each positive against the neutral negatives of its group, heard songs left out, [n]."""
     if settings.objective == "softmax":
         return sampled_softmax(positive, scores, piece.unheard, n_songs, settings.margin, settings.sharpness)
     losses = margin_bpr(positive[:, None], scores, settings.margin, settings.sharpness) * piece.unheard

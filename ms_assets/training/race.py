@@ -11,6 +11,7 @@ from torch.nn import functional
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import trainer
 from ms_assets.training.checkpoints import Checkpoint
+from ms_assets.training.columns import WHOLE, Columns
 from ms_assets.training.data import TrainingData
 from ms_assets.training.network import Network, log_lengths
 from ms_assets.training.rehearsal import with_cold_length
@@ -34,6 +35,7 @@ def train(
     on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     checkpoint: Checkpoint | None = None,
     former: Former | None = None,
+    columns: Columns = WHOLE,
 ) -> TrainedModel:
     """Train with what wins the race, and fit the length of cold songs; arguments and errors as in `trainer.fit`.
 
@@ -46,18 +48,20 @@ def train(
     races = settings.race and len(validator.users) > 0
     if races:
         saved = checkpoint.state if checkpoint else None
-        reached = saved["race"] if saved else {} if former else compared(data, settings, device, validator)
+        reached = saved["race"] if saved else {} if former else compared(data, settings, device, validator, columns)
         settings = settings.model_copy(update=_winners(reached))
-    trained = trainer.fit(data, settings, device, on_epoch, checkpoint, kept={"race": reached}, former=former)
+    trained = trainer.fit(
+        data, settings, device, on_epoch, checkpoint, kept={"race": reached}, former=former, columns=columns
+    )
     trained = replace(trained, race=reached)
     if races and settings.spectral_start:
-        trained = _or_plain_svd(data, trained, device)
-    return with_cold_length(data, trained, device)
+        trained = _or_plain_svd(data, trained, device, columns)
+    return with_cold_length(data, trained, device, columns)
 
 
-def _or_plain_svd(data: TrainingData, trained: TrainedModel, device: torch.device) -> TrainedModel:
+def _or_plain_svd(data: TrainingData, trained: TrainedModel, device: torch.device, columns: Columns) -> TrainedModel:
     """Take the better of a trained model and the plain SVD; the other one's state is not held any longer."""
-    plain = trainer.fit(data, plain_svd(trained.settings), device, last_epoch=0)
+    plain = trainer.fit(data, plain_svd(trained.settings), device, last_epoch=0, columns=columns)
     reached = {"trained": trained.best.validation_ndcg, "plain SVD": plain.best.validation_ndcg}
     trained = replace(trained, race={**trained.race, **reached})
     if reached["plain SVD"] <= reached["trained"]:
@@ -67,7 +71,11 @@ def _or_plain_svd(data: TrainingData, trained: TrainedModel, device: torch.devic
 
 
 def compared(
-    data: TrainingData, settings: TrainingSettings, device: torch.device, validator: Validator
+    data: TrainingData,
+    settings: TrainingSettings,
+    device: torch.device,
+    validator: Validator,
+    columns: Columns = WHOLE,
 ) -> dict[str, float]:
     """Compare the candidates of every setting that is open; returns the validation NDCG of each by its name.
 
@@ -78,7 +86,7 @@ def compared(
     asks_temperature = settings.temperature is None and data.graph.n_edges <= LARGEST_RACE
     reached: dict[str, float] = {}
     if asks_power or asks_temperature:
-        network = trainer.initial_network(data.graph, settings, start=True).to(device)
+        network = trainer.initial_network(data.graph, settings, start=True, columns=columns).to(device)
         if asks_power:
             reached |= _length_powers(network, data, settings, validator)
         if asks_temperature:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
 from ms_assets.training import trainer
+from ms_assets.training.columns import WHOLE, Columns
 from ms_assets.training.data import GraphTensors, TrainingData
 from ms_assets.training.trained import TrainedModel
 from ms_assets.training.validation import VALIDATION_K, Validator
@@ -23,7 +24,9 @@ FACTORS = tuple(2.0 ** (step / 8) for step in range(-8, 25))
 """Lengths that are tried, in units of the mean length of the graph's songs."""
 
 
-def with_cold_length(data: TrainingData, trained: TrainedModel, device: torch.device) -> TrainedModel:
+def with_cold_length(
+    data: TrainingData, trained: TrainedModel, device: torch.device, columns: Columns = WHOLE
+) -> TrainedModel:
     """Fit the length of cold songs' vectors.
 
     Some songs of the graph are hidden, and a short training knows them by their content alone. Their listeners in
@@ -46,7 +49,10 @@ def with_cold_length(data: TrainingData, trained: TrainedModel, device: torch.de
     logger.info("training again without %d songs, to fit the length of cold ones", n_hidden)
     rehearsed = without_songs(data, n_hidden, settings.seed)
     brief = trainer.short(settings)
-    again = trainer.fit(rehearsed, brief, device, last_epoch=min(trained.best.number, brief.epochs))
+    last_epoch = min(trained.best.number, brief.epochs)
+    again = trainer.fit(rehearsed, brief, device, last_epoch=last_epoch, columns=columns)
+    if not columns.first:
+        return trained  # which holds own columns alone, as the other does
     users, songs = again.embeddings(rehearsed.graph)
     kept, cold = songs.tensor_split([rehearsed.graph.n_graph_songs])
     unit = float(kept.norm(dim=1).mean())

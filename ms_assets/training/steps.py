@@ -1,16 +1,17 @@
 """Optimiser steps of one training: gradients of batches, and a state to resume from."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
 
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import TrainingData
 from ms_assets.training.negatives import NegativeSampler, Piece
-from ms_assets.training.network import Network
+from ms_assets.training.network import DIVIDED, Network
 from ms_assets.training.objectives import positive_weights, ranking_loss
 from ms_assets.training.optimizers import optimizer, warm_cosine
 from ms_assets.training.propagation import Propagation
@@ -24,7 +25,7 @@ class Steps:
     """State of one training: data on the network's device, optimiser, learning-rate schedule, random numbers."""
 
     def __init__(self, network: Network, data: TrainingData, settings: TrainingSettings) -> None:
-        """Prepare the training of a network that is on its device already."""
+        """Prepare the training of a network that is on its device already, and perhaps divided by columns."""
         graph, device = data.graph, network.users.device
         self.network, self.settings = network, settings
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -82,14 +83,16 @@ class Steps:
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Current embeddings of users and graph songs, without a graph for autograd."""
         found = self.network(self.features, self.propagation)
-        users, songs, _ = found.tensor_split([self.network.n_users, self.network.adjacency.n_nodes])
+        whole = self.network.columns.all(found, dim=1)
+        users, songs, _ = whole.tensor_split([self.network.n_users, self.network.adjacency.n_nodes])
         return users, songs
 
     def state_dict(self) -> dict[str, Any]:
-        """State that the rest of the training depends on, beside data and settings."""
+        """State that the rest of the training depends on, beside data and settings, whole in the first process."""
+        whole = self.network.whole
         return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "network": {name: whole(name, x) for name, x in self.network.state_dict().items()},
+            "optimizer": self._of_optimizer(self.optimizer.state_dict(), whole),
             "schedule": self.schedule.state_dict(),
             "generators": [self.generator.get_state(), self._epoch_start],
             "position": self._position,
@@ -98,14 +101,25 @@ class Steps:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a `state_dict` of the same data and settings."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Resume from a whole `state_dict` of the same data and settings."""
+        own = self.network.own
+        self.network.load_state_dict({name: own(name, x) for name, x in state["network"].items()})
+        self.optimizer.load_state_dict(self._of_optimizer(state["optimizer"], own))
         self.schedule.load_state_dict(state["schedule"])
         mine, self._epoch_start = state["generators"]
         self.generator.set_state(mine)
         self._position, self._loss, self.n_done = state["position"], state["loss"], state["n_done"]
         self._frozen = None
+
+    def _of_optimizer(self, state: dict[str, Any], change: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
+        """Change each tensor of the optimiser's state, given the name of its parameter."""
+        names = {parameter: name for name, parameter in self.network.named_parameters()}
+        ordered = [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
+        changed = {
+            number: {what: change(ordered[number], x) for what, x in moments.items()}
+            for number, moments in state["state"].items()
+        }
+        return {**state, "state": changed}
 
     def _step(self, edges: Tensor) -> float:
         """Take one step of the optimiser; returns the mean loss of its edges."""
@@ -115,7 +129,7 @@ class Steps:
             self._frozen = None  # before the step rather than after: two kinds of entries are never held at once
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._add_gradients(edges, None if learning else self.propagation)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.max_gradient_norm))
+        norm = self._clip()
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise NotFiniteError(
                 f"step {self._position + 1} of {self.n_batches}: the loss is {loss}, its gradient {norm} long"
@@ -124,6 +138,21 @@ class Steps:
         self.schedule.step()
         self.n_done += 1
         return loss
+
+    def _clip(self) -> float:
+        """Complete the gradients, and clip them together; returns the norm of all before."""
+        columns, norms = self.network.columns, []
+        for name, parameter in self.network.named_parameters():
+            if (gradient := parameter.grad) is None:
+                continue
+            if name in DIVIDED:
+                norms.append(gradient.norm())
+            else:  # Each process knows what its columns add to the gradient, and all count its norm together.
+                parameter.grad = gradient = columns.sum(gradient)
+                norms.append(gradient.norm() / columns.of**0.5)
+        norm = columns.norm(torch.stack(norms).norm())
+        clip_grads_with_norm_(self.network.parameters(), self.settings.max_gradient_norm, norm)
+        return float(norm)
 
     def _add_gradients(self, edges: Tensor, propagation: Propagation | None) -> float:
         """Add the gradient of the mean loss to the parameters; returns that loss.
@@ -150,7 +179,7 @@ class Steps:
         """
         rows = embeddings.index_select(0, nodes).requires_grad_()
         weight, n_songs = self.weight[piece.edges], self.sampler.n_graph_songs
-        loss = ranking_loss(piece, weight, rows, n_songs, self.settings) / n_edges
+        loss = ranking_loss(piece, weight, rows, n_songs, self.settings, self.network.columns) / n_edges
         (gradient_of_rows,) = torch.autograd.grad(loss, rows)
         # `index_add_` adds up in a fixed order on the CPU, several times faster than the gradient of `embedding`.
         gradient.index_add_(0, nodes, gradient_of_rows)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.checkpoints import Checkpoint
+from ms_assets.training.columns import WHOLE, Columns
 from ms_assets.training.data import GraphTensors, TrainingData
 from ms_assets.training.network import Network
 from ms_assets.training.spectral import start_from_spectrum
@@ -54,6 +55,7 @@ def fit(
     last_epoch: int | None = None,
     kept: dict[str, Any] | None = None,
     former: Former | None = None,
+    columns: Columns = WHOLE,
 ) -> TrainedModel:
     """Train on the graph's edges until validation no longer improves.
 
@@ -66,18 +68,21 @@ def fit(
         last_epoch: epoch after which to stop, 0 for the start; learning rates stay those of `settings.epochs` epochs.
         kept: plain values to keep in the checkpoint's state.
         former: training to begin with.
+        columns: columns that this process trains; the first of several processes saves, is asked by `on_epoch`, and
+            returns the whole model, the others return their columns of it.
 
     Raises:
         ValueError: the graph has no edges.
         DivergedError: the loss is not finite before the first epoch ends.
     """
     saved = checkpoint.state if checkpoint else None
-    network = initial_network(data.graph, settings, saved is None, former)
+    network = initial_network(data.graph, settings, saved is None, former, columns)
     steps, validator = Steps(network.to(device), data, settings), Validator.of(data, settings)
     if saved:
         steps.load_state_dict(saved["steps"])
         history = [Epoch(**epoch) for epoch in saved["history"]]
-        progress = _Progress(Epoch(**saved["start"]), history, saved["best_state"], saved["seconds"])
+        state = {name: network.own(name, x) for name, x in saved["best_state"].items()}
+        progress = _Progress(Epoch(**saved["start"]), history, state, saved["seconds"])
         logger.info("resuming from a checkpoint in epoch %d", len(progress.history) + 1)
     else:
         ndcg = validator.ndcg(*steps.embeddings())
@@ -87,10 +92,15 @@ def fit(
     def save(seconds: float) -> None:
         if checkpoint:
             epochs = [asdict(epoch) for epoch in progress.history]
-            reached = {"start": asdict(progress.start), "history": epochs, "best_state": progress.state}
-            checkpoint.save({"steps": steps.state_dict(), **reached, "seconds": seconds, **(kept or {})})
+            reached = {"start": asdict(progress.start), "history": epochs, "best_state": best_state()}
+            state = {"steps": steps.state_dict(), **reached, "seconds": seconds, **(kept or {})}
+            if columns.first:
+                checkpoint.save(state)
 
-    clock, diverged = Clock(progress.seconds, settings.checkpoint_seconds), ""
+    def best_state() -> dict[str, Tensor]:
+        return {name: network.whole(name, x) for name, x in progress.state.items()}
+
+    clock, diverged = Clock(progress.seconds, settings.checkpoint_seconds, columns), ""
     try:
         while not _is_over(progress, settings, settings.epochs if last_epoch is None else last_epoch):
             for _ in steps.epoch():
@@ -101,7 +111,7 @@ def fit(
             if progress.best is epoch:
                 progress.state = _state(network)
             _log(progress, settings)
-            if on_epoch(epoch):
+            if columns.decided(bool(on_epoch(epoch))):
                 logger.info("stopping on request after epoch %d", number)
                 break
     except NotFiniteError as error:
@@ -109,7 +119,7 @@ def fit(
         if not progress.history:
             raise DivergedError(diverged) from error
         logger.warning("%s; the best epoch before, %d, is kept", diverged, progress.best.number)
-    return TrainedModel(settings, progress.state, progress.best, progress.history, diverged)
+    return TrainedModel(settings, best_state(), progress.best, progress.history, diverged)
 
 
 def short(settings: TrainingSettings) -> TrainingSettings:
@@ -119,14 +129,15 @@ def short(settings: TrainingSettings) -> TrainingSettings:
 
 def refit(
     data: TrainingData, fitted: TrainedModel, device: torch.device, checkpoint: Checkpoint | None = None,
-    former: Former | None = None,
+    former: Former | None = None, columns: Columns = WHOLE,
 ) -> TrainedModel:  # fmt: skip
     """Train again on data with the validation part, for the number of epochs that was best without it.
 
     Returns `fitted` with the new state beside its own; history and best epoch stay those with validation.
     """
     logger.info("training again on train and validation, %d epochs", fitted.best.number)
-    again = fit(data, fitted.settings, device, checkpoint=checkpoint, last_epoch=fitted.best.number, former=former)
+    last = fitted.best.number
+    again = fit(data, fitted.settings, device, checkpoint=checkpoint, last_epoch=last, former=former, columns=columns)
     state = {**again.state, "cold_length": fitted.state["cold_length"]}
     return replace(fitted, state=state, unrefitted=fitted.state, diverged=fitted.diverged or again.diverged)
 
@@ -138,8 +149,12 @@ def _state(network: Network) -> dict[str, Tensor]:
 class Clock:
     """Clock of a training: its seconds, and the time of its next checkpoint."""
 
-    def __init__(self, before: float, interval: float) -> None:
-        """Begin after `before` seconds of training, with at least `interval` seconds between two checkpoints."""
+    def __init__(self, before: float, interval: float, columns: Columns = WHOLE) -> None:
+        """Begin after `before` seconds of training, with at least `interval` seconds between two checkpoints.
+
+        columns: those of this process; the clock of the first one counts for all.
+        """
+        self._columns = columns
         self._started, self._interval = time.monotonic() - before, interval
         self._due = time.monotonic() + interval
 
@@ -154,7 +169,7 @@ class Clock:
         interval of 0 a checkpoint follows every step all the same.
         """
         began = time.monotonic()
-        if began < self._due:
+        if not self._columns.decided(began >= self._due):
             return
         save(self.seconds())
         now = time.monotonic()
@@ -162,11 +177,16 @@ class Clock:
 
 
 def initial_network(
-    graph: GraphTensors, settings: TrainingSettings, start: bool, former: Former | None = None
+    graph: GraphTensors,
+    settings: TrainingSettings,
+    start: bool,
+    former: Former | None = None,
+    columns: Columns = WHOLE,
 ) -> Network:
     """Build the network that training begins with, on the CPU.
 
-    start: from the spectrum, if the settings say so, and then from a former training, if there is one.
+    start: from the spectrum, if the settings say so, and then from a former training, if there is one; the first of
+    several processes takes it for all.
 
     Raises:
         ValueError: the graph has no edges.
@@ -180,10 +200,11 @@ def initial_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = Network(graph, settings)
-    if start and settings.spectral_start:
+    if start and settings.spectral_start and columns.first:
         start_from_spectrum(network, graph.features, settings, graph.spectra)
-    if start and former:
+    if start and former and columns.first:
         start_from_former(network, graph, former)
+    network.divide(columns)
     return network
 
 

@@ -177,8 +177,8 @@ def _few_steps(bench: Bench) -> Iterator[None]:
         with bench.timed("spectra"):
             return spectrum(*arguments)
 
-    def rehearsed(data: Any, trained: TrainedModel, device: torch.device) -> TrainedModel:
-        return with_cold_length(data, replace(trained, best=replace(trained.best, number=1)), device)
+    def rehearsed(data: Any, trained: TrainedModel, *where: Any) -> TrainedModel:
+        return with_cold_length(data, replace(trained, best=replace(trained.best, number=1)), *where)
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(Steps, "epoch", some))

@@ -63,3 +63,13 @@ def plant(platform):
     file.parent.mkdir(parents=True)
     torch.save(GRAPH.to_dict(), file)
     platform.record("graph/bipartite_graph", extension=".pt")
+
+
+def plant_train(platform):
+    """Publish the events that the planted graph is made of, which a refit reads."""
+    user, song = GRAPH[INTERACTS].edge_index.numpy()
+    events = pl.read_parquet(platform.file("splits/train")).clear()
+    heard = pl.DataFrame({"user_id": user, "song_id": song, "event_type": "listen", "played_ratio": 0.9})
+    heard = heard.with_columns(timestamp=0)
+    events.extend(heard.cast(dict(events.schema))).write_parquet(platform.file("splits/train"))
+    platform.record("splits/train")

@@ -38,6 +38,22 @@ def test_parameters_their_gradients_moments_and_best_copy_are_counted():
     assert memory.estimate_alone(sizes, settings)["parameters"] == 5 * 4 * 64 * (10 + 20 + 5 + 192)
 
 
+def test_ranks_divide_what_a_card_holds_and_meet_in_main_memory():
+    sizes = Sizes(10, 20, 20, 40, 5)
+    of_one, of_two = (TrainingSettings(embedding_dim=64, ranks=ranks) for ranks in (1, 2))
+    # Half of the columns of 10 users, 20 songs and the projection; all of the 5 owners'; five copies of each.
+    parameters = 5 * 4 * (32 * (10 + 20 + 192) + 64 * 5)
+    assert memory.estimate_alone(sizes, of_two)["parameters"] == parameters
+    assert memory.estimate(sizes, of_two)["parameters"] == 2 * parameters
+    # The first rank saves the columns of all: parameters, two moments, the best state.
+    assert memory.estimate(sizes, of_two)["columns of all ranks"] == 4 * 4 * 64 * (10 + 20 + 192 + 5)
+    a_card, of_four = (
+        sum(memory.estimate_alone(YAMBDA_50M, TrainingSettings(ranks=ranks)).values()) for ranks in (1, 4)
+    )
+    assert a_card / 4 < of_four < a_card
+    assert total(of_one, YAMBDA_50M) < total(of_two, YAMBDA_50M)
+
+
 @pytest.mark.parametrize(
     "cheaper",
     [

@@ -10,7 +10,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training import refit, trainer
 from ms_assets.training.trained import TrainedModel
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, data_of, graph_of
-from ms_assets_tests.training.tastes import CPU, GRAPH, WANTED, plant, settings_of
+from ms_assets_tests.training.tastes import CPU, GRAPH, WANTED, plant, plant_train, settings_of
 
 EVENT = "user_id song_id event_type played_ratio"
 TRAIN = [(0, 0, "listen", 0.5), (0, 1, "like", None), (1, 2, "listen", 1.0)]
@@ -98,12 +98,7 @@ def test_a_refit_keeps_the_length_of_cold_songs(world):
 def test_tables_of_embeddings_hold_those_of_before_beside_them(platform_at, tmp_path):
     platform, config = platform_at(tmp_path), {"epochs": 2, "embedding_dim": 8, "temperature": 0.2}
     plant(platform)
-    user, song = GRAPH[INTERACTS].edge_index.numpy()
-    events = pl.read_parquet(platform.file("splits/train")).clear()
-    heard = pl.DataFrame({"user_id": user, "song_id": song, "event_type": "listen", "played_ratio": 0.9})
-    heard = heard.with_columns(timestamp=0)
-    events.extend(heard.cast(dict(events.schema))).write_parquet(platform.file("splits/train"))
-    platform.record("splits/train")
+    plant_train(platform)
     keys, tables = [f"training/{name}" for name in ("lightgcn", "user_embeddings", "song_embeddings")], []
     for refit_too in (False, True):
         given = {"training__lightgcn": {**config, "refit": refit_too}}

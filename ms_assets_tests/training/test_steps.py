@@ -134,7 +134,8 @@ def test_a_loss_that_diverges_later_leaves_the_best_epoch(monkeypatch):
     unbroken, step = fit(DATA, settings_of(epochs=3), CPU), Steps._add_gradients
 
     def diverging(self, edges, propagation):
-        return step(self, edges, propagation) if self.n_done < 2 * 6 + 3 else float("inf")
+        loss = step(self, edges, propagation)
+        return loss if self.n_done < 2 * 6 + 3 else float("inf")
 
     monkeypatch.setattr(Steps, "_add_gradients", diverging)
     result = fit(DATA, settings_of(epochs=3), CPU)

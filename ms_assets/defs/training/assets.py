@@ -60,7 +60,7 @@ def lightgcn(
     pictures are in the metadata and in MLflow; an interrupted training resumes from its last checkpoint. With
     `warm_start` it begins with the stored training, whose version is an origin of this one then.
     """
-    from ms_assets.training import diagnostics, figures, inputs, memory, race, refit, trainer, warm
+    from ms_assets.training import diagnostics, figures, inputs, memory, race, ranks, refit, trainer, warm
     from ms_assets.training.checkpoints import Checkpoint
 
     data = inputs.training_data(bipartite_graph, splits["negatives"], splits["ground_truth"])
@@ -82,16 +82,17 @@ def lightgcn(
     with mlflow.run(context, checkpoint.notes.get("mlflow_run_id")) as run:
         checkpoint.notes["mlflow_run_id"] = run.run_id
         run.log_settings({**settings.model_dump(), "device": str(device), "former_training": former_version})
-        trained = race.train(
-            data, settings, device,
+        given = {"data": data, "settings": settings, "checkpoint": checkpoint, "former": former}
+        trained = ranks.run(
+            settings.ranks, race.train, device, given,
             on_epoch=lambda epoch: run.log_metrics(asdict(epoch), step=epoch.number),
-            checkpoint=checkpoint, former=former,
         )  # fmt: skip
         if settings.refit:
             parts = (splits[name] for name in ("negatives", "train", "validation"))
             data = refit.refit_data(io_manager.duckdb.connection, bipartite_graph, *parts)
             again = Checkpoint.open(file("refit"), data, settings, former_version)
-            trained = trainer.refit(data, trained, device, again, former)
+            given = {"data": data, "fitted": trained, "checkpoint": again, "former": former}
+            trained = ranks.run(settings.ranks, trainer.refit, device, given)
             again.finish()
         checkpoint.finish()
         diagnosis = diagnostics.diagnose(trained.network(data.graph), data.graph.features)
@@ -261,7 +262,7 @@ def ablation(
     from ms_assets.training import ablation as ablations
     from ms_assets.training import experiments, inputs
 
-    base = lightgcn.settings.model_copy(update={"refit": False, "warm_start": False})
+    base = lightgcn.settings.model_copy(update={"refit": False, "warm_start": False, "ranks": 1})
     seeds = range(settings_of(context, AblationSettings).seeds)
     data = inputs.training_data(bipartite_graph, negatives, ground_truth)
     with mlflow.run(context) as run:
