@@ -12,7 +12,7 @@ FAISS ?= cpu
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help install demo test lint format hooks ui mlflow pictures clean
+.PHONY: help install demo test tests lint format hooks ui mlflow pictures clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,7 +39,11 @@ demo: $(QUIET) ## Run the whole pipeline on the built-in sample and print the le
 	dg launch --job pipeline --partition sample --config-json '{"loggers": {"console": {"config": {"log_level": "INFO"}}}}'
 	@python -m ms_assets sample
 
-test: $(QUIET) $(TESTABLE) lint ## Run every test that needs no GPU
+test: $(QUIET) $(TESTABLE) ## Check style and types, and run every test that needs no GPU
+	@# Side by side: one process checks types, and tests leave the second core idle at times.
+	@$(MAKE) --no-print-directory --jobs 2 lint tests
+
+tests: $(TESTABLE)
 	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu and not slow' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(TESTABLE) ## Check style and types

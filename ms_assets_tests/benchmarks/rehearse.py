@@ -172,13 +172,15 @@ def _measured_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     return [
         (
             stage,
-            *(
-                _gib(taken.peak) + (f" ({taken.estimated / taken.beyond:.2f})" if taken.estimated else "")
-                for taken in (run.stages[stage] for run in runs)
-            ),
+            *(_gib(taken.peak) + _share(taken) for taken in (run.stages[stage] for run in runs)),
         )
         for stage in STAGES
     ]
+
+
+def _share(taken: Found) -> str:
+    """Estimate over what was taken; nothing where a small stage took no more than the process held."""
+    return f" ({taken.estimated / taken.beyond:.2f})" if taken.estimated and taken.beyond else ""
 
 
 def _gib(n_bytes: float) -> str:

@@ -1,5 +1,6 @@
 """Rehearsal of a scale: made-up tables with the scale's degrees, every stage over them, and what follows for it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -66,6 +67,13 @@ def test_every_stage_runs_on_what_the_stages_before_left_and_tells_what_it_took(
     assert "2,000 edges" in text
     assert "measured" in text
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_a_stage_that_took_nothing_beyond_what_its_process_held_has_no_share():
+    run = made_up(1)
+    run.stages[TRAINING] = replace(run.stages[TRAINING], beyond=0)
+    [row] = [row for row in rehearse.section("500m", [run]).splitlines() if row.startswith(f"| {TRAINING} |")][:1]
+    assert "(" not in row
 
 
 def made_up(share):
