@@ -1,8 +1,9 @@
 """Sparse matrix of user–song pairs, the one type for them in every room."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Integers = NDArray[np.integer]
+
+AT_ONCE = 1 << 20
+"""Number of pairs whose users and songs are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,34 @@ class Interactions:
         """Number of pairs of each user, int64 [n_users]."""
         return np.diff(self.offsets)
 
-    def csr(self, values: NDArray[np.float32]) -> "csr_matrix":
-        """SciPy's sparse matrix with a value for each pair."""
+    def csr(self, values: NDArray[Any], n_songs: int | None = None) -> "csr_matrix":
+        """SciPy's sparse matrix of a value for each pair, float32 [n_users, n_songs].
+
+        n_songs: number of songs that pairs name, the first ones; by default all.
+        """
         from scipy.sparse import csr_matrix
 
-        return csr_matrix((values, self.song, self.offsets), shape=(self.n_users, self.n_songs))
+        song = np.remainder(self.keys, self.n_songs, out=np.empty(len(self), np.int32), casting="unsafe")
+        parts = values.astype(np.float32), song, self.offsets
+        return csr_matrix(parts, shape=(self.n_users, self.n_songs if n_songs is None else n_songs))
+
+    def pairs_of(self, users: range) -> slice:
+        """Positions of the pairs of consecutive users."""
+        return slice(int(self.offsets[users.start]), int(self.offsets[users.stop]))
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
+        """Iterate over all pairs, some users' at a time: their positions, users and songs, the latter int64 [n]."""
+        firsts = np.flatnonzero(np.diff(self.offsets[:-1] // AT_ONCE, prepend=-1))
+        for first, end in pairwise([*firsts.tolist(), self.n_users]):
+            pairs = self.pairs_of(range(first, end))
+            yield pairs, *np.divmod(self.keys[pairs], self.n_songs)
+
+    def of_songs(self, values: NDArray[Any] | None = None) -> Floats:
+        """Sum a value of each pair, or 1, by song, float64 [n_songs]."""
+        total = np.zeros(self.n_songs)
+        for pairs, _, song in self.blocks():
+            total += np.bincount(song, None if values is None else values[pairs], minlength=self.n_songs)
+        return total
 
     def take(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Songs of some users, user after user, and each song's position in `users`; both int64 [n]."""

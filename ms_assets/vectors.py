@@ -68,7 +68,7 @@ def embedding_columns(
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale rows [n, d] to length 1; rows of zeros stay."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Baselines without a library of recommenders: popularity, replay, random, SVD and audio."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Popular(Recommender):
         return {"weight": weight, "best": np.argsort(-weight, kind="stable")}
 
     def _weight(self, dataset: Dataset) -> NDArray[Any]:
-        return np.bincount(dataset.heard.song, dataset.heard.values["n_events"], minlength=dataset.n_songs)
+        return dataset.heard.of_songs(dataset.heard.values["n_events"])
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank the n songs with the largest weight."""
@@ -100,8 +101,10 @@ class Replay(Recommender):
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         heard, active = dataset.heard, activation(dataset, self.decay)
-        order = best_first(dataset, active)
-        return {"songs": heard.song[order], "activation": active[order].astype(np.float32), "offsets": heard.offsets}
+        songs, ordered = np.empty(len(heard), np.int64), np.empty(len(heard), np.float32)
+        for pairs, order in best_first(dataset, active):
+            songs[pairs], ordered[pairs] = heard.keys[order] % heard.n_songs, active[order]
+        return {"songs": songs, "activation": ordered, "offsets": heard.offsets}
 
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank the user's own songs; a list ends with the last of them."""
@@ -119,10 +122,14 @@ def activation(dataset: Dataset, decay: float) -> NDArray[Any]:
     return dataset.aged(f"pow(age / {MINUTE} + 1, {-decay})")
 
 
-def best_first(dataset: Dataset, weight: NDArray[Any]) -> NDArray[np.int64]:
-    """Order of the pairs in `heard` by user, then weight, then time of the last event, both falling."""
+def best_first(dataset: Dataset, weight: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Order the pairs in `heard` by user, then weight, then time of the last event, both falling.
+
+    Yields for some users at a time the positions of their pairs, and these positions in order, int64 [n].
+    """
     heard = dataset.heard
-    return np.lexsort((heard.song, -heard.values["last"], -weight, heard.user))
+    for pairs, user, song in heard.blocks():
+        yield pairs, pairs.start + np.lexsort((song, -heard.values["last"][pairs], -weight[pairs], user))
 
 
 @dataclass
@@ -166,7 +173,7 @@ def svd_grid(dataset: Dataset) -> list[dict[str, float]]:
 
 def degrees(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Number of songs that each user has heard, and of users who have heard each graph song, 1 in place of 0."""
-    listeners = np.bincount(dataset.heard.song, minlength=dataset.n_songs)[: dataset.n_graph_songs]
+    listeners = dataset.heard.of_songs()[: dataset.n_graph_songs]
     return np.maximum(dataset.heard.counts, 1.0), np.maximum(listeners, 1.0)
 
 
@@ -176,7 +183,9 @@ def positives(dataset: Dataset, user_power: float = 0.0, song_power: float = 0.0
     SciPy's sparse matrix, float32 [n_users, n_graph_songs].
     """
     heard, (of_users, of_songs) = dataset.heard, degrees(dataset)
-    scale = of_users[heard.user] ** -user_power * of_songs[heard.song] ** -song_power
+    scale = np.empty(len(heard), np.float32)
+    for pairs, user, song in heard.blocks():
+        scale[pairs] = of_users[user] ** -user_power * of_songs[song] ** -song_power
     return dataset.matrix(scale)
 
 
@@ -194,7 +203,7 @@ class ContentBased(VectorRecommender):
             raise ValueError("ContentBased: found no song with audio, expected songs with a column audio")
         audio, has_audio = dataset.audio
         counts = dataset.heard.counts
-        share = np.repeat(1 / np.maximum(counts, 1), counts).astype(np.float32)
+        share = np.repeat((1 / np.maximum(counts, 1)).astype(np.float32), counts)
         mean = np.ascontiguousarray(dataset.heard.csr(share) @ audio, np.float32)
         return {"users": mean, "songs": audio, "audible": np.flatnonzero(has_audio)}
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 ONE = 1 << 40
-ROWS = 1 << 22
+ROWS = 1 << 20
 """Number of train events whose histories are made at a time."""
 HISTORY = 20
 """Bytes a pair: its key, number of events and last event."""
@@ -60,7 +60,7 @@ class Dataset:
             rows = ground_truth.filter("split = 'validation'").project(
                 "user_id, song_id, adjusted_relevance AS relevance"
             )
-            validation = Interactions.of_table(rows.to_arrow_table(), *shape)
+            validation = Interactions.of_tables(in_user_ranges(lambda some: some, rows, rows=ROWS).tables, *shape)
         n_graph_songs = int(song_table["in_graph"].to_numpy().sum())
         return cls(uid, item_id, n_graph_songs, heard, train, validation)
 
@@ -97,7 +97,7 @@ class Dataset:
 
     def matrix(self, values: NDArray[Any]) -> "csr_matrix":
         """SciPy's sparse matrix of a value for each pair in `heard`, float32 [n_users, n_graph_songs]."""
-        return self.heard.csr(values.astype(np.float32))[:, : self.n_graph_songs]
+        return self.heard.csr(values, self.n_graph_songs)
 
     def aged(self, weight: str) -> NDArray[np.float64]:
         """Sum over the events of each pair in `heard` of a weight by their age, float64 [n_pairs].
@@ -105,14 +105,25 @@ class Dataset:
         weight: SQL over `age`, the seconds between the event and the user's last; an event without a time counts as the
         user's oldest.
         """
+        weights = np.empty(len(self.heard))
+        for users, aged in self.aged_by_range(weight):
+            weights[self.heard.pairs_of(users)] = aged
+        return weights
+
+    def aged_by_range(self, weight: str) -> Iterator[tuple[range, NDArray[np.float64]]]:
+        """Compute `aged` for one range of users after another: users, and the weights of their pairs in `heard`."""
         assert self.train is not None, "a dataset to learn from has its events"
-        ranges = in_user_ranges(partial(_aged, total(weight)), self.train, rows=ROWS)
-        pairs = Interactions.of_tables(ranges.tables, self.heard.n_users, self.heard.n_songs)
-        return pairs.keep(pairs.among(self.heard)).values["weight"] / ONE
+        for table in in_user_ranges(partial(_aged, total(weight)), self.train, rows=ROWS).tables:
+            pairs = Interactions.of_table(table, self.heard.n_users, self.heard.n_songs)
+            if len(pairs):
+                users = range(*(int(pairs.keys[n]) // pairs.n_songs + at for n, at in ((0, 0), (-1, 1))))
+                places = np.searchsorted(pairs.keys, self.heard.keys[self.heard.pairs_of(users)])
+                yield users, pairs.values["weight"][places] / ONE
 
     def of_users(self, users: NDArray[np.int64]) -> Self:
         """Copy the dataset with the train events of some users alone; users and songs stay the same."""
-        return replace(self, heard=self.heard.keep(np.isin(self.heard.user, users)))
+        is_kept = np.isin(np.arange(self.heard.n_users), users)
+        return replace(self, heard=self.heard.keep(np.repeat(is_kept, self.heard.counts)))
 
 
 def estimate(n_users: int, n_songs: int, n_pairs: int) -> dict[str, int]:

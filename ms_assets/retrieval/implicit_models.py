@@ -148,7 +148,8 @@ def epochs(n_pairs: int) -> int:
 
 def _most_played(dataset: Dataset) -> Dataset:
     heard = dataset.heard
-    order = best_first(dataset, heard.values["n_events"])
-    kept = np.zeros(len(order), np.bool_)
-    kept[order] = np.arange(len(order)) - heard.offsets[heard.user] < SONGS_PER_USER
+    kept = np.zeros(len(heard), np.bool_)
+    for pairs, order in best_first(dataset, heard.values["n_events"]):
+        first = heard.offsets[heard.keys[order] // heard.n_songs]
+        kept[order] = np.arange(pairs.start, pairs.stop) - first < SONGS_PER_USER
     return replace(dataset, heard=heard.keep(kept))

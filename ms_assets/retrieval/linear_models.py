@@ -76,7 +76,7 @@ class SessionKNN(LinearModel):
         self._recent.eliminate_zeros()
         lengths = np.sqrt(self._counts.power(2).sum(axis=0)).A1
         self._by_song = self._counts.T.tocsr()
-        self._by_song.data /= np.repeat(lengths, np.diff(self._by_song.indptr)).astype(np.float32)
+        self._by_song.data /= np.repeat(lengths.astype(np.float32), np.diff(self._by_song.indptr))
 
     def _scores(self, user: NDArray[np.int64]) -> "Tensor":
         return _sums((self._recent[user] @ self._counts.T).toarray(), self._by_song).T.contiguous()

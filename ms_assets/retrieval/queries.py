@@ -99,8 +99,11 @@ def recent(dataset: Dataset, songs: NDArray[np.float32], half_life: int) -> NDAr
 
     Ages are counted back from the user's last event. A user without events has zeros.
     """
-    fading = dataset.matrix(dataset.aged(f"pow(2, -age / {float(half_life)})"))
-    return unit(np.asarray(fading @ unit(songs), np.float32))
+    directions, means = unit(songs), np.zeros((dataset.heard.n_users, songs.shape[1]), np.float32)
+    for users, faded in dataset.aged_by_range(f"pow(2, -age / {float(half_life)})"):
+        fading = dataset.heard.of_users(np.arange(users.start, users.stop)).csr(faded, dataset.n_graph_songs)
+        means[users.start : users.stop] = fading @ directions
+    return unit(means)
 
 
 def gram(songs: NDArray[np.float32]) -> NDArray[np.float64]:

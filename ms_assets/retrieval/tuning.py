@@ -56,7 +56,7 @@ class Tuner:
         assert dataset.validation is not None, "tuning needs the validation part"
         relevant = dataset.validation.keep(dataset.validation.values["relevance"] > 0)
         rng = np.random.default_rng(SEED)
-        drawn = rng.permutation(np.unique(relevant.user))[:TUNING_USERS]
+        drawn = rng.permutation(np.flatnonzero(relevant.counts))[:TUNING_USERS]
         sample = np.append(drawn, rng.permutation(np.setdiff1d(np.arange(dataset.heard.n_users), drawn)))
         n_within = np.searchsorted(np.cumsum(dataset.heard.counts[sample]), TUNING_PAIRS, side="right")
         sample = sample[: max(n_within, len(drawn))]

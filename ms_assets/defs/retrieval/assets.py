@@ -235,21 +235,22 @@ def lightgcn_replay(
     dataset = Dataset.of(users, songs, train, ground_truth)
     vectors, trained = embeddings(queries, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
 
-    active = cache(partial(baselines.activation, dataset))
-
-    def blend(index: SongIndex, ids: NDArray[np.int64], **learned: NDArray[np.float32]) -> Callable[..., Recommender]:
+    def blend(
+        dataset: Dataset, index: SongIndex, ids: NDArray[np.int64], **learned: NDArray[np.float32]
+    ) -> Callable[..., Recommender]:
+        active = cache(partial(baselines.activation, dataset))
         return lambda replay_weight, decay: LightGCNReplay(replay_weight, decay).of_embeddings(
             dataset, index, ids, **learned, activation=active(decay)
         )
 
-    index = _searchable(song_index, dataset, vectors)
-    make = judged = blend(index, dataset.song_ids, users=vectors, songs=trained)
+    index, asked = _searchable(song_index, dataset, vectors), dataset.of_users(Tuner.of(dataset).users)
+    make, judged = (blend(data, index, dataset.song_ids, users=vectors, songs=trained) for data in (dataset, asked))
     # After a refit, validation says nothing of its vectors: the blend is tuned with those before.
     if is_refitted(queries):
         before = unrefitted(queries, "user_id"), unrefitted(song_embeddings.filter("NOT cold"), "song_id")
         ids = dataset.song_ids[: dataset.n_graph_songs]
         index = SongIndex.build(before[1], ids, queries=before[0], gpu=index.gpu)
-        judged = blend(index, ids, users=before[0], songs=before[1])
+        judged = blend(asked, index, ids, users=before[0], songs=before[1])
     return _tuned(dataset, BLEND_GRID, lambda _, **setting: make(**setting), judged)
 
 
