@@ -13,6 +13,8 @@ N_RESAMPLES = 1_000
 CONFIDENCE = 0.95
 SEED = 0
 AT_ONCE = 128
+VALUES_AT_ONCE = 1 << 24
+"""Number of values whose sums are computed at a time, 128 MiB, with four times as much beside."""
 EXACT_BITS = 53
 """Bits of a float64's exact integers: it holds all integers up to 2 to this power."""
 
@@ -43,6 +45,10 @@ class Resamples:
         Equal columns have equal sums, bit for bit, on every processor: values are split into two integer multiples of
         a unit, so small that every product and every partial sum is exact in any order of addition.
         """
+        n_parts = min(max(-(-values.size // VALUES_AT_ONCE), 1), values.shape[1])
+        return np.concatenate([self._sums(part, first) for part in np.array_split(values, n_parts, axis=1)], axis=1)
+
+    def _sums(self, values: Floats, first: int) -> Floats:
         n_bits = EXACT_BITS - self.times.shape[1].bit_length()
         total = np.zeros((len(self.times), values.shape[1]))
         for _ in range(2):

@@ -38,6 +38,11 @@ def embeddings(table: Relation, key: str) -> NDArray[np.float32]:
     return vector_column(table.order(key).project("embedding").to_arrow_table(), "embedding")
 
 
+def dimensions(table: Relation) -> int:
+    """Number of dimensions of the column `embedding` of a table, 0 without rows."""
+    return sum(len(vector) for (vector,) in table.limit(1).project("embedding").fetchall())
+
+
 def is_refitted(table: Relation) -> bool:
     """Tell whether a table of embeddings is of a refit, a training that has seen the validation part."""
     return len(table.filter("before_refit IS NOT NULL").limit(1)) > 0

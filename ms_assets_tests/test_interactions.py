@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from ms_assets import interactions
 from ms_assets.interactions import Interactions
 
 
@@ -98,6 +99,28 @@ def test_the_sparse_matrix_holds_the_values(case):
     for pair, value in case.worth.items():
         dense[pair] = value
     np.testing.assert_array_equal(fast.csr(fast.values["worth"].astype(np.float32)).toarray(), dense)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 1_000])
+def test_all_pairs_are_met_some_users_at_a_time(case, at_once, monkeypatch):
+    monkeypatch.setattr(interactions, "AT_ONCE", at_once)
+    met, users = [], []
+    for pairs, user, song in case.fast().blocks():
+        assert pairs.start == len(met)
+        met += zip(user.tolist(), song.tolist(), strict=True)
+        assert pairs.stop == len(met)
+        users += set(user.tolist())
+    assert met == case.pairs
+    assert len(users) == len(set(users))
+
+
+@pytest.mark.parametrize("at_once", [1, 1_000])
+def test_values_are_added_up_by_song(case, at_once, monkeypatch):
+    monkeypatch.setattr(interactions, "AT_ONCE", at_once)
+    fast, songs = case.fast(), range(case.n_songs)
+    assert fast.of_songs().tolist() == [sum(song == of for _, of in case.pairs) for song in songs]
+    events = [sum(n for (_, of), n in case.n_events.items() if song == of) for song in songs]
+    assert fast.of_songs(fast.values["n_events"]).tolist() == events
 
 
 def test_songs_of_some_users_are_taken_one_user_after_the_other(rng, case):

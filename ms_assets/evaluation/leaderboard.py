@@ -8,10 +8,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ms_assets import pictures, ranking
-from ms_assets.certainty import Resamples, estimates
+from ms_assets.certainty import N_RESAMPLES, VALUES_AT_ONCE, Resamples, estimates
 from ms_assets.evaluation import exposure
 from ms_assets.evaluation.metrics import KEYS, METRICS
 from ms_assets.interactions import Floats
+from ms_assets.machine import free_memory, refuse_beyond
 from ms_assets.streams import Relation
 
 ESTIMATE = {"ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64}
@@ -25,6 +26,8 @@ DIFFERENCES = pl.Schema(
         **ESTIMATE,
     }
 )
+ROW = 48
+"""Bytes of the keys of a list: method, view, k and uid."""
 COMPARED = "lightgcn"
 """Method whose difference from every other one is computed."""
 SHOWN = ("ndcg", "recall", "coverage", "dislike_fpr", "novelty")
@@ -48,6 +51,17 @@ Parts = dict[str, tuple[pl.Expr, pl.Expr]]
 """Numerator and denominator of every metric, each summed over users; a mean's denominator counts users with a value."""
 MEANS: Parts = {name: (pl.col(name), pl.col(name).is_not_null()) for name in METRICS}
 OFFICIAL: Parts = {"ndcg": (pl.col("dcg"), pl.col("ideal_dcg")), "recall": (pl.col("recall"), pl.lit(1.0))}
+
+
+def estimate(n_users: int, n_lists: int, metrics: Parts) -> dict[str, int]:
+    """Estimate the bytes of a comparison in one view at one k by purpose; n_lists: lists of all methods."""
+    n_values = n_lists * len(metrics)
+    at_once = 2 * (1 + N_RESAMPLES) * n_users + 5 * 8 * min(n_values, VALUES_AT_ONCE)
+    return {
+        "metrics of users": 8 * n_values + ROW * n_lists,
+        "numerators and denominators": 2 * 8 * n_values,
+        "columns as they are read, and later sums": max(2 * 8 * n_values, at_once),
+    }
 
 
 def pane(rows: pl.DataFrame, metrics: Parts) -> Pane:
@@ -77,9 +91,20 @@ def panes(per_user: Relation, metrics: Parts = MEANS) -> list[Pane]:
     Args:
         per_user: evaluation/user_metrics or official_user_metrics.
         metrics: MEANS or OFFICIAL.
+
+    Raises:
+        NotEnoughMemoryError: the users of one comparison do not fit into free memory.
     """
-    keys = sorted(per_user.project("view, k").distinct().fetchall())
-    return [pane(per_user.filter(f"view = '{view}' AND k = {k}").pl(), metrics) for view, k in keys]
+    counted = per_user.aggregate("view, k, count(DISTINCT uid) AS n_users, count(*) AS n_lists", "view, k").fetchall()
+    for _, _, n_users, n_lists in counted:
+        refuse_beyond(
+            free_memory(),
+            f"comparison of {n_lists:,} lists of {n_users:,} users",
+            estimate(n_users, n_lists, metrics),
+            "let fewer users take part (splits__users.min_events, max_events), or evaluate on a machine with more "
+            "memory",
+        )
+    return [pane(per_user.filter(f"view = '{view}' AND k = {k}").pl(), metrics) for view, k, *_ in sorted(counted)]
 
 
 def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:

@@ -10,12 +10,31 @@ from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
 from ms_assets.reranking.candidates import Pool
-from ms_assets.reranking.past import LEAST, Measured, Measures, Past, gather, unmet
+from ms_assets.reranking.past import LEAST, MEASURES, Measured, Measures, Past, gather, unmet
 from ms_assets.vectors import Ragged, unit
 
 AT_ONCE = 1 << 16
 """Number of pairs whose vectors are multiplied at a time."""
 Values = NDArray[np.float64] | NDArray[np.float32]
+
+
+BLOCK = 640 << 20
+"""Bytes of some users' measures, candidates and features."""
+
+
+def estimate(n_users: int, n_songs: int, n_dimensions: int) -> dict[str, int]:
+    """Estimate the bytes of what a phase knows by purpose, beside the graph that it is given.
+
+    n_dimensions: dimensions of LightGCN's embeddings.
+    """
+    vector = 4 * n_dimensions
+    return {
+        "measures of songs": 8 * (len(MEASURES) + 1) * n_songs,
+        # Tables of them are read, and put together; later songs' directions, in two steps.
+        "embeddings": vector * (n_users + 3 * n_songs),
+        "artists and albums": 2 * 24 * n_songs,
+        "some users' features": BLOCK,
+    }
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _FADED = {
     "late_week": f"pow(2, age_of_all / {-7 * DAY})",
     "late_month": f"pow(2, age_of_all / {-30 * DAY})",
 }
-_MEASURES = {
+MEASURES = {
     "n": f"count(*) FILTER ({IS_POSITIVE})",
     "met": f"(count(*) FILTER ({IS_POSITIVE}) > 0)::DOUBLE",
     "plays": "count(*) FILTER (event_type = 'listen')",
@@ -107,13 +107,13 @@ class Past:
             f"* EXCLUDE (begun, ended), greatest(coalesce(ended - coalesce(timestamp, begun), 0)::BIGINT, 0) AS age, "
             f"greatest({self.last} - coalesce(timestamp, {self.first})::BIGINT, 0) AS age_of_all"
         )
-        measures = ", ".join(f"{sql} AS {name}" for name, sql in _MEASURES.items())
+        measures = ", ".join(f"{sql} AS {name}" for name, sql in MEASURES.items())
         rows = aged.aggregate(f"user_id - {first} AS user_id, song_id, {measures}", "user_id, song_id")
         return Interactions.of_table(rows.to_arrow_table(), last - first + 1, self.n_songs)
 
     def of_songs(self) -> Measures:
         """Measures of every song over all users, [n_songs]; the sum of `met` is its number of listeners."""
-        sums = {name: unmet(name, self.n_songs) for name in _MEASURES}
+        sums = {name: unmet(name, self.n_songs) for name in MEASURES}
         for first, last in ranges(self.n_users):
             pairs = self.pairs(first, last)
             for name, values in pairs.values.items():

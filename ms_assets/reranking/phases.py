@@ -11,8 +11,9 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_assets.machine import free_memory, refuse_beyond
 from ms_assets.reranking.candidates import Lists
-from ms_assets.reranking.features import Knowledge
+from ms_assets.reranking.features import Knowledge, estimate
 from ms_assets.reranking.past import Past
 from ms_assets.retrieval.cold_start import directions, indexed_vectors
 from ms_assets.retrieval.dataset import Dataset
@@ -21,7 +22,7 @@ from ms_assets.retrieval.lightgcn import LightGCN
 from ms_assets.retrieval.methods import METHODS
 from ms_assets.retrieval.recommender import recommendations
 from ms_assets.streams import Relation
-from ms_assets.vectors import Ragged, embeddings, is_refitted, unrefitted
+from ms_assets.vectors import Ragged, dimensions, embeddings, is_refitted, unrefitted
 
 SOURCES = tuple(name for name in METHODS if name != "random")
 """Recommenders whose lists are candidates."""
@@ -56,7 +57,12 @@ class Stored:
         return is_refitted(self.queries)
 
     def known_before_validation(self) -> Knowledge:
-        """Knowledge of the phase in which rankers learn."""
+        """Knowledge of the phase in which rankers learn.
+
+        Raises:
+            NotEnoughMemoryError: what is known of all songs and users does not fit into free memory.
+        """
+        self._refuse_without_room()
         vectors = self._unrefitted_vectors() if self.is_refitted else self._vectors()
         return self._known(self._past(self.train, self.negatives), vectors)
 
@@ -73,11 +79,25 @@ class Stored:
         return Phase(known, lists)
 
     def before_test(self, validation: Relation) -> Phase:
-        """Phase in which lists are ranked; validation: splits/validation, which is known after a refit alone."""
+        """Phase in which lists are ranked; validation: splits/validation, which is known after a refit alone.
+
+        Raises:
+            NotEnoughMemoryError: what is known of all songs and users does not fit into free memory.
+        """
+        self._refuse_without_room()
         if not self.is_refitted:
             return Phase(self._known(self._past(self.train, self.negatives), self._vectors()), self.lists)
         past = self._past(self.train, self.negatives, validation)
         return Phase(self._known(past, self._vectors()), self._unrefitted_lists())
+
+    def _refuse_without_room(self) -> None:
+        n_users, n_songs = len(self.users), len(self.songs)
+        refuse_beyond(
+            free_memory(),
+            f"ranking for {n_users:,} users among {n_songs:,} songs",
+            estimate(n_users, n_songs, dimensions(self.song_embeddings)),
+            "lower training__lightgcn.embedding_dim, or rank on a machine with more memory",
+        )
 
     def _past(self, *events: Relation) -> Past:
         return Past.of(len(self.users), len(self.songs), *events)

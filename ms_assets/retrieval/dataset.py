@@ -10,7 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
-from ms_assets.machine import IN_FLIGHT, free_memory, refuse_beyond
+from ms_assets.machine import free_memory, refuse_beyond
+from ms_assets.retrieval.memory import LEAST, Needs, estimate
 from ms_assets.splits.frames import Frame, Tables, tables
 from ms_assets.streams import Relation, in_user_ranges
 from ms_assets.vectors import vector_column
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 ONE = 1 << 40
 ROWS = 1 << 20
 """Number of train events whose histories are made at a time."""
-HISTORY = 20
-"""Bytes a pair: its key, number of events and last event."""
-LISTS = 2 * 100 * 94
-"""Bytes a user: a hundred songs in two views, as arrays and as a table."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +46,23 @@ class Dataset:
     """Tables made from frames; None for a dataset of other tables."""
 
     @classmethod
-    def of(cls, users: Relation, songs: Relation, train: Relation, ground_truth: Relation | None = None) -> Self:
-        """Read the tables splits/users, songs and train, and the validation part of splits/ground_truth."""
+    def of(
+        cls, users: Relation, songs: Relation, train: Relation, ground_truth: Relation | None = None,
+        needs: Needs = LEAST,
+    ) -> Self:  # fmt: skip
+        """Read the tables splits/users, songs and train, and the validation part of splits/ground_truth.
+
+        needs: what the step takes beside, for the refusal of data that do not fit into memory.
+        """
         song_table = songs.order("song_id").to_arrow_table()
         uid, item_id = users.order("user_id").to_arrow_table()["uid"].to_numpy(), song_table["item_id"].to_numpy()
-        shape = len(uid), len(item_id)
-        histories = _within_memory(in_user_ranges(_histories, train, rows=ROWS).tables, len(train), *shape)
+        shape, n_graph_songs = (len(uid), len(item_id)), int(song_table["in_graph"].to_numpy().sum())
+        validated = [] if ground_truth is None else [ground_truth.filter("split = 'validation'")]
+        ranges, n_validated = in_user_ranges(_histories, train, rows=ROWS).tables, sum(map(len, validated))
+        histories = _within_memory(ranges, len(train), len(uid), n_graph_songs, n_validated, needs)
         heard, validation = Interactions.of_tables(histories, *shape), None
-        if ground_truth is not None:
-            rows = ground_truth.filter("split = 'validation'").project(
-                "user_id, song_id, adjusted_relevance AS relevance"
-            )
-            validation = Interactions.of_tables(in_user_ranges(lambda some: some, rows, rows=ROWS).tables, *shape)
-        n_graph_songs = int(song_table["in_graph"].to_numpy().sum())
+        for rows in validated:
+            validation = Interactions.of_tables(in_user_ranges(_relevance, rows, rows=ROWS).tables, *shape)
         return cls(uid, item_id, n_graph_songs, heard, train, validation)
 
     @classmethod
@@ -126,18 +127,14 @@ class Dataset:
         return replace(self, heard=self.heard.keep(np.repeat(is_kept, self.heard.counts)))
 
 
-def estimate(n_users: int, n_songs: int, n_pairs: int) -> dict[str, int]:
-    """Estimate the bytes of a dataset while it is made, and of everybody's recommendations, by purpose."""
-    # A copy of the keys while parts are joined, later the lists.
-    then = max(8 * n_pairs, LISTS * n_users)
-    return {"histories": HISTORY * n_pairs, "lists": then, "songs": 16 * n_songs, "tables in flight": IN_FLIGHT}
-
-
-def _within_memory(histories: Iterable[pa.Table], n_events: int, n_users: int, n_songs: int) -> Iterator[pa.Table]:
+def _within_memory(
+    histories: Iterable[pa.Table], n_events: int, n_users: int, n_graph_songs: int, n_validated: int = 0,
+    needs: Needs = LEAST,
+) -> Iterator[pa.Table]:  # fmt: skip
     """Pass histories of ranges of users on, once the first tells how many pairs there are for an event.
 
     Raises:
-        NotEnoughMemoryError: the histories of all, or the lists made from them, do not fit into free memory.
+        NotEnoughMemoryError: the histories of all, and what is made from them, do not fit into free memory.
     """
     for number, some in enumerate(histories):
         if not number:
@@ -145,7 +142,7 @@ def _within_memory(histories: Iterable[pa.Table], n_events: int, n_users: int, n
             refuse_beyond(
                 free_memory(),
                 f"retrieval for {n_users:,} users with {n_events:,} train events",
-                estimate(n_users, n_songs, n_pairs),
+                estimate(n_users, n_graph_songs, n_pairs, n_validated, needs),
                 "let fewer users take part (splits__users.min_events, max_events), or recommend on a machine with more "
                 "memory",
             )
@@ -155,6 +152,10 @@ def _within_memory(histories: Iterable[pa.Table], n_events: int, n_users: int, n
 def _histories(train: Relation) -> Relation:
     counted = "count(*)::INTEGER AS n_events, coalesce(max(timestamp), -1) AS last"
     return train.aggregate(f"user_id, song_id, {counted}", "user_id, song_id")
+
+
+def _relevance(validated: Relation) -> Relation:
+    return validated.project("user_id, song_id, adjusted_relevance AS relevance")
 
 
 def _aged(weight: str, train: Relation) -> Relation:

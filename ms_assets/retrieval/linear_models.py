@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.baselines import FACTORS, degrees, positives, truncated_svd
 from ms_assets.retrieval.dataset import ROWS, Dataset
+from ms_assets.retrieval.memory import MOST_USERS
 from ms_assets.retrieval.recommender import Ranked, Recommender, padded
 from ms_assets.streams import Relation, in_user_ranges
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 HOUR = 3_600
 SESSION = 1_800
 """Seconds after an event within which another one of the user follows it."""
-MOST_USERS = 6_000
-"""Number of users that EASE learns from at most; its time grows with the cube, its memory with the square."""
 
 SESSION_GRID = [{"half_life_hours": hours} for hours in (None, 168.0, 24.0, 6.0, 1.0, 0.2, 0.04, 0.008)]
 TRANSITIONS_GRID = [{"half_life_hours": hours} for hours in (0.2, 0.04, 1.0, 24.0, None)]

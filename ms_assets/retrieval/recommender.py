@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,13 +16,13 @@ from ms_assets.files import published, reading
 from ms_assets.interactions import Interactions
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.memory import SONGS_AT_ONCE, USERS_AT_ONCE
 from ms_assets.splits.frames import Frame
 
 TOP_K = 100
 VIEWS = ("all", "discovery")
-USERS_AT_ONCE = 256
-SONGS_AT_ONCE = 1 << 22
-"""Number of candidates held at a time for these users together, 16,384 each."""
+LISTS_AT_ONCE = 4_096
+"""Number of users whose lists are a table at a time."""
 FORMAT = 1
 """Version of saved recommenders."""
 
@@ -245,25 +245,40 @@ def _is_heard(
     return np.isin(np.arange(len(users))[:, None] * n_songs + candidates, keys) & (candidates >= 0)
 
 
-def recommendations(recommender: Recommender, k: int = TOP_K, views: Collection[str] = VIEWS) -> pa.Table:
-    """Rank k songs for every user in these views: view, user_id, uid, rank, song_id, item_id, score."""
+def everybodys(recommender: Recommender, k: int = TOP_K) -> dict[str, Ranked]:
+    """Rank k songs for every user: songs and scores [n_users, k] by view."""
     dataset = recommender._fitted(k)
     users = np.arange(len(dataset.user_ids))
     songs, scores = ranked(recommender.rank, users, dataset.heard, dataset.n_songs, k)
-    songs[[view not in views for view in VIEWS]] = -1
-    view, user, place = np.nonzero(songs >= 0)
-    song = songs[view, user, place]
-    return pa.table(
-        {
-            "view": pa.array(np.array(VIEWS, dtype=object)[view], pa.string()),
-            "user_id": user.astype(np.int32),
-            "uid": dataset.user_ids[user],
-            "rank": (place + 1).astype(np.int32),
-            "song_id": song.astype(np.int32),
-            "item_id": dataset.song_ids[song],
-            "score": scores[view, user, place],
-        }
-    )
+    return {view: (songs[n], scores[n]) for n, view in enumerate(VIEWS)}
+
+
+def listed(dataset: Dataset, lists: Mapping[str, Ranked]) -> Iterator[pa.Table]:
+    """Tables of the lists of all users by view, some users at a time.
+
+    Columns: view, user_id, uid, rank, song_id, item_id, score.
+    """
+    for view, (songs, scores) in lists.items():
+        for first in range(0, max(len(songs), 1), LISTS_AT_ONCE):
+            some = slice(first, first + LISTS_AT_ONCE)
+            user, place = np.nonzero(songs[some] >= 0)
+            song = songs[some][user, place]
+            yield pa.table(
+                {
+                    "view": pa.array(np.full(len(user), view, object), pa.string()),
+                    "user_id": (first + user).astype(np.int32),
+                    "uid": dataset.user_ids[first + user],
+                    "rank": (place + 1).astype(np.int32),
+                    "song_id": song.astype(np.int32),
+                    "item_id": dataset.song_ids[song],
+                    "score": scores[some][user, place],
+                }
+            )
+
+
+def recommendations(recommender: Recommender, k: int = TOP_K) -> pa.Table:
+    """Rank k songs for every user in both views: the columns of `listed`."""
+    return pa.concat_tables(listed(recommender._fitted(k), everybodys(recommender, k)))
 
 
 def nearest(users: NDArray[np.float32], songs: NDArray[np.float32]) -> Rank:

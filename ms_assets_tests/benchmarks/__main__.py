@@ -22,6 +22,7 @@ from ms_assets_tests.benchmarks import (
     retrieval,
     serving,
     sets,
+    stages,
 )
 from ms_assets_tests.benchmarks.shapes import GRAPHS, SHAPES
 
@@ -80,6 +81,9 @@ def main(arguments: list[str] | None = None) -> None:
         type=float,
         help="GiB for one fraction more, the largest that fits; by default what is free, 0: none",
     )
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the training, such as embedding_dim=16"
+    )
     command.add_argument("--folder", type=Path, help="where artefacts lie meanwhile; by default the system's")
     command.set_defaults(run=_rehearse)
     chosen = parser.parse_args(arguments)
@@ -127,7 +131,8 @@ def _quality(chosen: argparse.Namespace) -> None:
 
 def _rehearse(chosen: argparse.Namespace) -> None:
     available = free_memory() if chosen.memory is None else int(chosen.memory * 2**30)
-    runs = rehearse.rehearse(chosen.scale, chosen.fractions, available, chosen.folder)
+    settings = stages.settings_of(chosen.scale, **dict(given.split("=", 1) for given in chosen.set))
+    runs = rehearse.rehearse(chosen.scale, chosen.fractions, settings, available, chosen.folder)
     _publish(f"Rehearsal of {chosen.scale}", rehearse.section(chosen.scale, runs))
 
 

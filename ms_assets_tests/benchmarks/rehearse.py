@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from ms_assets.graph import bipartite
-from ms_assets.retrieval import dataset
+from ms_assets.retrieval import memory as retrieval_memory
+from ms_assets.retrieval.memory import OF_COLD_SONGS, OF_QUERIES, of_vectors
+from ms_assets.settings import TrainingSettings
 from ms_assets.training import memory, trainer
 from ms_assets.training.memory import Sizes
 from ms_assets_tests.benchmarks import fraction, stages
 from ms_assets_tests.benchmarks.report import machine, table
 from ms_assets_tests.benchmarks.shapes import GRAPHS
-from ms_assets_tests.benchmarks.stages import EXACT, STAGES, STEPS, TRAINING, Found, settings_of
+from ms_assets_tests.benchmarks.stages import EXACT, STAGES, STEPS, TRAINING, Found
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +32,6 @@ ROOM = 0.8
 """Share of the free memory that the largest fraction may fill."""
 CALCULATED = (TRAINING, EXACT)
 """Stages of which a part is timed, and the whole calculated."""
-OF_A_DATASET = ("retrieval/queries", "retrieval/cold_songs", "retrieval/lightgcn", "retrieval/popular")
-"""Stages that make the histories of all users."""
 EPOCHS = 2
 """Epochs that a training is rehearsed with: its own, and one with cold songs hidden."""
 
@@ -39,14 +39,14 @@ Value = Callable[[Found], float]
 """Number that is read off a stage's measurements."""
 
 
-def measured(names: Iterable[str], folder: Path, scale: str) -> Iterator[tuple[str, Found]]:
+def measured(names: Iterable[str], folder: Path, settings: TrainingSettings) -> Iterator[tuple[str, Found]]:
     """Run stages one after the other, each in a process of its own, which has imported the libraries and no more."""
     context = multiprocessing.get_context("forkserver")
     # As in any run, resources come first: they choose the pages that tensors are allocated in.
     context.set_forkserver_preload(["ms_assets.defs.platform.resources", stages.__name__])
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes:
         for stage in names:
-            yield stage, processes.submit(stages.found, stage, folder, scale).result()
+            yield stage, processes.submit(stages.found, stage, folder, settings).result()
 
 
 @dataclass(frozen=True)
@@ -55,34 +55,37 @@ class Run:
 
     fraction: float
     sizes: Sizes
+    settings: TrainingSettings
     stages: dict[str, Found]
 
 
-def run(scale: str, share: float, place: Path | None) -> Run:
+def run(scale: str, share: float, settings: TrainingSettings, place: Path | None) -> Run:
     """Generate a fraction of a scale below a folder, and measure every stage on it."""
     sizes = fraction.sizes_of(GRAPHS[scale], share)
     with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
         fraction.write(folder, sizes)
         found = {}
-        for stage, taken in measured(STAGES, folder, scale):
+        for stage, taken in measured(STAGES, folder, settings):
             logger.info("%g of %s, %s: %.1f s, %d MiB", share, scale, stage, taken.seconds["all"], taken.peak >> 20)
             found[stage] = taken
-    return Run(share, sizes, found)
+    return Run(share, sizes, settings, found)
 
 
-def rehearse(scale: str, fractions: Sequence[float], available: int, place: Path | None) -> list[Run]:
+def rehearse(
+    scale: str, fractions: Sequence[float], settings: TrainingSettings, available: int, place: Path | None
+) -> list[Run]:
     """Measure a scale on fractions, in ascending order, and, unless it is 0, on the largest that so many bytes hold.
 
-    place: folder in which a fraction's artefacts lie meanwhile.
+    settings: of the training; place: folder in which a fraction's artefacts lie meanwhile.
     """
-    runs = [run(scale, share, place) for share in fractions]
+    runs = [run(scale, share, settings, place) for share in fractions]
     if not available:
         return runs
     lines = [line(runs, _peak, stage) for stage in STAGES]
     largest = min(1.0, *((ROOM * available - start) / slope for start, slope in lines if slope > 0))
     if largest > 1.5 * fractions[-1]:
-        runs.append(run(scale, largest, place))
+        runs.append(run(scale, largest, settings, place))
     return runs
 
 
@@ -104,14 +107,21 @@ def _peak(found: Found) -> float:
     return found.peak
 
 
-def estimates(scale: str) -> dict[str, int]:
-    """Bytes that the product's refusals estimate for the whole scale, by stage."""
+def estimates(scale: str, settings: TrainingSettings) -> dict[str, int]:
+    """Bytes that the product's refusals estimate for the whole scale, by stage; settings: of the training."""
     sizes = GRAPHS[scale]
     of_graph = bipartite.estimate(sizes.n_users, sizes.n_songs, sizes.n_edges, sizes.audio_dimensions)
-    of_dataset = dataset.estimate(sizes.n_users, sizes.n_songs, sizes.n_edges)
-    parts = dict.fromkeys(OF_A_DATASET, of_dataset) | {
+    d, n_validated = settings.embedding_dim, int(fraction.LATER * sizes.n_edges)
+    known = {
+        "retrieval/queries": (n_validated, of_vectors(d, *OF_QUERIES)),
+        "retrieval/cold_songs": (n_validated, of_vectors(d, *OF_COLD_SONGS)),
+        "retrieval/lightgcn": (),
+        "retrieval/popular": (),
+    }
+    of_dataset = sizes.n_users, sizes.n_graph_songs, sizes.n_edges
+    parts = {stage: retrieval_memory.estimate(*of_dataset, *more) for stage, more in known.items()} | {
         "graph/bipartite_graph": of_graph,
-        TRAINING: memory.estimate(sizes, settings_of(scale)),
+        TRAINING: memory.estimate(sizes, settings),
     }
     return {stage: sum(estimated.values()) for stage, estimated in parts.items()}
 
@@ -124,7 +134,7 @@ def hours(scale: str, runs: Sequence[Run], stage: str) -> float:
 
     if stage != TRAINING:
         return seconds(lambda found: found.seconds["all"]) / 3600
-    settings = settings_of(scale)
+    settings = runs[-1].settings
     n_steps = math.ceil(GRAPHS[scale].n_edges / settings.step_size(GRAPHS[scale].n_edges))
     n_epochs = settings.epochs + trainer.short(settings).epochs  # the latter with cold songs hidden
     learning, frozen = (seconds(lambda found, kind=kind: found.seconds[kind]) for kind in STEPS)
@@ -135,7 +145,7 @@ def hours(scale: str, runs: Sequence[Run], stage: str) -> float:
 
 def section(scale: str, runs: Sequence[Run]) -> str:
     """Measurements of the fractions, and what the whole scale needs by them, as Markdown."""
-    estimated, is_whole = estimates(scale), runs[-1].fraction == 1
+    estimated, is_whole = estimates(scale, runs[-1].settings), runs[-1].fraction == 1
     mark = "measured" if is_whole else "extrapolated"
     rows, needed = [], {}
     for stage in STAGES:
@@ -150,7 +160,9 @@ def section(scale: str, runs: Sequence[Run]) -> str:
     return "\n".join(
         [
             f"`{scale}`: {sizes.n_edges:,} edges, {sizes.n_users:,} users, {sizes.n_songs:,} songs, "
-            f"{sizes.n_graph_songs:,} of them in the graph, made up with the degrees of Yambda. {machine()}.",
+            f"{sizes.n_graph_songs:,} of them in the graph, made up with the degrees of Yambda; the training has "
+            f"{runs[-1].settings.embedding_dim} dimensions, steps of {runs[-1].settings.batch_size:,} edges and "
+            f"{runs[-1].settings.epochs} epochs. {machine()}.",
             "",
             table(("peak, GiB", *(f"{run.sizes.n_edges:,} edges" for run in runs)), _measured_rows(runs)),
             "",

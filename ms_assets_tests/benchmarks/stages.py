@@ -27,7 +27,7 @@ from ms_assets.machine import refuse_beyond
 from ms_assets.retrieval import cold_start, dataset, exact
 from ms_assets.retrieval.index import SongIndex, fingerprint
 from ms_assets.retrieval.recommender import TOP_K
-from ms_assets.settings import EvaluationSettings, TrainingSettings
+from ms_assets.settings import EvaluationSettings, TrainingSettings, validated
 from ms_assets.streams import Relation, TableWriter, stored_table
 from ms_assets.training import diagnostics, inputs, memory, race, spectral
 from ms_assets.training.checkpoints import Checkpoint
@@ -46,17 +46,17 @@ REFUSING = (bipartite, memory, dataset)
 """Modules that refuse what does not fit."""
 
 
-def settings_of(scale: str) -> TrainingSettings:
-    """Default settings of a scale's training."""
-    return TrainingSettings(**SCALE_DEFAULTS[scale][TrainingSettings])
+def settings_of(scale: str, **changed: Any) -> TrainingSettings:
+    """Settings of a scale's training: its defaults, but for those that are changed."""
+    return validated(TrainingSettings, SCALE_DEFAULTS[scale][TrainingSettings] | changed)
 
 
 @dataclass
 class Bench:
-    """Folder of artefacts and scale of a stage, and the notes of what the stage takes."""
+    """Folder of artefacts of a stage and settings of the training, and the notes of what the stage takes."""
 
     folder: Path
-    scale: str
+    trained: TrainingSettings
     seconds: dict[str, float] = field(default_factory=dict)
     estimated: int | None = None
     """Bytes that the product estimates beforehand, None where it estimates nothing."""
@@ -129,10 +129,10 @@ class Bench:
 
     @property
     def settings(self) -> TrainingSettings:
-        """Settings of the scale's training, but one epoch, two steps at least, and no race that the scale has not."""
-        most = {"batch_size": min(settings_of(self.scale).batch_size or 1, len(self.table("edges")) // 2)}
+        """Settings of the training, but one epoch, two steps at least, and no race that a large scale has not."""
+        most = {"batch_size": min(self.trained.batch_size or 1, len(self.table("edges")) // 2)}
         few = {"epochs": 1, "checkpoint_seconds": 0, "temperature": 0.15}
-        return settings_of(self.scale).model_copy(update=most | few)
+        return self.trained.model_copy(update=most | few)
 
 
 def edges(bench: Bench) -> None:
@@ -220,12 +220,12 @@ def lightgcn(bench: Bench) -> None:
     made_from = {"device": "cpu", "id_map": fingerprint(bench.song_ids), "queries": fingerprint(bench.vectors[1])}
     index = IndexOfOrigin(SongIndex.load(bench.folder / "index.faiss").index, made_from)
     given = bench.tables("users", "songs", "train", "queries")
-    bench.publish("lightgcn", [retrieval_assets.lightgcn(**given, song_index=index).value])
+    bench.publish("lightgcn", retrieval_assets.lightgcn(**given, song_index=index).value.tables)
 
 
 def popular(bench: Bench) -> None:
     """Recommend the same songs to everybody, which is what every baseline takes at least."""
-    bench.publish("popular", [retrieval_assets.popular(**bench.tables("users", "songs", "train")).value])
+    bench.publish("popular", retrieval_assets.popular(**bench.tables("users", "songs", "train")).value.tables)
 
 
 def exact_search(bench: Bench) -> None:
@@ -283,9 +283,9 @@ class Found:
     """Bytes of the files that it left."""
 
 
-def found(stage: str, folder: Path, scale: str) -> Found:
-    """Run a stage in this process."""
-    bench, chosen = Bench(folder, scale), STAGES[stage]
+def found(stage: str, folder: Path, settings: TrainingSettings) -> Found:
+    """Run a stage in this process; settings: of the training."""
+    bench, chosen = Bench(folder, settings), STAGES[stage]
     with bench.noting_estimates(), bench.timed("all"):
         chosen.work(bench)
     last, files = resident("VmHWM"), (folder / name for name in chosen.files)

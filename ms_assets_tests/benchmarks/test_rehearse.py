@@ -15,6 +15,7 @@ from ms_assets_tests.benchmarks.stages import STAGES, TRAINING, Found
 
 TINY = Sizes(n_users=40, n_graph_songs=200, n_songs=260, n_edges=2_000, n_owners=60)
 GIB = 2**30
+SETTINGS = stages.settings_of("500m")
 
 
 def test_a_fraction_has_as_many_edges_for_each_node_as_the_whole():
@@ -54,10 +55,10 @@ def test_every_stage_runs_on_what_the_stages_before_left_and_tells_what_it_took(
     monkeypatch.setattr(
         rehearse, "measured", lambda names, *where: ((name, stages.found(name, *where)) for name in names)
     )
-    [run] = rehearse.rehearse("500m", [1.0], 0, tmp_path)
+    [run] = rehearse.rehearse("500m", [1.0], SETTINGS, 0, tmp_path)
     assert list(run.stages) == list(STAGES)
     estimated = {stage for stage, found in run.stages.items() if found.estimated}
-    assert estimated == {stage for stage in STAGES if stage in rehearse.estimates("500m")}
+    assert estimated == {stage for stage in STAGES if stage in rehearse.estimates("500m", SETTINGS)}
     for stage, found in run.stages.items():
         assert found.peak >= found.beyond
         assert found.seconds["all"] > 0
@@ -83,7 +84,7 @@ def made_up(share):
         seconds = {"all": 3_600 * share**stage.power, **dict.fromkeys(stages.STEPS, 10 * share)}
         peak = int((1 + 10 * share) * GIB)
         found[name] = Found(seconds, peak, peak - GIB, int(9 * share * GIB), int(share * GIB))
-    return rehearse.Run(share, fraction.sizes_of(GRAPHS["500m"], share), found)
+    return rehearse.Run(share, fraction.sizes_of(GRAPHS["500m"], share), SETTINGS, found)
 
 
 RUNS = [made_up(share) for share in (0.01, 0.1)]
@@ -104,13 +105,13 @@ def test_a_training_takes_its_steps_and_those_with_cold_songs_hidden():
 
 
 def test_the_largest_fraction_is_the_one_that_the_memory_holds(monkeypatch):
-    monkeypatch.setattr(rehearse, "run", lambda scale, share, place: made_up(share))
+    monkeypatch.setattr(rehearse, "run", lambda scale, share, settings, place: made_up(share))
     # Four fifths of 5 GiB hold 1 GiB and three tenths of 10 GiB.
-    assert [run.fraction for run in rehearse.rehearse("500m", [0.01, 0.1], 5 * GIB, None)] == pytest.approx(
+    assert [run.fraction for run in rehearse.rehearse("500m", [0.01, 0.1], SETTINGS, 5 * GIB, None)] == pytest.approx(
         [0.01, 0.1, 0.3]
     )
-    assert [run.fraction for run in rehearse.rehearse("500m", [0.01, 0.1], 100 * GIB, None)][-1] == 1
-    assert len(rehearse.rehearse("500m", [0.01, 0.1], 0, None)) == 2
+    assert [run.fraction for run in rehearse.rehearse("500m", [0.01, 0.1], SETTINGS, 100 * GIB, None)][-1] == 1
+    assert len(rehearse.rehearse("500m", [0.01, 0.1], SETTINGS, 0, None)) == 2
 
 
 def test_the_section_marks_each_figure_and_names_the_largest_process():
@@ -120,10 +121,18 @@ def test_the_section_marks_each_figure_and_names_the_largest_process():
     assert "needs 11.00 GiB (extrapolated)" in text
 
 
+def test_settings_of_the_training_are_given_by_name():
+    assert stages.settings_of("5b", embedding_dim="16", spectral_start="false") == SETTINGS.model_copy(
+        update={"embedding_dim": 16, "spectral_start": False, "batch_size": 2_097_152, "epochs": 4}
+    )
+    with pytest.raises(ValueError, match=r"embedding_dim: .*found 'few'"):
+        stages.settings_of("5b", embedding_dim="few")
+
+
 @pytest.mark.slow
 def test_a_stage_runs_in_a_process_of_its_own(tmp_path):
     fraction.write(tmp_path, TINY)
-    [(name, found)] = rehearse.measured(["graph/edges"], tmp_path, "500m")
+    [(name, found)] = rehearse.measured(["graph/edges"], tmp_path, SETTINGS)
     assert name == "graph/edges"
     assert found.peak > 50 << 20
     assert (tmp_path / "edges.parquet").exists()

@@ -6,11 +6,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ms_assets import certainty
 from ms_assets.certainty import Resamples
+from ms_assets.evaluation import leaderboard as boards
 from ms_assets.evaluation import official
 from ms_assets.evaluation.exposure import COMPARED
 from ms_assets.evaluation.leaderboard import OFFICIAL, differences, leaderboard, summary, to_markdown, verdict
 from ms_assets.evaluation.metrics import METRICS
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets_tests.evaluation.boards import frames, panes
 
 COLUMNS = {
@@ -151,6 +154,26 @@ def test_sums_are_exact_so_that_equal_columns_have_equal_ones_in_any_place_and_a
     assert (Resamples(resamples.times[:, order]).sums(values[order]) == sums).all()
     slow = [[math.fsum(np.repeat(column, times)) for column in values.T] for times in resamples.times[:20]]
     np.testing.assert_allclose(sums[:20], slow, rtol=2**-52, atol=0)
+
+
+@pytest.mark.parametrize("at_once", [1, 1_500])
+def test_sums_do_not_depend_on_how_many_values_are_added_up_at_once(at_once, monkeypatch):
+    values = np.random.default_rng(0).random((500, 7)) ** 9 * [1, 1e6, 1e-6, 1, 0, -1, 1]
+    resamples = Resamples.of(500)
+    whole = resamples.sums(values)
+    monkeypatch.setattr(certainty, "VALUES_AT_ONCE", at_once)
+    assert (resamples.sums(values) == whole).all()
+
+
+def test_a_comparison_of_more_users_than_memory_holds_is_refused(monkeypatch):
+    rows = official_rows(lightgcn=[(0.5, 1, 0.2), (1.0, 3, 0.6)])
+    # Two metrics of two lists: keys of 48 bytes, 8 bytes a number in rows, 16 in arrays; 2,002 bytes for each user.
+    monkeypatch.setattr(boards, "free_memory", lambda: 2 * 48 + 4 * 8 + 4 * 16 + 4_004 + 4 * 40)
+    panes(rows, OFFICIAL)
+    monkeypatch.setattr(boards, "free_memory", lambda: 4_000)
+    with pytest.raises(NotEnoughMemoryError, match="comparison of 2 lists of 2 users needs") as refusal:
+        panes(rows, OFFICIAL)
+    assert "min_events" in str(refusal.value)
 
 
 def test_the_verdict_tells_real_differences_from_chance():

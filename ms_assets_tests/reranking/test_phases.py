@@ -7,7 +7,8 @@ import torch
 from torch_geometric.data import HeteroData
 
 from ms_assets.defs.reranking import assets
-from ms_assets.reranking import passes
+from ms_assets.machine import NotEnoughMemoryError
+from ms_assets.reranking import passes, phases
 from ms_assets.reranking.phases import SOURCES, Stored
 from ms_assets.reranking.ranker import Ranker, learn
 from ms_assets.vectors import embedding_columns
@@ -81,6 +82,16 @@ def test_rankers_learn_from_vectors_lists_and_events_that_have_not_seen_validati
     assert first.tolist() == (users @ found.T).argmax(axis=1).tolist()
     assert phase.lists["lightgcn_replay"] is None
     assert phase.lists["replay"] is given["replay"]
+
+
+def test_what_is_known_of_all_songs_is_refused_before_it_is_read_where_it_does_not_fit(given, monkeypatch):
+    monkeypatch.setattr(phases, "free_memory", lambda: 1 << 20)
+    for begin in (stored(given).known_before_validation, lambda: stored(given).before_test(given["validation"])):
+        with pytest.raises(
+            NotEnoughMemoryError, match=f"for {N_USERS:,} users among {N_SONGS:,} songs needs"
+        ) as refusal:
+            begin()
+        assert "embedding_dim" in str(refusal.value)
 
 
 def test_lists_are_ranked_by_vectors_lists_and_events_of_the_refit(given, vectors):

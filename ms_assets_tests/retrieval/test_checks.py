@@ -146,7 +146,8 @@ def test_a_blend_is_tuned_with_the_vectors_that_have_not_seen_validation(duckdb,
 
     refitted = blended(after, before)
     assert setting(refitted) == setting(blended(before)) != setting(blended(after))
-    first = pl.from_arrow(refitted.value).filter(pl.col("view") == "discovery", pl.col("rank") == 1).sort("user_id")
+    lists = pl.from_arrow(pa.concat_tables(refitted.value.tables))
+    first = lists.filter(pl.col("view") == "discovery", pl.col("rank") == 1).sort("user_id")
     own = np.zeros((n_users, n_songs), bool)
     own[tuple(np.array(heard).T)] = True
     assert first["song_id"].to_list() == np.where(own, -np.inf, after @ songs.T).argmax(axis=1).tolist()

@@ -8,6 +8,8 @@ import pytest
 from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.retrieval import dataset
 from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.memory import NEEDS, Needs, Taken, estimate
+from ms_assets.retrieval.methods import METHODS
 
 RNG = np.random.default_rng(0)
 N = 400
@@ -55,3 +57,23 @@ def test_histories_that_do_not_fit_are_refused_after_the_first_range(whole, monk
     assert ranges == []
     for word in ("histories 8.38 GiB", "only 2.00 GiB", "min_events"):
         assert word in str(refusal.value)
+
+
+def test_needs_are_those_of_recommenders_and_no_method_takes_less_than_the_least():
+    assert set(NEEDS) < set(METHODS)
+    for users, songs, pairs in ((60, 1_800, 60_000), (60_000, 1_800_000, 60_000_000)):
+        least = sum(estimate(users, songs, pairs).values())
+        assert all(sum(estimate(users, songs, pairs, 0, needs).values()) >= least for needs in NEEDS.values())
+
+
+def test_a_method_that_takes_more_of_each_pair_is_refused_where_others_fit(monkeypatch):
+    monkeypatch.setattr(dataset, "free_memory", lambda: 2**30)
+    histories = [pa.table({"n_events": [1]})]  # 20 M pairs: 381 MiB of histories
+    assert list(dataset._within_memory(histories, 20_000_000, 1_000, 1_000)) == histories
+    with pytest.raises(
+        NotEnoughMemoryError, match="learning and tables in flight 935 MiB"
+    ):  # 44 bytes a pair, and more
+        needs = Needs(learning=Taken(pair=44, fixed=40 << 20))
+        list(dataset._within_memory(histories, 20_000_000, 1_000, 1_000, needs=needs))
+    with pytest.raises(NotEnoughMemoryError, match="validation part 916 MiB"):  # 60 M pairs, 16 bytes each
+        list(dataset._within_memory(histories, 20_000_000, 1_000, 1_000, n_validated=60_000_000))

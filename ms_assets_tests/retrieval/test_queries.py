@@ -8,6 +8,7 @@ import pytest
 
 from ms_assets.defs.retrieval import assets
 from ms_assets.interactions import Interactions
+from ms_assets.retrieval import dataset as data
 from ms_assets.retrieval import queries
 from ms_assets.vectors import embedding_columns, vector_column
 from ms_assets_tests.retrieval.histories import dataset_of
@@ -64,6 +65,12 @@ def test_means_of_recent_songs_fade_with_the_age_of_each_event(dataset, rows, ve
         wanted[user] += 0.5 ** (age / half_life) * songs[song] / np.linalg.norm(songs[song])
     wanted[:-1] /= np.linalg.norm(wanted[:-1], axis=1, keepdims=True)
     np.testing.assert_allclose(queries.recent(dataset, songs, half_life), wanted, atol=1e-5)
+
+
+def test_means_of_recent_songs_do_not_depend_on_how_many_users_are_read_at_once(dataset, vectors, monkeypatch):
+    whole = queries.recent(dataset, vectors[1], DAY)
+    monkeypatch.setattr(data, "ROWS", 100)
+    assert np.array_equal(queries.recent(dataset, vectors[1], DAY), whole)
 
 
 def test_a_query_is_the_learned_vector_and_weighted_means_at_length_1(dataset, vectors):

@@ -43,6 +43,17 @@ def test_how_many_users_are_served_at_once_changes_nothing(users_at_once, monkey
     assert recommendations(model).equals(wanted)
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 30])
+def test_tables_of_some_users_at_a_time_are_that_of_all(at_once, monkeypatch):
+    rng = np.random.default_rng(3)
+    model = ByScores(np.ones((30, 9), np.float32), dataset_of(random_histories(rng, 30, 9), 9))
+    wanted = recommendations(model)
+    monkeypatch.setattr(recommender, "LISTS_AT_ONCE", at_once)
+    tables = list(recommender.listed(model.dataset, recommender.everybodys(model)))
+    assert len(tables) == 2 * -(-30 // at_once)
+    assert recommendations(model).equals(wanted)
+
+
 @pytest.mark.parametrize("songs_at_once", [1, 300, 1_000])
 def test_candidates_of_all_users_of_a_block_are_bounded(songs_at_once, monkeypatch):
     class Watched(ByScores):

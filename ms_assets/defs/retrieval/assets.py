@@ -27,14 +27,23 @@ from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
 from ms_assets.retrieval.index import SongIndex
 from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
 from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN, Transitions
-from ms_assets.retrieval.recommender import VIEWS, Recommender, recommendations
+from ms_assets.retrieval.memory import NEEDS, OF_COLD_SONGS, OF_QUERIES, of_vectors
+from ms_assets.retrieval.recommender import VIEWS, Ranked, Recommender, everybodys, listed
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
-from ms_assets.streams import Relation
-from ms_assets.vectors import Ragged, embedding_columns, embeddings, fixed_size_list, is_refitted, unrefitted
+from ms_assets.streams import Relation, TableStream
+from ms_assets.vectors import (
+    Ragged,
+    dimensions,
+    embedding_columns,
+    embeddings,
+    fixed_size_list,
+    is_refitted,
+    unrefitted,
+)
 
 asset = room("retrieval")
-Recommended = dg.MaterializeResult[pa.Table]
+Recommended = dg.MaterializeResult[TableStream]
 
 SPLITS = assets_of("splits", "users", "songs", "train")
 TUNED = SPLITS | assets_of("splits", "ground_truth")
@@ -51,7 +60,8 @@ def queries(
 
     How much, and how fast songs fade, is chosen on validation; where fading gains nothing, the learned vector stays.
     """
-    dataset, trained = Dataset.of(users, songs, train, ground_truth), song_embeddings.filter("NOT cold")
+    needs, trained = of_vectors(dimensions(song_embeddings), *OF_QUERIES), song_embeddings.filter("NOT cold")
+    dataset = Dataset.of(users, songs, train, ground_truth, needs)
     found = asking.fit(dataset, unrefitted(user_embeddings, "user_id"), unrefitted(trained, "song_id"))
     asked, asked_before = found.queries, None
     if is_refitted(user_embeddings):
@@ -82,7 +92,7 @@ def cold_songs(
 
     Cold songs have no listeners to learn from, so their vectors come from audio, artists and albums.
     """
-    dataset = Dataset.of(users, songs, train, ground_truth)
+    dataset = Dataset.of(users, songs, train, ground_truth, of_vectors(dimensions(song_embeddings), *OF_COLD_SONGS))
     artists = Ragged.from_column(songs.order("song_id").to_arrow_table(), "artist_ids")
     vectors, known, fit = cold_start.placed(
         dataset,
@@ -141,21 +151,22 @@ def _recommended(
     dataset: Dataset, make: Callable[..., Recommender], settings: Mapping[str, Setting] | None = None, **metadata: Any
 ) -> Recommended:
     """Recommend by the recommender that is made with the settings of each view, by default with none."""
-    tables, seconds = [], {"fit_seconds": 0.0, "recommend_seconds": 0.0}
+    lists, seconds = dict[str, Ranked](), {"fit_seconds": 0.0, "recommend_seconds": 0.0}
     settings = settings or {view: {} for view in VIEWS}
     for setting, views in groupby(settings, settings.__getitem__):
         started = time.monotonic()
         recommender = make(**setting)
         fitted = time.monotonic()
-        tables.append(recommendations(recommender, views=list(views)))
+        found = everybodys(recommender)
+        lists |= {view: (found[view][0].astype(np.int32), found[view][1].copy()) for view in views}
         seconds["fit_seconds"] += fitted - started
         seconds["recommend_seconds"] += time.monotonic() - fitted
-    table = pa.concat_tables(tables)
-    n_cold = int((table["song_id"].to_numpy() >= dataset.n_graph_songs).sum())
-    metadata["cold_share_of_top_100"] = round(n_cold / max(len(table), 1), 4)
-    return dg.MaterializeResult(
-        value=table, metadata={**metadata, **{name: round(s, 3) for name, s in seconds.items()}}
+    n_listed, n_cold = (
+        sum(np.count_nonzero(songs >= least) for songs, _ in lists.values()) for least in (0, dataset.n_graph_songs)
     )
+    metadata |= {name: round(s, 3) for name, s in seconds.items()}
+    metadata["cold_share_of_top_100"] = round(n_cold / max(n_listed, 1), 4)
+    return dg.MaterializeResult(value=TableStream(listed(dataset, lists)), metadata=metadata)
 
 
 def _tuned(
@@ -232,7 +243,7 @@ def lightgcn_replay(
 
     It serves users who also want songs that they know already, which are most of what they listen to.
     """
-    dataset = Dataset.of(users, songs, train, ground_truth)
+    dataset = Dataset.of(users, songs, train, ground_truth, NEEDS["lightgcn_replay"])
     vectors, trained = embeddings(queries, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
 
     def blend(
@@ -277,56 +288,64 @@ def random(users: Relation, songs: Relation, train: Relation) -> Recommended:
 @asset(kinds={"duckdb"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated"))
 def replay(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: the user's own songs by how often and how lately they were played; `discovery` has none."""
-    return _fitted(Dataset.of(users, songs, train, ground_truth), Replay, baselines.DECAYS)
+    return _fitted(Dataset.of(users, songs, train, ground_truth, NEEDS["replay"]), Replay, baselines.DECAYS)
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
 def item_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: item-based nearest neighbours of the user's songs, by `implicit`; lists end with the neighbours."""
-    return _fitted(Dataset.of(users, songs, train, ground_truth), ItemKNN, implicit_models.ITEM_KNN_GRID)
+    return _fitted(
+        Dataset.of(users, songs, train, ground_truth, NEEDS["item_knn"]), ItemKNN, implicit_models.ITEM_KNN_GRID
+    )
 
 
 @asset(kinds={"torch"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated"))
 def session_knn(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: item-based neighbours of the user's recent songs, as Yambda's authors have it, with all neighbours."""
-    return _fitted(Dataset.of(users, songs, train, ground_truth), SessionKNN, linear_models.SESSION_GRID)
+    return _fitted(
+        Dataset.of(users, songs, train, ground_truth, NEEDS["session_knn"]), SessionKNN, linear_models.SESSION_GRID
+    )
 
 
 @asset(kinds={"scipy"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated"))
 def transitions(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: the songs that followed the user's recent songs within sessions of all users."""
-    return _fitted(Dataset.of(users, songs, train, ground_truth), Transitions, linear_models.TRANSITIONS_GRID)
+    return _fitted(
+        Dataset.of(users, songs, train, ground_truth, NEEDS["transitions"]), Transitions, linear_models.TRANSITIONS_GRID
+    )
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
 def ials(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: weighted matrix factorisation by alternating least squares, 64 factors, by `implicit`."""
-    return _fitted(Dataset.of(users, songs, train, ground_truth), IALS, implicit_models.IALS_GRID)
+    return _fitted(Dataset.of(users, songs, train, ground_truth, NEEDS["ials"]), IALS, implicit_models.IALS_GRID)
 
 
 @asset(kinds={"implicit"}, ins=TUNED, **method("heard", "validated"))
 def bpr(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: matrix factorisation by Bayesian personalised ranking, 64 factors, by `implicit`."""
-    return _fitted(Dataset.of(users, songs, train, ground_truth), BPR, implicit_models.BPR_GRID)
+    return _fitted(Dataset.of(users, songs, train, ground_truth, NEEDS["bpr"]), BPR, implicit_models.BPR_GRID)
 
 
 @asset(kinds={"scikitlearn"}, ins=TUNED, **method("heard", "validated"))
 def collaborative_filtering(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: truncated SVD of the binary user × song matrix of positive train events, degree-normalised or not."""
-    dataset = Dataset.of(users, songs, train, ground_truth)
+    dataset = Dataset.of(users, songs, train, ground_truth, NEEDS["collaborative_filtering"])
     return _fitted(dataset, SVD, baselines.svd_grid(dataset))
 
 
 @asset(kinds={"torch"}, ins=TUNED, **method("heard", "validated"))
 def graph_filter(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: closed-form low-pass filter of the graph of users and songs (GF-CF)."""
-    return _fitted(Dataset.of(users, songs, train, ground_truth), GraphFilter, linear_models.FILTER_GRID)
+    return _fitted(
+        Dataset.of(users, songs, train, ground_truth, NEEDS["graph_filter"]), GraphFilter, linear_models.FILTER_GRID
+    )
 
 
 @asset(kinds={"scipy"}, ins=TUNED, **method("heard", "validated"))
 def ease(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: ridge regression of every song on all others (EASE), learned from 6,000 users at most."""
-    return _fitted(Dataset.of(users, songs, train, ground_truth), EASE, linear_models.EASE_GRID)
+    return _fitted(Dataset.of(users, songs, train, ground_truth, NEEDS["ease"]), EASE, linear_models.EASE_GRID)
 
 
 @asset(
@@ -338,7 +357,7 @@ def content_based(users: Relation, songs: Relation, train: Relation, bipartite_g
     """Baseline: songs that sound like the mean of the songs that the user has heard."""
     in_graph = bipartite_graph["song"]
     audio = in_graph.x.numpy(), in_graph.has_audio.numpy()
-    dataset = replace(Dataset.of(users, songs, train), audio=audio)
+    dataset = replace(Dataset.of(users, songs, train, needs=NEEDS["content_based"]), audio=audio)
     return _recommended(dataset, lambda: ContentBased().fit(dataset))
 
 
