@@ -95,8 +95,8 @@ def estimate_alone(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     several = settings.ranks > 1
     # For validation a rank collects the columns of all, and puts them together.
     layers = max(layers, several * (1 + 2 * settings.ranks))
-    # Both entries of an edge, each two int32; bucket or weight; key of the pair and its bits in the filter; weight in the
-    # loss; order of an epoch.
+    # Both entries of an edge, each two int32; bucket or weight; key of the pair, and its bits in the filter; weight in
+    # the loss; order of an epoch.
     held = 2 * 2 * INT + FLOAT + LONG + FILTER + FLOAT + LONG
     entries = 2 * (FLOAT if learned else BYTES[settings.precision])
     parts = {
