@@ -14,7 +14,7 @@ LISTS = 4_000
 USERS_AT_ONCE = 256
 SONGS_AT_ONCE = 1 << 22
 """Number of candidates held at a time for these users together, 16,384 each."""
-CANDIDATE = 50
+CANDIDATE = 35
 """Bytes a candidate."""
 LONGEST = 6
 """Length of the longest history over that of the mean one, about that of Yambda."""
@@ -22,6 +22,8 @@ LIBRARY = 32 << 20
 """Bytes of what a method imports, and of small arrays."""
 MOST_USERS = 6_000
 """Number of users that `EASE` learns from at most; its time grows with the cube, its memory with the square."""
+DRAWN = 12 << 20
+"""Bytes of the users by whose validation part vectors are chosen."""
 FLOAT = 4
 FACTORS = 64 * FLOAT
 """Bytes of a vector that a baseline learns."""
@@ -89,7 +91,8 @@ OF_QUERIES, OF_COLD_SONGS = (6, 3), (2, 6)
 def of_vectors(dimensions: int, of_users: int, of_songs: int) -> Needs:
     """Needs of a step that makes vectors, so many of each user and song at a time, and searches some users' exactly."""
     row = FLOAT * dimensions
-    return Needs(Taken(0, of_users * row, of_songs * row, LIBRARY), Taken(0, of_users * row, row, LIBRARY), 1)
+    fixed = LIBRARY + DRAWN
+    return Needs(Taken(0, of_users * row, of_songs * row, fixed), Taken(0, of_users * row, row, fixed), scores=1)
 
 
 def estimate(n_users: int, n_songs: int, n_pairs: int, n_validated: int = 0, needs: Needs = LEAST) -> dict[str, int]:

@@ -165,14 +165,14 @@ def test_sums_do_not_depend_on_how_many_values_are_added_up_at_once(at_once, mon
     assert (resamples.sums(values) == whole).all()
 
 
-def test_a_comparison_of_more_users_than_memory_holds_is_refused(monkeypatch):
-    rows = official_rows(lightgcn=[(0.5, 1, 0.2), (1.0, 3, 0.6)])
+def test_a_comparison_of_more_users_than_memory_holds_is_refused(duckdb, monkeypatch):
+    rows = duckdb.connection.from_arrow(official_rows(lightgcn=[(0.5, 1, 0.2), (1.0, 3, 0.6)]).to_arrow())
     # Two metrics of two lists: keys of 48 bytes, 8 bytes a number in rows, 16 in arrays; 2,002 bytes for each user.
     monkeypatch.setattr(boards, "free_memory", lambda: 2 * 48 + 4 * 8 + 4 * 16 + 4_004 + 4 * 40)
-    panes(rows, OFFICIAL)
+    assert len(boards.panes(rows, OFFICIAL)) == 1
     monkeypatch.setattr(boards, "free_memory", lambda: 4_000)
     with pytest.raises(NotEnoughMemoryError, match="comparison of 2 lists of 2 users needs") as refusal:
-        panes(rows, OFFICIAL)
+        boards.panes(rows, OFFICIAL)
     assert "min_events" in str(refusal.value)
 
 
