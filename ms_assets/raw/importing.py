@@ -318,7 +318,7 @@ def _percent(ratios: Sequence[float], kind: Sequence[str]) -> tuple[str, float |
     low, high = min(ratios, default=None), max(ratios, default=None)
     if kind == ("rating",):
         # A rating's place between the lowest and the highest one.
-        share = f"(ratio - {low}) / {high - low}" if high is not None and high > low else "1"
+        share = f"(ratio - {low}) / {high - low}" if low is not None and high is not None and high > low else "1"
         share = f"CASE WHEN ratio IS NOT NULL THEN {share} END"
         return f"CASE type WHEN 'listen' THEN round(100 * ({share}), 6) END", high
     factor = 1 if kind == ("ratio",) and (high or 0) > HIGHEST_SHARE else 100
