@@ -4,7 +4,6 @@ import fcntl
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,14 @@ from ms_assets.definitions import define
 from ms_assets.defs.platform import resources
 from ms_assets.defs.platform.lineage import RECORD, Lineage, Made
 from ms_assets.defs.platform.resources import Environment
-from ms_assets_tests import slow_reference
 from ms_assets_tests.shelf import Shelf
 from ms_assets_tests.workplace import SHORTLY, Workplace
-from ms_assets_tests.worlds import Rules, World, random_case
+from ms_assets_tests.worlds import Rules, World
 
 SPLITS = ("users", "songs", "train", "validation", "test", "negatives", "ground_truth")
 TABLES = {**{name: f"splits/{name}" for name in SPLITS}, "edges": "graph/edges"}
 """The tables that the slow reference computes, with their asset keys."""
 COMMON_CHECKS = ("rows_are_no_fewer_than_half",)
-WORLDS = [{"seed": seed} for seed in range(10)] + [{"seed": seed, "n_users": 1_000} for seed in (10, 11)]
-"""Random worlds, the last of them of several blocks of users."""
-ROWS_OF_A_BLOCK = 500
-"""In those worlds; DuckDB gives 2,048 at least, ranges of users are as short as that."""
 
 
 class Platform:
@@ -218,37 +212,12 @@ def con() -> duckdb.DuckDBPyConnection:
     return duckdb.connect()
 
 
-@dataclass(frozen=True)
-class Case:
-    """A random world, what the slow reference makes of it, and what the platform makes of it."""
-
-    world: World
-    rules: Rules
-    expected: slow_reference.Tables
-    platform: Platform
-
-    def found(self, table: str) -> list[dict]:
-        return slow_reference.rounded(self.platform.rows(TABLES[table]))
-
-    def wanted(self, table: str) -> list[dict]:
-        return slow_reference.rounded(self.expected[table])
-
-
 @contextmanager
 def blocks_of(rows: int) -> Iterator[None]:
     """The platform holds about so many rows at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "BYTES_PER_ROW", (1 << 30) // rows)
         yield
-
-
-@pytest.fixture(scope="session", params=WORLDS, ids=lambda world: f"seed{world['seed']}")
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    world, rules = random_case(**request.param)
-    platform = Platform(tmp_path_factory.mktemp("world"))
-    with blocks_of(ROWS_OF_A_BLOCK if "n_users" in request.param else 1 << 20):
-        platform.split(world, rules, *TABLES.values(), "graph/bipartite_graph")
-    return Case(world, rules, slow_reference.compute(world, rules), platform)
 
 
 @pytest.fixture(scope="session")
