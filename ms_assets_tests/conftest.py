@@ -12,9 +12,11 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
+import sqlalchemy
 import torch
 from torch_geometric.data import HeteroData
 
+from ms_assets import tracking
 from ms_assets.definitions import define
 from ms_assets.defs.platform import resources
 from ms_assets.defs.platform.lineage import RECORD, Lineage, Made
@@ -181,9 +183,32 @@ def duckdb_resource(tmp_path_factory: pytest.TempPathFactory) -> resources.DuckD
     return resources.DuckDB(temp_directory=str(tmp_path_factory.mktemp("duckdb")))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """New MLflow stores in SQLite begin as copies of one, whose tables take MLflow a second of migrations to make.
+
+    In the test process; stores of the processes that tests start are made by MLflow itself.
+    """
+    made, open_store = tmp_path_factory.mktemp("tables") / "mlflow.db", resources.MLflow.open
+
+    def opened(store: resources.MLflow) -> None:
+        if (file := tracking.database(store.tracking_uri)) and not file.exists():
+            if not made.exists():
+                from mlflow.store.db.utils import _initialize_tables
+
+                _initialize_tables(sqlalchemy.create_engine(f"sqlite:///{made}"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(made, file)
+        open_store(store)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resources.MLflow, "open", opened)
+        yield
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> resources.MLflow:
-    """A real MLflow store, which takes seconds to make: registries in it are told apart by name."""
+    """A real MLflow store: registries in it are told apart by name."""
     folder = tmp_path_factory.mktemp("mlflow")
     return resources.MLflow(
         tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_location=(folder / "artifacts").as_uri()
