@@ -162,7 +162,8 @@ def _recommended(
         seconds["fit_seconds"] += fitted - started
         seconds["recommend_seconds"] += time.monotonic() - fitted
     n_listed, n_cold = (
-        sum(np.count_nonzero(songs >= least) for songs, _ in lists.values()) for least in (0, dataset.n_graph_songs)
+        sum(int(np.count_nonzero(songs >= least)) for songs, _ in lists.values())
+        for least in (0, dataset.n_graph_songs)
     )
     metadata |= {name: round(s, 3) for name, s in seconds.items()}
     metadata["cold_share_of_top_100"] = round(n_cold / max(n_listed, 1), 4)
