@@ -33,12 +33,12 @@ class Taken(NamedTuple):
     """Bytes that a step takes at a moment beside histories, by what they grow with."""
 
     pair: int = 0
-    """Of a pair of user and song."""
+    """Bytes of a pair of user and song."""
     user: int = 0
     song: int = 0
     fixed: int = 0
     two_users: int = 0
-    """Of two users of those that `EASE` learns from."""
+    """Bytes of two of the users that `EASE` learns from."""
 
 
 class Needs(NamedTuple):
