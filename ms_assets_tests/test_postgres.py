@@ -15,6 +15,7 @@ from dagster._core.test_utils import create_run_for_test
 from ms_assets.definitions import define
 from ms_assets.defs.platform import database, runs
 from ms_assets.defs.platform.database import DatabaseError
+from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.resources import Environment, MLflow, StudyStorage
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.training import study as studies
@@ -83,7 +84,7 @@ def test_runs_of_other_homes_in_the_history_are_not_taken_for_dead(history, tmp_
 
     monkeypatch.setattr(runs, "datetime", Later)
     with history("one") as instance:
-        runs.mark_lost(instance, tmp_path / "one")
+        runs.mark_lost(instance, FileLocks(tmp_path / "one"))
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
 
 
