@@ -14,6 +14,12 @@ import psutil
 from ms_assets_tests.servers import eventually
 from ms_assets_tests.workplace import free_port
 
+PATIENT = {
+    "RAY_raylet_start_wait_time_s": "600", "RAY_health_check_timeout_ms": "60000",
+    "RAY_health_check_initial_delay_ms": "60000", "RAY_gcs_server_request_timeout_seconds": "600",
+    "RAY_JOB_START_TIMEOUT_SECONDS": "3600",
+}  # fmt: skip
+"""Settings of Ray for a host that has little time for it."""
 START = ("-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--object-store-memory=80000000", "--block",
          "--disable-usage-stats")  # fmt: skip
 
@@ -60,7 +66,7 @@ def running(environment: Mapping[str, str], folder: Path) -> Iterator[Cluster]:
         for name, arguments in (("first", first), ("second", (f"--address=127.0.0.1:{port}",))):
             log = folder / f"{name}.log"
             node = subprocess.Popen(
-                [sys.executable, *START, "--node-ip-address=127.0.0.1", *arguments], env=environment, cwd=folder,
+                [sys.executable, *START, *arguments], env={**environment, **PATIENT}, cwd=folder,
                 stdout=stack.enter_context(log.open("w")), stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             stack.callback(end, psutil.Process(node.pid))

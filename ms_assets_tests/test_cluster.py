@@ -2,12 +2,13 @@
 
 import http.server
 import importlib.util
-import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._cli.api import _execute_step_command_body
 from dagster._core.executor.step_delegating.step_handler.base import CheckStepHealthResult, StepHandler
 
@@ -18,8 +19,13 @@ from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.needs import GIB, Needs
 from ms_assets.defs.platform.resources import Environment
 from ms_assets.defs.platform.sessions import SessionLocks
-from ms_assets_tests.workplace import free_port
+from ms_assets_tests import postgres
+from ms_assets_tests.contract import CHECKPOINT
+from ms_assets_tests.homes import artefacts, checkpoint, index
+from ms_assets_tests.raylets import running as cluster_of
+from ms_assets_tests.workplace import ROOT, SHORTLY, Workplace, free_port, until
 
+CONFIG = {"ops": {op: {"config": SHORTLY[op]} for op in ("splits__users", "training__lightgcn")}}
 DATABASE = "postgresql://ann:secret@host/x"
 
 
@@ -98,7 +104,7 @@ def test_an_address_where_somebody_else_answers_is_refused_in_one_sentence():
         server.shutdown()
 
 
-@pytest.mark.parametrize("package", ["dagster_ray", "dagster_ray.core.executor", "ray", "ray.job_submission"])
+@pytest.mark.parametrize("package", ["dagster_ray.core.executor", "ray.job_submission"])
 def test_without_the_extra_for_ray_a_request_for_it_says_what_to_install(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     expected = (
@@ -114,13 +120,6 @@ def test_without_the_extra_for_kubernetes_a_request_for_it_says_what_to_install(
         ClusterError, match=r"package dagster_k8s is missing; install the extra: pip install 'ms_assets\[k8s"
     ):
         cluster.on_kubernetes(None, [], dict)
-
-
-def test_without_a_cluster_nothing_of_the_extras_is_imported():
-    extras = {"ray", "dagster_ray", "kubernetes", "dagster_k8s"}
-    program = f"import sys, ms_assets.definitions as d; print({extras} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout == "set()\n"
 
 
 class Losing(StepHandler):
@@ -177,6 +176,7 @@ def tried(monkeypatch, tmp_path):
 REASON = "Discovered failed Ray job of a step. Error type: {}."
 
 
+@pytest.mark.slow
 def test_a_step_whose_machine_is_lost_is_done_again_a_few_times(tried):
     lost = REASON.format("JOB_SUPERVISOR_ACTOR_DIED")
     assert tried() == (True, 1)
@@ -185,9 +185,81 @@ def test_a_step_whose_machine_is_lost_is_done_again_a_few_times(tried):
     assert tried(*[lost] * (AGAIN + 1)) == (False, 1 + AGAIN)
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_by_itself_is_not_done_again(tried):
     assert tried(wrong=True) == (False, 1)
     assert tried(REASON.format("JOB_ENTRYPOINT_COMMAND_ERROR")) == (False, 1)
+
+
+STEPS = """
+import sys
+import dagster as dg
+from ms_assets.definitions import defs
+
+ASSETS = dg.AssetSelection.assets(*(key.split("/") for key in KEYS)).upstream().without_checks()
+some = dg.define_asset_job("some", ASSETS, executor_def=defs.executor)
+job = dg.Definitions.merge(defs, dg.Definitions(jobs=[some])).get_job_def
+
+def chosen():
+    return job("some")
+
+if __name__ == "__main__":
+    import steps
+    with dg.DagsterInstance.from_config(".") as instance:
+        tags = {"dagster/partition": "sample"}
+        done = dg.execute_job(dg.reconstructable(steps.chosen), instance, run_config=CONFIG, tags=tags)
+        sys.exit(not done.success)
+"""
+KEYS = ("retrieval/popular", "retrieval/lightgcn")
+"""Two recommenders, one of which is trained; everything before them is made, too."""
+
+
+def place_of(folder, **variables):
+    """A place in which the steps before the two recommenders run, without checks."""
+    place = Workplace(folder)
+    (folder / "steps.py").write_text(STEPS.replace("KEYS", repr(KEYS)).replace("CONFIG", repr(CONFIG)))
+    place.environment |= {"OMP_NUM_THREADS": "1", **variables}
+    return place
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Artefacts of the steps on this machine alone."""
+    place = place_of(tmp_path_factory.mktemp("alone"))
+    run = place.run("python", "steps.py")
+    assert run.returncode == 0, run.stdout
+    return comparable(place.home)
+
+
+def comparable(home):
+    """Artefacts without what names runs and times."""
+    found = artefacts(home)
+    found[f"{CHECKPOINT}/sample.pt"] = checkpoint(found[f"{CHECKPOINT}/sample.pt"])[1]
+    found["retrieval/song_index/sample.faiss"] = index(found["retrieval/song_index/sample.faiss"])
+    return found
+
+
+@installed("dagster_ray")
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [False, True], ids=["both raylets live", "one is killed in the middle of a step"])
+def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, lost):
+    with postgres.running() as server, ExitStack() as stack:
+        database = server.create("history")
+        place = place_of(tmp_path, MS_ASSETS_DATABASE=database)
+        environment = {**place.environment, "MS_ASSETS_EXECUTOR": "ray"}
+        raylets = stack.enter_context(cluster_of(environment, tmp_path))
+        place.environment = {**environment, "RAY_ADDRESS": raylets.address}
+        run = place.start("python", "steps.py", stdout=stack.enter_context((tmp_path / "run.log").open("w")))
+        if lost:
+            until(raylets.steps_on_the_second, run)
+            raylets.lose_the_second()
+        assert run.wait() == 0, (tmp_path / "run.log").read_text()
+        tried_again = server.ask(
+            "history", "SELECT count(*) FROM event_logs WHERE dagster_event_type = 'STEP_UP_FOR_RETRY'"
+        )
+        held = server.ask("history", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    assert comparable(place.home) == alone
+    assert tried_again == [str(int(lost))] and held == ["0"]
 
 
 def test_a_pod_asks_for_what_its_step_needs():
@@ -198,3 +270,52 @@ def test_a_pod_asks_for_what_its_step_needs():
     }
     with_cards = pod(Needs(8, GIB, 2))["container_config"]["resources"]
     assert with_cards["requests"]["nvidia.com/gpu"] == with_cards["limits"]["nvidia.com/gpu"] == "2"
+
+
+VALUES = yaml.safe_load((ROOT / "deploy/helm/values.yaml").read_text())
+[CODE] = VALUES["dagster-user-deployments"]["deployments"]
+
+
+def test_the_values_for_dagsters_chart_set_what_the_platform_reads(monkeypatch):
+    given = {variable["name"]: variable["value"] for variable in CODE["env"]}
+    documented = (ROOT / "README.md").read_text()
+    assert all(f"`{name}`" in documented for name in given)
+    found = environment(monkeypatch, given["MS_ASSETS_HOME"], **given, MS_ASSETS_DATABASE=DATABASE)
+    assert elsewhere(found) is cluster.on_kubernetes
+    [volume], [mount] = CODE["volumes"], CODE["volumeMounts"]
+    assert volume["name"] == mount["name"] and mount["mountPath"] == str(found.home)
+
+
+@installed("dagster_k8s")
+def test_kubernetes_finds_nothing_wrong_in_the_pod_of_a_step_that_the_values_make():
+    """Dagster builds the pod from the values and the table, by the types of Kubernetes' own client."""
+    from dagster_k8s.container_context import K8sContainerContext
+    from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
+
+    given = K8sContainerContext.create_from_config(
+        {"k8s": {
+            "env_vars": [f"{variable['name']}={variable['value']}" for variable in CODE["env"]],
+            "env_secrets": [secret["name"] for secret in CODE["envSecrets"]],
+            "volumes": CODE["volumes"], "volume_mounts": CODE["volumeMounts"],
+            "security_context": CODE["securityContext"],
+        }}
+    )  # fmt: skip
+    of_step = UserDefinedDagsterK8sConfig.from_dict(pod(Needs(2, 3 * GIB, 1)))
+    context = given.merge(K8sContainerContext(run_k8s_config=of_step))
+    image = f"{CODE['image']['repository']}:{CODE['image']['tag']}"
+    config = DagsterK8sJobConfig(job_image=image, dagster_home="/app")
+    job = construct_dagster_k8s_job(
+        config,
+        ["dagster", "api", "execute_step"],
+        "step",
+        context.run_k8s_config,
+        env_vars=[{"name": variable["name"], "value": variable["value"]} for variable in CODE["env"]],
+    ).to_dict()
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == image
+    assert container["resources"]["requests"] == {"cpu": "2", "memory": str(3 * GIB), "nvidia.com/gpu": "1"}
+    named = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert named["OMP_NUM_THREADS"] == "2" and named["MS_ASSETS_EXECUTOR"] == "k8s"
+    [mount] = container["volume_mounts"]
+    assert mount["mount_path"] == "/data"
+    assert job["spec"]["template"]["spec"]["volumes"][0]["persistent_volume_claim"]["claim_name"] == "ms-assets"

@@ -14,9 +14,10 @@ from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets_tests import postgres
 from ms_assets_tests.workplace import talking_processes
 
-pytestmark = pytest.mark.skipif(
+needs_the_extra = pytest.mark.skipif(
     not importlib.util.find_spec("dagster_postgres"), reason="needs the extra: pip install '.[postgres]'"
 )
+pytestmark = [pytest.mark.slow, needs_the_extra]
 
 RUN = """
 import sys, time
@@ -71,24 +72,9 @@ def test_a_killed_run_keeps_the_turn_until_the_last_of_its_steps_is_gone_and_no_
     assert locks.dead() == [] and not locks.knows("one") and not locks.knows("other")
 
 
-def test_a_run_that_has_not_begun_cannot_be_joined(address):
-    assert not SessionLocks(address).join("never")
-
-
 def test_another_scale_has_a_turn_of_its_own(start, address):
     assert start(RUN, address, "one", "50m").stdout.readline() == "has the turn\n"
     assert start(RUN, address, "other", "500m").stdout.readline() == "has the turn\n"
-
-
-def test_a_run_that_would_wait_for_the_one_that_began_it_is_refused(address):
-    locks = SessionLocks(address)
-    with locks.alive("outer"), locks.turn("50m", "outer") as ask:
-        assert ask() is None
-        with (
-            locks.alive("inner"), locks.turn("50m", "inner") as inner,
-            pytest.raises(RuntimeError, match="run inner would wait for run outer, which began it and holds 50m"),
-        ):  # fmt: skip
-            inner()
 
 
 def test_a_killed_run_is_marked_as_failed_and_no_other_is(start, address, tmp_path):

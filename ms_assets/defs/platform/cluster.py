@@ -46,7 +46,8 @@ class StepsElsewhere(StepDelegatingExecutor):
         """Log that a step is done again if its machine was lost, and otherwise that it failed."""
         times = known_state.get_retry_state().get_attempt_count(step_context.step.key)
         if times < AGAIN and any(word in err_info.message for word in LOST):
-            return DagsterEvent.step_retry_event(step_context, StepRetryData(error=err_info))
+            again: Any = StepRetryData
+            return DagsterEvent.step_retry_event(step_context, again(error=err_info))
         return super().log_failure_or_retry_event_after_error(step_context, err_info, known_state)
 
 
@@ -96,7 +97,8 @@ def on_kubernetes(init: dg.InitExecutorContext, steps: list[str], needs: Callabl
     create = k8s_job_executor.executor_creation_fn
     assert create is not None, "the executor of Kubernetes creates one"
     config = {"retries": {"enabled": {}}, "per_step_k8s_config": {step: pod(needs(step)) for step in steps}}
-    return StepsElsewhere(create(init._replace(executor_config=config))._step_handler)
+    executor: Any = create(init._replace(executor_config=config))
+    return StepsElsewhere(executor._step_handler)
 
 
 def pod(needed: Needs) -> dict[str, Any]:
