@@ -122,6 +122,15 @@ def test_without_the_extra_for_kubernetes_a_request_for_it_says_what_to_install(
         cluster.on_kubernetes(None, [], dict)
 
 
+@installed("dagster_k8s")
+def test_a_run_outside_kubernetes_is_refused_in_one_sentence():
+    init = dg.InitExecutorContext(dg.reconstructable(once), losing, {}, dg.DagsterInstance.ephemeral())
+    with pytest.raises(
+        ClusterError, match=r"found 'k8s', but this process is in no cluster of Kubernetes \(.*\); start"
+    ):
+        cluster.on_kubernetes(init, [], dict)
+
+
 class Losing(StepHandler):
     """Steps on machines that are lost, one for each reason that is left, or that run in this process at once."""
 

@@ -88,16 +88,23 @@ def on_kubernetes(init: dg.InitExecutorContext, steps: list[str], needs: Callabl
     """Executor that starts steps as pods, which are otherwise like those of Dagster's run launcher.
 
     Raises:
-        ClusterError: the extra `k8s` is not installed.
+        ClusterError: the extra `k8s` is not installed, or this process is in no cluster of Kubernetes.
     """
     try:
         from dagster_k8s import k8s_job_executor
+        from kubernetes.config import ConfigException
     except ModuleNotFoundError as error:
         raise _missing("k8s", error) from error
     create = k8s_job_executor.executor_creation_fn
     assert create is not None, "the executor of Kubernetes creates one"
     config = {"retries": {"enabled": {}}, "per_step_k8s_config": {step: pod(needs(step)) for step in steps}}
-    executor: Any = create(init._replace(executor_config=config))
+    try:
+        executor: Any = create(init._replace(executor_config=config))
+    except ConfigException as error:
+        raise ClusterError(
+            f"MS_ASSETS_EXECUTOR: found 'k8s', but this process is in no cluster of Kubernetes ({error}); start runs "
+            "there, as deploy/helm/values.yaml does, or unset the variable"
+        ) from error
     return StepsElsewhere(executor._step_handler)
 
 

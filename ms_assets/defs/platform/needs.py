@@ -38,7 +38,7 @@ class Row:
 # the histories of users that of `retrieval/queries`, the largest; of 5b: ten times as much, by arithmetic.
 TABLES = Row(2)
 GRAPH = Row(1, (1, 4, 32))
-TRAINING = Row(8, (2, 20, 108))
+TRAINING = Row(4, (2, 20, 108))
 VECTORS = Row(2, (1, 7, 45))
 HISTORIES = Row(1, (1, 6, 58))
 HISTORIES_AND_GRAPH = Row(1, (1, 9, 76))
