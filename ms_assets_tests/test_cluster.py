@@ -314,11 +314,7 @@ def test_kubernetes_finds_nothing_wrong_in_the_pod_of_a_step_that_the_values_mak
     image = f"{CODE['image']['repository']}:{CODE['image']['tag']}"
     config = DagsterK8sJobConfig(job_image=image, dagster_home="/app")
     job = construct_dagster_k8s_job(
-        config,
-        ["dagster", "api", "execute_step"],
-        "step",
-        context.run_k8s_config,
-        env_vars=[{"name": variable["name"], "value": variable["value"]} for variable in CODE["env"]],
+        config, ["dagster", "api", "execute_step"], "step", context.run_k8s_config
     ).to_dict()
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert container["image"] == image
