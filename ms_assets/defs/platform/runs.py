@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.runs import SqliteRunStorage
 
 from ms_assets.defs.platform.locks import Ask, Locks
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
@@ -89,6 +88,8 @@ def mark_lost(instance: dg.DagsterInstance, locks: Locks) -> None:
     killed, or the server with its runs. A history that other hosts write to tells of runs whose lives are not here:
     only one in files of the home is searched for runs that never began.
     """
+    from dagster._core.storage.runs import SqliteRunStorage
+
     for run_id in locks.dead():
         _mark_if_unfinished(instance, run_id)
         locks.forget(run_id)
