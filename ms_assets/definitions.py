@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from ms_assets.defs.automation import retraining_schedules
-from ms_assets.defs.platform import alerts, checks, cluster, io_managers
+from ms_assets.defs.platform import alerts, checks, io_managers
 from ms_assets.defs.platform.executor import Elsewhere, executor_by_scale
 from ms_assets.defs.platform.messages import Alerts, Target
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow, StudyStorage, YambdaSource
@@ -29,9 +29,13 @@ def found() -> dg.Definitions:
 
 def elsewhere(environment: Environment) -> Elsewhere | None:
     """Maker of the executor on the environment's cluster; None where steps run on this machine."""
+    if not environment.on_cluster:
+        return None
+    from ms_assets.defs.platform import cluster
+
     if environment.executor == "ray":
         return lambda init, steps, needs: cluster.on_ray(environment.ray_address, needs)
-    return cluster.on_kubernetes if environment.on_cluster else None
+    return cluster.on_kubernetes
 
 
 def define(environment: Environment) -> dg.Definitions:
