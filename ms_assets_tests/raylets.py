@@ -18,6 +18,7 @@ PATIENT = {
     "RAY_raylet_start_wait_time_s": "600", "RAY_health_check_timeout_ms": "60000",
     "RAY_health_check_initial_delay_ms": "60000", "RAY_gcs_server_request_timeout_seconds": "600",
     "RAY_JOB_START_TIMEOUT_SECONDS": "3600", "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
+    "RAY_agent_register_timeout_ms": "600000",
 }  # fmt: skip
 """Settings of Ray for a host that has little time for it."""
 START = ("-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--object-store-memory=80000000", "--block",
