@@ -179,14 +179,6 @@ def test_without_the_extra_a_request_for_it_says_what_to_install(monkeypatch, pa
         database.schema("postgresql://host/x", "studies")
 
 
-def test_without_a_database_and_a_cluster_nothing_of_the_extras_is_imported():
-    extras = {"psycopg2", "dagster_postgres", "ray", "dagster_ray", "kubernetes", "dagster_k8s"}
-    program = f"import sys, ms_assets.definitions as d; print({extras} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "set()\n"
-    )
-
-
 def test_the_password_stands_in_no_setting_that_the_ui_shows(tmp_path):
     environment = Environment(tmp_path, "source", "main", "sqlite:///x", database="postgresql://ann:secret@host/x")
     shown = define(environment).resources["study_storage"]
