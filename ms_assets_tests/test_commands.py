@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import dagster as dg
 import mlflow
@@ -11,6 +12,7 @@ import pytest
 
 from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, PUBLISHED, REPORT, TABLES
 from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
+from ms_assets_tests.observed import announced, asked_for, left
 from ms_assets_tests.workplace import EPOCHS, FEW, SHORTLY, K, Workplace
 
 PICTURES = {"graph/statistics", CHECKPOINT, "reranking/ranker", "evaluation/leaderboard"}
@@ -19,6 +21,11 @@ PICTURES = {"graph/statistics", CHECKPOINT, "reranking/ranker", "evaluation/lead
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory) -> Workplace:
     return Workplace(tmp_path_factory.mktemp("workplace"))
+
+
+@pytest.fixture(scope="session")
+def champion_shown(pipeline) -> CompletedProcess:
+    return pipeline.run("python", "-m", "ms_assets", "champion", "sample")
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +44,6 @@ def materialisations(pipeline, first_run) -> dict[str, dg.AssetMaterialization]:
     return {materialisation.asset_key.to_user_string(): materialisation for materialisation in found}
 
 
-def test_dg_finds_no_fault_in_the_definitions(workplace):
-    check = workplace.run("dg", "check", "defs")
-    assert check.returncode == 0, check.stdout
-    assert "All definitions loaded successfully" in check.stdout
-
-
 def test_the_pipeline_makes_every_artefact_of_the_contract_and_nothing_else(pipeline):
     expected = {f"{key}/sample.parquet" for key in TABLES}
     expected |= {f"{key}/sample{ending}" for key, endings in OTHERS.items() for ending in endings}
@@ -51,6 +52,7 @@ def test_the_pipeline_makes_every_artefact_of_the_contract_and_nothing_else(pipe
 
 def test_a_run_writes_nothing_outside_its_home(pipeline):
     before = {"workspace.yaml", "dagster.yaml", "pyproject.toml", "ms_assets"}
+    before |= {"Makefile", "constraints.txt", "quiet.pth", ".venv", "sitecustomize.py", "__pycache__", "user"}
     assert {path.name for path in pipeline.folder.iterdir()} - before == {"home"}
 
 
@@ -70,6 +72,19 @@ def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):
     assert first.keys() == second.keys()
     assert mine[1] == yours[1]
     assert mine[0]["mlflow_run_id"] != yours[0]["mlflow_run_id"]
+
+
+def test_no_command_sends_or_announces_anything_or_leaves_it_to_be_sent(pipeline, champion_shown):
+    """Neither does the run of the whole pipeline; `dg` finds no fault in the definitions."""
+    check, made = pipeline.run("dg", "check", "defs"), pipeline.materialise("raw/artist_item_mapping")
+    assert "All definitions loaded successfully" in check.stdout
+    for run in (check, made, champion_shown):
+        assert run.returncode == 0, run.stdout
+    launched = pipeline.folder.with_name("pipeline.log").read_text()
+    assert "training__lightgcn" in launched
+    said = [check.stdout, made.stdout, champion_shown.stdout, launched]
+    assert [announced(text) for text in said] == [[]] * 4
+    assert (asked_for(pipeline), left(pipeline)) == ("", set())
 
 
 def test_single_assets_are_materialised_again_one_after_the_other_with_the_same_bytes(pipeline):
@@ -150,7 +165,7 @@ def test_the_champions_songs_for_all_users_are_the_lists_of_the_second_stage(pip
 
 
 def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached_in_the_test_part(
-    pipeline, materialisations
+    pipeline, materialisations, champion_shown
 ):
     assert materialisations["evaluation/champion"].metadata["reason"].value == "there was no champion"
     client = mlflow.MlflowClient(f"sqlite:///{pipeline.home}/mlflow/mlflow.db")
@@ -162,8 +177,7 @@ def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached
     board = pl.read_parquet(pipeline.home / "data/evaluation/leaderboard/sample.parquet")
     [ndcg] = board.filter(method="lightgcn", view="discovery", k=K, metric="ndcg")["mean"]
     assert found[f"test discovery ndcg at {K}"] == pytest.approx(ndcg)
-    shown = pipeline.run("python", "-m", "ms_assets", "champion", "sample")
-    assert re.search(r"│ 1 +┆ champion ┆ .* there was no champion", shown.stdout), shown.stdout
+    assert re.search(r"│ 1 +┆ champion ┆ .* there was no champion", champion_shown.stdout), champion_shown.stdout
 
 
 def test_a_scale_without_a_leaderboard_says_what_to_materialise(pipeline):
