@@ -10,6 +10,7 @@ import mlflow
 import polars as pl
 import pytest
 
+from ms_assets.__main__ import main
 from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, PUBLISHED, REPORT, TABLES
 from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
 from ms_assets_tests.observed import announced, asked_for, left
@@ -74,28 +75,37 @@ def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):
     assert mine[0]["mlflow_run_id"] != yours[0]["mlflow_run_id"]
 
 
-def test_no_command_sends_or_announces_anything_or_leaves_it_to_be_sent(pipeline, champion_shown):
+SINGLY = ("raw/artist_item_mapping", "graph/statistics")
+
+
+@pytest.fixture(scope="session")
+def materialised_singly(pipeline) -> list[CompletedProcess]:
+    """Runs of one asset each, after which all artefacts have the bytes of before, and those of the assets are new."""
+    before, state = artefacts(pipeline.home), pipeline.state()
+    runs = [pipeline.materialise(key) for key in SINGLY]
+    replaced = {path for path, entry in pipeline.state().items() if state[path] != entry}
+    assert replaced >= {str(pipeline.home / "data" / key / "sample.parquet") for key in SINGLY}
+    assert artefacts(pipeline.home) == before
+    return runs
+
+
+def test_single_assets_are_materialised_again_one_after_the_other_with_the_same_bytes(materialised_singly):
+    for run in materialised_singly:
+        assert run.returncode == 0, run.stdout
+
+
+def test_no_command_sends_or_announces_anything_or_leaves_it_to_be_sent(pipeline, materialised_singly, champion_shown):
     """Neither does the run of the whole pipeline; `dg` finds no fault in the definitions."""
-    check, made = pipeline.run("dg", "check", "defs"), pipeline.materialise("raw/artist_item_mapping")
+    check = pipeline.run("dg", "check", "defs")
     assert "All definitions loaded successfully" in check.stdout
-    for run in (check, made, champion_shown):
+    runs = [check, champion_shown, *materialised_singly]
+    for run in runs:
         assert run.returncode == 0, run.stdout
     launched = pipeline.folder.with_name("pipeline.log").read_text()
     assert "training__lightgcn" in launched
-    said = [check.stdout, made.stdout, champion_shown.stdout, launched]
-    assert [announced(text) for text in said] == [[]] * 4
+    said = [launched, *(run.stdout for run in runs)]
+    assert [announced(text) for text in said] == [[]] * len(said)
     assert (asked_for(pipeline), left(pipeline)) == ("", set())
-
-
-def test_single_assets_are_materialised_again_one_after_the_other_with_the_same_bytes(pipeline):
-    chain = ("raw/artist_item_mapping", "graph/statistics")
-    before, state = artefacts(pipeline.home), pipeline.state()
-    for key in chain:
-        run = pipeline.materialise(key)
-        assert run.returncode == 0, run.stdout
-    replaced = {path for path, entry in pipeline.state().items() if state[path] != entry}
-    assert replaced >= {str(pipeline.home / "data" / key / "sample.parquet") for key in chain}
-    assert artefacts(pipeline.home) == before
 
 
 def test_dg_launches_several_assets_with_a_selection(pipeline):
@@ -180,10 +190,10 @@ def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached
     assert re.search(r"│ 1 +┆ champion ┆ .* there was no champion", champion_shown.stdout), champion_shown.stdout
 
 
-def test_a_scale_without_a_leaderboard_says_what_to_materialise(pipeline):
-    run = pipeline.run("python", "-m", "ms_assets", "50m")
-    assert run.returncode == 1
-    assert run.stdout.startswith("materialise evaluation/leaderboard for 50m first: ")
+def test_a_scale_without_a_leaderboard_says_what_to_materialise(pipeline, monkeypatch):
+    monkeypatch.setenv("MS_ASSETS_HOME", str(pipeline.home))
+    with pytest.raises(SystemExit, match=r"^materialise evaluation/leaderboard for 50m first: "):
+        main(["50m"])
 
 
 def test_the_event_log_has_a_materialisation_of_every_asset_with_the_rows_of_its_table(pipeline, materialisations):
