@@ -39,7 +39,7 @@ def observed_workplace(folder: Path) -> Workplace:
     place.environment = {
         "PATH": f"{place.programs}:{os.environ['PATH']}", "HOME": str(folder / "user"), "PYTHONPATH": str(folder),
         "MS_ASSETS_HOME": str(place.home), "MPLCONFIGDIR": mpl.get_cachedir(), "OMP_NUM_THREADS": "1",
-        "OBSERVED": str(folder / "observed"),
+        "VIRTUAL_ENV": str(folder / ".venv"), "OBSERVED": str(folder / "observed"),
     }  # fmt: skip
     return place
 
