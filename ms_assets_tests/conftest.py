@@ -21,6 +21,7 @@ from ms_assets.definitions import define
 from ms_assets.defs.platform import resources
 from ms_assets.defs.platform.lineage import RECORD, Lineage, Made
 from ms_assets.defs.platform.resources import Environment
+from ms_assets_tests.observed import observed_workplace
 from ms_assets_tests.shelf import Shelf
 from ms_assets_tests.workplace import SHORTLY, Workplace
 from ms_assets_tests.worlds import Rules, World
@@ -125,7 +126,7 @@ def metadata_of(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
-LONGEST = ("test_commands", "test_study", "test_promises", "test_ui", "test_silence")
+LONGEST = ("test_commands", "test_study", "test_promises", "test_ui", "test_any_world")
 """Modules that are begun first, so that no process is left alone with one when the others have finished.
 
 The first one runs the pipeline; those that use its home come after two that do not, which would wait for it otherwise.
@@ -164,10 +165,11 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workpl
     folder.mkdir(exist_ok=True)
     with folder.with_name("pipeline.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        place, kept = Workplace(folder), folder.with_name("home")
+        place, kept = observed_workplace(folder), folder.with_name("home")
         if not kept.exists():
             run = place.launch("--job", "pipeline", config=SHORTLY)
             assert run.returncode == 0, run.stdout
+            folder.with_name("pipeline.log").write_text(run.stdout)
             shutil.copytree(place.home, kept, symlinks=True)
     return place
 
