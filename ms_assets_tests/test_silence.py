@@ -1,4 +1,4 @@
-"""The UI sends and announces no usage statistics, though nobody has switched them off; of commands see test_commands.py."""
+"""The UI sends and announces no usage statistics, though nobody switched them off; test_commands.py asks commands."""
 
 import json
 import urllib.request
