@@ -10,7 +10,7 @@ import dagster as dg
 
 from ms_assets.defs.automation import retraining_schedules
 from ms_assets.defs.platform import alerts, checks, io_managers
-from ms_assets.defs.platform.executor import executor_by_scale
+from ms_assets.defs.platform.executor import Elsewhere, executor_by_scale
 from ms_assets.defs.platform.messages import Alerts, Target
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow, StudyStorage, YambdaSource
 from ms_assets.defs.platform.schemas import SCHEMA
@@ -27,10 +27,23 @@ def found() -> dg.Definitions:
         return dg.Definitions.merge(tree.build_defs(tree.defs_module_path), dg.Definitions(component_tree=tree))
 
 
+def elsewhere(environment: Environment) -> Elsewhere | None:
+    """Maker of the executor on the environment's cluster; None where steps run on this machine."""
+    if not environment.on_cluster:
+        return None
+    from ms_assets.defs.platform import cluster
+
+    if environment.executor == "ray":
+        return lambda init, steps, needs: cluster.on_ray(environment.ray_address, needs)
+    return cluster.on_kubernetes
+
+
 def define(environment: Environment) -> dg.Definitions:
     """Build all definitions, with the resources, schedules and executor of one environment."""
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"), memory=environment.memory)
-    data = str(environment.data)
+    # By its variable, for the UI shows what resources are configured with, and the address has a password.
+    database = dg.EnvVar("MS_ASSETS_DATABASE") if environment.database else ""
+    stored = {"base_dir": str(environment.data), "locks_database": database if environment.on_cluster else ""}
     told = environment.alerts and Target.of(environment.alerts)
     bound = dg.Definitions(
         asset_checks=[
@@ -42,20 +55,19 @@ def define(environment: Environment) -> dg.Definitions:
         ],
         schedules=retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
         sensors=alerts.sensors() if told else [],
-        executor=executor_by_scale(environment.home),
+        executor=executor_by_scale(environment.home, environment.locks, lambda: duckdb.bytes, elsewhere(environment)),
         resources={
             "duckdb": duckdb,
-            "io_manager": io_managers.TableIOManager(base_dir=data, duckdb=duckdb),
-            "linked_tables": io_managers.LinkedTableIOManager(base_dir=data, duckdb=duckdb),
-            "graph_files": io_managers.GraphIOManager(base_dir=data),
-            "model_files": io_managers.ModelIOManager(base_dir=data),
-            "faiss_files": io_managers.FaissIOManager(base_dir=data),
-            "folders": io_managers.FolderIOManager(base_dir=data),
-            "json_files": io_managers.JsonIOManager(base_dir=data),
+            "io_manager": io_managers.TableIOManager(**stored, duckdb=duckdb),
+            "linked_tables": io_managers.LinkedTableIOManager(**stored, duckdb=duckdb),
+            "graph_files": io_managers.GraphIOManager(**stored),
+            "model_files": io_managers.ModelIOManager(**stored),
+            "faiss_files": io_managers.FaissIOManager(**stored),
+            "folders": io_managers.FolderIOManager(**stored),
+            "json_files": io_managers.JsonIOManager(**stored),
             "study_storage": StudyStorage(
                 folder=str(environment.home / "studies"),
-                # By its variable, for the UI shows what resources are configured with, and the address has a password.
-                database=dg.EnvVar("MS_ASSETS_DATABASE") if environment.database else "",
+                database=database,
             ),
             "mlflow": MLflow(
                 tracking_uri=environment.tracking_uri,

@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, SECONDS, Lineage, Made, opened
+from ms_assets.defs.platform.locks import FileLocks, Locks
 from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import NO_SCALE, OPTIONAL, PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
+from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.files import DamagedFileError, always, published, reading, remove, sha256, writing
 from ms_assets.machine import peak_memory
 from ms_assets.raw.source import SourceFile
@@ -45,11 +47,18 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
 
     extension: ClassVar[str]
     base_dir: str
+    locks_database: str = ""
+    """PostgreSQL that has the locks of runs; files of the home have them by default."""
 
     @property
     def home(self) -> Path:
         """Folder of the artefacts, of the locks that protect them, and of everything else that is generated."""
         return Path(self.base_dir).parent
+
+    @property
+    def locks(self) -> Locks:
+        """Locks that protect the artefacts."""
+        return SessionLocks(self.locks_database) if self.locks_database else FileLocks(self.home)
 
     @property
     def lineage(self) -> Lineage:
@@ -64,7 +73,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         if run is None or scale is None:
             yield self
             return
-        with runs.writing_turn(self.home, scale, run.run_id), opened(self.lineage, run.run_id):
+        with runs.writing_turn(self.locks, scale, run.run_id), opened(self.lineage, run.run_id):
             yield self
 
     @abstractmethod
