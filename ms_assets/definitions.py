@@ -30,7 +30,14 @@ def found() -> dg.Definitions:
 def define(environment: Environment) -> dg.Definitions:
     """Build all definitions, with the resources, schedules and executor of one environment."""
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"), memory=environment.memory)
-    data = str(environment.data)
+    place = {"base_dir": str(environment.data), "bucket": environment.bucket}
+    tables = io_managers.TableIOManager(**place, duckdb=duckdb)
+    yambda = YambdaSource(
+        location=environment.source,
+        revision=environment.revision,
+        layout=environment.layout,
+        source_home=str(environment.home / "source"),
+    )
     told = environment.alerts and Target.of(environment.alerts)
     bound = dg.Definitions(
         asset_checks=[
@@ -42,16 +49,16 @@ def define(environment: Environment) -> dg.Definitions:
         ],
         schedules=retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
         sensors=alerts.sensors() if told else [],
-        executor=executor_by_scale(environment.home),
+        executor=executor_by_scale(tables.lineage),
         resources={
             "duckdb": duckdb,
-            "io_manager": io_managers.TableIOManager(base_dir=data, duckdb=duckdb),
-            "linked_tables": io_managers.LinkedTableIOManager(base_dir=data, duckdb=duckdb),
-            "graph_files": io_managers.GraphIOManager(base_dir=data),
-            "model_files": io_managers.ModelIOManager(base_dir=data),
-            "faiss_files": io_managers.FaissIOManager(base_dir=data),
-            "folders": io_managers.FolderIOManager(base_dir=data),
-            "json_files": io_managers.JsonIOManager(base_dir=data),
+            "io_manager": tables,
+            "linked_tables": io_managers.LinkedTableIOManager(**place, duckdb=duckdb, yambda=yambda),
+            "graph_files": io_managers.GraphIOManager(**place),
+            "model_files": io_managers.ModelIOManager(**place),
+            "faiss_files": io_managers.FaissIOManager(**place),
+            "folders": io_managers.FolderIOManager(**place),
+            "json_files": io_managers.JsonIOManager(**place),
             "study_storage": StudyStorage(
                 folder=str(environment.home / "studies"),
                 # By its variable, for the UI shows what resources are configured with, and the address has a password.
@@ -59,16 +66,11 @@ def define(environment: Environment) -> dg.Definitions:
             ),
             "mlflow": MLflow(
                 tracking_uri=environment.tracking_uri,
-                artifact_location=(environment.home / "mlflow" / "artifacts").as_uri(),
+                artifact_location=environment.models,
             ),
             # By its variable too, for it may hold a password, or be a secret as a whole.
             **({"alerts": Alerts(target=dg.EnvVar("MS_ASSETS_ALERTS"), ui=environment.ui)} if told else {}),
-            "yambda": YambdaSource(
-                location=environment.source,
-                revision=environment.revision,
-                layout=environment.layout,
-                source_home=str(environment.home / "source"),
-            ),
+            "yambda": yambda,
         },
     )
     return dg.Definitions.merge(found(), bound)

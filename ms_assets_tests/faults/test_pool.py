@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 import dagster as dg
 from ms_assets.defs.platform.executor import executor_by_scale
+from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.scales import SCALES
 
 @dg.asset(partitions_def=SCALES, pool="gpu", io_manager_key="nothing")
@@ -26,7 +27,8 @@ class Nothing(dg.IOManager):
     def handle_output(self, context, obj): pass
     def load_input(self, context): pass
 
-defs = dg.Definitions([training], executor=executor_by_scale(Path("home")), resources={"nothing": Nothing()})
+executor = executor_by_scale(Lineage(Path("home/data")))
+defs = dg.Definitions([training], executor=executor, resources={"nothing": Nothing()})
 """
 
 

@@ -153,6 +153,7 @@ import dagster as dg
 import torch
 from ms_assets.defs.platform.executor import executor_by_scale
 from ms_assets.defs.platform.io_managers import TorchIOManager
+from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.scales import SCALES
 
 @dg.asset(key=["room", "value"], partitions_def=SCALES)
@@ -165,7 +166,7 @@ def value():
 
 home = Path("home").absolute()
 resources = {"io_manager": TorchIOManager(base_dir=str(home / "data"))}
-defs = dg.Definitions([value], executor=executor_by_scale(home), resources=resources)
+defs = dg.Definitions([value], executor=executor_by_scale(Lineage(home / "data")), resources=resources)
 """
 
 

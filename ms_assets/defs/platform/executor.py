@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from ms_assets.defs.platform import runs
+from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.scales import NO_SCALE, PARTITION_TAG, check_run_config, like
 from ms_assets.files import sweep
 from ms_assets.raw.own import OWN, Import, folder_in
@@ -29,8 +29,8 @@ class ScaleExecutor(dg.Executor):
     pool run one at a time, across all runs.
     """
 
-    def __init__(self, init: dg.InitExecutorContext, home: Path) -> None:
-        self._home = home
+    def __init__(self, init: dg.InitExecutorContext, records: Lineage) -> None:
+        self._records, self._home = records, records.base.parent
         self._in_process = _create(dg.in_process_executor, init._replace(executor_config=RETRIES))
         self._process_per_step = _create(dg.multiprocess_executor, init._replace(executor_config=PROCESS_PER_STEP))
 
@@ -52,6 +52,7 @@ class ScaleExecutor(dg.Executor):
             until_the_end.enter_context(runs.interrupted_when_cancelled(instance, run))
             self._take_turn(plan_context, scale, until_the_end)
             self._sweep(scale)
+            self._records.begin(scale)
             yield from self._steps(plan_context, execution_plan, like(own) if own else scale)
 
     def _steps(self, plan_context: Any, execution_plan: Any, size: str) -> Iterator[dg.DagsterEvent]:
@@ -75,7 +76,7 @@ class ScaleExecutor(dg.Executor):
         runs.mark_lost(plan_context.instance, self._home)
 
     def _sweep(self, scale: str) -> None:
-        sweep(self._home / "data", scale)
+        sweep(self._records.base, scale)
         if scale == "sample":
             sweep(self._home / "source" / "sample")
 
@@ -86,11 +87,14 @@ def _create(definition: dg.ExecutorDefinition, init: dg.InitExecutorContext) -> 
     return create(init)
 
 
-def executor_by_scale(home: Path) -> dg.ExecutorDefinition:
-    """Executor with one process for small scales, and a process per step for large ones; its locks are in the home."""
+def executor_by_scale(records: Lineage) -> dg.ExecutorDefinition:
+    """Executor with one process for small scales, and a process per step for large ones.
+
+    Its locks lie in the home, beside the folder of the records.
+    """
 
     @dg.executor(name="by_scale")
     def executor(init: dg.InitExecutorContext) -> ScaleExecutor:
-        return ScaleExecutor(init, home)
+        return ScaleExecutor(init, records)
 
     return executor

@@ -80,6 +80,15 @@ def writing_turn(home: Path, scale: str, run_id: str) -> Iterator[None]:
 
 
 @contextmanager
+def unless_taken(home: Path, scale: str) -> Iterator[bool]:
+    """Hold a scale's lock for a moment if no run has it; yields whether that is so."""
+    lock = home / "locks" / scale
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        yield _holder(file) is None
+
+
+@contextmanager
 def turn(lock: Path, life: Path) -> Iterator[Iterator[str]]:
     """Hold a lock for a run until the end of the block.
 
