@@ -28,6 +28,7 @@ from ms_assets.defs.platform.shared import SharedLineage
 from ms_assets.files import published, sha256
 from ms_assets.raw.schema import SourceError
 from ms_assets_tests import s3
+from ms_assets_tests.conftest import TABLES
 from ms_assets_tests.interruptions import cancelled
 from ms_assets_tests.shelf import Shelf
 from ms_assets_tests.training.graphs import trained_model
@@ -42,6 +43,7 @@ on_s3 = pytest.mark.parametrize("store", ["s3"], indirect=True, scope="module")
 @pytest.fixture(scope="module", autouse=True, params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request):
     """Store in which homes lie: as S3 promises it, in memory; and moto's server, by s3fs."""
+    pytest.importorskip("s3fs")
     if request.param == "memory":
         with pytest.MonkeyPatch.context() as patch:
             memory = s3.Memory()
@@ -410,6 +412,20 @@ def test_a_source_inside_the_home_is_published_with_its_content(platform_at, tmp
     read = other.definitions.load_asset_value(key, partition_key="sample")
     assert read.project("artist_id, item_id").fetchall() == [(1, 2)]
     assert not other.file(f"raw/{TABLE}", "sample").is_symlink()
+
+
+@pytest.mark.slow
+@on_s3
+def test_the_tables_of_the_sample_in_a_bucket_are_those_of_a_local_home(platform_at, sample, tmp_path, bucket):
+    one, other = (platform_at(tmp_path / name, bucket=bucket.address) for name in ("one", "other"))
+    one.materialise(*TABLES.values(), scale="sample", config={"split_events": {"protocol": "global_temporal"}})
+    local = sample("global_temporal")
+    for key in TABLES.values():
+        other.definitions.load_asset_value(key.split("/"), partition_key="sample")
+        found = other.file(key, "sample").read_bytes()
+        assert found == one.file(key, "sample").read_bytes() == local.file(key, "sample").read_bytes(), key
+    other.materialise("graph/edges", scale="sample", alone=True)
+    assert other.file("graph/edges", "sample").read_bytes() == local.file("graph/edges", "sample").read_bytes()
 
 
 @pytest.mark.parametrize("begin", [SharedLineage.begin, SharedLineage.refresh], ids=["run", "reader"])
