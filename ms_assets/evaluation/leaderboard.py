@@ -12,6 +12,7 @@ from ms_assets.certainty import Resamples, estimates
 from ms_assets.evaluation import exposure
 from ms_assets.evaluation.metrics import KEYS, METRICS
 from ms_assets.interactions import Floats
+from ms_assets.retrieval.methods import RANKED
 from ms_assets.streams import Relation
 
 ESTIMATE = {"ci_low": pl.Float64, "ci_high": pl.Float64, "n_users": pl.Int64}
@@ -25,8 +26,8 @@ DIFFERENCES = pl.Schema(
         **ESTIMATE,
     }
 )
-COMPARED = "lightgcn"
-"""Method whose difference from every other one is computed."""
+COMPARED = ("lightgcn", RANKED)
+"""Methods whose difference from every other one is computed: the model, and what is served."""
 SHOWN = ("ndcg", "recall", "coverage", "dislike_fpr", "novelty")
 
 
@@ -117,21 +118,21 @@ def _keys(pane: Pane, name: str, methods: list[str]) -> pl.DataFrame:
 
 
 def differences(measured: list[Pane]) -> pl.DataFrame:
-    """Differences of COMPARED minus every other method, one row per view, k, metric and other method.
+    """Differences of each of COMPARED minus every other method, one row per view, k, metric and two methods.
 
     Users are resampled with both methods, so that users who are easy for both do not blur the difference.
     """
     found = [DIFFERENCES.to_frame()]
-    for pane in measured:
-        if COMPARED not in pane.methods:
+    for pane, method in product(measured, COMPARED):
+        if method not in pane.methods:
             continue
-        mine = pane.methods.index(COMPARED)
+        mine = pane.methods.index(method)
         others = [n for n in range(len(pane.methods)) if n != mine]
         samples = pane.samples[:, [mine]] - pane.samples[:, others]
         n_users = (pane.known[:, [mine]] & pane.known[:, others]).sum(axis=0)
-        keys = _keys(pane, "other", [pane.methods[n] for n in others]).with_columns(method=pl.lit(COMPARED))
+        keys = _keys(pane, "other", [pane.methods[n] for n in others]).with_columns(method=pl.lit(method))
         found.append(estimates(samples, n_users, keys, DIFFERENCES, "difference"))
-    return pl.concat(found).sort("view", "k", "metric", "other")
+    return pl.concat(found).sort("view", "k", "metric", "method", "other")
 
 
 def summary(board: pl.DataFrame, view: str, k: int) -> pl.DataFrame:
@@ -153,16 +154,21 @@ def to_markdown(board: pl.DataFrame, compared: pl.DataFrame) -> str:
         intervals = rows.select("method", "95 % of ndcg")
         table = summary(board, view, k).join(intervals, on="method", how="left", maintain_order="left")
         text = pictures.table_to_markdown(table.select(*first, pl.exclude(*first)))
-        said.append(f"**{view}, K = {k}**\n\n{text}\n\n{verdict(compared, view, k)}")
+        here = compared.filter(view=view, k=k, metric="ndcg")
+        verdicts = [verdict(here, method) for method in COMPARED if method in rows["method"]]
+        said.append("\n\n".join([f"**{view}, K = {k}**", text, *verdicts]))
     return "\n\n".join(said)
 
 
-def verdict(compared: pl.DataFrame, view: str, k: int) -> str:
-    """Sentence that names the methods COMPARED beats, is level with and loses to by NDCG; compared: `differences`."""
-    rows = compared.filter(view=view, k=k, metric="ndcg")
+def verdict(compared: pl.DataFrame, method: str) -> str:
+    """Sentence that names what a method beats, is level with and loses to by NDCG.
+
+    compared: rows of `differences`, of one view, k and metric.
+    """
     found: dict[str, list[str]] = {"better than": [], "level with": [], "worse than": []}
-    for row in rows.drop_nulls("ci_low").sort("difference", descending=True).iter_rows(named=True):
+    rows = compared.filter(method=method).drop_nulls("ci_low").sort("difference", descending=True)
+    for row in rows.iter_rows(named=True):
         word = "better than" if row["ci_low"] > 0 else "worse than" if row["ci_high"] < 0 else "level with"
         found[word].append(f"{row['other']} ({row['difference']:+.4f}, {row['ci_low']:+.4f} to {row['ci_high']:+.4f})")
     said = "; ".join(f"{word} {', '.join(others)}" for word, others in found.items() if others)
-    return f"By ndcg, {COMPARED} is {said}." if said else f"ndcg of {COMPARED} cannot be compared."
+    return f"By ndcg, {method} is {said}." if said else f"ndcg of {method} cannot be compared."

@@ -22,19 +22,18 @@ def resolve(wanted: str) -> torch.device:
     return device
 
 
-def refuse_too_many(ranks: int, wanted: str) -> None:
+def refuse_too_many(ranks: int, device: torch.device) -> None:
     """Check that each of several ranks has a core of the CPU, or the card of its number.
 
     Raises:
         ValueError: the machine has fewer, or one card is wanted for all.
     """
-    device = resolve(wanted)
     on_cards = device.type == "cuda"
     there, what = (torch.cuda.device_count(), "CUDA cards") if on_cards else (os.cpu_count() or 1, "cores")
     if ranks > there:
         raise ValueError(f"ranks: found {ranks}, but this machine has {there} {what}")
     if ranks > 1 and device.index is not None:
-        raise ValueError(f"device: found {wanted!r} with {ranks} ranks, expected cuda, for they take cards from 0 on")
+        raise ValueError(f"device: found '{device}' with {ranks} ranks, expected cuda, for they take cards from 0 on")
 
 
 def free_bytes(device: torch.device) -> int:

@@ -44,7 +44,7 @@ def fitted(settings: TrainingSettings, graph: GraphTensors) -> tuple[TrainingSet
             memory does not hold the graph's network.
     """
     device, sizes = devices.resolve(settings.device), memory.Sizes.of(graph)
-    devices.refuse_too_many(settings.ranks, settings.device)
+    devices.refuse_too_many(settings.ranks, device)
     if device.type != "cpu":
         memory.refuse_without_room_beside(sizes, settings, devices.free_bytes(torch.device("cpu")))
     return memory.fitted(sizes, settings, devices.free_bytes(device), str(device)), device

@@ -20,6 +20,8 @@ EDGE = 24
 """Bytes an edge of a graph: its ends and four attributes."""
 BUILDING = 32
 """Bytes an edge while the adjacency is built."""
+FILTER = 4
+"""Bytes an edge, at most, of the filter of pairs."""
 BESIDE = 160 << 20
 """Bytes of libraries that a training imports, and of small blocks that the C library keeps for the next ones."""
 
@@ -93,8 +95,9 @@ def estimate_alone(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     several = settings.ranks > 1
     # For validation a rank collects the columns of all, and puts them together.
     layers = max(layers, several * (1 + 2 * settings.ranks))
-    # Both entries of an edge, each two int32; bucket or weight; key of the pair; weight in the loss; order of an epoch.
-    held = 2 * 2 * INT + FLOAT + LONG + FLOAT + LONG
+    # Both entries of an edge, each two int32; bucket or weight; key of the pair, and its bits in the filter; weight in
+    # the loss; order of an epoch.
+    held = 2 * 2 * INT + FLOAT + LONG + FILTER + FLOAT + LONG
     entries = 2 * (FLOAT if learned else BYTES[settings.precision])
     parts = {
         "parameters": _copies(settings) * parameters,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ms_assets.interactions import Interactions
 from ms_assets.settings import TrainingSettings
+from ms_assets.training.pairs import PairSet
 
 FLAGS_AT_ONCE = 1 << 20
 """Number of pairs that are looked up in the histories at a time."""
@@ -43,13 +44,12 @@ class NegativeSampler:
 
     songs: Tensor
     """Ids of graph songs and cold negatives, int64; on the CPU."""
-    heard: Tensor
-    """Keys user · n_songs + song of all positives, int64, sorted."""
+    heard: PairSet
+    """Pairs of users and the songs that they heard: all positives."""
     offsets: Tensor
     """Beginning of each user's explicit negatives in `disliked`, int64 [n_users + 1]."""
     disliked: Tensor
     """Explicit negatives, user after user, int64."""
-    n_songs: int
     n_graph_songs: int
 
     @classmethod
@@ -62,7 +62,7 @@ class NegativeSampler:
         keys, offsets, explicit = (
             torch.from_numpy(array).to(device) for array in (heard.keys, disliked.offsets, places)
         )
-        return cls(songs, keys, offsets, explicit, heard.n_songs, n)
+        return cls(songs, PairSet.of(keys, heard.n_songs), offsets, explicit, n)
 
     def pieces(
         self, edges: Tensor, user: Tensor, n: int, settings: TrainingSettings, generator: torch.Generator
@@ -82,7 +82,7 @@ class NegativeSampler:
     def unheard(self, user: Tensor, drawn: Tensor, group_size: int) -> Tensor:
         """Flags of the songs drawn for its group that a user has not heard, bool [n, k].
 
-        Some groups at a time, for a search takes 32 bytes for each flag.
+        Some groups at a time, for a look-up takes some twenty bytes for each flag.
 
         Args:
             user: users, group after group, the last of which may be short, [n].
@@ -92,7 +92,7 @@ class NegativeSampler:
         at_once = max(FLAGS_AT_ONCE // (group_size * drawn.shape[1]), 1)
         return torch.cat(
             [
-                ~self.is_heard(some[:, None], songs.repeat_interleave(group_size, dim=0)[: len(some)])
+                ~self.heard.contains(some[:, None], songs.repeat_interleave(group_size, dim=0)[: len(some)])
                 for some, songs in zip(user.split(at_once * group_size), drawn.split(at_once), strict=True)
             ]
         )
@@ -100,13 +100,7 @@ class NegativeSampler:
     def neutral(self, n_groups: int, n: int, generator: torch.Generator) -> Tensor:
         """Random graph songs, int64 [n_groups, n]."""
         drawn = torch.randint(self.n_graph_songs, (n_groups, n), generator=generator)
-        return drawn.to(self.heard.device)
-
-    def is_heard(self, user: Tensor, song: Tensor) -> Tensor:
-        """Flags of users who have the song among their positives; shapes broadcast."""
-        keys = user.long() * self.n_songs + song
-        found = torch.searchsorted(self.heard, keys).clamp(max=len(self.heard) - 1)
-        return self.heard[found] == keys
+        return drawn.to(self.disliked.device)
 
     def hard(self, user: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Random explicit negative of each user, int64 [n], and flags of the users who have any, bool [n]."""

@@ -8,6 +8,7 @@ import logging
 import os
 from pathlib import Path
 
+import ms_assets.defs.platform.resources  # noqa: F401 - first, as in any run: it chooses the pages of tensors
 from ms_assets.machine import free_memory
 from ms_assets.raw.sample import generate
 from ms_assets_tests.benchmarks import (

@@ -156,13 +156,25 @@ def test_sums_are_exact_so_that_equal_columns_have_equal_ones_in_any_place_and_a
 def test_the_verdict_tells_real_differences_from_chance():
     rows = [("a", 0.1, 0.05, 0.2), ("b", 0.01, -0.02, 0.03), ("c", -0.3, -0.4, -0.2), ("d", 0.0, None, None)]
     compared = pl.DataFrame(rows, ["other", "difference", "ci_low", "ci_high"], orient="row").with_columns(
-        view=pl.lit("all"), k=10, metric=pl.lit("ndcg"), method=pl.lit("lightgcn")
+        method=pl.lit("lightgcn")
     )
-    assert verdict(compared, "all", 10) == (
+    assert verdict(compared, "lightgcn") == (
         "By ndcg, lightgcn is better than a (+0.1000, +0.0500 to +0.2000); level with b (+0.0100, -0.0200 to +0.0300); "
         "worse than c (-0.3000, -0.4000 to -0.2000)."
     )
-    assert "cannot be compared" in verdict(compared, "discovery", 10)
+    assert "cannot be compared" in verdict(compared, "ranked")
+
+
+def test_both_the_model_and_what_is_served_are_compared_with_every_other_method():
+    per_user, shown = frames(methods=("lightgcn", "popular", "ranked"), n_users=20, views=["all"], ks=[10])
+    found = differences(measured := panes(per_user)).filter(metric="ndcg")
+    pairs = [("lightgcn", "popular"), ("lightgcn", "ranked"), ("ranked", "lightgcn"), ("ranked", "popular")]
+    assert found.select("method", "other").rows() == pairs
+    mine, theirs = found.filter(method="lightgcn", other="ranked"), found.filter(method="ranked", other="lightgcn")
+    assert mine["difference"].item() == -theirs["difference"].item()
+    text = to_markdown(leaderboard(measured, shown), found)
+    assert "By ndcg, lightgcn is" in text
+    assert "By ndcg, ranked is" in text
 
 
 def test_the_summary_puts_the_best_by_ndcg_first_and_the_undefined_last():

@@ -43,17 +43,17 @@ def test_heard_songs_are_told_where_users_times_songs_are_beyond_32_bits():
     sampler = NegativeSampler.of(heard, interactions([], 1_000_000, 9_400_000), 9_400_000, torch.device("cpu"))
     user = torch.tensor([900_000, 900_000, 899_999], dtype=torch.int32)
     song = torch.tensor([9_000_001, 9_000_002, 9_000_001], dtype=torch.int32)
-    assert sampler.is_heard(user, song).tolist() == [True, False, False]
+    assert sampler.heard.contains(user, song).tolist() == [True, False, False]
 
 
 def test_heard_songs_are_told_from_others(sampler):
     user, song = torch.meshgrid(torch.arange(N_USERS), torch.arange(N_SONGS), indexing="ij")
-    found = sampler.is_heard(user, song)
+    found = sampler.heard.contains(user, song)
     assert {(u, s) for u, s in found.nonzero().tolist()} == HEARD
 
 
 def test_heard_songs_are_told_for_users_against_shared_draws(sampler):
-    found = sampler.is_heard(torch.tensor([0, 1])[:, None], torch.tensor([[0, 3, 8], [0, 3, 8]]))
+    found = sampler.heard.contains(torch.tensor([0, 1])[:, None], torch.tensor([[0, 3, 8], [0, 3, 8]]))
     assert found.tolist() == [[True, False, True], [False, True, False]]
 
 

@@ -158,8 +158,8 @@ def test_more_ranks_than_cores_or_cards_are_refused_by_name(cards, asked, said, 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
     with pytest.raises(ValueError, match=said):
-        devices.refuse_too_many(*asked)
-    devices.refuse_too_many(1, "cpu")
+        devices.refuse_too_many(asked[0], devices.resolve(asked[1]))
+    devices.refuse_too_many(1, torch.device("cpu"))
 
 
 FIRST = """

@@ -145,11 +145,11 @@ def _panes(user_metrics: Relation, official_user_metrics: Relation) -> list[boar
     return [*boards.panes(user_metrics), *boards.panes(official_user_metrics, boards.OFFICIAL)]
 
 
-@asset(kinds={"numpy", "polars"}, code_version="1", metadata=columns("evaluation/differences"))
+@asset(kinds={"numpy", "polars"}, code_version="2", metadata=columns("evaluation/differences"))
 def differences(user_metrics: Relation, official_user_metrics: Relation) -> pl.DataFrame:
-    """One row per view, K, metric and other method: LightGCN's difference from it, with its paired interval.
+    """One row per view, K, metric and two methods: the difference of LightGCN, or of `ranked`, from every other one.
 
-    A difference whose interval holds 0 may be chance.
+    Intervals are paired. A difference whose interval holds 0 may be chance.
     """
     return boards.differences(_panes(user_metrics, official_user_metrics))
 
