@@ -44,7 +44,8 @@ test: $(QUIET) $(TESTABLE) ## Check style and types, and run every test that nee
 	@$(MAKE) --no-print-directory --jobs 2 lint tests
 
 tests: $(TESTABLE)
-	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu and not slow' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@# Bytecode is kept, whatever the environment says, or every process that a test starts would compile the package.
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest -m 'not gpu and not slow' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(TESTABLE) ## Check style and types
 	ruff check .

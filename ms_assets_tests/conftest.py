@@ -4,7 +4,6 @@ import fcntl
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,23 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
+import sqlalchemy
 import torch
 from torch_geometric.data import HeteroData
 
+from ms_assets import tracking
 from ms_assets.definitions import define
 from ms_assets.defs.platform import resources
 from ms_assets.defs.platform.lineage import RECORD, Lineage, Made
 from ms_assets.defs.platform.resources import Environment
-from ms_assets_tests import slow_reference
 from ms_assets_tests.shelf import Shelf
 from ms_assets_tests.workplace import SHORTLY, Workplace
-from ms_assets_tests.worlds import Rules, World, random_case
+from ms_assets_tests.worlds import Rules, World
 
 SPLITS = ("users", "songs", "train", "validation", "test", "negatives", "ground_truth")
 TABLES = {**{name: f"splits/{name}" for name in SPLITS}, "edges": "graph/edges"}
 """The tables that the slow reference computes, with their asset keys."""
 COMMON_CHECKS = ("rows_are_no_fewer_than_half",)
-WORLDS = [{"seed": seed} for seed in range(10)] + [{"seed": seed, "n_users": 1_000} for seed in (10, 11)]
-"""Random worlds, the last of them of several blocks of users."""
-ROWS_OF_A_BLOCK = 500
-"""In those worlds; DuckDB gives 2,048 at least, ranges of users are as short as that."""
 
 
 class Platform:
@@ -187,9 +183,32 @@ def duckdb_resource(tmp_path_factory: pytest.TempPathFactory) -> resources.DuckD
     return resources.DuckDB(temp_directory=str(tmp_path_factory.mktemp("duckdb")))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """New MLflow stores in SQLite begin as copies of one, whose tables take MLflow a second of migrations to make.
+
+    In the test process; stores of the processes that tests start are made by MLflow itself.
+    """
+    made, open_store = tmp_path_factory.mktemp("tables") / "mlflow.db", resources.MLflow.open
+
+    def opened(store: resources.MLflow) -> None:
+        if (file := tracking.database(store.tracking_uri)) and not file.exists():
+            if not made.exists():
+                from mlflow.store.db.utils import _initialize_tables
+
+                _initialize_tables(sqlalchemy.create_engine(f"sqlite:///{made}"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(made, file)
+        open_store(store)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resources.MLflow, "open", opened)
+        yield
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> resources.MLflow:
-    """A real MLflow store, which takes seconds to make: registries in it are told apart by name."""
+    """A real MLflow store: registries in it are told apart by name."""
     folder = tmp_path_factory.mktemp("mlflow")
     return resources.MLflow(
         tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_location=(folder / "artifacts").as_uri()
@@ -218,37 +237,12 @@ def con() -> duckdb.DuckDBPyConnection:
     return duckdb.connect()
 
 
-@dataclass(frozen=True)
-class Case:
-    """A random world, what the slow reference makes of it, and what the platform makes of it."""
-
-    world: World
-    rules: Rules
-    expected: slow_reference.Tables
-    platform: Platform
-
-    def found(self, table: str) -> list[dict]:
-        return slow_reference.rounded(self.platform.rows(TABLES[table]))
-
-    def wanted(self, table: str) -> list[dict]:
-        return slow_reference.rounded(self.expected[table])
-
-
 @contextmanager
 def blocks_of(rows: int) -> Iterator[None]:
     """The platform holds about so many rows at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "BYTES_PER_ROW", (1 << 30) // rows)
         yield
-
-
-@pytest.fixture(scope="session", params=WORLDS, ids=lambda world: f"seed{world['seed']}")
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    world, rules = random_case(**request.param)
-    platform = Platform(tmp_path_factory.mktemp("world"))
-    with blocks_of(ROWS_OF_A_BLOCK if "n_users" in request.param else 1 << 20):
-        platform.split(world, rules, *TABLES.values(), "graph/bipartite_graph")
-    return Case(world, rules, slow_reference.compute(world, rules), platform)
 
 
 @pytest.fixture(scope="session")

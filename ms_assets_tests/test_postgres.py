@@ -21,7 +21,7 @@ from ms_assets.training import study as studies
 from ms_assets_tests import planted, postgres
 from ms_assets_tests.contract import CHECKPOINT, REPORT
 from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
-from ms_assets_tests.training.trials import BASE
+from ms_assets_tests.training.trials import BASE, SIDE_BY_SIDE
 from ms_assets_tests.workplace import ROOT, SHORTLY, Workplace
 
 needs_the_extra = pytest.mark.skipif(
@@ -87,21 +87,13 @@ def test_runs_of_other_homes_in_the_history_are_not_taken_for_dead(history, tmp_
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
 
 
-TWO_PROCESSES = """
-import sys
-from ms_assets_tests.training.trials import Trainings, searched
-searched(sys.argv[1], 6, Trainings())
-"""
-
-
 @needs_the_extra
 def test_processes_side_by_side_share_a_study_in_the_database_and_never_try_the_same(server, address):
     with_history = database.schema(address, "public")
     url = StudyStorage(folder="/nowhere", database=address).url("50m")
     assert url == StudyStorage(folder="/nowhere", database=address).url("sample") != with_history
     studies.open_study(url, "taste", BASE)
-    processes = [subprocess.Popen([sys.executable, "-c", TWO_PROCESSES, url]) for _ in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
+    assert subprocess.run([sys.executable, "-c", SIDE_BY_SIDE, url, "6"], check=False).returncode == 0
     table = studies.trials(studies.open_study(url, "taste", BASE))
     assert 6 <= len(table) <= 7, "one may begin its last trial while the other is in its own"
     assert table["parameters"].n_unique() == len(table)

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 DAY, GAP = 86_400, 1_800
 EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
+CODES = {"listen": 1, "like": 2, "dislike": 3, "unlike": 4, "undislike": 5}
+"""Event types as edges have them."""
 
 
 class Event(NamedTuple):

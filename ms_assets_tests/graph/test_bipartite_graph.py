@@ -1,7 +1,5 @@
 """The PyG graph holds what the tables say, and loads without running code."""
 
-from itertools import pairwise
-
 import dagster as dg
 import duckdb
 import numpy as np
@@ -12,10 +10,9 @@ import torch
 from ms_assets.graph import bipartite
 from ms_assets.graph.bipartite import bipartite_graph, song_audio
 from ms_assets.machine import NotEnoughMemoryError
-from ms_assets_tests.worlds import DAY, Rules, World, listen, reaction, unit_vector
+from ms_assets_tests.worlds import CODES, DAY, Rules, World, listen, reaction, unit_vector
 
 T = 26_000_000 - DAY
-CODES = {"listen": 1, "like": 2, "dislike": 3, "unlike": 4, "undislike": 5}
 EVENTS = [
     listen(4, 0, 20, 30),
     listen(4, 1, 20, None),
@@ -91,29 +88,6 @@ def test_statistics_count_nodes_edges_and_degrees(built):
     assert numbers["mean_played_ratio_listen"] == pytest.approx((0.3 + 1) / 2)
     assert [numbers[f"user_degree_p{q}"] for q in (0, 50, 100)] == [1, 1.5, 2]
     assert [numbers[f"song_degree_p{q}"] for q in (0, 50, 100)] == [1, 1.5, 2]
-
-
-def test_the_graph_of_any_world_equals_its_tables(case):
-    graph = case.platform.graph()
-    songs, edges = case.found("songs"), case.found("edges")
-    assert graph["user"].uid.tolist() == [row["uid"] for row in case.found("users")]
-    assert graph["song"].item_id.tolist() == [row["item_id"] for row in songs]
-    heard = [row["item_id"] in case.world.audio for row in songs]
-    assert graph["song"].has_audio.tolist() == heard
-    vectors = [unit_vector(row["item_id"]) if some else [0.0] * 128 for row, some in zip(songs, heard, strict=True)]
-    assert graph["song"].x.tolist() == vectors
-    for owner in ("artist", "album"):
-        ends = graph["song"][f"{owner}_offsets"].tolist()
-        ids = graph["song"][f"{owner}_ids"].tolist()
-        lists = [ids[start:stop] for start, stop in pairwise(ends)]
-        assert lists == [row[f"{owner}_ids"] for row in songs]
-    found = graph["user", "interacts", "song"]
-    rows = torch.cat([found.edge_index.t(), found.edge_attr], dim=1).tolist()
-    wanted = [
-        (row["user_id"], row["song_id"], CODES[row["event_type"]], row["n_events"], row["played_ratio"], row["weight"])
-        for row in edges
-    ]
-    assert sorted(rows) == [pytest.approx(row) for row in sorted(wanted)]
 
 
 def test_audio_finds_its_song_in_whatever_order_and_that_of_other_songs_is_left_out():

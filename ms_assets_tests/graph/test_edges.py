@@ -18,12 +18,3 @@ def test_an_edge_has_the_mean_of_its_known_ratios_and_the_weight_of_its_type(pla
         (0, 1, "listen", 1, 0.5, 0.7),
         (1, 1, "listen", 1, 0.0, 0.7),
     ]
-
-
-def test_edges_join_every_train_event_exactly_once(case):
-    edges, train = case.found("edges"), case.found("train")
-    keys = [(row["user_id"], row["song_id"], row["event_type"]) for row in edges]
-    assert len(set(keys)) == len(keys)
-    assert sum(row["n_events"] for row in edges) == len(train)
-    assert set(keys) == {(row["user_id"], row["song_id"], row["event_type"]) for row in train}
-    assert all(0 <= row["played_ratio"] <= 1 for row in edges)

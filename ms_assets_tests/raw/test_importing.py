@@ -155,6 +155,7 @@ TIMES = {
     "fractions": [SECOND + 0.25, SECOND + 60.5],
     "iso": ["2023-11-14T22:13:20Z", "2023-11-14 22:14:20.5"],
     "iso with a zone": ["2023-11-15T00:13:20+02:00", "2023-11-14T17:14:20-05:00"],
+    "iso with and without a zone": ["2023-11-14T22:13:20", "2023-11-14 17:14:20-05"],
     "timestamps": [datetime.fromtimestamp(SECOND + n, UTC) for n in (0, 60)],
     "local timestamps": [datetime.fromtimestamp(SECOND + n, UTC).replace(tzinfo=None) for n in (0, 60)],
 }

@@ -31,6 +31,13 @@ def test_tables_have_the_same_bytes_for_any_memory_and_number_of_threads(sample,
     assert digests(small) == digests(sample("per_user"))
 
 
+def test_a_second_run_writes_the_same_bytes(sample):
+    platform = sample("per_user")
+    earlier = digests(platform)
+    platform.materialise(*TABLES.values(), scale="sample", config={"split_events": {"protocol": "per_user"}})
+    assert digests(platform) == earlier
+
+
 class Divided:
     """A world of several blocks, divided by the plain functions into files."""
 

@@ -2,12 +2,20 @@
 
 import math
 
-from ms_assets.settings import StudySettings
+from ms_assets.settings import StudySettings, TrainingSettings
 from ms_assets.training import study as studies
 from ms_assets.training.trained import Epoch, TrainedModel
-from ms_assets_tests.training.tastes import settings_of
 
-BASE = settings_of(epochs=4, temperature=0.15)
+BASE = TrainingSettings(epochs=4, layers=2, neutral_negatives=16, learning_rate=0.02, temperature=0.15)
+SIDE_BY_SIDE = """
+import os, sys
+from ms_assets_tests.training.trials import Trainings, searched
+other = os.fork()
+searched(sys.argv[1], int(sys.argv[2]), Trainings())
+if other:
+    sys.exit(os.waitpid(other, 0)[1])
+"""
+"""Two processes that search one study, parted once both have imported what they need."""
 
 
 def goodness(settings):

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO
 
 import dagster as dg
-from dagster._core.storage.runs import SqliteRunStorage
 
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.files import hold
@@ -182,6 +181,8 @@ def mark_lost(instance: dg.DagsterInstance, home: Path) -> None:
     killed, or the server with its runs. A history that other hosts write to tells of runs whose lives are not here:
     only one in files of the home is searched for runs that never began.
     """
+    from dagster._core.storage.runs import SqliteRunStorage
+
     for life in life_of(home, "").glob("*"):
         if not _is_held(life):
             _mark_if_unfinished(instance, life.name)
