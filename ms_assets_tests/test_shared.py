@@ -22,12 +22,12 @@ from ms_assets.defs.platform import objects, storage
 from ms_assets.defs.platform.io_managers import IndexOfOrigin
 from ms_assets.defs.platform.lineage import Made
 from ms_assets.defs.platform.objects import KIND, Bucket, BucketError
-from ms_assets.defs.platform.resources import Environment
+from ms_assets.defs.platform.resources import Environment, MLflow
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.defs.platform.shared import SharedLineage
 from ms_assets.files import published, sha256
 from ms_assets.raw.schema import SourceError
-from ms_assets_tests import s3
+from ms_assets_tests import planted, s3
 from ms_assets_tests.conftest import TABLES
 from ms_assets_tests.interruptions import cancelled
 from ms_assets_tests.shelf import Shelf
@@ -426,6 +426,21 @@ def test_the_tables_of_the_sample_in_a_bucket_are_those_of_a_local_home(platform
         assert found == one.file(key, "sample").read_bytes() == local.file(key, "sample").read_bytes(), key
     other.materialise("graph/edges", scale="sample", alone=True)
     assert other.file("graph/edges", "sample").read_bytes() == local.file("graph/edges", "sample").read_bytes()
+
+
+@pytest.mark.slow
+@on_s3
+def test_a_model_of_a_store_without_a_server_has_its_files_in_the_bucket(tmp_path, bucket):
+    pytest.importorskip("boto3")
+    store = MLflow(
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=f"{bucket.address}/mlflow/artifacts"
+    )
+    registry = store.registry("50m")
+    version = planted.register(registry, planted.model(0))
+    registry.promote(version, {})
+    assert any(name.startswith("mlflow/artifacts/") for name in s3.stored(bucket))
+    assert registry.intact(registry.champion())
+    assert planted.register(registry, planted.model(0)).number == version.number, "equal files are registered once"
 
 
 @pytest.mark.parametrize("begin", [SharedLineage.begin, SharedLineage.refresh], ids=["run", "reader"])
