@@ -9,6 +9,7 @@ import mlflow
 import pandas as pd
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from ms_assets.__main__ import main
 from ms_assets.defs.platform.lineage import InconsistentInputsError
@@ -19,6 +20,7 @@ from ms_assets.raw.own import Import, folder_in
 from ms_assets.raw.schema import SourceError
 from ms_assets.retrieval.methods import METHODS
 from ms_assets.settings import SongSettings, SplitSettings, TrainingSettings, UserSettings
+from ms_assets_tests.benchmarks.sets import config
 from ms_assets_tests.conftest import Platform
 from ms_assets_tests.worlds import Event, World
 
@@ -104,22 +106,46 @@ def test_imported_tables_are_linked_and_ids_are_those_of_the_log(both):
     assert pl.read_parquet(both.file("raw/user_ids")).is_empty()
 
 
-LASTFM = Path(__file__).parents[2] / "shared" / "data" / "lastfm"
+SETS = Path(__file__).parents[2] / "shared" / "data"
+needs_sets = pytest.mark.skipif(not SETS.is_dir(), reason="needs ../shared/data beside the repository")
 
 
-@pytest.mark.skipif(not LASTFM.is_dir(), reason="needs ../shared/data/lastfm beside the repository")
+@needs_sets
 def test_a_real_log_as_csv_in_any_order_is_divided_as_in_yambdas_layout(platform_at, tmp_path):
-    for one, other in divided_both_ways(platform_at(tmp_path), LASTFM, "global_temporal"):
+    for one, other in divided_both_ways(platform_at(tmp_path), SETS / "lastfm", "global_temporal"):
         assert len(one) > 0
         assert one.equals(other)
 
 
+def imported_too(platform, folder):
+    """Link a set in Yambda's layout as the source, and import the same as CSV and tables with text for ids.
+
+    Audio is that of the import in both, because the sets have numbers of 64 bits and their own norms.
+    """
+    made, own = platform.home.parent, folder_in(platform.home)
+    song, artist = (
+        pl.format(text, pl.col(name).cast(pl.String).str.zfill(10))
+        for text, name in (("song {}", "item_id"), ("a {}", "artist_id"))
+    )
+    pl.read_parquet(folder / "embeddings.parquet").select(song=song, audio="embed").write_parquet(
+        made / "audio.parquet"
+    )
+    artists = pl.read_parquet(folder / "artist_item_mapping.parquet").select(song=song, artist=artist)
+    artists.write_csv(made / "artists.csv")
+    rows = pl.read_parquet(folder / "flat/50m/multi_event.parquet").rows()
+    log = as_csv(made / "log.csv", rows, digits=10)
+    import_events(log, own, audio=made / "audio.parquet", artists=made / "artists.csv", **NAMED)
+    for name in ("flat", "artist_item_mapping.parquet", "album_item_mapping.parquet"):
+        (platform.source / name).symlink_to(folder / name)
+    songs = pl.read_parquet(own / "song_ids.parquet").with_columns(given=pl.col("song").str.tail(10).cast(pl.UInt32))
+    audio = pl.read_parquet(own / "embeddings.parquet").join(songs, "item_id", maintain_order="left")
+    vectors = audio.select(pl.col("given").alias("item_id"), "embed", "normalized_embed")
+    vectors.write_parquet(platform.source / "embeddings.parquet")
+
+
 def divided_both_ways(platform, folder, protocol):
     """Tables of a set in Yambda's layout and, beside each, those of its events as CSV; rows sorted, for times tie."""
-    platform.source.rmdir()
-    platform.source.symlink_to(folder)
-    rows = pl.read_parquet(folder / "flat/50m/multi_event.parquet").rows()
-    import_events(as_csv(platform.home.parent / "log.csv", rows, digits=10), folder_in(platform.home), **NAMED)
+    imported_too(platform, folder)
     config = {**RULES, "split_events": {**RULES["split_events"], "protocol": protocol}}
     for scale in ("50m", "own"):
         platform.materialise(*DIVIDED, scale=scale, config=config)
@@ -130,6 +156,25 @@ def divided_both_ways(platform, folder, protocol):
 
 
 SHORT = {"epochs": 1, "embedding_dim": 8, "neutral_negatives": 8, "race": False}
+
+
+@needs_sets
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lastfm", "wikipedia"])
+def test_a_real_log_as_csv_in_any_order_has_the_leaderboard_of_the_same_in_yambdas_layout(platform_at, tmp_path, name):
+    one, other = boards_both_ways(platform_at(tmp_path), SETS / name)
+    assert len(one) > 0
+    assert_frame_equal(one, other, rel_tol=0, abs_tol=1e-12)
+
+
+def boards_both_ways(platform, folder):
+    """Leaderboards of a set in Yambda's layout and of the same as CSV, by settings of its division for both."""
+    imported_too(platform, folder)
+    divided, settings = config(folder), SplitSettings()
+    divided["split_events"]["test_start"] = settings.test_start  # by default an import's last day
+    for scale in ("50m", "own"):
+        platform.materialise("evaluation/leaderboard", scale=scale, config={**divided, "training__lightgcn": SHORT})
+        yield pl.read_parquet(platform.file("evaluation/leaderboard", scale))
 
 
 def needed(platform):
