@@ -125,7 +125,7 @@ def metadata_of(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
-LONGEST = ("test_commands", "test_study", "test_promises", "test_ui", "test_silence")
+LONGEST = ("test_commands", "test_study", "test_promises", "test_ui", "test_silence", "test_any_world")
 """Modules that are begun first, so that no process is left alone with one when the others have finished.
 
 The first one runs the pipeline; those that use its home come after two that do not, which would wait for it otherwise.

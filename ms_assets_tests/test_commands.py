@@ -9,6 +9,7 @@ import mlflow
 import polars as pl
 import pytest
 
+from ms_assets.__main__ import main
 from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, PUBLISHED, REPORT, TABLES
 from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
 from ms_assets_tests.workplace import EPOCHS, FEW, SHORTLY, K, Workplace
@@ -166,10 +167,10 @@ def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached
     assert re.search(r"│ 1 +┆ champion ┆ .* there was no champion", shown.stdout), shown.stdout
 
 
-def test_a_scale_without_a_leaderboard_says_what_to_materialise(pipeline):
-    run = pipeline.run("python", "-m", "ms_assets", "50m")
-    assert run.returncode == 1
-    assert run.stdout.startswith("materialise evaluation/leaderboard for 50m first: ")
+def test_a_scale_without_a_leaderboard_says_what_to_materialise(pipeline, monkeypatch):
+    monkeypatch.setenv("MS_ASSETS_HOME", str(pipeline.home))
+    with pytest.raises(SystemExit, match=r"^materialise evaluation/leaderboard for 50m first: "):
+        main(["50m"])
 
 
 def test_the_event_log_has_a_materialisation_of_every_asset_with_the_rows_of_its_table(pipeline, materialisations):

@@ -157,13 +157,6 @@ def test_without_the_extra_a_request_for_it_says_what_to_install(monkeypatch, pa
         database.schema("postgresql://host/x", "studies")
 
 
-def test_without_a_database_nothing_of_the_extra_is_imported():
-    program = "import sys, ms_assets.definitions as d; print({'psycopg2', 'dagster_postgres'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "set()\n"
-    )
-
-
 def test_the_password_stands_in_no_setting_that_the_ui_shows(tmp_path):
     environment = Environment(tmp_path, "source", "main", "sqlite:///x", database="postgresql://ann:secret@host/x")
     shown = define(environment).resources["study_storage"]

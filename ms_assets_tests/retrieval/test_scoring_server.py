@@ -8,7 +8,6 @@ import mlflow
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from mlflow.cli import cli
 
 from ms_assets_tests import planted
 from ms_assets_tests.planted import HEARD, ITEM_ID, POPULAR, UID, WANTED, model
@@ -268,6 +267,8 @@ def test_a_frame_is_scored_in_a_program_and_by_the_command_line_like_by_the_serv
     frame.to_csv(tmp_path / "questions.csv", index=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri)
     files = ["-i", str(tmp_path / "questions.csv"), "-o", str(tmp_path / "answers.json"), "-t", "csv"]
+    from mlflow.cli import cli  # which takes long to import, and not every process of the tests comes here
+
     run = CliRunner().invoke(cli, ["models", "predict", "-m", uri, "--env-manager", "local", *files])
     assert run.exit_code == 0, run.output
     assert json.loads((tmp_path / "answers.json").read_text())["predictions"] == served

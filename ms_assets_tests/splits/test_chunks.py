@@ -26,7 +26,7 @@ def digests(platform):
 def test_tables_have_the_same_bytes_for_any_memory_and_number_of_threads(sample, tmp_path):
     small = Platform(tmp_path, memory="300MB")
     small.duckdb.connection.execute("SET threads = 1")
-    with blocks_of(5_000):
+    with blocks_of(20_000):  # of 1 GiB, so some 5,600 rows of the 300,000 at a time
         small.materialise(*TABLES.values(), scale="sample", config={"split_events": {"protocol": "per_user"}})
     assert digests(small) == digests(sample("per_user"))
 
