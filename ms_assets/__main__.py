@@ -110,7 +110,7 @@ def import_own(
     """
     environment = Environment.read()
     types = {name: kind for name, _, kind in (pair.partition("=") for pair in mapped)}
-    with runs.writing_turn(environment.home, OWN, f"import-{uuid4()}"):
+    with runs.writing_turn(environment.locks, OWN, f"import-{uuid4()}"):
         sweep(environment.home / "source", OWN)
         report = import_events(
             events,
@@ -179,8 +179,8 @@ def recommend(scale: str, file: Path, k: int, include_heard: bool, retrieval: bo
 @click.option("--yes", is_flag=True, help="Push; otherwise the command tells what it would push.")
 def publish(scale: str, repo: str, with_users: bool, yes: bool) -> None:
     """Push embeddings, index, settings, metrics and a model card of a scale to a model repository of the hub."""
-    home, address = Environment.read().home, publishing.target(repo)
-    with runs.writing_turn(home, scale, f"publish-{uuid4()}"):
+    address = publishing.target(repo)
+    with runs.writing_turn(Environment.read().locks, scale, f"publish-{uuid4()}"):
         publication = _publication(scale, repo, with_users)
         contents = {name: size_of(what) if isinstance(what, Path) else len(what)
                     for name, what in publication.contents().items()}  # fmt: skip

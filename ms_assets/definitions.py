@@ -10,7 +10,7 @@ import dagster as dg
 
 from ms_assets.defs.automation import retraining_schedules
 from ms_assets.defs.platform import alerts, checks, io_managers
-from ms_assets.defs.platform.executor import executor_by_scale
+from ms_assets.defs.platform.executor import Elsewhere, executor_by_scale
 from ms_assets.defs.platform.messages import Alerts, Target
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow, StudyStorage, YambdaSource
 from ms_assets.defs.platform.schemas import SCHEMA
@@ -27,11 +27,27 @@ def found() -> dg.Definitions:
         return dg.Definitions.merge(tree.build_defs(tree.defs_module_path), dg.Definitions(component_tree=tree))
 
 
+def elsewhere(environment: Environment) -> Elsewhere | None:
+    """Maker of the executor on the environment's cluster; None where steps run on this machine."""
+    if not environment.on_cluster:
+        return None
+    from ms_assets.defs.platform import cluster
+
+    if environment.executor == "ray":
+        return lambda init, steps, needs: cluster.on_ray(environment.ray_address, needs)
+    return cluster.on_kubernetes
+
+
 def define(environment: Environment) -> dg.Definitions:
     """Build all definitions, with the resources, schedules and executor of one environment."""
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"), memory=environment.memory)
-    place = {"base_dir": str(environment.data), "bucket": environment.bucket}
-    tables = io_managers.TableIOManager(**place, duckdb=duckdb)
+    # By its variable, for the UI shows what resources are configured with, and the address has a password.
+    database = dg.EnvVar("MS_ASSETS_DATABASE") if environment.database else ""
+    stored = {
+        "base_dir": str(environment.data), "bucket": environment.bucket,
+        "locks_database": database if environment.on_cluster else "",
+    }  # fmt: skip
+    tables = io_managers.TableIOManager(**stored, duckdb=duckdb)
     yambda = YambdaSource(
         location=environment.source,
         revision=environment.revision,
@@ -49,20 +65,21 @@ def define(environment: Environment) -> dg.Definitions:
         ],
         schedules=retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
         sensors=alerts.sensors() if told else [],
-        executor=executor_by_scale(tables.lineage),
+        executor=executor_by_scale(
+            environment.home, environment.locks, lambda: duckdb.bytes, elsewhere(environment), tables.lineage
+        ),
         resources={
             "duckdb": duckdb,
             "io_manager": tables,
-            "linked_tables": io_managers.LinkedTableIOManager(**place, duckdb=duckdb, yambda=yambda),
-            "graph_files": io_managers.GraphIOManager(**place),
-            "model_files": io_managers.ModelIOManager(**place),
-            "faiss_files": io_managers.FaissIOManager(**place),
-            "folders": io_managers.FolderIOManager(**place),
-            "json_files": io_managers.JsonIOManager(**place),
+            "linked_tables": io_managers.LinkedTableIOManager(**stored, duckdb=duckdb, yambda=yambda),
+            "graph_files": io_managers.GraphIOManager(**stored),
+            "model_files": io_managers.ModelIOManager(**stored),
+            "faiss_files": io_managers.FaissIOManager(**stored),
+            "folders": io_managers.FolderIOManager(**stored),
+            "json_files": io_managers.JsonIOManager(**stored),
             "study_storage": StudyStorage(
                 folder=str(environment.home / "studies"),
-                # By its variable, for the UI shows what resources are configured with, and the address has a password.
-                database=dg.EnvVar("MS_ASSETS_DATABASE") if environment.database else "",
+                database=database,
             ),
             "mlflow": MLflow(
                 tracking_uri=environment.tracking_uri,

@@ -1,5 +1,6 @@
-"""Memory of this machine: what is free of it, what this process took, and the error for what does not fit."""
+"""Memory and cores of this machine: what is free, what this process took, and the error for what does not fit."""
 
+import os
 import platform
 import resource
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ LIMITS = (
      ("total_active_file", "total_inactive_file")),
 )  # fmt: skip
 """Files of the limit, of what is used and of its parts, and names of the parts that are only a cache of files."""
+
+CORES = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+"""Files of a container's share of the processors: the time that it may take, and of how much."""
 
 IN_FLIGHT = 56 << 20
 """Bytes of tables that are read a batch at a time, whatever their size."""
@@ -34,6 +38,17 @@ def free_memory() -> int:
             cache = sum(int(parts[name]) for name in cached)
             free = min(free, int(most) - int((CGROUP / used).read_text()) + cache)
     return free
+
+
+def cores() -> int:
+    """Number of cores that this process may use, within the limit of the container."""
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in CORES:
+        if (CGROUP / files[0]).exists():
+            time, period = " ".join((CGROUP / file).read_text() for file in files).split()
+            if time not in ("max", "-1"):
+                ours = min(ours, max(int(time) // int(period), 1))
+    return ours
 
 
 def peak_memory() -> int:

@@ -42,7 +42,7 @@ def test_rooms_import_downwards_and_algorithms_do_not_know_dagster():
 
 
 def test_loading_the_definitions_loads_no_heavy_library_and_nothing_of_an_extra():
-    modules = (*HEAVY, "psycopg2", "dagster_postgres")
+    modules = (*HEAVY, "psycopg2", "dagster_postgres", "ray", "dagster_ray", "kubernetes", "dagster_k8s")
     program = f"import sys, ms_assets.definitions; print([m for m in {modules} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

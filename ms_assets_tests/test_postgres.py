@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -15,8 +16,10 @@ from dagster._core.test_utils import create_run_for_test
 from ms_assets.definitions import define
 from ms_assets.defs.platform import database, runs
 from ms_assets.defs.platform.database import DatabaseError
+from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.resources import Environment, MLflow, StudyStorage
 from ms_assets.defs.platform.scales import PARTITION_TAG
+from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.training import study as studies
 from ms_assets_tests import planted, postgres
 from ms_assets_tests.contract import CHECKPOINT, REPORT
@@ -83,8 +86,27 @@ def test_runs_of_other_homes_in_the_history_are_not_taken_for_dead(history, tmp_
 
     monkeypatch.setattr(runs, "datetime", Later)
     with history("one") as instance:
-        runs.mark_lost(instance, tmp_path / "one")
+        runs.mark_lost(instance, FileLocks(tmp_path / "one"))
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
+
+
+@needs_the_extra
+def test_a_run_has_the_turn_by_a_session_and_the_one_that_its_own_thread_begins_is_refused(address):
+    locks = SessionLocks(address)
+    assert not locks.join("outer") and not locks.knows("outer") and locks.dead() == []
+    with locks.alive("outer"), locks.turn("50m", "outer") as ask:
+        assert ask() is None and locks.join("outer") and locks.knows("outer") and locks.dead() == []
+        with (
+            locks.alive("inner"), locks.turn("50m", "inner") as inner, locks.turn("5b", "inner") as elsewhere,
+            ThreadPoolExecutor() as other_thread,
+        ):  # fmt: skip
+            assert elsewhere() is None
+            assert other_thread.submit(inner).result() == "outer"
+            with pytest.raises(RuntimeError, match="run inner would wait for run outer, which began it and holds 50m"):
+                inner()
+    assert not locks.knows("outer") and locks.dead() == []
+    with locks.turn("50m", "next") as ask:
+        assert ask() is None
 
 
 @needs_the_extra

@@ -535,3 +535,12 @@ def test_an_address_of_another_kind_is_no_home(monkeypatch, found):
     monkeypatch.setenv("MS_ASSETS_HOME", found)
     with pytest.raises(ValueError, match=r"MS_ASSETS_HOME: found .*, expected a folder or s3://bucket/prefix"):
         Environment.read()
+
+
+def test_steps_on_a_cluster_have_no_home_in_a_bucket(monkeypatch):
+    for name, value in {"HOME": HOME, "EXECUTOR": "ray", "DATABASE": "postgresql://host/x"}.items():
+        monkeypatch.setenv(f"MS_ASSETS_{name}", value)
+    with pytest.raises(
+        ValueError, match=r"MS_ASSETS_EXECUTOR: found 'ray', expected local for MS_ASSETS_HOME=s3://team"
+    ):
+        Environment.read()

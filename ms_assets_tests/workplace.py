@@ -54,15 +54,17 @@ main()
 RUN = """
 import sys, time
 from pathlib import Path
-from ms_assets.defs.platform import runs
-life = Path(sys.argv[1])
-with runs.alive(life), runs.turn(Path(sys.argv[2]), life) as those_before:
-    for other in those_before:
+from ms_assets.defs.platform.locks import FileLocks
+home, run_id, what = sys.argv[1:]
+locks = FileLocks(Path(home))
+with locks.alive(run_id), locks.turn(what, run_id) as ask:
+    while other := ask():
         print("waits for", other, flush=True)
+        time.sleep(0.5)
     print("has the turn", flush=True)
     sys.stdin.readline()
 """
-"""A run of its own process, which says when it has a lock and holds it until it is told otherwise."""
+"""A run by home, id and lock, in a process of its own: says when it has the lock, and holds it until told otherwise."""
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Jobs, retraining schedules, and the sensors on the hub's revision and on the files of a folder."""
 
 import json
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -9,6 +8,7 @@ import dagster as dg
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.io_managers import TableIOManager
 from ms_assets.defs.platform.lineage import Lineage, identity
+from ms_assets.defs.platform.locks import Locks
 from ms_assets.defs.platform.resources import DuckDB, Environment, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.files import DamagedFileError, state, sweep
@@ -103,7 +103,7 @@ def hub_revision(
     ]
     if not behind:
         return dg.SkipReason(f"{commit} is known: no table is from another commit, or its run was requested already")
-    if underway := _reading_the_hub(context.instance, io_manager.home):
+    if underway := _reading_the_hub(context.instance, io_manager.locks):
         return dg.SkipReason(f"{commit} is new; it is pinned once run {underway.run_id}, which reads another, is over")
     yambda.source.pin(commit)
     requests = [
@@ -116,7 +116,7 @@ def hub_revision(
 def import_logs(context: dg.OpExecutionContext, duckdb: DuckDB, io_manager: dg.ResourceParam[TableIOManager]) -> None:
     """Import the logs of the scale `own` again, as they are now; the former import stays if that fails."""
     folder = folder_in(io_manager.home)
-    with runs.writing_turn(io_manager.home, OWN, context.run_id):
+    with runs.writing_turn(io_manager.locks, OWN, context.run_id):
         sweep(folder.parent, OWN)
         report = import_again(folder, duckdb.connection)
     context.log.info(f"kept {report['n_events']:,} of {report['n_read']:,} events; dropped: {report['n_dropped']}")
@@ -206,9 +206,9 @@ def _raw(table: str) -> dg.AssetKey:
     return dg.AssetKey(["raw", table])
 
 
-def _reading_the_hub(instance: dg.DagsterInstance, home: Path) -> dg.DagsterRun | None:
+def _reading_the_hub(instance: dg.DagsterInstance, locks: Locks) -> dg.DagsterRun | None:
     """Run in progress whose tables would be from two commits if another were pinned now; None if there is none."""
-    runs.mark_lost(instance, home)
+    runs.mark_lost(instance, locks)
     real = [scale for scale in SCALES.get_partition_keys() if scale not in ("sample", OWN)]
     found = instance.get_runs(dg.RunsFilter(statuses=runs.UNDER_WAY, tags={PARTITION_TAG: real}), limit=1)
     return found[0] if found else None

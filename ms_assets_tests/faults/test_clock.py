@@ -7,6 +7,7 @@ import dagster as dg
 from dagster._core.test_utils import create_run_for_test, freeze_time
 
 from ms_assets.defs.platform import runs
+from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets_tests.worlds import World, listen
 
@@ -38,5 +39,5 @@ def test_a_run_of_a_later_hour_is_not_lost_before_its_time(tmp_path):
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         with freeze_time(datetime.now(UTC) + timedelta(hours=1)):
             run = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTING, tags={PARTITION_TAG: "50m"})
-        runs.mark_lost(instance, tmp_path)
+        runs.mark_lost(instance, FileLocks(tmp_path))
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTING

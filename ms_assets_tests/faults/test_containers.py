@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-from ms_assets.defs.platform import runs
 from ms_assets_tests.workplace import RUN, talking_processes
 
 IN_A_CONTAINER = ["unshare", "--map-root-user", "-pf", "--mount-proc", "--kill-child"]
@@ -64,11 +63,10 @@ def test_two_containers_spill_into_one_home_at_once_and_both_results_are_right(s
 
 
 def test_a_writer_waits_for_a_container_that_has_the_scale_and_for_one_that_was_killed_no_longer(start, tmp_path):
-    one, other, third = (runs.life_of(tmp_path, name) for name in ("one", "other", "third"))
-    first = start(RUN, one, tmp_path / "locks/50m")
+    first = start(RUN, tmp_path, "one", "50m")
     assert first.stdout.readline() == "has the turn\n"
-    second = start(RUN, other, tmp_path / "locks/50m")
+    second = start(RUN, tmp_path, "other", "50m")
     assert [second.stdout.readline() for _ in range(2)] == ["waits for one\n"] * 2
     first.kill()
     assert "has the turn\n" in second.stdout
-    assert start(RUN, third, tmp_path / "locks/50m").stdout.readline() == "waits for other\n"
+    assert start(RUN, tmp_path, "third", "50m").stdout.readline() == "waits for other\n"

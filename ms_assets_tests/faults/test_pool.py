@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 import dagster as dg
 from ms_assets.defs.platform.executor import executor_by_scale
-from ms_assets.defs.platform.lineage import Lineage
+from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.scales import SCALES
 
 @dg.asset(partitions_def=SCALES, pool="gpu", io_manager_key="nothing")
@@ -27,7 +27,7 @@ class Nothing(dg.IOManager):
     def handle_output(self, context, obj): pass
     def load_input(self, context): pass
 
-executor = executor_by_scale(Lineage(Path("home/data")))
+executor = executor_by_scale(Path("home"), FileLocks(Path("home")), lambda: 1 << 30)
 defs = dg.Definitions([training], executor=executor, resources={"nothing": Nothing()})
 """
 

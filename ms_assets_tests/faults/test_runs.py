@@ -12,8 +12,9 @@ import pytest
 import torch
 from dagster._core.test_utils import create_run_for_test
 
-from ms_assets.defs.platform import runs
+from ms_assets.defs.platform import locks, runs
 from ms_assets.defs.platform.io_managers import TorchIOManager
+from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.resources import MLflow
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.files import own_folder
@@ -23,8 +24,8 @@ from ms_assets_tests.workplace import RUN, Workplace, kill, talking_processes, u
 STEP = """
 import sys
 from pathlib import Path
-from ms_assets.defs.platform import runs
-runs.join(Path(sys.argv[1]))
+from ms_assets.defs.platform.locks import FileLocks
+assert FileLocks(Path(sys.argv[1])).join(sys.argv[2])
 print("lives", flush=True)
 sys.stdin.readline()
 """
@@ -71,29 +72,23 @@ def test_the_run_that_a_killed_training_left_open_in_mlflow_is_ended_and_no_othe
     assert sorted(run.info.status for run in found if run.info.run_id not in open_runs) == ["FINISHED", "FINISHED"]
 
 
-def lives(tmp_path, *names):
-    return [tmp_path / "lives" / name for name in names]
-
-
 def test_one_run_has_the_turn_and_the_other_says_for_whom_it_waits_until_that_is_over(start, tmp_path):
-    one, other = lives(tmp_path, "one", "other")
-    first = start(RUN, one, tmp_path / "lock")
+    first = start(RUN, tmp_path, "one", "lock")
     assert first.stdout.readline() == "has the turn\n"
-    second = start(RUN, other, tmp_path / "lock")
+    second = start(RUN, tmp_path, "other", "lock")
     assert [second.stdout.readline() for _ in range(2)] == ["waits for one\n"] * 2
     first.communicate("over\n")
     assert "has the turn\n" in second.stdout
 
 
 def test_a_killed_run_keeps_the_turn_until_the_last_of_its_steps_is_gone_and_no_longer(start, tmp_path):
-    one, other = lives(tmp_path, "one", "other")
-    first = start(RUN, one, tmp_path / "lock")
+    first = start(RUN, tmp_path, "one", "lock")
     first.stdout.readline()
-    step = start(STEP, one)
+    step = start(STEP, tmp_path, "one")
     assert step.stdout.readline() == "lives\n"
     first.kill()
     first.wait()
-    second = start(RUN, other, tmp_path / "lock")
+    second = start(RUN, tmp_path, "other", "lock")
     assert [second.stdout.readline() for _ in range(3)] == ["waits for one\n"] * 3
     step.kill()
     assert "has the turn\n" in second.stdout
@@ -104,21 +99,19 @@ def test_a_killed_run_is_marked_as_failed_and_no_other_is(start, instance, tmp_p
         create_run_for_test(instance, status=status, tags={PARTITION_TAG: "sample"})
         for status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS)
     )
-    processes = [
-        start(RUN, runs.life_of(tmp_path, run.run_id), tmp_path / run.run_id) for run in (killed, living, finished)
-    ]
+    processes = [start(RUN, tmp_path, run.run_id, run.run_id) for run in (killed, living, finished)]
     assert [process.stdout.readline() for process in processes] == ["has the turn\n"] * 3
-    runs.mark_lost(instance, tmp_path)
+    runs.mark_lost(instance, FileLocks(tmp_path))
     assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.STARTED
 
     for process in (processes[0], processes[2]):
         process.kill()
         process.wait()
-    runs.mark_lost(instance, tmp_path)
+    runs.mark_lost(instance, FileLocks(tmp_path))
     statuses = [instance.get_run_by_id(run.run_id).status.value for run in (killed, living, finished)]
     assert statuses == ["FAILURE", "STARTED", "SUCCESS"]
     assert "has died: it was killed" in instance.all_logs(killed.run_id)[-1].message
-    assert list(runs.life_of(tmp_path, "").glob("*")) == [runs.life_of(tmp_path, living.run_id)]
+    assert [life.name for life in (tmp_path / "alive").glob("*")] == [living.run_id]
 
 
 @pytest.mark.parametrize("status", ["NOT_STARTED", "STARTING", "STARTED"])
@@ -128,7 +121,7 @@ def test_a_run_that_was_killed_before_its_first_step_is_marked_once_it_should_ha
     run = create_run_for_test(instance, status=dg.DagsterRunStatus[status], tags={PARTITION_TAG: "50m"})
     of_others = create_run_for_test(instance, status=dg.DagsterRunStatus[status])
     queued = create_run_for_test(instance, status=dg.DagsterRunStatus.NOT_STARTED, tags={PARTITION_TAG: "50m"})
-    runs.mark_lost(instance, tmp_path)
+    runs.mark_lost(instance, FileLocks(tmp_path))
     assert instance.get_run_by_id(run.run_id).status.value == status
     later = datetime.now(UTC) + timedelta(seconds=runs.SECONDS_TO_START + 1)
 
@@ -140,7 +133,7 @@ def test_a_run_that_was_killed_before_its_first_step_is_marked_once_it_should_ha
     left_the_queue = dg.DagsterEvent(dg.DagsterEventType.PIPELINE_STARTING.value, queued.job_name)
     instance.run_storage.handle_run_event(queued.run_id, left_the_queue, later)
     monkeypatch.setattr(runs, "datetime", Later)
-    runs.mark_lost(instance, tmp_path)
+    runs.mark_lost(instance, FileLocks(tmp_path))
     assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
     assert instance.get_run_by_id(of_others.run_id).status.value == status
     assert instance.get_run_by_id(queued.run_id).status == dg.DagsterRunStatus.STARTING
@@ -152,8 +145,8 @@ from pathlib import Path
 import dagster as dg
 import torch
 from ms_assets.defs.platform.executor import executor_by_scale
+from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.io_managers import TorchIOManager
-from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.scales import SCALES
 
 @dg.asset(key=["room", "value"], partitions_def=SCALES)
@@ -166,7 +159,7 @@ def value():
 
 home = Path("home").absolute()
 resources = {"io_manager": TorchIOManager(base_dir=str(home / "data"))}
-defs = dg.Definitions([value], executor=executor_by_scale(Lineage(home / "data")), resources=resources)
+defs = dg.Definitions([value], executor=executor_by_scale(home, FileLocks(home), lambda: 1 << 30), resources=resources)
 """
 
 
@@ -200,7 +193,7 @@ def test_a_cancelled_run_of_the_command_line_ends_soon_is_cancelled_and_leaves_t
         if process.poll() is None:
             kill(process)
     assert artefacts(place.home) == before
-    assert list(runs.life_of(place.home, "").glob("*")) == []
+    assert list((place.home / "alive").glob("*")) == []
 
 
 @pytest.mark.parametrize("report", ["report_run_canceled", "report_run_canceling"])
@@ -218,10 +211,10 @@ def test_a_run_that_nobody_cancels_ends_in_no_interrupt(instance):
 
 
 def test_who_materialises_without_the_executor_waits_for_the_run_that_has_the_scale(start, tmp_path, monkeypatch):
-    life, lock, file = runs.life_of(tmp_path, "one"), tmp_path / "locks/50m", tmp_path / "data/value/50m.pt"
-    first = start(RUN, life, lock)
+    life, file = tmp_path / "alive/one", tmp_path / "data/value/50m.pt"
+    first = start(RUN, tmp_path, "one", "50m")
     assert first.stdout.readline() == "has the turn\n"
-    looks, holder = [], runs._holder
+    looks, holder = [], locks._holder
 
     def look(lock_file):
         looks.append((holder(lock_file), file.exists()))
@@ -233,7 +226,7 @@ def test_who_materialises_without_the_executor_waits_for_the_run_that_has_the_sc
     def value():
         return {"weight": torch.zeros(3)}
 
-    monkeypatch.setattr(runs, "_holder", look)
+    monkeypatch.setattr(locks, "_holder", look)
     resources = {"io_manager": TorchIOManager(base_dir=str(tmp_path / "data"))}
     assert dg.materialize([value], resources=resources, partition_key="50m").success
     assert looks == [(life, False)] * 3 + [(None, False)]
@@ -243,8 +236,7 @@ def test_who_materialises_without_the_executor_waits_for_the_run_that_has_the_sc
 def test_all_files_that_are_locked_are_open_for_reading_and_writing_as_nfs_wants(
     start, instance, tmp_path, monkeypatch
 ):
-    other = runs.life_of(tmp_path, "other")
-    assert start(RUN, other, tmp_path / "locks/500m").stdout.readline() == "has the turn\n"
+    assert start(RUN, tmp_path, "other", "500m").stdout.readline() == "has the turn\n"
     locked, flock = [], fcntl.flock
 
     def flock_of_nfs(file, operation):
@@ -256,11 +248,11 @@ def test_all_files_that_are_locked_are_open_for_reading_and_writing_as_nfs_wants
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
-    (other.parent / "dead").touch()
-    with runs.writing_turn(tmp_path, "50m", "ours"):
-        runs.join(other)
-        runs.mark_lost(instance, tmp_path)
-    assert not (other.parent / "dead").exists()
+    (tmp_path / "alive/dead").touch()
+    with runs.writing_turn(FileLocks(tmp_path), "50m", "ours"):
+        FileLocks(tmp_path).join("other")
+        runs.mark_lost(instance, FileLocks(tmp_path))
+    assert not (tmp_path / "alive/dead").exists()
     own_folder(tmp_path / "tmp")
     assert {name for name, _ in locked} == {".ours", "50m", "ours", "other", "dead", "lock"}
     assert {mode for _, mode in locked} == {os.O_RDWR}

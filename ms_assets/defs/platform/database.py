@@ -51,14 +51,15 @@ def history(storage: str, address: str, inst_data: Any) -> Any:
     return getattr(dagster_postgres, storage).from_config_value(inst_data, {"postgres_url": _of_sqlalchemy(address)})
 
 
-def schema(address: str, name: str) -> str:
-    """Address, for SQLAlchemy, of a schema of the database, made if it is new.
+def schema(address: str, name: str, *tables: str) -> str:
+    """Address, for SQLAlchemy, of a schema of the database, made if it is new; tables: statements that make them.
 
     Tables of Optuna have names that those of Dagster have, too.
     """
     with opening(address) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])  # two may not make it at once
-        cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{name}"')
+        for statement in (f'CREATE SCHEMA IF NOT EXISTS "{name}"', *tables):
+            cursor.execute(statement)
     return f"{_of_sqlalchemy(address)}{'&' if '?' in address else '?'}options=-csearch_path%3D{name}"
 
 

@@ -1,38 +1,53 @@
 """Executor of runs: checks the settings, waits for the scale's lock, and runs steps in one process or several."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import groupby
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.lineage import Lineage
+from ms_assets.defs.platform.locks import Ask, Locks
+from ms_assets.defs.platform.needs import Needs, of_step
 from ms_assets.defs.platform.scales import NO_SCALE, PARTITION_TAG, check_run_config, like
+from ms_assets.defs.platform.side_by_side import Room, side_by_side
 from ms_assets.files import sweep
+from ms_assets.machine import cores
 from ms_assets.raw.own import OWN, Import, folder_in
 
 IN_PROCESS_SCALES = ("sample", "50m")
 RETRIES: dict[str, Any] = {"retries": {"enabled": {}}}
-PROCESS_PER_STEP = {**RETRIES, "max_concurrent": 1, "start_method": {"forkserver": {}}}
-
-
+Steps = Callable[[Any, Any], Iterator[dg.DagsterEvent]]
+Elsewhere = Callable[[dg.InitExecutorContext, list[str], Callable[[str], Needs]], dg.Executor]
 STEP_ENDS = (dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY)
 
 
 class ScaleExecutor(dg.Executor):
     """Executor that checks the settings, waits until no other run has the scale's lock, and runs the steps.
 
-    Small scales run in one process, which saves starting one for each step. Large scales take a process per step,
-    one at a time, so that a step's memory returns to the system before the next begins. Steps that name the same
-    pool run one at a time, across all runs.
+    Small scales run in one process, which saves starting one for each step. Large scales take a process per step, so
+    that a step's memory returns to the system, and as many at a time as memory and cores allow. Steps that name the
+    same pool run one at a time, across all runs. Where there is a cluster, steps of all scales run there, and a pool is
+    as large as the resources that its steps ask for.
     """
 
-    def __init__(self, init: dg.InitExecutorContext, records: Lineage) -> None:
-        self._records, self._home = records, records.base.parent
+    def __init__(
+        self,
+        init: dg.InitExecutorContext,
+        home: Path,
+        locks: Locks,
+        tables: Callable[[], int],
+        elsewhere: Elsewhere | None,
+        records: Lineage,
+    ) -> None:
+        self._records = records
+        self._init, self._home, self._locks, self._tables, self._elsewhere = init, home, locks, tables, elsewhere
         self._in_process = _create(dg.in_process_executor, init._replace(executor_config=RETRIES))
-        self._process_per_step = _create(dg.multiprocess_executor, init._replace(executor_config=PROCESS_PER_STEP))
+        processes = {**RETRIES, "max_concurrent": cores(), "start_method": {"forkserver": {}}}
+        self._process_per_step = _create(dg.multiprocess_executor, init._replace(executor_config=processes))
 
     @property
     def retries(self) -> Any:
@@ -47,38 +62,64 @@ class ScaleExecutor(dg.Executor):
             raise ValueError(NO_SCALE)
         own = Import.read(folder_in(self._home)) if scale == OWN else None
         check_run_config(run.run_config, scale, own)
+        steps = self._engine(run, like(own) if own else scale, list(execution_plan.step_keys_to_execute))
         with ExitStack() as until_the_end:
-            until_the_end.enter_context(runs.alive(runs.life_of(self._home, run.run_id)))
+            until_the_end.enter_context(self._locks.alive(run.run_id))
             until_the_end.enter_context(runs.interrupted_when_cancelled(instance, run))
-            self._take_turn(plan_context, scale, until_the_end)
-            self._sweep(scale)
+            self._wait(plan_context, scale, until_the_end)
+            _sweep(self._home, scale)
             self._records.begin(scale)
-            yield from self._steps(plan_context, execution_plan, like(own) if own else scale)
+            yield from steps(plan_context, execution_plan)
 
-    def _steps(self, plan_context: Any, execution_plan: Any, size: str) -> Iterator[dg.DagsterEvent]:
-        chosen, begins = self._process_per_step, dg.DagsterEventType.STEP_WORKER_STARTING
-        if size in IN_PROCESS_SCALES:
-            chosen, begins = self._in_process, dg.DagsterEventType.STEP_START
+    def _engine(self, run: dg.DagsterRun, size: str, steps: list[str]) -> Steps:
+        """Choose what runs the steps; a cluster that cannot be used is refused."""
+        configured: Any = run.run_config.get("ops", {})
+
+        def needs(step: str) -> Needs:
+            return of_step(step, size, self._tables(), configured.get(step, {}).get("config") or {})
+
+        if self._elsewhere:
+            return self._elsewhere(self._init, steps, needs).execute
+        return self._in_one_process if size in IN_PROCESS_SCALES else partial(self._side_by_side, needs)
+
+    def _in_one_process(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
         with ExitStack() as until_the_step_ends:
-            for event in chosen.execute(plan_context, execution_plan):
+            for event in self._in_process.execute(plan_context, execution_plan):
                 yield event
                 # The step does not begin until the executor is asked for its next event.
-                if event.event_type == begins and (pool := execution_plan.get_step_by_key(event.step_key).pool):
-                    self._take_turn(plan_context, pool, until_the_step_ends)
+                begins = event.event_type == dg.DagsterEventType.STEP_START
+                if begins and (pool := execution_plan.get_step_by_key(event.step_key).pool):
+                    self._wait(plan_context, pool, until_the_step_ends)
                 elif event.event_type in STEP_ENDS:
                     until_the_step_ends.close()
 
-    def _take_turn(self, plan_context: Any, what: str, stack: ExitStack) -> None:
-        life = runs.life_of(self._home, plan_context.dagster_run.run_id)
-        those_before = stack.enter_context(runs.turn(self._home / "locks" / what, life))
-        for other, _ in groupby(those_before):
-            plan_context.log.info(f"waiting for {what}: it is the turn of run {other}")
-        runs.mark_lost(plan_context.instance, self._home)
+    def _side_by_side(
+        self, needs: Callable[[str], Needs], plan_context: Any, execution_plan: Any
+    ) -> Iterator[dg.DagsterEvent]:
+        take = partial(self._take, plan_context)
+        with side_by_side(Room(needs, take, plan_context.log.info)):
+            yield from self._process_per_step.execute(plan_context, execution_plan)
 
-    def _sweep(self, scale: str) -> None:
-        sweep(self._records.base, scale)
-        if scale == "sample":
-            sweep(self._home / "source" / "sample")
+    def _take(self, plan_context: Any, what: str, stack: ExitStack) -> Ask:
+        """Take a lock until the stack is closed, from when the question that is returned is answered with None."""
+        ask = stack.enter_context(self._locks.turn(what, plan_context.dagster_run.run_id))
+
+        def and_mark_lost() -> str | None:
+            holder = ask()
+            if holder is None:
+                runs.mark_lost(plan_context.instance, self._locks)
+            return holder
+
+        return and_mark_lost
+
+    def _wait(self, plan_context: Any, what: str, stack: ExitStack) -> None:
+        runs.wait(self._take(plan_context, what, stack), what, plan_context.log.info)
+
+
+def _sweep(home: Path, scale: str) -> None:
+    sweep(home / "data", scale)
+    if scale == "sample":
+        sweep(home / "source" / "sample")
 
 
 def _create(definition: dg.ExecutorDefinition, init: dg.InitExecutorContext) -> dg.Executor:
@@ -87,14 +128,25 @@ def _create(definition: dg.ExecutorDefinition, init: dg.InitExecutorContext) -> 
     return create(init)
 
 
-def executor_by_scale(records: Lineage) -> dg.ExecutorDefinition:
-    """Executor with one process for small scales, and a process per step for large ones.
+def executor_by_scale(
+    home: Path,
+    locks: Locks,
+    tables: Callable[[], int],
+    elsewhere: Elsewhere | None = None,
+    records: Lineage | None = None,
+) -> dg.ExecutorDefinition:
+    """Executor with one process for small scales, and processes for the steps of large ones.
 
-    Its locks lie in the home, beside the folder of the records.
+    Args:
+        home: folder of everything generated.
+        locks: locks of runs.
+        tables: function that gives the bytes that a step which makes tables may hold at a time.
+        elsewhere: maker of the executor that runs the steps of all scales on a cluster; None for this machine.
+        records: records that a run takes over when it begins; by default those of the home, which are here.
     """
 
     @dg.executor(name="by_scale")
     def executor(init: dg.InitExecutorContext) -> ScaleExecutor:
-        return ScaleExecutor(init, records)
+        return ScaleExecutor(init, home, locks, tables, elsewhere, records or Lineage(home / "data"))
 
     return executor

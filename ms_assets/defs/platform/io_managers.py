@@ -21,10 +21,12 @@ import pyarrow.parquet as pq
 
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, SECONDS, Lineage, Made, opened
+from ms_assets.defs.platform.locks import FileLocks, Locks
 from ms_assets.defs.platform.objects import Bucket
 from ms_assets.defs.platform.resources import DuckDB, YambdaSource
 from ms_assets.defs.platform.scales import NO_SCALE, OPTIONAL, PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
+from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.defs.platform.shared import SharedLineage
 from ms_assets.files import DamagedFileError, always, published, reading, remove, sha256, writing
 from ms_assets.machine import peak_memory
@@ -48,6 +50,8 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
 
     extension: ClassVar[str]
     base_dir: str
+    locks_database: str = ""
+    """PostgreSQL that has the locks of runs; files of the home have them by default."""
     bucket: str = ""
     """Address of the bucket in which a shared home lies; this machine's folder is then a cache of it."""
 
@@ -55,6 +59,11 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
     def home(self) -> Path:
         """Folder of the artefacts, of the locks that protect them, and of everything else that is generated."""
         return Path(self.base_dir).parent
+
+    @property
+    def locks(self) -> Locks:
+        """Locks that protect the artefacts."""
+        return SessionLocks(self.locks_database) if self.locks_database else FileLocks(self.home)
 
     @property
     def lineage(self) -> Lineage:
@@ -66,7 +75,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         """Take over what other machines have published, unless a run here is reading what it began with."""
         if not self.bucket:
             return
-        with runs.unless_taken(self.home, scale) as is_free:
+        with runs.unless_taken(self.locks, scale) as is_free:
             if is_free:
                 self.lineage.refresh(scale)
 
@@ -82,9 +91,8 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         if run is None or scale is None:
             yield self
             return
-        # The executor has prepared its runs.
-        begins = not runs.life_of(self.home, run.run_id).exists()
-        with runs.writing_turn(self.home, scale, run.run_id), opened(self.lineage, run.run_id):
+        begins = not self.locks.knows(run.run_id)  # the executor has prepared its runs
+        with runs.writing_turn(self.locks, scale, run.run_id), opened(self.lineage, run.run_id):
             if begins:
                 self.lineage.begin(scale)
             yield self

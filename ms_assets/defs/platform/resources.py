@@ -21,7 +21,9 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from ms_assets import tracking
 from ms_assets.defs.platform import database, lineage
+from ms_assets.defs.platform.locks import FileLocks, Locks
 from ms_assets.defs.platform.objects import KIND
+from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.files import own_folder
 from ms_assets.raw.schema import SourceError, SourceTable
 from ms_assets.raw.source import FOLDER, Source, SourceFile
@@ -45,6 +47,9 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # MLflow measures processors, memory, disk and network during a run, from a thread, every ten seconds.
 os.environ.setdefault("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+
+
+EXECUTORS = ("local", "ray", "k8s")
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,10 @@ class Environment:
     """MS_ASSETS_ALERTS: webhook or mail server that is told of failed runs and checks; nobody is by default."""
     ui: str = ""
     """MS_ASSETS_UI: address at which people reach Dagster's UI, for links in alerts."""
+    executor: str = "local"
+    """MS_ASSETS_EXECUTOR: where steps run: `local`, or on a cluster, `ray` or `k8s`, which needs MS_ASSETS_DATABASE."""
+    ray_address: str = ""
+    """RAY_ADDRESS: address of the Ray cluster's dashboard, such as http://head:8265."""
     bucket: str = ""
     """MS_ASSETS_HOME, if it is in a bucket: `s3://bucket/prefix`."""
 
@@ -82,7 +91,8 @@ class Environment:
         """Read the environment of the process and, as Dagster does, the file `.env` of the project.
 
         Raises:
-            ValueError: the path of the home cannot be part of a database address, or is an address of another kind.
+            ValueError: the path of the home cannot be part of a database address, or is an address of another kind; the
+                executor is unknown, or has no database.
         """
         root = _project()
         load_dotenv(root / ".env")
@@ -104,9 +114,24 @@ class Environment:
         }  # fmt: skip
         own = ("home", "bucket")
         variables = {field.name: f"MS_ASSETS_{field.name.upper()}" for field in fields(cls) if field.name not in own}
-        variables["tracking_uri"] = "MLFLOW_TRACKING_URI"
+        variables |= {"tracking_uri": "MLFLOW_TRACKING_URI", "ray_address": "RAY_ADDRESS"}
         given = {name: value for name, variable in variables.items() if (value := os.environ.get(variable))}
-        return cls(home, **{**defaults, **given, "bucket": bucket})
+        return cls(home, **{**defaults, **given, "bucket": bucket})._checked()
+
+    def _checked(self) -> Self:
+        found = f"MS_ASSETS_EXECUTOR: found {self.executor!r}"
+        if self.executor not in EXECUTORS:
+            raise ValueError(f"{found}, expected {', '.join(EXECUTORS[:-1])} or {EXECUTORS[-1]}")
+        if self.on_cluster and not self.database:
+            raise ValueError(
+                f"{found}, but no MS_ASSETS_DATABASE, expected the PostgreSQL through which the machines of a cluster "
+                "share history and locks"
+            )
+        if self.on_cluster and self.bucket:
+            raise ValueError(
+                f"{found}, expected local for MS_ASSETS_HOME={self.bucket}: the machines of a cluster share a folder"
+            )
+        return self
 
     @property
     def data(self) -> Path:
@@ -117,6 +142,16 @@ class Environment:
     def models(self) -> str:
         """Address of the models' files of an MLflow store that is a database: in the home."""
         return f"{self.bucket}/mlflow/artifacts" if self.bucket else (self.home / "mlflow" / "artifacts").as_uri()
+
+    @property
+    def locks(self) -> Locks:
+        """Locks of runs: in files of the home, or, where steps run on a cluster, in the database."""
+        return SessionLocks(self.database) if self.on_cluster else FileLocks(self.home)
+
+    @property
+    def on_cluster(self) -> bool:
+        """Flag of steps that run on a cluster."""
+        return self.executor != "local"
 
 
 def _project() -> Path:
@@ -139,15 +174,16 @@ class DuckDB(dg.ConfigurableResource):
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """Connection of the process; beyond its memory limit it spills to the disk."""
-        return _connect(self.temp_directory, self._bytes, self.threads)
+        return _connect(self.temp_directory, self.bytes, self.threads)
 
     @property
     def rows(self) -> int:
         """Number of rows of a table to hold at a time where whole tables are not held."""
-        return self._bytes // BYTES_PER_ROW
+        return self.bytes // BYTES_PER_ROW
 
     @property
-    def _bytes(self) -> int:
+    def bytes(self) -> int:
+        """Memory limit, in bytes."""
         # The adapter alone would take "1GiB or so" for a size.
         known = re.fullmatch(r"[\d.]+ ?\w*", self.memory)
         try:

@@ -1,0 +1,326 @@
+"""Steps on a cluster: what is refused before work begins, what is done again, and a real run on two raylets."""
+
+import http.server
+import importlib.util
+import sys
+import threading
+from contextlib import ExitStack
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._cli.api import _execute_step_command_body
+from dagster._core.executor.step_delegating.step_handler.base import CheckStepHealthResult, StepHandler
+
+from ms_assets.definitions import define, elsewhere
+from ms_assets.defs.platform import cluster
+from ms_assets.defs.platform.cluster import AGAIN, ClusterError, StepsElsewhere, on_ray, pod
+from ms_assets.defs.platform.locks import FileLocks
+from ms_assets.defs.platform.needs import GIB, Needs
+from ms_assets.defs.platform.resources import Environment
+from ms_assets.defs.platform.sessions import SessionLocks
+from ms_assets_tests import postgres
+from ms_assets_tests.contract import CHECKPOINT
+from ms_assets_tests.homes import artefacts, checkpoint, index
+from ms_assets_tests.raylets import running as cluster_of
+from ms_assets_tests.workplace import ROOT, SHORTLY, Workplace, free_port, until
+
+CONFIG = {"ops": {op: {"config": SHORTLY[op]} for op in ("splits__users", "training__lightgcn")}}
+DATABASE = "postgresql://ann:secret@host/x"
+
+
+def installed(package):
+    return pytest.mark.skipif(
+        not importlib.util.find_spec(package),
+        reason=f"needs the extra: pip install '.[{package.removeprefix('dagster_')}]'",
+    )
+
+
+def environment(monkeypatch, home, **variables):
+    for name, value in {"MS_ASSETS_HOME": str(home), **variables}.items():
+        monkeypatch.setenv(name, value)
+    return Environment.read()
+
+
+def test_steps_run_on_this_machine_with_locks_in_files_unless_a_cluster_is_named(monkeypatch, tmp_path):
+    found = environment(monkeypatch, tmp_path, MS_ASSETS_DATABASE=DATABASE)
+    assert found.executor == "local" and found.locks == FileLocks(tmp_path) and elsewhere(found) is None
+    assert define(found).resources["model_files"].locks_database == ""
+
+
+@pytest.mark.parametrize("executor", ["ray", "k8s"])
+def test_on_a_cluster_the_locks_are_in_the_database_whose_password_the_ui_does_not_show(
+    monkeypatch, tmp_path, executor
+):
+    found = environment(monkeypatch, tmp_path, MS_ASSETS_DATABASE=DATABASE, MS_ASSETS_EXECUTOR=executor)
+    assert found.locks == SessionLocks(DATABASE) and elsewhere(found)
+    shown = repr(define(found).resources["model_files"])
+    assert "MS_ASSETS_DATABASE" in shown and "secret" not in shown
+
+
+def test_an_executor_that_does_not_exist_is_refused(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="MS_ASSETS_EXECUTOR: found 'spark', expected local, ray or k8s"):
+        environment(monkeypatch, tmp_path, MS_ASSETS_EXECUTOR="spark")
+
+
+def test_a_cluster_without_a_database_is_refused(monkeypatch, tmp_path):
+    with pytest.raises(
+        ValueError, match="MS_ASSETS_EXECUTOR: found 'ray', but no MS_ASSETS_DATABASE, expected the Post"
+    ):
+        environment(monkeypatch, tmp_path, MS_ASSETS_EXECUTOR="ray")
+
+
+@pytest.mark.parametrize("address", ["", "auto", "ray://head:10001", "head:8265"])
+def test_an_address_that_is_not_of_a_dashboard_is_refused(address):
+    with pytest.raises(
+        ClusterError, match=f"RAY_ADDRESS: found '{address}', expected the address of the cluster's dash"
+    ):
+        on_ray(address, dict)
+
+
+@installed("dagster_ray")
+def test_an_address_where_nobody_answers_is_refused_in_one_sentence():
+    address = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ClusterError) as raised:
+        on_ray(address, dict)
+    said = str(raised.value)
+    assert said.startswith(f"RAY_ADDRESS: found {address!r}, where no Ray cluster answers (")
+    assert "Connection refused" in said and said.endswith("; start it, or correct it") and "\n" not in said
+
+
+@installed("dagster_ray")
+def test_an_address_where_somebody_else_answers_is_refused_in_one_sentence():
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *said):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ClusterError, match=r"where no Ray cluster answers \(HTTP Error 404"):
+            on_ray(f"http://127.0.0.1:{server.server_port}", dict)
+        server.shutdown()
+
+
+@pytest.mark.parametrize("package", ["dagster_ray.core.executor", "ray.job_submission"])
+def test_without_the_extra_for_ray_a_request_for_it_says_what_to_install(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    expected = (
+        r"MS_ASSETS_EXECUTOR: found ray, .* package [\w.]+ is missing; install the extra: pip install 'ms_assets\[ray"
+    )
+    with pytest.raises(ClusterError, match=expected):
+        on_ray("http://127.0.0.1:1", dict)
+
+
+def test_without_the_extra_for_kubernetes_a_request_for_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dagster_k8s", None)
+    with pytest.raises(
+        ClusterError, match=r"package dagster_k8s is missing; install the extra: pip install 'ms_assets\[k8s"
+    ):
+        cluster.on_kubernetes(None, [], dict)
+
+
+@installed("dagster_k8s")
+def test_a_run_outside_kubernetes_is_refused_in_one_sentence():
+    init = dg.InitExecutorContext(dg.reconstructable(once), losing, {}, dg.DagsterInstance.ephemeral())
+    with pytest.raises(
+        ClusterError, match=r"found 'k8s', but this process is in no cluster of Kubernetes \(.*\); start"
+    ):
+        cluster.on_kubernetes(init, [], dict)
+
+
+class Losing(StepHandler):
+    """Steps on machines that are lost, one for each reason that is left, or that run in this process at once."""
+
+    name, reasons = "Losing", []
+
+    def launch_step(self, step_handler_context):
+        if not self.reasons:
+            args, run = step_handler_context.execute_step_args, step_handler_context.dagster_run
+            list(_execute_step_command_body(args, step_handler_context.instance, run))
+        yield from ()
+
+    def check_step_health(self, step_handler_context):
+        return CheckStepHealthResult.unhealthy(self.reasons.pop()) if self.reasons else CheckStepHealthResult.healthy()
+
+    def terminate_step(self, step_handler_context):
+        yield from ()
+
+
+@dg.executor(requirements=dg.multiple_process_executor_requirements())
+def losing(init):
+    return StepsElsewhere(Losing())
+
+
+@dg.op(config_schema={"wrong": dg.Field(bool, default_value=False)})
+def work(context):
+    if context.op_config["wrong"]:
+        raise ValueError("a wrong setting")
+
+
+@dg.job(executor_def=losing)
+def once():
+    work()
+
+
+@pytest.fixture
+def tried(monkeypatch, tmp_path):
+    """Run the job on machines that are lost for reasons; gives whether it succeeded, and how often it was tried."""
+    monkeypatch.setattr(cluster, "SECONDS_BETWEEN_CHECKS", 0)
+    monkeypatch.setenv("DAGSTER_STEP_DELEGATING_EXECUTOR_SLEEP_SECONDS", "0.01")
+
+    def run(*reasons, wrong=False):
+        monkeypatch.setattr(Losing, "reasons", list(reasons))
+        config = {"ops": {"work": {"config": {"wrong": wrong}}}}
+        with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+            done = dg.execute_job(dg.reconstructable(once), instance, run_config=config)
+            events = [event.event_type_value for event in done.all_events]
+        return done.success, 1 + events.count("STEP_UP_FOR_RETRY")
+
+    return run
+
+
+REASON = "Discovered failed Ray job of a step. Error type: {}."
+
+
+@pytest.mark.slow
+def test_a_step_whose_machine_is_lost_is_done_again_a_few_times(tried):
+    lost = REASON.format("JOB_SUPERVISOR_ACTOR_DIED")
+    assert tried() == (True, 1)
+    assert tried(lost) == (True, 2)
+    assert tried(*[lost] * AGAIN) == (True, 1 + AGAIN)
+    assert tried(*[lost] * (AGAIN + 1)) == (False, 1 + AGAIN)
+
+
+@pytest.mark.slow
+def test_a_step_that_fails_by_itself_is_not_done_again(tried):
+    assert tried(wrong=True) == (False, 1)
+    assert tried(REASON.format("JOB_ENTRYPOINT_COMMAND_ERROR")) == (False, 1)
+
+
+STEPS = """
+import sys
+import dagster as dg
+from ms_assets.definitions import defs
+
+ASSETS = dg.AssetSelection.assets(*(key.split("/") for key in KEYS)).upstream().without_checks()
+some = dg.define_asset_job("some", ASSETS, executor_def=defs.executor)
+job = dg.Definitions.merge(defs, dg.Definitions(jobs=[some])).get_job_def
+
+def chosen():
+    return job("some")
+
+if __name__ == "__main__":
+    import steps
+    with dg.DagsterInstance.from_config(".") as instance:
+        tags = {"dagster/partition": "sample"}
+        done = dg.execute_job(dg.reconstructable(steps.chosen), instance, run_config=CONFIG, tags=tags)
+        sys.exit(not done.success)
+"""
+KEYS = ("retrieval/popular", "retrieval/lightgcn")
+"""Two recommenders, one of which is trained; everything before them is made, too."""
+
+
+def place_of(folder, **variables):
+    """A place in which the steps before the two recommenders run, without checks."""
+    place = Workplace(folder)
+    (folder / "steps.py").write_text(STEPS.replace("KEYS", repr(KEYS)).replace("CONFIG", repr(CONFIG)))
+    place.environment |= {"OMP_NUM_THREADS": "1", **variables}
+    return place
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Artefacts of the steps on this machine alone."""
+    place = place_of(tmp_path_factory.mktemp("alone"))
+    run = place.run("python", "steps.py")
+    assert run.returncode == 0, run.stdout
+    return comparable(place.home)
+
+
+def comparable(home):
+    """Artefacts without what names runs and times."""
+    found = artefacts(home)
+    found[f"{CHECKPOINT}/sample.pt"] = checkpoint(found[f"{CHECKPOINT}/sample.pt"])[1]
+    found["retrieval/song_index/sample.faiss"] = index(found["retrieval/song_index/sample.faiss"])
+    return found
+
+
+@installed("dagster_ray")
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [False, True], ids=["both raylets live", "one is killed in the middle of a step"])
+def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, lost):
+    with postgres.running() as server, ExitStack() as stack:
+        database = server.create("history")
+        place = place_of(tmp_path, MS_ASSETS_DATABASE=database)
+        environment = {**place.environment, "MS_ASSETS_EXECUTOR": "ray"}
+        raylets = stack.enter_context(cluster_of(environment, tmp_path))
+        place.environment = {**environment, "RAY_ADDRESS": raylets.address}
+        run = place.start("python", "steps.py", stdout=stack.enter_context((tmp_path / "run.log").open("w")))
+        if lost:
+            until(raylets.steps_on_the_second, run)
+            raylets.lose_the_second()
+        assert run.wait() == 0, (tmp_path / "run.log").read_text()
+        tried_again = server.ask(
+            "history", "SELECT count(*) FROM event_logs WHERE dagster_event_type = 'STEP_UP_FOR_RETRY'"
+        )
+        held = server.ask("history", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    assert comparable(place.home) == alone
+    assert tried_again == [str(int(lost))] and held == ["0"]
+
+
+def test_a_pod_asks_for_what_its_step_needs():
+    found = pod(Needs(2, 3 * GIB))["container_config"]
+    assert found == {
+        "resources": {"requests": {"cpu": "2", "memory": str(3 * GIB)}, "limits": {"memory": str(3 * GIB)}},
+        "env": [{"name": "OMP_NUM_THREADS", "value": "2"}],
+    }
+    with_cards = pod(Needs(8, GIB, 2))["container_config"]["resources"]
+    assert with_cards["requests"]["nvidia.com/gpu"] == with_cards["limits"]["nvidia.com/gpu"] == "2"
+
+
+VALUES = yaml.safe_load((ROOT / "deploy/helm/values.yaml").read_text())
+[CODE] = VALUES["dagster-user-deployments"]["deployments"]
+
+
+def test_the_values_for_dagsters_chart_set_what_the_platform_reads(monkeypatch):
+    given = {variable["name"]: variable["value"] for variable in CODE["env"]}
+    documented = (ROOT / "README.md").read_text()
+    assert all(f"`{name}`" in documented for name in given)
+    found = environment(monkeypatch, given["MS_ASSETS_HOME"], **given, MS_ASSETS_DATABASE=DATABASE)
+    assert elsewhere(found) is cluster.on_kubernetes
+    [volume], [mount] = CODE["volumes"], CODE["volumeMounts"]
+    assert volume["name"] == mount["name"] and mount["mountPath"] == str(found.home)
+
+
+@installed("dagster_k8s")
+def test_kubernetes_finds_nothing_wrong_in_the_pod_of_a_step_that_the_values_make():
+    """Dagster builds the pod from the values and the table, by the types of Kubernetes' own client."""
+    from dagster_k8s.container_context import K8sContainerContext
+    from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
+
+    given = K8sContainerContext.create_from_config(
+        {"k8s": {
+            "env_vars": [f"{variable['name']}={variable['value']}" for variable in CODE["env"]],
+            "env_secrets": [secret["name"] for secret in CODE["envSecrets"]],
+            "volumes": CODE["volumes"], "volume_mounts": CODE["volumeMounts"],
+            "security_context": CODE["securityContext"],
+        }}
+    )  # fmt: skip
+    of_step = UserDefinedDagsterK8sConfig.from_dict(pod(Needs(2, 3 * GIB, 1)))
+    context = given.merge(K8sContainerContext(run_k8s_config=of_step))
+    image = f"{CODE['image']['repository']}:{CODE['image']['tag']}"
+    config = DagsterK8sJobConfig(job_image=image, dagster_home="/app")
+    job = construct_dagster_k8s_job(
+        config, ["dagster", "api", "execute_step"], "step", context.run_k8s_config
+    ).to_dict()
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == image
+    assert container["resources"]["requests"] == {"cpu": "2", "memory": str(3 * GIB), "nvidia.com/gpu": "1"}
+    named = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert named["OMP_NUM_THREADS"] == "2" and named["MS_ASSETS_EXECUTOR"] == "k8s"
+    [mount] = container["volume_mounts"]
+    assert mount["mount_path"] == "/data"
+    assert job["spec"]["template"]["spec"]["volumes"][0]["persistent_volume_claim"]["claim_name"] == "ms-assets"
