@@ -37,12 +37,12 @@ class Platform:
 
     Args:
         folder: where both lie.
-        settings: layout or memory, where they are not the default.
+        settings: layout, memory or bucket, where they are not the default.
     """
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.home, self.source = folder / "home", folder / "source"
-        self.source.mkdir(exist_ok=True)
+        self.source.mkdir(parents=True, exist_ok=True)
         tracking_uri = f"sqlite:///{self.home}/mlflow/mlflow.db"
         self.environment = Environment(self.home, str(self.source), "main", tracking_uri, **settings)
         self.definitions = define(self.environment)
