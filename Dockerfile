@@ -5,7 +5,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE quiet.pth ./
 COPY ms_assets ms_assets
 RUN python -m venv /opt/ms_assets \
-    && /opt/ms_assets/bin/python -m pip install --no-cache-dir --constraint constraints.txt ".[${FAISS},postgres]" \
+    && /opt/ms_assets/bin/python -m pip install --no-cache-dir --constraint constraints.txt ".[${FAISS},postgres,s3]" \
     && cp quiet.pth "$(/opt/ms_assets/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 FROM python:3.11.13-slim-bookworm

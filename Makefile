@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(TESTABLE): $(INSTALLED)
-	$(PIP) '.[dev,postgres]'
+	$(PIP) '.[dev,postgres,s3]'
 	touch $@
 
 # `dg` reports that it was used before it reads a file of this folder, and MLflow to whoever imports it.

@@ -20,7 +20,8 @@ from ms_assets import __version__
 from ms_assets.definitions import define
 from ms_assets.defs.platform import metrics, runs
 from ms_assets.defs.platform.io_managers import ModelIOManager, TableIOManager
-from ms_assets.defs.platform.lineage import InconsistentInputsError, Lineage
+from ms_assets.defs.platform.lineage import InconsistentInputsError
+from ms_assets.defs.platform.objects import BucketError
 from ms_assets.defs.platform.resources import DuckDB, Environment, MLflow
 from ms_assets.defs.platform.scales import SCALES
 from ms_assets.evaluation import champion, leaderboard, publishing
@@ -203,11 +204,15 @@ PUBLISHED = {
 
 def _publication(scale: str, repo: str, with_users: bool) -> publishing.Publication:
     """Publication of what is stored for a scale, which was all made by one training."""
-    lineage, tables = Lineage(Environment.read().data), _resource("io_manager", TableIOManager)
+    tables = _resource("io_manager", TableIOManager)
+    lineage = tables.lineage
+    lineage.refresh(scale)
     events, parts, trained, figures = map(dg.AssetKey, (EVENTS, PARTS, TRAINED, LEADERBOARD))
     left_out = {*(() if with_users else (publishing.USERS,)), *(() if scale == OWN else (publishing.OWN_SONGS,))}
     chosen = {name: dg.AssetKey(key) for name, key in PUBLISHED.items() if name not in left_out}
     made = lineage.together([events, parts, trained, *chosen.values()], scale)
+    for key in (trained, *chosen.values()):
+        lineage.fetch(key, scale)
     file = {key: lineage.file(key, made[key.to_user_string()]) for key in (trained, *chosen.values())}
     source, split, board = (made[key.to_user_string()] for key in (events, parts, figures))
     return publishing.Publication(
@@ -235,7 +240,10 @@ def _load(scale: str, *keys: tuple[str, str]) -> list[Relation]:
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 def show_metrics(file: Path | None) -> None:
     """Print metrics of all artefacts for Prometheus, or write them to FILE, which is there whole or not at all."""
-    text = metrics.exposition(Lineage(Environment.read().data))
+    tables = _resource("io_manager", TableIOManager)
+    for scale in SCALES.get_partition_keys():
+        tables.refresh(scale)
+    text = metrics.exposition(tables.lineage)
     if file is None:
         print(text, end="")
         return
@@ -302,8 +310,8 @@ for name in SCALES.get_partition_keys():
 
 
 EXPECTED = (
-    FileNotFoundError, ChampionError, DamagedFileError, InconsistentInputsError, publishing.PublishError, SourceError,
-    StoreError,
+    BucketError, ChampionError, DamagedFileError, FileNotFoundError, InconsistentInputsError, publishing.PublishError,
+    SourceError, StoreError,
 )  # fmt: skip
 """Errors whose message is all that a user needs."""
 

@@ -43,7 +43,17 @@ def define(environment: Environment) -> dg.Definitions:
     duckdb = DuckDB(temp_directory=str(environment.home / "tmp"), memory=environment.memory)
     # By its variable, for the UI shows what resources are configured with, and the address has a password.
     database = dg.EnvVar("MS_ASSETS_DATABASE") if environment.database else ""
-    stored = {"base_dir": str(environment.data), "locks_database": database if environment.on_cluster else ""}
+    stored = {
+        "base_dir": str(environment.data), "bucket": environment.bucket,
+        "locks_database": database if environment.on_cluster else "",
+    }  # fmt: skip
+    tables = io_managers.TableIOManager(**stored, duckdb=duckdb)
+    yambda = YambdaSource(
+        location=environment.source,
+        revision=environment.revision,
+        layout=environment.layout,
+        source_home=str(environment.home / "source"),
+    )
     told = environment.alerts and Target.of(environment.alerts)
     bound = dg.Definitions(
         asset_checks=[
@@ -55,11 +65,13 @@ def define(environment: Environment) -> dg.Definitions:
         ],
         schedules=retraining_schedules(environment.retrain_cron, environment.retrain_timezone),
         sensors=alerts.sensors() if told else [],
-        executor=executor_by_scale(environment.home, environment.locks, lambda: duckdb.bytes, elsewhere(environment)),
+        executor=executor_by_scale(
+            environment.home, environment.locks, lambda: duckdb.bytes, elsewhere(environment), tables.lineage
+        ),
         resources={
             "duckdb": duckdb,
-            "io_manager": io_managers.TableIOManager(**stored, duckdb=duckdb),
-            "linked_tables": io_managers.LinkedTableIOManager(**stored, duckdb=duckdb),
+            "io_manager": tables,
+            "linked_tables": io_managers.LinkedTableIOManager(**stored, duckdb=duckdb, yambda=yambda),
             "graph_files": io_managers.GraphIOManager(**stored),
             "model_files": io_managers.ModelIOManager(**stored),
             "faiss_files": io_managers.FaissIOManager(**stored),
@@ -71,16 +83,11 @@ def define(environment: Environment) -> dg.Definitions:
             ),
             "mlflow": MLflow(
                 tracking_uri=environment.tracking_uri,
-                artifact_location=(environment.home / "mlflow" / "artifacts").as_uri(),
+                artifact_location=environment.models,
             ),
             # By its variable too, for it may hold a password, or be a secret as a whole.
             **({"alerts": Alerts(target=dg.EnvVar("MS_ASSETS_ALERTS"), ui=environment.ui)} if told else {}),
-            "yambda": YambdaSource(
-                location=environment.source,
-                revision=environment.revision,
-                layout=environment.layout,
-                source_home=str(environment.home / "source"),
-            ),
+            "yambda": yambda,
         },
     )
     return dg.Definitions.merge(found(), bound)

@@ -21,6 +21,7 @@ from ms_assets.definitions import define
 from ms_assets.defs.platform import resources
 from ms_assets.defs.platform.lineage import RECORD, Lineage, Made
 from ms_assets.defs.platform.resources import Environment
+from ms_assets_tests.observed import observed_workplace
 from ms_assets_tests.shelf import Shelf
 from ms_assets_tests.workplace import SHORTLY, Workplace
 from ms_assets_tests.worlds import Rules, World
@@ -36,12 +37,12 @@ class Platform:
 
     Args:
         folder: where both lie.
-        settings: layout or memory, where they are not the default.
+        settings: layout, memory or bucket, where they are not the default.
     """
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.home, self.source = folder / "home", folder / "source"
-        self.source.mkdir(exist_ok=True)
+        self.source.mkdir(parents=True, exist_ok=True)
         tracking_uri = f"sqlite:///{self.home}/mlflow/mlflow.db"
         self.environment = Environment(self.home, str(self.source), "main", tracking_uri, **settings)
         self.definitions = define(self.environment)
@@ -125,7 +126,7 @@ def metadata_of(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
-LONGEST = ("test_commands", "test_study", "test_promises", "test_ui", "test_silence", "test_any_world")
+LONGEST = ("test_commands", "test_study", "test_promises", "test_ui", "test_any_world")
 """Modules that are begun first, so that no process is left alone with one when the others have finished.
 
 The first one runs the pipeline; those that use its home come after two that do not, which would wait for it otherwise.
@@ -164,10 +165,11 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workpl
     folder.mkdir(exist_ok=True)
     with folder.with_name("pipeline.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        place, kept = Workplace(folder), folder.with_name("home")
+        place, kept = observed_workplace(folder), folder.with_name("home")
         if not kept.exists():
             run = place.launch("--job", "pipeline", config=SHORTLY)
             assert run.returncode == 0, run.stdout
+            folder.with_name("pipeline.log").write_text(run.stdout)
             shutil.copytree(place.home, kept, symlinks=True)
     return place
 

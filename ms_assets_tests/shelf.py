@@ -22,18 +22,18 @@ COLUMNS = as_metadata({"song_id": ("INTEGER", "song"), "score": ("DOUBLE", "scor
 class Shelf:
     """One asset `room/value` with an I/O manager, and its files."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, bucket=""):
         self.folder = folder
         self.duckdb = DuckDB(temp_directory=str(folder / "tmp"))
-        data = str(folder / "data")
+        place = {"base_dir": str(folder / "data"), "bucket": bucket}
         self.managers = {
-            "io_manager": TableIOManager(base_dir=data, duckdb=self.duckdb),
-            "torch": TorchIOManager(base_dir=data),
-            "model": ModelIOManager(base_dir=data),
-            "graph": GraphIOManager(base_dir=data),
-            "faiss": FaissIOManager(base_dir=data),
-            "folder": FolderIOManager(base_dir=data),
-            "json": JsonIOManager(base_dir=data),
+            "io_manager": TableIOManager(**place, duckdb=self.duckdb),
+            "torch": TorchIOManager(**place),
+            "model": ModelIOManager(**place),
+            "graph": GraphIOManager(**place),
+            "faiss": FaissIOManager(**place),
+            "folder": FolderIOManager(**place),
+            "json": JsonIOManager(**place),
         }
 
     @property

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import dagster as dg
 import mlflow
@@ -12,6 +13,7 @@ import pytest
 from ms_assets.__main__ import main
 from ms_assets_tests.contract import CHECKPOINT, METHODS, OTHERS, PUBLISHED, REPORT, TABLES
 from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
+from ms_assets_tests.observed import announced, asked_for, left
 from ms_assets_tests.workplace import EPOCHS, FEW, SHORTLY, K, Workplace
 
 PICTURES = {"graph/statistics", CHECKPOINT, "reranking/ranker", "evaluation/leaderboard"}
@@ -20,6 +22,11 @@ PICTURES = {"graph/statistics", CHECKPOINT, "reranking/ranker", "evaluation/lead
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory) -> Workplace:
     return Workplace(tmp_path_factory.mktemp("workplace"))
+
+
+@pytest.fixture(scope="session")
+def champion_shown(pipeline) -> CompletedProcess:
+    return pipeline.run("python", "-m", "ms_assets", "champion", "sample")
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +45,6 @@ def materialisations(pipeline, first_run) -> dict[str, dg.AssetMaterialization]:
     return {materialisation.asset_key.to_user_string(): materialisation for materialisation in found}
 
 
-def test_dg_finds_no_fault_in_the_definitions(workplace):
-    check = workplace.run("dg", "check", "defs")
-    assert check.returncode == 0, check.stdout
-    assert "All definitions loaded successfully" in check.stdout
-
-
 def test_the_pipeline_makes_every_artefact_of_the_contract_and_nothing_else(pipeline):
     expected = {f"{key}/sample.parquet" for key in TABLES}
     expected |= {f"{key}/sample{ending}" for key, endings in OTHERS.items() for ending in endings}
@@ -52,6 +53,7 @@ def test_the_pipeline_makes_every_artefact_of_the_contract_and_nothing_else(pipe
 
 def test_a_run_writes_nothing_outside_its_home(pipeline):
     before = {"workspace.yaml", "dagster.yaml", "pyproject.toml", "ms_assets"}
+    before |= {"Makefile", "constraints.txt", "quiet.pth", ".venv", "sitecustomize.py", "__pycache__", "user"}
     assert {path.name for path in pipeline.folder.iterdir()} - before == {"home"}
 
 
@@ -73,15 +75,37 @@ def test_a_second_run_in_another_home_gives_the_same_bytes(pipeline, tmp_path):
     assert mine[0]["mlflow_run_id"] != yours[0]["mlflow_run_id"]
 
 
-def test_single_assets_are_materialised_again_one_after_the_other_with_the_same_bytes(pipeline):
-    chain = ("raw/artist_item_mapping", "graph/statistics")
+SINGLY = ("raw/artist_item_mapping", "graph/statistics")
+
+
+@pytest.fixture(scope="session")
+def materialised_singly(pipeline) -> list[CompletedProcess]:
+    """Runs of one asset each, after which all artefacts have the bytes of before, and those of the assets are new."""
     before, state = artefacts(pipeline.home), pipeline.state()
-    for key in chain:
-        run = pipeline.materialise(key)
-        assert run.returncode == 0, run.stdout
+    runs = [pipeline.materialise(key) for key in SINGLY]
     replaced = {path for path, entry in pipeline.state().items() if state[path] != entry}
-    assert replaced >= {str(pipeline.home / "data" / key / "sample.parquet") for key in chain}
+    assert replaced >= {str(pipeline.home / "data" / key / "sample.parquet") for key in SINGLY}
     assert artefacts(pipeline.home) == before
+    return runs
+
+
+def test_single_assets_are_materialised_again_one_after_the_other_with_the_same_bytes(materialised_singly):
+    for run in materialised_singly:
+        assert run.returncode == 0, run.stdout
+
+
+def test_no_command_sends_or_announces_anything_or_leaves_it_to_be_sent(pipeline, materialised_singly, champion_shown):
+    """Neither does the run of the whole pipeline; `dg` finds no fault in the definitions."""
+    check = pipeline.run("dg", "check", "defs")
+    assert "All definitions loaded successfully" in check.stdout
+    runs = [check, champion_shown, *materialised_singly]
+    for run in runs:
+        assert run.returncode == 0, run.stdout
+    launched = pipeline.folder.with_name("pipeline.log").read_text()
+    assert "training__lightgcn" in launched
+    said = [launched, *(run.stdout for run in runs)]
+    assert [announced(text) for text in said] == [[]] * len(said)
+    assert (asked_for(pipeline), left(pipeline)) == ("", set())
 
 
 def test_dg_launches_several_assets_with_a_selection(pipeline):
@@ -151,7 +175,7 @@ def test_the_champions_songs_for_all_users_are_the_lists_of_the_second_stage(pip
 
 
 def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached_in_the_test_part(
-    pipeline, materialisations
+    pipeline, materialisations, champion_shown
 ):
     assert materialisations["evaluation/champion"].metadata["reason"].value == "there was no champion"
     client = mlflow.MlflowClient(f"sqlite:///{pipeline.home}/mlflow/mlflow.db")
@@ -163,8 +187,7 @@ def test_the_first_training_is_the_champion_tied_to_its_run_with_what_it_reached
     board = pl.read_parquet(pipeline.home / "data/evaluation/leaderboard/sample.parquet")
     [ndcg] = board.filter(method="lightgcn", view="discovery", k=K, metric="ndcg")["mean"]
     assert found[f"test discovery ndcg at {K}"] == pytest.approx(ndcg)
-    shown = pipeline.run("python", "-m", "ms_assets", "champion", "sample")
-    assert re.search(r"│ 1 +┆ champion ┆ .* there was no champion", shown.stdout), shown.stdout
+    assert re.search(r"│ 1 +┆ champion ┆ .* there was no champion", champion_shown.stdout), champion_shown.stdout
 
 
 def test_a_scale_without_a_leaderboard_says_what_to_materialise(pipeline, monkeypatch):

@@ -10,14 +10,16 @@ from playwright.sync_api import expect
 
 from ms_assets_tests.browser import CHROMIUM, looking, select_assets
 from ms_assets_tests.contract import KEYS, PUBLISHED, SCALES
+from ms_assets_tests.observed import asked_for, left, observed_workplace
 from ms_assets_tests.servers import PATIENCE, eventually, serving
-from ms_assets_tests.workplace import PROGRAMS, Workplace
+from ms_assets_tests.workplace import Workplace
 
 CHEAP = ["raw", "artist_item_mapping"]
 
 ASSETS = """
 { assetNodes { assetKey { path } groupName partitionKeys kinds description owners { ... on TeamAssetOwner { team } } } }
 """
+DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { healthy } } } }"
 WHERE = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 LAUNCH = """
 mutation ($params: ExecutionParams!) {
@@ -46,7 +48,12 @@ Ask = Callable[..., dict]
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("ui"))
+    """A place in which a former run has left usage statistics to be sent."""
+    place = observed_workplace(tmp_path_factory.mktemp("ui"))
+    waiting = place.folder / "user/.dagster/logs/event.log"
+    waiting.parent.mkdir(parents=True)
+    waiting.write_text("{}")
+    return place
 
 
 def log(workplace):
@@ -56,7 +63,7 @@ def log(workplace):
 @pytest.fixture(scope="module")
 def address(workplace):
     """A running UI with its daemon, as `make ui` starts them."""
-    command = (str(PROGRAMS / "dg"), "dev")
+    command = (str(workplace.programs / "dg"), "dev")
     with serving(*command, folder=workplace.folder, environment=workplace.environment, log=log(workplace)) as server:
         yield server.address
 
@@ -74,6 +81,12 @@ def ask(address):
         return answer["data"]
 
     return post
+
+
+def test_the_observer_sees_who_is_asked_for(workplace):
+    workplace.run("python", "-c", "import socket; socket.getaddrinfo('nobody.invalid', 80)")
+    assert asked_for(workplace).startswith("nobody.invalid ")
+    (workplace.folder / "observed").unlink()
 
 
 def test_the_ui_shows_every_asset_in_the_six_groups_with_four_partitions_each(ask):
@@ -154,3 +167,15 @@ def test_a_partition_that_a_person_materialises_by_clicks_turns_green(address, w
             "splits/users",
         }
     assert (workplace.home / "data" / "splits" / "users" / "sample.parquet").is_file()
+
+
+def test_the_ui_its_daemon_and_its_runs_do_not_send_or_announce_anything_nor_send_what_others_have_left(ask, workplace):
+    def daemons_live():
+        statuses = ask(DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return any(status["healthy"] for status in statuses)
+
+    eventually(daemons_live, log(workplace))
+    assert "telemetry" not in log(workplace).read_text().lower()
+    assert asked_for(workplace) == ""
+    assert left(workplace) == {".dagster", ".dagster/logs", ".dagster/logs/event.log"}
+    assert (workplace.folder / "user/.dagster/logs/event.log").read_text() == "{}"

@@ -96,6 +96,8 @@ def hub_revision(
     except (SourceError, HubError) as error:  # a fault may pass until the next tick; otherwise somebody reads this
         return dg.SkipReason(str(error))
     asked = json.loads(context.cursor or "{}")
+    for scale in SCALES.get_partition_keys():
+        io_manager.refresh(scale)
     behind = [
         scale for scale in _made_from_another(io_manager.lineage, yambda.location, commit) if asked.get(scale) != commit
     ]
@@ -143,6 +145,8 @@ def source_files(
     before = json.loads(context.cursor or '{"changed": {}, "asked": {}}')
     changed, said = dict[str, str](), list[str]()
     for what in (LOGS, *SCALES.get_partition_keys()):
+        if what != LOGS:
+            io_manager.refresh(what)
         try:
             now = _changed(what, yambda.source, io_manager.lineage)
         except (SourceError, DamagedFileError) as error:  # the other files are looked at all the same

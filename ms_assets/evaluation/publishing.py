@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ms_assets import pictures
-from ms_assets.evaluation.leaderboard import COMPARED, SHOWN
+from ms_assets.evaluation.leaderboard import SHOWN
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -88,7 +88,7 @@ class Publication:
 
     def _figures(self) -> pl.DataFrame:
         """Main figures of LightGCN."""
-        found = self.board.filter(pl.col("metric").is_in(SHOWN), method=COMPARED).drop_nulls("mean")
+        found = self.board.filter(pl.col("metric").is_in(SHOWN), method="lightgcn").drop_nulls("mean")
         return found.sort("view", "k", "metric")
 
     def _results(self) -> "list[EvalResult]":

@@ -37,7 +37,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ms_assets.defs.platform import io_managers, lineage, runs
 from ms_assets.defs.platform.locks import FileLocks
-from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.resources import DuckDB, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.defs.platform.schemas import as_metadata
 from ms_assets.files import DamagedFileError, remove, sweep
@@ -128,7 +128,8 @@ class Home:
         # A process that is forked has none of its parent's threads.
         duckdb = DuckDB(temp_directory=str(place / "tmp"), threads=1)
         self.tables = io_managers.TableIOManager(base_dir=data, duckdb=duckdb)
-        linked = io_managers.LinkedTableIOManager(base_dir=data, duckdb=duckdb)
+        yambda = YambdaSource(location=data, revision="main", source_home=data)
+        linked = io_managers.LinkedTableIOManager(base_dir=data, duckdb=duckdb, yambda=yambda)
         self.managers = {EVENTS: linked, INDEX: io_managers.FolderIOManager(base_dir=data)}
         self.source = place.parent / "source.parquet"
 

@@ -72,7 +72,7 @@ def on_ray(address: str, needs: Callable[[str], Needs]) -> StepsElsewhere:
         reason = str(error).partition("\n")[0]
         raise ClusterError(f"{found}, where no Ray cluster answers ({reason}); start it, or correct it") from error
 
-    class RaySteps(RayStepHandler):
+    class RaySteps(RayStepHandler):  # type: ignore[misc, unused-ignore]  # Any where the extra is missing
         """Steps as jobs of Ray, with the resources of the table."""
 
         def launch_step(self, step_handler_context: Any) -> Iterator[DagsterEvent]:

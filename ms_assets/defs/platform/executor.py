@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ms_assets.defs.platform import runs
+from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.locks import Ask, Locks
 from ms_assets.defs.platform.needs import Needs, of_step
 from ms_assets.defs.platform.scales import NO_SCALE, PARTITION_TAG, check_run_config, like
@@ -40,7 +41,9 @@ class ScaleExecutor(dg.Executor):
         locks: Locks,
         tables: Callable[[], int],
         elsewhere: Elsewhere | None,
+        records: Lineage,
     ) -> None:
+        self._records = records
         self._init, self._home, self._locks, self._tables, self._elsewhere = init, home, locks, tables, elsewhere
         self._in_process = _create(dg.in_process_executor, init._replace(executor_config=RETRIES))
         processes = {**RETRIES, "max_concurrent": cores(), "start_method": {"forkserver": {}}}
@@ -65,6 +68,7 @@ class ScaleExecutor(dg.Executor):
             until_the_end.enter_context(runs.interrupted_when_cancelled(instance, run))
             self._wait(plan_context, scale, until_the_end)
             _sweep(self._home, scale)
+            self._records.begin(scale)
             yield from steps(plan_context, execution_plan)
 
     def _engine(self, run: dg.DagsterRun, size: str, steps: list[str]) -> Steps:
@@ -125,7 +129,11 @@ def _create(definition: dg.ExecutorDefinition, init: dg.InitExecutorContext) -> 
 
 
 def executor_by_scale(
-    home: Path, locks: Locks, tables: Callable[[], int], elsewhere: Elsewhere | None = None
+    home: Path,
+    locks: Locks,
+    tables: Callable[[], int],
+    elsewhere: Elsewhere | None = None,
+    records: Lineage | None = None,
 ) -> dg.ExecutorDefinition:
     """Executor with one process for small scales, and processes for the steps of large ones.
 
@@ -134,10 +142,11 @@ def executor_by_scale(
         locks: locks of runs.
         tables: function that gives the bytes that a step which makes tables may hold at a time.
         elsewhere: maker of the executor that runs the steps of all scales on a cluster; None for this machine.
+        records: records that a run takes over when it begins; by default those of the home, which are here.
     """
 
     @dg.executor(name="by_scale")
     def executor(init: dg.InitExecutorContext) -> ScaleExecutor:
-        return ScaleExecutor(init, home, locks, tables, elsewhere)
+        return ScaleExecutor(init, home, locks, tables, elsewhere, records or Lineage(home / "data"))
 
     return executor

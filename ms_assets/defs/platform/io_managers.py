@@ -9,7 +9,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -22,12 +22,15 @@ import pyarrow.parquet as pq
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.lineage import INPUTS, MLFLOW_RUN, ORIGINS, RECORD, SECONDS, Lineage, Made, opened
 from ms_assets.defs.platform.locks import FileLocks, Locks
-from ms_assets.defs.platform.resources import DuckDB
+from ms_assets.defs.platform.objects import Bucket
+from ms_assets.defs.platform.resources import DuckDB, YambdaSource
 from ms_assets.defs.platform.scales import NO_SCALE, OPTIONAL, PARTITION_TAG
 from ms_assets.defs.platform.schemas import LINEAGE, SCHEMA, declared, described, difference
 from ms_assets.defs.platform.sessions import SessionLocks
+from ms_assets.defs.platform.shared import SharedLineage
 from ms_assets.files import DamagedFileError, always, published, reading, remove, sha256, writing
 from ms_assets.machine import peak_memory
+from ms_assets.raw.schema import TABLES
 from ms_assets.raw.source import SourceFile
 from ms_assets.streams import ROW_GROUP, Relation, TableStream, TableWriter, stored_table
 
@@ -49,6 +52,8 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
     base_dir: str
     locks_database: str = ""
     """PostgreSQL that has the locks of runs; files of the home have them by default."""
+    bucket: str = ""
+    """Address of the bucket in which a shared home lies; this machine's folder is then a cache of it."""
 
     @property
     def home(self) -> Path:
@@ -63,7 +68,20 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
     @property
     def lineage(self) -> Lineage:
         """Records of all artefacts."""
-        return Lineage(Path(self.base_dir))
+        base = Path(self.base_dir)
+        return SharedLineage(base, Bucket(self.bucket)) if self.bucket else Lineage(base)
+
+    def refresh(self, scale: str) -> None:
+        """Take over what other machines have published, unless a run here is reading what it began with."""
+        if not self.bucket:
+            return
+        with runs.unless_taken(self.locks, scale) as is_free:
+            if is_free:
+                self.lineage.refresh(scale)
+
+    def fetch(self, key: dg.AssetKey, scale: str) -> None:
+        """Bring a stored artefact to this machine."""
+        self.lineage.fetch(key, scale)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
@@ -73,7 +91,10 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         if run is None or scale is None:
             yield self
             return
+        begins = not self.locks.knows(run.run_id)  # the executor has prepared its runs
         with runs.writing_turn(self.locks, scale, run.run_id), opened(self.lineage, run.run_id):
+            if begins:
+                self.lineage.begin(scale)
             yield self
 
     @abstractmethod
@@ -99,7 +120,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
                 version=self.version(obj, unfinished),
                 run_id=context.run_id,
             )
-            self.lineage.note(key, scale, made)
+            self.lineage.publish(key, scale, made, unfinished)
         # By its content, so that an equal artefact made again makes nothing after it stale.
         context.step_context.set_data_version(key, dg.DataVersion(made.version))
         behind = str(made.metadata.get(MLFLOW_RUN, ""))
@@ -111,7 +132,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
                 **({MLFLOW_RUN: named(behind)} if behind and MLFLOW_RUN not in context.output_metadata else {}),
                 **known,
                 "path": dg.MetadataValue.path(str(path)),
-                "dagster/uri": path.as_uri(),
+                "dagster/uri": self.lineage.address(key, scale, path),
                 "size_bytes": made.size,
                 "write_seconds": round(time.monotonic() - started, 3),
                 "peak_memory_mib": peak_memory() >> 20,
@@ -128,6 +149,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
 
     def stored(self, key: dg.AssetKey, scale: str) -> Any:
         """Stored artefact of an asset that is not an input of the step; None if there is none."""
+        self.fetch(key, scale)
         return self.read(self._path(key, scale)) if self.lineage.history(key, scale) else None
 
     def load_input(self, context: dg.InputContext) -> Any:
@@ -140,10 +162,15 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         if not context.has_partition_key:
             raise ValueError(f"{key}: {NO_SCALE}")
         scale = context.partition_key
-        with suppress(dg.DagsterInvariantViolationError):  # read by `load_asset_value`, in no step
-            if step := context.step_context.assets_def:
+        try:
+            step = context.step_context.assets_def
+        except dg.DagsterInvariantViolationError:  # read by `load_asset_value`, in no step
+            self.refresh(scale)
+        else:
+            if step:
                 checked = {check.asset_key for check in step.check_keys}
                 self.lineage.inputs(step.keys_by_input_name.values(), scale, checked)
+        self.fetch(context.asset_key, scale)
         path = self._path(context.asset_key, scale)
         if not path.exists():
             if (context.definition_metadata or {}).get(OPTIONAL, False):
@@ -225,6 +252,16 @@ class TableIOManager(ArtefactIOManager):
 
 class LinkedTableIOManager(TableIOManager):
     """I/O manager of source files: links to them instead of copies; rows get their position in the file as a column."""
+
+    yambda: dg.ResourceDependency[YambdaSource]
+
+    def fetch(self, key: dg.AssetKey, scale: str) -> None:
+        """Bring a stored table to this machine; one that another machine has linked is linked to the same source."""
+
+        def link(made: Made, path: Path) -> None:
+            path.symlink_to(self.yambda.found_again(made, TABLES[key.path[-1]], scale).path.resolve())
+
+        self.lineage.fetch(key, scale, link)
 
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> dict[str, Any]:
         """Link a source file into place; write a draft or a relation that a source had to be converted to."""

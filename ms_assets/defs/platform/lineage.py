@@ -9,7 +9,7 @@ after it stale; for a source file that is only linked, it is the source's `Sourc
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -60,6 +60,10 @@ class Made:
     """Metadata of the materialisation as plain values, long ones left out."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Blocking checks that the artefact failed, with their descriptions."""
+    place: str = ""
+    """Folder of its files in the bucket of a shared home; empty in others, and for a source that is linked."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the files in that folder, by name."""
 
     @classmethod
     def of(cls, path: Path, inputs: Mapping[str, Self], scale: str, metadata: Mapping[str, Any], **told: Any) -> Self:
@@ -75,6 +79,11 @@ class Made:
             origins=origins_of(inputs, scale) | known.get(MADE_TOGETHER, {}),
             metadata={**trainings_behind(inputs), **known}, **told,
         )  # fmt: skip
+
+    def with_outcome(self, check: str, problem: str | None) -> Self:
+        """Add a blocking check that the artefact failed, or, with None, that it passed."""
+        failed = {name: text for name, text in self.failed.items() if name != check}
+        return replace(self, failed=failed if problem is None else {**failed, check: problem})
 
     def describes(self, path: Path) -> bool:
         """Tell whether a file is the published one: by size and time, or by content where a copy has another time."""
@@ -153,6 +162,19 @@ class Lineage:
             raise FileNotFoundError(f"materialise {', '.join(missing)} for {scale} first")
         return found
 
+    def begin(self, scale: str) -> None:
+        """Prepare a run of a scale, which has its lock: nothing to do where nobody else writes."""
+
+    def refresh(self, scale: str) -> None:
+        """Take over what other machines have published: nothing where nobody else writes."""
+
+    def fetch(self, key: dg.AssetKey, scale: str, link: Callable[[Made, Path], None] | None = None) -> None:
+        """Bring a stored artefact here, where it is not: nothing to do where all are."""
+
+    def publish(self, key: dg.AssetKey, scale: str, made: Made, written: Path) -> None:
+        """Publish a materialisation, which is written and about to take its place."""
+        self.note(key, scale, made)
+
     def note(self, key: dg.AssetKey, scale: str, made: Made) -> None:
         """Record a materialisation whose file is about to take its place; the one before stays on record."""
         before: list[Made] = []
@@ -164,11 +186,12 @@ class Lineage:
     def note_check(self, key: dg.AssetKey, scale: str, check: str, problem: str | None) -> None:
         """Record that the stored artefact failed a blocking check, or, with None, that it passed."""
         made = self.history(key, scale)
-        failed = {name: text for name, text in made[0].failed.items() if name != check} if made else {}
-        if problem is not None:
-            failed[check] = problem
-        if made and failed != made[0].failed:
-            self._write(key, scale, [replace(made[0], failed=failed), *made[1:]])
+        if made and (now := made[0].with_outcome(check, problem)) != made[0]:
+            self._write(key, scale, [now, *made[1:]])
+
+    def address(self, key: dg.AssetKey, scale: str, path: Path) -> str:
+        """Address at which programs on other machines find a stored artefact, whose path here is given."""
+        return path.as_uri()
 
     def file(self, key: dg.AssetKey, made: Made) -> Path:
         """Place of a stored artefact."""
@@ -191,7 +214,12 @@ class Lineage:
 
     def _write(self, key: dg.AssetKey, scale: str, made: list[Made]) -> None:
         with published(self._record(key, scale)) as unfinished:
-            unfinished.write_text(json.dumps([asdict(each) for each in made], indent=1))
+            unfinished.write_text(as_json(made))
+
+
+def as_json(made: Sequence[Made]) -> str:
+    """Record of materialisations as it is stored."""
+    return json.dumps([asdict(each) for each in made], indent=1)
 
 
 _of_runs: dict[str, Lineage] = {}

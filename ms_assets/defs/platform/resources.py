@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -22,10 +22,11 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from ms_assets import tracking
 from ms_assets.defs.platform import database, lineage
 from ms_assets.defs.platform.locks import FileLocks, Locks
+from ms_assets.defs.platform.objects import KIND
 from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.files import own_folder
-from ms_assets.raw.schema import SourceTable
-from ms_assets.raw.source import Source, SourceFile
+from ms_assets.raw.schema import SourceError, SourceTable
+from ms_assets.raw.source import FOLDER, Source, SourceFile
 from ms_assets.registry import Registry
 from ms_assets.tracking import MLflowRun
 
@@ -56,7 +57,8 @@ class Environment:
     """Environment variables: sources, destinations and limits; every variable is optional."""
 
     home: Path
-    """MS_ASSETS_HOME: everything generated; relative to the project's folder, `var` by default."""
+    """MS_ASSETS_HOME: everything generated; relative to the project's folder, `var` by default. If that is in a bucket,
+    its cache, in a folder of its own below MS_ASSETS_CACHE, `var/cache` by default."""
     source: str
     """MS_ASSETS_SOURCE: a folder in the hub's layout, or a dataset id on the hub."""
     revision: str
@@ -81,30 +83,40 @@ class Environment:
     """MS_ASSETS_EXECUTOR: where steps run: `local`, or on a cluster, `ray` or `k8s`, which needs MS_ASSETS_DATABASE."""
     ray_address: str = ""
     """RAY_ADDRESS: address of the Ray cluster's dashboard, such as http://head:8265."""
+    bucket: str = ""
+    """MS_ASSETS_HOME, if it is in a bucket: `s3://bucket/prefix`."""
 
     @classmethod
     def read(cls) -> Self:
         """Read the environment of the process and, as Dagster does, the file `.env` of the project.
 
         Raises:
-            ValueError: the path of the home cannot be part of a database address; the executor is unknown, or has no
-                database.
+            ValueError: the path of the home cannot be part of a database address, or is an address of another kind; the
+                executor is unknown, or has no database.
         """
         root = _project()
         load_dotenv(root / ".env")
-        home = root / Path(os.environ.get("MS_ASSETS_HOME") or "var").expanduser()
+        given_home, bucket = os.environ.get("MS_ASSETS_HOME") or "var", ""
+        if "://" in given_home:
+            bucket = given_home.rstrip("/")
+            if not re.fullmatch(KIND + r"[^/]+(/[^/]+)+", bucket):
+                raise ValueError(f"MS_ASSETS_HOME: found {given_home!r}, expected a folder or s3://bucket/prefix")
+            given_home = f"{os.environ.get('MS_ASSETS_CACHE') or 'var/cache'}/{bucket.removeprefix(KIND)}"
+        home = root / Path(given_home).expanduser()
         if {"?", "%"} & set(str(home)):
             raise ValueError(
                 f"MS_ASSETS_HOME: found {str(home)!r}, expected a path without ? and %, which have a meaning of their "
                 "own in SQLite's addresses"
             )
         defaults = {
-            "source": "yandex/yambda", "revision": "main", "tracking_uri": f"sqlite:///{home}/mlflow/mlflow.db"
+            "source": "yandex/yambda", "revision": "main",
+            "tracking_uri": "" if bucket else f"sqlite:///{home}/mlflow/mlflow.db",
         }  # fmt: skip
-        variables = {field.name: f"MS_ASSETS_{field.name.upper()}" for field in fields(cls) if field.name != "home"}
+        own = ("home", "bucket")
+        variables = {field.name: f"MS_ASSETS_{field.name.upper()}" for field in fields(cls) if field.name not in own}
         variables |= {"tracking_uri": "MLFLOW_TRACKING_URI", "ray_address": "RAY_ADDRESS"}
         given = {name: value for name, variable in variables.items() if (value := os.environ.get(variable))}
-        return cls(home, **{**defaults, **given})._checked()
+        return cls(home, **{**defaults, **given, "bucket": bucket})._checked()
 
     def _checked(self) -> Self:
         found = f"MS_ASSETS_EXECUTOR: found {self.executor!r}"
@@ -115,12 +127,21 @@ class Environment:
                 f"{found}, but no MS_ASSETS_DATABASE, expected the PostgreSQL through which the machines of a cluster "
                 "share history and locks"
             )
+        if self.on_cluster and self.bucket:
+            raise ValueError(
+                f"{found}, expected local for MS_ASSETS_HOME={self.bucket}: the machines of a cluster share a folder"
+            )
         return self
 
     @property
     def data(self) -> Path:
         """Folder of all artefacts."""
         return self.home / "data"
+
+    @property
+    def models(self) -> str:
+        """Address of the models' files of an MLflow store that is a database: in the home."""
+        return f"{self.bucket}/mlflow/artifacts" if self.bucket else (self.home / "mlflow" / "artifacts").as_uri()
 
     @property
     def locks(self) -> Locks:
@@ -216,6 +237,25 @@ class YambdaSource(dg.ConfigurableResource):
     def source(self) -> Source:
         """Reader of the source files."""
         return Source(self.location, self.revision, self.layout, Path(self.source_home))
+
+    def found_again(self, made: lineage.Made, table: SourceTable, scale: str) -> SourceFile:
+        """Find the file that another machine has linked, by what its record says of it.
+
+        Raises:
+            SourceError: it is not to be had here, or is another one here.
+            HubError: the hub cannot give it.
+        """
+        told, source = made.metadata, self.source
+        if told["revision"] != FOLDER:  # a folder may lie in another place here
+            source = replace(source, location=told["source"], revision=told["revision"], layout=told["layout"])
+        file = source.fetch(table, scale)
+        if file.content != made.version:
+            raise SourceError(
+                f"{file.path}: found {file.content}, expected {made.version}, from which raw/{table.name} was made for "
+                f"{scale} elsewhere ({told['source']}); copy that file here with its time, or materialise "
+                f"raw/{table.name}"
+            )
+        return file
 
     def fetch_for(self, context: dg.AssetExecutionContext, table: SourceTable) -> SourceFile:
         """Fetch the table's file for a step; the step is retried later if the hub is unreachable."""
@@ -319,6 +359,11 @@ class MLflow(dg.ConfigurableResource):
         """
         import mlflow
 
+        if not self.tracking_uri:
+            raise tracking.StoreError(
+                "MLFLOW_TRACKING_URI: found nothing, expected the address of an MLflow server or database, for "
+                "MS_ASSETS_HOME is in a bucket"
+            )
         with tracking.opening(self.tracking_uri):
             if file := tracking.database(self.tracking_uri):
                 file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 
@@ -39,6 +40,17 @@ def writing_turn(locks: Locks, scale: str, run_id: str) -> Iterator[None]:
     with locks.alive(run_id), locks.turn(scale, run_id) as ask:
         wait(ask, scale, dg.get_dagster_logger().info)
         yield
+
+
+@contextmanager
+def unless_taken(locks: Locks, scale: str) -> Iterator[bool]:
+    """Hold a scale's lock until the end of the block if no run has it; yields whether that is so."""
+    with locks.turn(scale, f"reader-{uuid4()}") as ask:
+        try:
+            is_free = ask() is None
+        except RuntimeError:  # this thread has begun the run that has it
+            is_free = False
+        yield is_free
 
 
 def wait(ask: Ask, what: str, say: Callable[[str], None]) -> None:

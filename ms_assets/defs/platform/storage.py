@@ -10,6 +10,7 @@ from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.schedules import SqliteScheduleStorage
 
 from ms_assets.defs.platform import database
+from ms_assets.defs.platform.objects import BucketError, installed
 from ms_assets.defs.platform.resources import Environment
 
 
@@ -21,12 +22,29 @@ def _in_home(storage: type[Any], folder: str, in_postgres: str | None = None) ->
 
     def open_in_home(cls: type[Any], inst_data: Any, config_value: dict[str, Any]) -> Any:
         environment = Environment.read()
+        if environment.bucket:
+            _check(environment)
         if in_postgres and environment.database:
             return database.history(in_postgres, environment.database, inst_data)
         return storage.from_config_value(inst_data, {"base_dir": str(Path(environment.home, "dagster", folder))})
 
     changed = {"from_config_value": classmethod(open_in_home), "config_type": classmethod(lambda cls: {})}
     return type(storage.__name__, (storage,), changed)
+
+
+def _check(environment: Environment) -> None:
+    """Refuse a home in a bucket without what it needs; a run then checks the bucket before its first step.
+
+    Raises:
+        BucketError: a service that keeps what a bucket cannot is not named, or the extra `s3` is not installed.
+    """
+    needed = {"MS_ASSETS_DATABASE": environment.database, "MLFLOW_TRACKING_URI": environment.tracking_uri}
+    if missing := [name for name, value in needed.items() if not value]:
+        raise BucketError(
+            f"MS_ASSETS_HOME: found {environment.bucket}, which keeps artefacts alone; set {' and '.join(missing)}, "
+            "where runs and trainings are to be remembered"
+        )
+    installed(environment.bucket)
 
 
 Runs = _in_home(SqliteRunStorage, "runs", "PostgresRunStorage")
