@@ -205,7 +205,7 @@ import sys
 import dagster as dg
 from ms_assets.definitions import defs
 
-ASSETS = dg.AssetSelection.assets(*(key.split("/") for key in KEYS)).upstream().without_checks()
+ASSETS = dg.AssetSelection.assets(*(key.split("/") for key in KEYS)).upstream()
 some = dg.define_asset_job("some", ASSETS, executor_def=defs.executor)
 job = dg.Definitions.merge(defs, dg.Definitions(jobs=[some])).get_job_def
 
@@ -224,7 +224,7 @@ KEYS = ("retrieval/popular", "retrieval/lightgcn")
 
 
 def place_of(folder, **variables):
-    """A place in which the steps before the two recommenders run, without checks."""
+    """A place in which the two recommenders run, with all that they stand on."""
     place = Workplace(folder)
     (folder / "steps.py").write_text(STEPS.replace("KEYS", repr(KEYS)).replace("CONFIG", repr(CONFIG)))
     place.environment |= {"OMP_NUM_THREADS": "1", **variables}
