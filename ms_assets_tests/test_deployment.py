@@ -100,7 +100,9 @@ class Deployment:
             "PYTHONPATH": str(self.folder),
             "DAGSTER_HOME": str(self.folder),
         }
-        return inherited | ours | self.services[name]["environment"]
+        # Compose gives an empty string where YAML has nothing.
+        given = {variable: value or "" for variable, value in self.services[name]["environment"].items()}
+        return inherited | ours | given
 
     def start(self, name, stack):
         """Start a service, and wait until its health check passes."""
@@ -144,9 +146,10 @@ def deployment(tmp_path_factory):
 )
 def test_all_services_become_healthy_and_a_run_from_the_ui_ends_with_its_artefacts_in_the_volume(deployment):
     job = {"repositoryLocationName": "ms_assets", "repositoryName": "__repository__", "pipelineName": "__ASSET_JOB"}
-    keys = [["splits", "users"], ["raw", "multi_event"], ["raw", "embeddings"], ["splits", "candidate_songs"]]
+    tables = ("multi_event", "embeddings", "artist_item_mapping", "album_item_mapping")
+    keys = [*(["raw", table] for table in tables), ["splits", "candidate_songs"], ["splits", "users"]]
     run = {
-        "selector": {**job, "assetSelection": [{"path": key} for key in keys], "assetCheckSelection": []},
+        "selector": {**job, "assetSelection": [{"path": key} for key in keys]},
         "runConfigData": {"ops": {"splits__users": {"config": {"min_events": 1}}}},
         "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "50m"}]},
         "mode": "default",
