@@ -7,7 +7,6 @@ travels with a step.
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.error import HTTPError
 
 import dagster as dg
 from dagster._core.events import DagsterEvent
@@ -68,7 +67,7 @@ def on_ray(address: str, needs: Callable[[str], Needs]) -> StepsElsewhere:
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=AT_ONCE):
             client = JobSubmissionClient(address)
-    except (OSError, RuntimeError, HTTPError) as error:
+    except (OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ClusterError(f"{found}, where no Ray cluster answers ({reason}); start it, or correct it") from error
 

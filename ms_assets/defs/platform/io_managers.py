@@ -91,9 +91,8 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         if run is None or scale is None:
             yield self
             return
-        begins = not self.locks.knows(run.run_id)  # the executor has prepared its runs
-        with runs.writing_turn(self.locks, scale, run.run_id), opened(self.lineage, run.run_id):
-            if begins:
+        with runs.writing_turn(self.locks, scale, run.run_id) as begins, opened(self.lineage, run.run_id):
+            if begins:  # the executor has prepared its runs
                 self.lineage.begin(scale)
             yield self
 

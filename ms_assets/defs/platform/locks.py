@@ -23,13 +23,14 @@ _begun: dict[tuple[Any, str], int] = {}
 
 
 @contextmanager
-def begun(locks: Any, run_id: str) -> Iterator[None]:
-    """Remember which thread of this process has begun a run, until it ends."""
+def begun(locks: "Locks", run_id: str) -> Iterator[None]:
+    """Remember which thread of this process has begun a run, until it ends and leaves no trace."""
     _begun[locks, run_id] = threading.get_ident()
     try:
         yield
     finally:
         del _begun[locks, run_id]
+        locks.forget(run_id)
 
 
 def is_begun(locks: Any, run_id: str) -> bool:
@@ -94,10 +95,7 @@ class FileLocks:
             fcntl.flock(file, fcntl.LOCK_SH)
             unborn.rename(life)
             with begun(self, run_id):
-                try:
-                    yield
-                finally:
-                    self.forget(run_id)
+                yield
 
     def join(self, run_id: str) -> bool:
         """Keep a run alive for as long as this process lives; False if the run has not begun."""

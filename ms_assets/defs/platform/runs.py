@@ -29,17 +29,17 @@ SERVER_TAG = ".dagster/grpc_info"
 
 
 @contextmanager
-def writing_turn(locks: Locks, scale: str, run_id: str) -> Iterator[None]:
-    """Hold a scale's lock while a run writes there, however the run was started.
+def writing_turn(locks: Locks, scale: str, run_id: str) -> Iterator[bool]:
+    """Hold a scale's lock while a run writes there, however the run was started; yields whether it begins here.
 
     The executor has taken the lock for its runs. A run without it (`dg.materialize`, `execute_in_process`) waits here.
     """
     if locks.join(run_id):
-        yield
+        yield False
         return
     with locks.alive(run_id), locks.turn(scale, run_id) as ask:
         wait(ask, scale, dg.get_dagster_logger().info)
-        yield
+        yield True
 
 
 @contextmanager

@@ -39,10 +39,7 @@ class SessionLocks:
             ask("SELECT pg_advisory_lock_shared(%s, hashtext(%s))", LIFE, run_id)
             ask("INSERT INTO locks.lives VALUES (%s) ON CONFLICT DO NOTHING", run_id)
             with begun(self, run_id):
-                try:
-                    yield
-                finally:
-                    self.forget(run_id)
+                yield
 
     def join(self, run_id: str) -> bool:
         """Keep a run alive for as long as this process lives; False if the run has not begun."""
