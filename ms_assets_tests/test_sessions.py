@@ -12,25 +12,13 @@ from ms_assets.defs.platform.io_managers import TorchIOManager
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets_tests import postgres
-from ms_assets_tests.workplace import talking_processes
+from ms_assets_tests.workplace import RUN, talking_processes
 
 needs_the_extra = pytest.mark.skipif(
     not importlib.util.find_spec("dagster_postgres"), reason="needs the extra: pip install '.[postgres]'"
 )
 pytestmark = [pytest.mark.slow, needs_the_extra]
 
-RUN = """
-import sys, time
-from ms_assets.defs.platform.sessions import SessionLocks
-address, run_id, what = sys.argv[1:]
-locks = SessionLocks(address)
-with locks.alive(run_id), locks.turn(what, run_id) as ask:
-    while other := ask():
-        print("waits for", other, flush=True)
-        time.sleep(0.1)
-    print("has the turn", flush=True)
-    sys.stdin.readline()
-"""
 STEP = """
 import sys
 from ms_assets.defs.platform.sessions import SessionLocks

@@ -54,9 +54,13 @@ main()
 RUN = """
 import sys, time
 from pathlib import Path
-from ms_assets.defs.platform.locks import FileLocks
-home, run_id, what = sys.argv[1:]
-locks = FileLocks(Path(home))
+place, run_id, what = sys.argv[1:]
+if "://" in place:
+    from ms_assets.defs.platform.sessions import SessionLocks
+    locks = SessionLocks(place)
+else:
+    from ms_assets.defs.platform.locks import FileLocks
+    locks = FileLocks(Path(place))
 with locks.alive(run_id), locks.turn(what, run_id) as ask:
     while other := ask():
         print("waits for", other, flush=True)
@@ -64,7 +68,7 @@ with locks.alive(run_id), locks.turn(what, run_id) as ask:
     print("has the turn", flush=True)
     sys.stdin.readline()
 """
-"""A run by home, id and lock, in a process of its own: says when it has the lock, and holds it until told otherwise."""
+"""A run by home or database, id and lock, in a process of its own: says when it has the lock; holds it until told."""
 
 
 @contextlib.contextmanager

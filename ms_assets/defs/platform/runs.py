@@ -20,6 +20,8 @@ from ms_assets.defs.platform.locks import Ask, Locks
 from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 
 SECONDS_BETWEEN_LOOKS = 0.5
+WAITING = "waiting for {}: it is the turn of run {}"
+"""Message to who waits, with the scale or pool, and the run that has it."""
 SECONDS_TO_START = 180
 """Seconds that a run may take from leaving the queue to its first step; Dagster's run monitoring allows the same."""
 UNDER_WAY = [getattr(dg.DagsterRunStatus, name) for name in ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
@@ -58,7 +60,7 @@ def wait(ask: Ask, what: str, say: Callable[[str], None]) -> None:
     told = None
     while holder := ask():
         if holder != told:
-            say(f"waiting for {what}: it is the turn of run {holder}")
+            say(WAITING.format(what, holder))
             told = holder
         with dg.raise_execution_interrupts():
             time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -12,7 +12,7 @@ from dagster._core.executor import multiprocess
 
 from ms_assets.defs.platform.locks import Ask
 from ms_assets.defs.platform.needs import Needs
-from ms_assets.defs.platform.runs import SECONDS_BETWEEN_LOOKS
+from ms_assets.defs.platform.runs import SECONDS_BETWEEN_LOOKS, WAITING
 from ms_assets.machine import cores, free_memory
 
 Take = Callable[[str, ExitStack], Ask]
@@ -69,7 +69,7 @@ class Room:
             self._asked[pool] = stack, self._take(pool, stack)
         if holder := self._asked[pool][1]():
             if holder != self._told:
-                self._say(f"waiting for {pool}: it is the turn of run {holder}")
+                self._say(WAITING.format(pool, holder))
                 self._told = holder
             return False
         self._in_pool[pool] = step.key
