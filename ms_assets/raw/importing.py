@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
 from ms_assets.events import EVENT_TYPES, listed
 from ms_assets.files import published, sha256, state
-from ms_assets.raw import logs, values
+from ms_assets.raw import logs
 from ms_assets.raw.arrival import PART_BITS
-from ms_assets.raw.logs import Connection, Log, literal, quoted, whole
+from ms_assets.raw.logs import Connection, Log, literal, quoted
 from ms_assets.raw.own import OWN, REPORT, REQUEST, STATE, Import
 from ms_assets.raw.schema import IDS, TABLES, UNIT, SourceError
+from ms_assets.raw.staging import LEFT_OUT, RULES, stage_content, stage_events
 from ms_assets.streams import ROW_GROUP, Relation
 
 Source = str | Path
@@ -32,18 +35,6 @@ PLAYED = (("ratio",), ("played", "duration"), ("rating",))
 """Kinds of columns that tell how much of a song was played, or liked; one of them is read."""
 CONTENTS = {"audio": "audio", "artists": "artist", "albums": "album"}
 """Things that tables tell of songs, by the option that names such a table."""
-LEFT_OUT = ""
-"""Type to which events are mapped that are to be left out."""
-RULES = {
-    "no user": '"user" IS NULL',
-    "no song": "song IS NULL",
-    "no time": '"time" IS NULL',
-    "no type": "type IS NULL",
-    "type left out": f"type = '{LEFT_OUT}'",
-    "time before 1970": '"time" < 0',
-    "time in the future": '"time" > {now}',
-}
-"""Conditions in SQL for events that are dropped, in the order in which they are asked; `{now}` is in microseconds."""
 HIGHEST_SHARE = 2
 """Highest ratio in a column of shares, since players report a little over 1; higher ones are percents."""
 STAGED = "staged"
@@ -139,39 +130,37 @@ def _write_events(
     if wrong := [f"{name}={kind}" for name, kind in types.items() if kind not in (*EVENT_TYPES, LEFT_OUT)]:
         raise SourceError(f"--map {wrong[0]}: expected {listed(EVENT_TYPES)}, or nothing to leave such events out")
     chosen = _chosen(found, named)
-    for number, (log, columns) in enumerate(zip(found, chosen, strict=True)):
-        _stage(con, log, _of_events(columns, types), columns, folder / STAGED / f"{number:06}.parquet")
-    staged, files = _staged(con, folder / STAGED), [log.file for log in found]
-    _refuse_unreadable(staged, files)
-    _refuse_unknown_types(staged, files)
-    rules = {name: condition.format(now=int(time.time() * 1e6)) for name, condition in RULES.items()}
-    counted = _counted(staged, rules)
-    kept, dropped = staged.filter(_none_of(rules)), {name: n for name in RULES if (n := _total(counted, rule=name))}
-    if not (n_kept := _total(counted, rule="")):
+    files, now = [log.file for log in found], int(time.time() * 1e6)
+    staged = stage_events(con, found, chosen, _of_events(chosen[0], types), now, folder / STAGED / "events")
+    dropped = {rule: n for rule in RULES if (n := staged.n_dropped[rule])}
+    if not staged.n_kept:
         said = ", ".join(f"{n:,} for {name}" for name, n in dropped.items()) or "there are no rows"
         raise SourceError(f"{', '.join(files[:3])}: all events were dropped ({said}); nothing is left to import")
-    for what in ("user", "song"):
-        _number(con, kept.project(f"{quoted(what)} AS id"), what, folder)
-    ratios = [ratio for _, rule, _, *ends in counted if not rule for ratio in ends if ratio is not None]
-    percent, highest = _percent(ratios, next(kind for kind in (*PLAYED, ()) if set(kind) <= chosen[0].keys()))
+    numbers = {}
+    for what, codes in staged.codes.items():
+        ordered = _number(con, codes.ids(), what, folder)["code"].to_numpy()
+        numbers[what] = np.empty(len(ordered), np.uint32)
+        numbers[what][ordered] = np.arange(len(ordered), dtype=np.uint32)
+    kind = next(kind for kind in (*PLAYED, ()) if set(kind) <= chosen[0].keys())
+    percent, highest = _percent(staged.ratios, kind)
     target = folder / TABLES["multi_event"].file(OWN)
     target.parent.mkdir(parents=True)
-    ordered = _in_order(con, kept, percent, deduplicate, folder)  # noqa: F841  (named in the statement)
+    ordered = _in_order(con, staged.numbered(numbers), percent, deduplicate)
     # The lowest level takes two thirds of the time of the usual one, for a file that is a tenth larger.
     con.execute(
         f"COPY ordered TO {literal(str(target))} "
         f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP})"
     )
     written = con.read_parquet(str(target))
-    if n_repeated := n_kept - len(written):
+    if n_repeated := staged.n_kept - len(written):
         dropped["repeated"] = n_repeated
     return {
-        "sources": {log.file: _total(counted, part=number) for number, log in enumerate(found)},
+        "sources": staged.n_read,
         "columns": chosen[0],
         "highest_ratio": highest,
-        "n_read": _total(counted),
+        "n_read": sum(staged.n_read.values()),
         "n_dropped": dropped,
-        **_described(con, written, len(_numbers(con, "song", folder))),
+        **_described(con, written, len(numbers["song"])),
     }
 
 
@@ -215,94 +204,28 @@ def _of_events(columns: Mapping[str, str], types: Mapping[str, str]) -> dict[str
     return {"type": "'listen'", "ratio": NO_RATIO, "organic": "NULL::UTINYINT", **read}
 
 
-def _stage(con: Connection, log: Log, staged: Mapping[str, str], columns: Mapping[str, str], file: Path) -> None:
-    """Store one file's values in its order; `bad` tells the first value of a row that cannot be read.
-
-    staged: SQL for the columns to store, from the values of those that are read.
-    """
-    given = {what: quoted(f"given {what}") for what in columns}
-    # Values are computed once, below what asks for them twice.
-    read = ", ".join(
-        f"{values.value(log, what, name)} AS {quoted(what)}, {quoted(name)} AS {given[what]}"
-        for what, name in columns.items()
-    )
-    said = " || chr(31) || "
-    bad = " ".join(
-        f"WHEN {quoted(what)} IS NULL AND {values.is_given(log, name, given[what])} "
-        f"THEN {said.join((literal(what), literal(name), f'{given[what]}::VARCHAR'))}"
-        for what, name in columns.items()
-    )
-    shown = ", ".join(f"{sql} AS {quoted(what)}" for what, sql in staged.items())
-    with whole(log.file):
-        con.sql(f"SELECT {shown}, CASE {bad} END AS bad FROM (SELECT {read} FROM {log.reader})").write_parquet(
-            str(file)
-        )
-
-
-def _staged(con: Connection, folder: Path) -> Relation:
-    """Staged rows of all files, with `position`, which orders them as the files do."""
-    position = f"(file_index::BIGINT << {PART_BITS}) + file_row_number AS position"
-    return con.sql(f"SELECT *, {position} FROM read_parquet({literal(f'{glob.escape(str(folder))}/*.parquet')})")
-
-
-def _refuse_unreadable(staged: Relation, files: Sequence[str]) -> None:
-    [(n, position, bad)] = staged.aggregate(
-        "count(bad), min(position) FILTER (bad IS NOT NULL), arg_min(bad, position) FILTER (bad IS NOT NULL)"
-    ).fetchall()
-    if n:
-        what, name, found = bad.split("\x1f", 2)
-        raise SourceError(
-            f"{_place(files, position)}: column {name} has {found[:80]!r}, expected {values.EXPECTED[what]}; found "
-            f"{n:,} such rows: mend them, or name another column by --{what}"
-        )
-
-
-def _refuse_unknown_types(staged: Relation, files: Sequence[str]) -> None:
-    unknown = staged.filter(f"type NOT IN ({', '.join(map(literal, (*EVENT_TYPES, LEFT_OUT)))})")
-    names = unknown.aggregate("type, count(*) AS n, min(position)").order("n DESC, type").limit(10).fetchall()
-    if names:
-        said, first = ", ".join(f"{name!r} ({n:,})" for name, n, _ in names), names[0][0]
-        raise SourceError(
-            f"{_place(files, min(position for *_, position in names))}: found event types {said}, expected "
-            f"{listed(EVENT_TYPES)}; say what they stand for: --map {first}=listen, or --map {first}= to leave them out"
-        )
-
-
 def _place(files: Sequence[str], position: int) -> str:
     part, row = divmod(position, 1 << PART_BITS)
     return f"{files[part]}: row {row} (from 0)"
 
 
-def _counted(staged: Relation, rules: Mapping[str, str]) -> list[tuple[Any, ...]]:
-    """Rows (part, rule by which it drops events or '', number of events, lowest and highest ratio)."""
-    cases = " ".join(f"WHEN {condition} THEN '{rule}'" for rule, condition in rules.items())
-    return staged.aggregate(
-        f"position >> {PART_BITS} AS part, CASE {cases} ELSE '' END AS rule, count(*), min(ratio), max(ratio)"
-    ).fetchall()
+def _number(con: Connection, ids: pa.Table, what: str, folder: Path) -> pa.Table:
+    """Number distinct ids (`id`, text) in their order, and write which is which; returns them in this order.
 
-
-def _total(counted: list[tuple[Any, ...]], part: int | None = None, rule: str | None = None) -> int:
-    return sum(n for at, by, n, *_ in counted if part in (None, at) and rule in (None, by))
-
-
-def _none_of(rules: Mapping[str, str]) -> str:
-    """SQL condition for events that are kept; simpler than the first rule's name, for it is asked of every scan."""
-    return " AND ".join(f"({condition}) IS NOT TRUE" for condition in rules.values())
-
-
-def _number(con: Connection, rows: Relation, what: str, folder: Path) -> None:
-    """Number distinct ids (`id`, text), in numeric order if all are whole numbers, and write which is which."""
+    Whole numbers, alone or after a text that all ids begin with, are in numeric order, whatever that text is.
+    """
     number, name = (column.name for column in IDS[what].columns)
-    # Stored, because they are counted and sorted, and are few.
-    distinct = folder / STAGED / f"{what}.distinct"
-    rows.distinct().filter("id IS NOT NULL").write_parquet(str(distinct))
-    ids = con.read_parquet(str(distinct))
-    [(are_numbers,)] = ids.aggregate("bool_and(TRY_CAST(id AS BIGINT)::VARCHAR IS NOT DISTINCT FROM id)").fetchall()
+    parted = con.from_arrow(ids).project("*, rtrim(id, '0123456789') AS head, substr(id, length(head) + 1) AS digits")
+    is_number = "bool_and(TRY_CAST({0} AS BIGINT)::VARCHAR IS NOT DISTINCT FROM {0})"
+    [(are_numbers, are_counted)] = parted.aggregate(
+        f"{is_number.format('id')}, min(head) = max(head) AND {is_number.format('digits')}"
+    ).fetchall()
+    order = "id::BIGINT" if are_numbers else "digits::BIGINT" if are_counted else "id"
+    ordered = parted.order(order).project("* EXCLUDE (head, digits)").to_arrow_table()
     original = "id::BIGINT" if are_numbers else "id"
-    numbered = ids.project(
-        f'(row_number() OVER (ORDER BY {original}) - 1)::UINTEGER AS {number}, {original} AS "{name}"'
-    )
-    numbered.order(number).write_parquet(str(folder / IDS[what].path), compression="zstd")
+    numbered = f'(row_number() OVER () - 1)::UINTEGER AS {number}, {original} AS "{name}"'
+    con.from_arrow(ordered).project(numbered).write_parquet(str(folder / IDS[what].path), compression="zstd")
+    return ordered
 
 
 def _numbers(con: Connection, what: str, folder: Path) -> Relation:
@@ -326,20 +249,17 @@ def _percent(ratios: Sequence[float], kind: Sequence[str]) -> tuple[str, float |
     return f"CASE WHEN type = 'listen' AND ratio IS NOT NULL THEN least(round(ratio * {factor}, 6), 100) END", high
 
 
-def _in_order(con: Connection, kept: Relation, percent: str, deduplicate: bool, folder: Path) -> Relation:
-    """Events as published, by user and time; those in one second keep their order, which its number does not tell."""
-    users = _numbers(con, "user", folder)  # noqa: F841  (named in the query)
-    songs = _numbers(con, "song", folder)  # noqa: F841
+def _in_order(con: Connection, events: pa.RecordBatchReader, percent: str, deduplicate: bool) -> Relation:
+    """Events as published, by user and time; the order of those at one time does not depend on that of the logs."""
     names = ", ".join(map(literal, EVENT_TYPES))  # which are numbers while they are sorted and written
-    first = "QUALIFY row_number() OVER (PARTITION BY uid, item_id, time, type ORDER BY position) = 1"
+    equal = "PARTITION BY uid, item_id, time, type ORDER BY ratio DESC NULLS LAST, organic"
+    first = f"QUALIFY row_number() OVER ({equal}) = 1"
     return con.sql(f"""
-        SELECT uid, timestamp, item_id, is_organic, played_ratio_pct, track_length_seconds, event_type FROM (
-            SELECT uid, (time // 1000000)::UINTEGER AS timestamp, item_id, organic AS is_organic,
-                ({percent})::DOUBLE AS played_ratio_pct, NULL::USMALLINT AS track_length_seconds,
-                type::ENUM({names}) AS event_type, time, position
-            FROM kept JOIN users USING ("user") JOIN songs USING (song)
-            {first if deduplicate else ""}
-        ) ORDER BY uid, time, position
+        SELECT uid, (time // 1000000)::UINTEGER AS timestamp, item_id, organic AS is_organic,
+            percent AS played_ratio_pct, NULL::USMALLINT AS track_length_seconds, type AS event_type FROM (
+            SELECT uid, time, item_id, type::ENUM({names}) AS type, ({percent})::DOUBLE AS percent, organic
+            FROM events {first if deduplicate else ""}
+        ) ORDER BY uid, time, item_id, type, percent, organic
     """)
 
 
@@ -363,14 +283,12 @@ def _described(con: Connection, events: Relation, n_songs: int) -> dict[str, Any
 
 def _write_content(con: Connection, what: str, found: list[Log], folder: Path) -> int:
     """Write what is known of songs, for those that events name; returns their number."""
-    staged, [option] = folder / STAGED / what, [option for option, held in CONTENTS.items() if held == what]
-    staged.mkdir()
-    for number, log in enumerate(found):
-        columns = {"song": logs.column(log, "song", None, True), what: logs.column(log, what, None, True)}
-        named = {key: name for key, name in columns.items() if name}
-        _stage(con, log, {key: quoted(key) for key in named}, named, staged / f"{number:06}.parquet")
-    rows, files = _staged(con, staged), [log.file for log in found]
-    _refuse_unreadable(rows, files)
+    files, [option] = [log.file for log in found], [option for option, held in CONTENTS.items() if held == what]
+    columns = [
+        {held: name for held in ("song", what) if (name := logs.column(log, held, None, required=True))}
+        for log in found
+    ]
+    rows = stage_content(con, found, columns, folder / STAGED / what)  # noqa: F841  (named in the query)
     songs = _numbers(con, "song", folder)  # noqa: F841  (named in the queries)
     known = con.sql(f'SELECT * FROM rows JOIN songs USING (song) WHERE "{what}" IS NOT NULL')
     if what == "audio":
@@ -381,7 +299,7 @@ def _write_content(con: Connection, what: str, found: list[Log], folder: Path) -
         )
     else:
         pairs = known.project(f"item_id, unnest({what}) AS id")
-        _number(con, pairs.project("id"), what, folder)
+        _number(con, pairs.project("id").distinct().filter("id IS NOT NULL").to_arrow_table(), what, folder)
         owners = _numbers(con, what, folder)  # noqa: F841  (named in the query)
         table = TABLES[f"{what}_item_mapping"]
         written = con.sql(f'SELECT DISTINCT {what}_id, item_id FROM pairs JOIN owners ON id = "{what}"')
