@@ -21,7 +21,7 @@ from ms_assets.raw import values
 from ms_assets.raw.arrival import PART_BITS
 from ms_assets.raw.logs import Connection, Log, literal, quoted, whole
 from ms_assets.raw.schema import SourceError
-from ms_assets.streams import ROW_GROUP, Relation
+from ms_assets.streams import Relation, ahead
 
 LEFT_OUT = ""
 """Type to which events are mapped that are to be left out."""
@@ -35,6 +35,7 @@ RULES = {
     "time in the future": '"time" > {now}',
 }
 """Conditions in SQL for events that are dropped, in the order in which they are asked; `{now}` is in microseconds."""
+EVENTS_AT_A_TIME, VECTORS_AT_A_TIME = 1 << 19, 1 << 13
 CODED = ("user", "song")
 NUMBERS = {"time": pa.int64(), "type": pa.uint8(), "ratio": pa.float64(), "organic": pa.uint8()}
 STORED = pa.schema({**dict.fromkeys(CODED, pa.uint32()), **NUMBERS})
@@ -54,8 +55,11 @@ class Codes:
         self._kept = pl.Series([], dtype=pl.Categorical(self._ids))
 
     def of(self, ids: pa.Array) -> pa.Array:
-        """Codes of ids (text), uint32."""
-        return pl.Series(ids).cast(self._kept.dtype).to_physical().to_arrow()
+        """Codes of ids (text), uint32; no id is null."""
+        # Most ids come several times among many rows, and finding one among these few is quicker than among all.
+        once = ids.dictionary_encode()
+        codes = pl.Series(once.dictionary).cast(self._kept.dtype).to_physical().to_numpy()
+        return pa.array(codes[once.indices.to_numpy()])
 
     def ids(self) -> pa.Table:
         """All ids so far (`id`) with their codes (`code`)."""
@@ -73,14 +77,14 @@ class Problems:
     unknown: Counter[str] = field(default_factory=Counter)
     unknown_at: str = ""
 
-    def noted(self, file: str, rows: Relation) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a file, in its order, and note the problems that they have.
+    def noted(self, file: str, rows: Relation, at_a_time: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a file, in its order and so many at a time, and note the problems that they have.
 
         rows: columns `unreadable` and, for events, `unknown` hold what is wrong, or null.
         """
         first = 0
         with whole(file):
-            for batch in rows.to_arrow_reader(ROW_GROUP):
+            for batch in rows.to_arrow_reader(at_a_time):
                 for name in {"unreadable", "unknown"} & set(batch.schema.names):
                     if batch[name].null_count < len(batch):
                         row = first + pc.index(batch[name].is_valid(), True).as_py()
@@ -175,16 +179,18 @@ def stage_events(
     Raises:
         SourceError: a log cannot be read to its end, has a value that cannot be read, or a type that nobody knows.
     """
-    rules = " ".join(f"WHEN {rule.format(now=now)} THEN {place}" for place, rule in enumerate(RULES.values()))
     codes = " ".join(f"WHEN {literal(name)} THEN {code}" for code, name in enumerate(EVENT_TYPES))
-    names = ", ".join(map(literal, (*EVENT_TYPES, LEFT_OUT)))
-    chosen = f"""* REPLACE ((CASE type {codes} END)::UTINYINT AS type), (CASE {rules} END)::UTINYINT AS rule,
-        CASE WHEN type NOT IN ({names}) THEN type END AS unknown"""
+    # Nearly all events are kept, so that one condition for all rules comes first.
+    kept = f'"user" IS NOT NULL AND song IS NOT NULL AND "time" BETWEEN 0 AND {now} AND code IS NOT NULL'
+    rules = " ".join(f"WHEN {rule.format(now=now)} THEN {place}" for place, rule in enumerate(RULES.values()))
+    chosen = f"""* EXCLUDE (code) REPLACE (code AS type), (CASE WHEN {kept} THEN NULL {rules} END)::UTINYINT AS rule,
+        CASE WHEN code IS NULL AND type <> '{LEFT_OUT}' THEN type END AS unknown"""
     staged, problems = Staged(file), Problems()
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, STORED) as stored:
         for log, held in zip(found, columns, strict=True):
             staged.n_read[log.file] = 0
-            for batch in problems.noted(log.file, read(con, log, held, sql).project(chosen)):
+            rows = read(con, log, held, sql).project(f"*, (CASE type {codes} END)::UTINYINT AS code").project(chosen)
+            for batch in ahead(problems.noted(log.file, rows, EVENTS_AT_A_TIME)):
                 staged.n_read[log.file] += len(batch)
                 staged.keep(batch, stored)
     problems.refuse()
@@ -203,7 +209,8 @@ def stage_content(con: Connection, found: Sequence[Log], columns: Sequence[Mappi
     with ExitStack() as stack:
         for part, (log, held) in enumerate(zip(found, columns, strict=True)):
             rows = count(part << PART_BITS)
-            for batch in problems.noted(log.file, read(con, log, held, {what: quoted(what) for what in held})):
+            of_songs = read(con, log, held, {what: quoted(what) for what in held})
+            for batch in problems.noted(log.file, of_songs, VECTORS_AT_A_TIME):
                 table = pa.table(batch).append_column("position", pa.array(islice(rows, len(batch)), pa.int64()))
                 writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema))
                 writer.write_table(table)
