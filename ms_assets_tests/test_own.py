@@ -144,7 +144,7 @@ def imported_too(platform, folder):
 
 
 def divided_both_ways(platform, folder, protocol):
-    """Tables of a set in Yambda's layout and, beside each, those of its events as CSV; rows sorted, for times tie."""
+    """Tables of a set in Yambda's layout and, beside each, those of its events as CSV."""
     imported_too(platform, folder)
     config = {**RULES, "split_events": {**RULES["split_events"], "protocol": protocol}}
     for scale in ("50m", "own"):
@@ -152,7 +152,7 @@ def divided_both_ways(platform, folder, protocol):
     for key in DIVIDED:
         one, other = (pl.read_parquet(platform.file(key, scale)) for scale in ("50m", "own"))
         if key != "splits/negatives":  # of listens alone there are none
-            yield one.sort(pl.all()), other.sort(pl.all())
+            yield one, other
 
 
 SHORT = {"epochs": 1, "embedding_dim": 8, "neutral_negatives": 8, "race": False}

@@ -61,7 +61,7 @@ def import_events(
         columns: names of columns by what they hold: user, song, time, type, ratio, played, duration, rating, organic;
             the others are guessed.
         types: event types by the names that the logs have for them; "" leaves events out.
-        deduplicate: keep one of several events of the same user, song, time and type.
+        deduplicate: keep one of several events of the same user, song, time and type, the one that was played furthest.
         audio: table of vectors by song (columns song, audio), of one length.
         artists, albums: tables of pairs (song, and artist or album: an id, or a list in JSON and Parquet).
         connection: DuckDB connection, whose limits hold; by default one without limits.
@@ -254,12 +254,17 @@ def _in_order(con: Connection, events: pa.RecordBatchReader, percent: str, dedup
     names = ", ".join(map(literal, EVENT_TYPES))  # which are numbers while they are sorted and written
     equal = "PARTITION BY uid, item_id, time, type ORDER BY ratio DESC NULLS LAST, organic"
     first = f"QUALIFY row_number() OVER ({equal}) = 1"
+    # Type, percent (in millionths) and flag in the bits of one number: longer keys are sorted much slower.
+    tie = (
+        "enum_code(type) * (1::UBIGINT << 29) + coalesce(percent * 1e6, 100000001)::UINTEGER * 4 + coalesce(organic, 2)"
+    )
     return con.sql(f"""
         SELECT uid, (time // 1000000)::UINTEGER AS timestamp, item_id, organic AS is_organic,
-            percent AS played_ratio_pct, NULL::USMALLINT AS track_length_seconds, type AS event_type FROM (
+            percent AS played_ratio_pct, NULL::USMALLINT AS track_length_seconds, type AS event_type
+        FROM (SELECT *, ({tie})::UINTEGER AS tie FROM (
             SELECT uid, time, item_id, type::ENUM({names}) AS type, ({percent})::DOUBLE AS percent, organic
             FROM events {first if deduplicate else ""}
-        ) ORDER BY uid, time, item_id, type, percent, organic
+        )) ORDER BY uid, time, item_id, tie
     """)
 
 

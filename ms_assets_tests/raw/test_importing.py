@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ms_assets.raw import staging
 from ms_assets.raw.importing import import_events
 from ms_assets.raw.schema import SourceError
 
@@ -178,7 +179,7 @@ def test_dates_are_the_seconds_at_which_they_begin(tmp_path):
     assert arrived(tmp_path / "own")[0][1] == 1_704_153_600
 
 
-def test_events_of_one_second_keep_the_order_of_their_milliseconds_and_then_of_the_file(tmp_path):
+def test_events_of_one_second_keep_the_order_of_their_milliseconds_and_then_of_their_songs(tmp_path):
     rows = [
         ("ann", song, SECOND * 1_000 + ms, "listen")
         for song, ms in zip("abcde", [900, 100, 500, 100, 999], strict=True)
@@ -186,6 +187,37 @@ def test_events_of_one_second_keep_the_order_of_their_milliseconds_and_then_of_t
     csv(tmp_path / "log.csv", rows)
     import_events(tmp_path / "log.csv", tmp_path / "own")
     assert [row[2] for row in arrived(tmp_path / "own")] == list("bdcae")
+
+
+TIED = [
+    ("ann", song, 5, kind, ratio, organic)
+    for song, kind, ratio, organic in [
+        ("b", "listen", 0.5, 1), ("b", "listen", 0.5, 0), ("b", "listen", 0.25, 1), ("b", "listen", None, 1),
+        ("b", "like", None, 1), ("b", "like", None, None), ("a", "like", None, 1), ("a", "listen", 1, 1),
+    ]
+]  # fmt: skip
+"""Events of one user and one time."""
+
+
+@pytest.mark.parametrize("deduplicate", [False, True])
+def test_files_are_the_same_in_whatever_order_the_rows_of_a_log_are(tmp_path, deduplicate):
+    log, files = frame(TIED, ("user", "song", "time", "type", "ratio", "organic")), []
+    for name, rows in (("one", log), ("other", log.reverse()), ("third", log.sample(fraction=1, shuffle=True, seed=1))):
+        rows.write_parquet(tmp_path / f"{name}.parquet")
+        report = import_events(tmp_path / f"{name}.parquet", tmp_path / name, deduplicate=deduplicate)
+        files.append(report["files"])
+    assert files[0] == files[1] == files[2]
+    order = [("a", "listen", 100), ("a", "like", None), ("b", "listen", 25), ("b", "listen", 50), ("b", "listen", 50),
+             ("b", "listen", None), ("b", "like", None), ("b", "like", None)]  # fmt: skip
+    furthest = [order[place] for place in (0, 1, 3, 6)]
+    assert [(row[2], *row[3:]) for row in arrived(tmp_path / "one")] == (furthest if deduplicate else order)
+
+
+def test_whole_numbers_after_one_text_are_in_numeric_order(tmp_path):
+    csv(tmp_path / "log.csv", [(user, f"song {song}", 5, "like") for user, song in (("u10", 2), ("v9", 10), ("u9", 7))])
+    import_events(tmp_path / "log.csv", tmp_path / "own")
+    assert pl.read_parquet(tmp_path / "own/song_ids.parquet").rows() == [(0, "song 2"), (1, "song 7"), (2, "song 10")]
+    assert pl.read_parquet(tmp_path / "own/user_ids.parquet")["user"].to_list() == ["u10", "u9", "v9"]
 
 
 PLAYED = {
@@ -373,6 +405,19 @@ def test_the_first_bad_row_of_several_files_is_named_by_its_file(tmp_path):
     csv(tmp_path / "log-2.csv", [ROWS[0], ("a", "b", "x", "like"), ("a", "b", "y", "like")])
     with pytest.raises(SourceError, match=r"log-2\.csv: row 1 \(from 0\): column time has 'x'.*found 2 such rows"):
         import_events(tmp_path / "log-*.csv", tmp_path / "own")
+
+
+def test_rows_are_read_some_at_a_time_and_ids_known_and_problems_counted_over_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "EVENTS_AT_A_TIME", 2_048)  # the fewest that DuckDB gives
+    rows = [(f"u{n % 7}", f"s{n % 2_500}", SECOND + n, "listen") for n in range(7_000)]
+    frame(rows).write_parquet(tmp_path / "log.parquet")
+    report = import_events(tmp_path / "log.parquet", tmp_path / "own")
+    assert (report["n_events"], report["n_users"], report["n_songs"]) == (7_000, 7, 2_500)
+    assert sorted((row[0], row[2], row[1], "listen") for row in arrived(tmp_path / "own")) == sorted(rows)
+    odd = [("a", "b", str(SECOND), "listen") if n not in (4_500, 6_999) else ("a", "b", "x", "y") for n in range(7_000)]
+    frame(odd).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(SourceError, match=r"row 4500 \(from 0\): column time has 'x'.*found 2 such rows"):
+        import_events(tmp_path / "log.parquet", tmp_path / "own")
 
 
 def test_files_of_different_columns_are_refused_by_name(tmp_path):
