@@ -5,6 +5,7 @@ import importlib.util
 import sys
 import threading
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -15,13 +16,19 @@ from dagster._core.executor.step_delegating.step_handler.base import CheckStepHe
 from ms_assets.definitions import define, elsewhere
 from ms_assets.defs.platform import cluster
 from ms_assets.defs.platform.cluster import AGAIN, ClusterError, StepsElsewhere, on_ray, pod
+from ms_assets.defs.platform.executor import executor_by_scale
 from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.needs import GIB, Needs
+from ms_assets.defs.platform.objects import KIND, Bucket
 from ms_assets.defs.platform.resources import Environment
+from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.defs.platform.sessions import SessionLocks
-from ms_assets_tests import postgres
+from ms_assets.defs.platform.shared import SharedLineage
+from ms_assets.raw.own import OWN
+from ms_assets_tests import postgres, s3
 from ms_assets_tests.contract import CHECKPOINT
 from ms_assets_tests.homes import artefacts, checkpoint, index
+from ms_assets_tests.raylets import NODES
 from ms_assets_tests.raylets import running as cluster_of
 from ms_assets_tests.workplace import ROOT, SHORTLY, Workplace, free_port, until
 
@@ -120,6 +127,18 @@ def test_without_the_extra_for_kubernetes_a_request_for_it_says_what_to_install(
         ClusterError, match=r"package dagster_k8s is missing; install the extra: pip install 'ms_assets\[k8s"
     ):
         cluster.on_kubernetes(None, [], dict)
+
+
+def test_imported_data_are_refused_on_a_cluster_whose_machines_share_a_bucket_alone(tmp_path):
+    records = SharedLineage(tmp_path / "data", Bucket("s3://team/music"))
+    made = executor_by_scale(tmp_path, FileLocks(tmp_path), lambda: GIB, cluster.on_kubernetes, records)
+    init = dg.InitExecutorContext(dg.reconstructable(once), made, {}, dg.DagsterInstance.ephemeral())
+    run = SimpleNamespace(dagster_run=SimpleNamespace(tags={PARTITION_TAG: OWN}), instance=init.instance)
+    expected = (
+        "MS_ASSETS_EXECUTOR: found steps on a cluster, expected local for the scale own with MS_ASSETS_HOME=s3://tea"
+    )
+    with pytest.raises(ValueError, match=expected):
+        next(made.executor_creation_fn(init).execute(run, None))
 
 
 @installed("dagster_k8s")
@@ -250,15 +269,19 @@ def comparable(home):
 
 @installed("dagster_ray")
 @pytest.mark.slow
+@pytest.mark.parametrize("home", ["folder", "bucket"])
 @pytest.mark.parametrize("lost", [False, True], ids=["both raylets live", "one is killed in the middle of a step"])
-def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, lost):
+def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, home, lost):
     with postgres.running() as server, ExitStack() as stack:
-        database = server.create("history")
-        place = place_of(tmp_path, MS_ASSETS_DATABASE=database)
-        environment = {**place.environment, "MS_ASSETS_EXECUTOR": "ray"}
-        raylets = stack.enter_context(cluster_of(environment, tmp_path))
-        place.environment = {**environment, "RAY_ADDRESS": raylets.address}
-        run = place.start("python", "steps.py", stdout=stack.enter_context((tmp_path / "run.log").open("w")))
+        place = place_of(tmp_path, MS_ASSETS_DATABASE=server.create("history"), MS_ASSETS_EXECUTOR="ray")
+        bucket = None
+        if home == "bucket":
+            place.environment["MLFLOW_TRACKING_URI"] = postgres.of_sqlalchemy(server.create("mlflow"))
+            bucket = stack.enter_context(s3.home_of(place))
+        raylets = stack.enter_context(cluster_of(place.environment, tmp_path))
+        place.environment["RAY_ADDRESS"] = raylets.address
+        log = stack.enter_context((tmp_path / "run.log").open("w"))
+        run = place.start("python", "steps.py", home=bucket and bucket.address, stdout=log)
         if lost:
             until(raylets.steps_on_the_second, run)
             raylets.lose_the_second()
@@ -267,6 +290,10 @@ def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, lost):
             "history", "SELECT count(*) FROM event_logs WHERE dagster_event_type = 'STEP_UP_FOR_RETRY'"
         )
         held = server.ask("history", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        if bucket:
+            s3.read_all(bucket, place.home, "sample")
+            for node in NODES[: 1 if lost else 2]:
+                assert (tmp_path / node / bucket.address.removeprefix(KIND) / "data").exists()
     assert comparable(place.home) == alone
     assert tried_again == [str(int(lost))] and held == ["0"]
 
