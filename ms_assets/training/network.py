@@ -208,6 +208,16 @@ class Network(nn.Module):
         return directions * torch.cat([of_users, self.log_lengths.exp(), of_cold])[:, None]
 
     @torch.no_grad()
+    def of_graph(self, features: SongFeatures, propagation: Propagation) -> tuple[Tensor, Tensor]:
+        """Embeddings of users [n_users, d] and graph songs [n_graph_songs, d], the columns of all processes.
+
+        features: graph songs first, as in `forward`; embeddings of cold songs are left out.
+        """
+        whole = self.columns.all(self(features, propagation), dim=1)
+        users, songs, _ = whole.tensor_split([self.n_users, self.adjacency.n_nodes])
+        return users, songs
+
+    @torch.no_grad()
     def embed(self, features: SongFeatures) -> tuple[Tensor, Tensor]:
         """Embeddings of users [n_users, d] and of songs in `features` [n_songs, d], cold ones by content alone."""
         found = self(features, self.frozen_propagation())
