@@ -328,14 +328,20 @@ def test_kubernetes_finds_nothing_wrong_in_the_pod_of_a_step_that_the_values_mak
     from dagster_k8s.container_context import K8sContainerContext
     from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 
+    # As the chart hands them on: from the run launcher what it has, and from the deployment nothing about security.
+    launcher = VALUES["runLauncher"]["config"]["k8sRunLauncher"]
     given = K8sContainerContext.create_from_config(
         {"k8s": {
-            "env_vars": [f"{variable['name']}={variable['value']}" for variable in CODE["env"]],
-            "env_secrets": [secret["name"] for secret in CODE["envSecrets"]],
-            "volumes": CODE["volumes"], "volume_mounts": CODE["volumeMounts"],
-            "security_context": CODE["securityContext"],
+            "resources": launcher["resources"], "security_context": launcher["securityContext"],
+            "run_k8s_config": {"pod_spec_config": launcher["runK8sConfig"]["podSpecConfig"]},
         }}
-    )  # fmt: skip
+    ).merge(K8sContainerContext.create_from_config(
+        {"k8s": {
+            "env": CODE["env"], "env_secrets": [secret["name"] for secret in CODE["envSecrets"]],
+            "volumes": CODE["volumes"], "volume_mounts": CODE["volumeMounts"], "resources": CODE["resources"],
+            "run_k8s_config": {"pod_spec_config": {"automount_service_account_token": True}},
+        }}
+    ))  # fmt: skip
     of_step = UserDefinedDagsterK8sConfig.from_dict(pod(Needs(2, 3 * GIB, 1)))
     context = given.merge(K8sContainerContext(run_k8s_config=of_step))
     image = f"{CODE['image']['repository']}:{CODE['image']['tag']}"
@@ -344,6 +350,11 @@ def test_kubernetes_finds_nothing_wrong_in_the_pod_of_a_step_that_the_values_mak
         config, ["dagster", "api", "execute_step"], "step", context.run_k8s_config
     ).to_dict()
     [container] = job["spec"]["template"]["spec"]["containers"]
+    secured = job["spec"]["template"]["spec"]["security_context"]
+    assert (secured["run_as_user"], secured["run_as_non_root"], secured["fs_group"]) == (1000, True, 1000)
+    assert container["security_context"]["capabilities"]["drop"] == ["ALL"]
+    assert container["security_context"]["allow_privilege_escalation"] is False
+    assert container["resources"]["limits"]["memory"] == str(3 * GIB)
     assert container["image"] == image
     assert container["resources"]["requests"] == {"cpu": "2", "memory": str(3 * GIB), "nvidia.com/gpu": "1"}
     named = {variable["name"]: variable["value"] for variable in container["env"]}

@@ -52,10 +52,10 @@ class SharedLineage(Lineage):
         self.refresh(scale)
 
     def refresh(self, scale: str) -> None:
-        """Take over the records of a scale as they are now; no run of the scale with other steps may be under way."""
-        here = [*self.artefacts()]  # before the bucket is asked, or what a step publishes here meanwhile would be lost
+        """Take over the records of a scale as they are now; no other run of the scale may be under way here."""
+        before = [*self.artefacts()]  # or what a step publishes here while the bucket is asked would be lost
         found = self.bucket.records(scale)
-        for key, of in here:
+        for key, of in before:
             if of == scale and _name(key, scale) not in found:
                 with suppress(DamagedFileError):
                     remove(self.file(key, self.recorded(key, scale)[0]))
