@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -649,6 +650,8 @@ def test_a_revision_is_pinned_once_for_all_machines(tmp_path, bucket, monkeypatc
     assert one.fetch(table, SCALE).revision == other.fetch(table, SCALE).revision == first
     one.pin(third)
     assert other.fetch(table, SCALE).revision == third
+    assert replace(other, revision=second).fetch(table, SCALE).revision == second
+    assert s3.stored(bucket) == ["records/revisions/somebody%2Fyambda@main"]
     one.pin("main")
     with pytest.raises(
         SourceError, match=f"^{bucket.address}/records/revisions/somebody%2Fyambda@main: found 'main', exp"

@@ -235,7 +235,11 @@ class SharedSource(Source):
                 return
 
     def pinned(self) -> str | None:
-        """Content of the pin, a commit; None if the revision is not pinned."""
+        """Content of the pin, a commit; None if the revision is not pinned; a commit needs no pin."""
+        from ms_assets.raw.hub import COMMIT
+
+        if COMMIT.fullmatch(self.revision):  # nor permission to write one
+            return self.revision
         content, tag = self.bucket.record(self.pin_name)
         return content.decode() if tag else None
 
