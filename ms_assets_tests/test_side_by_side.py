@@ -35,12 +35,16 @@ def test_a_step_needs_no_less_memory_at_a_larger_size(step):
 
 
 @pytest.mark.parametrize("size", ["50m", "500m", "5b"])
-def test_figures_of_trainings_are_those_of_their_refusal_beside_the_graph(size):
+@pytest.mark.parametrize(
+    ("step", "estimate"),
+    [("training__lightgcn", training_memory.estimate), ("embeddings", training_memory.estimate_embedding)],
+)
+def test_figures_of_trainings_are_those_of_their_refusal_beside_the_graph(step, estimate, size):
     sizes = training_memory.Sizes(**SHAPES[size]._asdict(), n_owners=SHAPES[size].n_songs // 4)
     settings = scale_settings(TrainingSettings, size, {})
     graph = sum(ESTIMATES["graph__bipartite_graph"](SHAPES[size]).values())
-    needed = PROCESS + graph + sum(training_memory.estimate(sizes, settings).values())
-    assert needed < of_step("training__lightgcn", size, 0, {}).memory < 1.15 * needed
+    needed = PROCESS + graph + sum(estimate(sizes, settings).values())
+    assert needed < of_step(step, size, 0, {}).memory < 1.15 * needed
 
 
 def test_a_step_that_is_given_the_graph_holds_it_beside_what_it_estimates():

@@ -111,7 +111,10 @@ def _peak(found: Found) -> float:
 def estimates(scale: str, settings: TrainingSettings) -> dict[str, int]:
     """Bytes that the product's refusals estimate for the whole scale, by stage; settings: of the training."""
     of_steps = {op.replace("__", "/"): estimate(needs.SHAPES[scale]) for op, estimate in needs.ESTIMATES.items()}
-    parts = of_steps | {TRAINING: memory.estimate(GRAPHS[scale], settings)}
+    parts = of_steps | {
+        TRAINING: memory.estimate(GRAPHS[scale], settings),
+        "training/embeddings": memory.estimate_embedding(GRAPHS[scale], settings),
+    }
     return {stage: sum(estimated.values()) for stage, estimated in parts.items() if stage in STAGES}
 
 

@@ -233,8 +233,10 @@ def _few_steps(bench: Bench) -> Iterator[None]:
 
 def embedded(bench: Bench) -> None:
     """Propagate the trained parameters to embeddings of all users and songs."""
-    graph = bench.graph
-    users, songs = (vectors.numpy() for vectors in bench.model.embeddings(GraphTensors.of(graph)))
+    graph, model = bench.graph, bench.model
+    tensors = GraphTensors.of(graph)
+    memory.refuse_without_room_to_embed(memory.Sizes.of(tensors), model.settings, False)
+    users, songs = (vectors.numpy() for vectors in model.embeddings(tensors))
     for name, vectors in (("user", users), ("song", songs)):
         ids = {f"{name}_id": np.arange(len(vectors), dtype=np.int32)}
         flags = {"cold": (~graph["song"].in_graph).numpy()} if name == "song" else {}

@@ -27,10 +27,6 @@ DIMENSIONS, OF_AUDIO = 64, 128
 """Dimensions of LightGCN's vectors at the larger sizes, and of the audio."""
 
 
-CANDIDATES = 1_000
-"""Number of songs that all recommenders together list for a user, about that of the rehearsals."""
-
-
 class Shape(NamedTuple):
     """Users, songs with a train event, all songs, and edges of a size."""
 
@@ -90,11 +86,11 @@ def _index(shape: Shape) -> Parts:
 
 
 def _phase(shape: Shape) -> Parts:
-    return features.estimate(shape.n_users, shape.n_songs, DIMENSIONS)
+    return features.estimate(shape.n_users, shape.n_songs, shape.n_events, DIMENSIONS)
 
 
 def _ranker(shape: Shape) -> Parts:
-    n_candidates = len(VIEWS) * LEARNERS * CANDIDATES
+    n_candidates = len(VIEWS) * LEARNERS * features.CANDIDATES
     return ranker.estimate(n_candidates, len(features.FEATURES) + len(features.of_sources(SOURCES)))
 
 
@@ -147,11 +143,11 @@ class Row:
         return math.ceil((PROCESS + sum(sum(part.values()) for part in parts)) / GIB) * GIB
 
 
-# Training is estimated too, but by a module that takes PyTorch: these are its figures for the settings of the size,
-# beside the graph. Those of vectors were measured at 500m, and are arithmetic at 5b.
+# Training and its vectors are estimated too, but by a module that takes PyTorch: these are its figures for the settings
+# of the size, beside the graph.
 TABLES = Row(2, of_tables=True)
 TRAINING = Row(4, (2, 10, 20, 111))
-VECTORS = Row(2, (1, 1, 7, 58))
+VECTORS = Row(2, (1, 5, 10, 53))
 ONE = Row(1)
 TWO = Row(2)
 
