@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SMALLEST_BATCH, LARGEST_BATCH = 8_192, 262_144
-LARGEST_PIECE = 32_768
+LARGEST_PIECE = 8_192
+"""Edges of a piece whose rows of 128 numbers the C library keeps for the next piece: larger ones it gives back."""
 DEFAULT_TEMPERATURE = 0.15
 DEFAULT_LENGTH_POWER = 0.1
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
@@ -170,7 +171,7 @@ class TrainingSettings(Settings):
         ge=1,
         le=LARGEST_COUNT,
         description="Pieces per step, whose gradients are accumulated to save memory; the step stays the same. By "
-        "default pieces have at most 32,768 edges, fewer where memory is short.",
+        "default pieces have at most 8,192 edges, fewer where memory is short.",
     )
     group_size: int = Field(
         64, ge=1, le=SMALLEST_BATCH, description="Positives of a batch that share one draw of neutral negatives."

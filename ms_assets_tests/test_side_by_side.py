@@ -8,8 +8,11 @@ import pytest
 from ms_assets import machine
 from ms_assets.definitions import defs
 from ms_assets.defs.platform import side_by_side
-from ms_assets.defs.platform.needs import CHECKS, GIB, PROCESS, ROWS, SIZES, Needs, of_step
+from ms_assets.defs.platform.needs import CHECKS, ESTIMATES, GIB, PROCESS, ROWS, SHAPES, SIZES, Needs, of_step
+from ms_assets.defs.platform.scales import scale_settings
 from ms_assets.defs.platform.side_by_side import Room
+from ms_assets.settings import TrainingSettings
+from ms_assets.training import memory as training_memory
 from ms_assets_tests.homes import artefacts
 from ms_assets_tests.workplace import Workplace
 
@@ -29,6 +32,27 @@ def test_the_table_names_every_asset_and_nothing_else():
 def test_a_step_needs_no_less_memory_at_a_larger_size(step):
     needed = [of_step(step, size, 1 << 30, {}).memory for size in SIZES]
     assert needed == sorted(needed) and needed[0] >= GIB
+
+
+@pytest.mark.parametrize("size", ["50m", "500m", "5b"])
+@pytest.mark.parametrize(
+    ("step", "estimate"),
+    [("training__lightgcn", training_memory.estimate), ("embeddings", training_memory.estimate_embedding)],
+)
+def test_figures_of_trainings_are_those_of_their_refusal_beside_the_graph(step, estimate, size):
+    sizes = training_memory.Sizes(**SHAPES[size]._asdict(), n_owners=SHAPES[size].n_songs // 4)
+    settings = scale_settings(TrainingSettings, size, {})
+    graph = sum(ESTIMATES["graph__bipartite_graph"](SHAPES[size]).values())
+    needed = PROCESS + graph + sum(estimate(sizes, settings).values())
+    assert needed < of_step(step, size, 0, {}).memory < 1.15 * needed
+
+
+def test_a_step_that_is_given_the_graph_holds_it_beside_what_it_estimates():
+    graph, own = (
+        sum(ESTIMATES[step](SHAPES["5b"]).values()) for step in ("graph__bipartite_graph", "retrieval__content_based")
+    )
+    found = of_step("retrieval__content_based", "5b", 0, {}).memory
+    assert PROCESS + graph + own <= found < PROCESS + graph + own + GIB
 
 
 def test_what_makes_tables_needs_what_the_run_lets_tables_hold_and_a_process():

@@ -22,6 +22,8 @@ INTERACTS = ("user", "interacts", "song")
 EDGE_ATTRIBUTES = ("event_type", "n_events", "played_ratio", "weight")
 
 
+AUDIO_AT_ONCE = 1 << 14
+"""Number of songs whose audio is read at a time."""
 Audio = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Unit audio vectors of songs [n_songs, n], zeros where unknown, and flags of songs with one [n_songs]."""
 
@@ -38,7 +40,7 @@ def song_audio(item_id: NDArray[np.int64], embeddings: Relation) -> Audio:
     if not len(item_id):
         return audio, has_audio
     known = embeddings.filter("normalized_embed IS NOT NULL")
-    for batch in known.project("item_id, normalized_embed::FLOAT[] AS audio").to_arrow_reader():
+    for batch in known.project("item_id, normalized_embed::FLOAT[] AS audio").to_arrow_reader(AUDIO_AT_ONCE):
         ids = batch.column("item_id").to_numpy()
         song = order[np.searchsorted(item_id, ids, sorter=order).clip(max=len(item_id) - 1)]
         wanted = item_id[song] == ids

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.interactions import Interactions
+from ms_assets.machine import IN_FLIGHT
 from ms_assets.reranking.candidates import Pool
-from ms_assets.reranking.past import LEAST, MEASURES, Measured, Measures, Past, gather, unmet
+from ms_assets.reranking.past import LEAST, MEASURES, USERS_AT_ONCE, Measured, Measures, Past, gather, unmet
+from ms_assets.retrieval.memory import LIBRARY
 from ms_assets.vectors import Ragged, unit
 
 AT_ONCE = 1 << 16
@@ -18,22 +20,25 @@ AT_ONCE = 1 << 16
 Values = NDArray[np.float64] | NDArray[np.float32]
 
 
-BLOCK = 640 << 20
-"""Bytes of some users' measures, candidates and features."""
+MEASURED = 350
+"""Bytes of some users' measures, of songs, artists and albums, for each of their events (fitted)."""
+CANDIDATES, DESCRIBED = 1_000, 1_100
+"""Number of candidates of a user in a view, about that of all recommenders; bytes of one with its features (fitted)."""
 
 
-def estimate(n_users: int, n_songs: int, n_dimensions: int) -> dict[str, int]:
+def estimate(n_users: int, n_songs: int, n_events: int, n_dimensions: int) -> dict[str, int]:
     """Estimate the bytes of what a phase knows by purpose, beside the graph that it is given.
 
-    n_dimensions: dimensions of LightGCN's embeddings.
+    n_events: number of train events; n_dimensions: dimensions of LightGCN's embeddings.
     """
-    vector = 4 * n_dimensions
+    vector, block = 4 * n_dimensions, min(n_users, USERS_AT_ONCE)
     return {
         "measures of songs": 8 * (len(MEASURES) + 1) * n_songs,
         # Tables of them are read, and put together; later songs' directions, in two steps.
         "embeddings": vector * (n_users + 3 * n_songs),
         "artists and albums": 2 * 24 * n_songs,
-        "some users' features": BLOCK,
+        "some users' features": block * (MEASURED * n_events // max(n_users, 1) + DESCRIBED * CANDIDATES),
+        "tables in flight and library": IN_FLIGHT + LIBRARY,
     }
 
 

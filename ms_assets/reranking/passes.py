@@ -12,7 +12,7 @@ from ms_assets.reranking import candidates, cold, features
 from ms_assets.reranking.candidates import Lists, Pool
 from ms_assets.reranking.features import Facts, Knowledge
 from ms_assets.reranking.past import ranges
-from ms_assets.reranking.ranker import JUDGED_AT, SEED, Material, Ranker
+from ms_assets.reranking.ranker import JUDGED_AT, SEED, Material, Ranker, refuse_without_room
 from ms_assets.retrieval.recommender import TOP_K, VIEWS
 from ms_assets.streams import Relation, with_progress
 
@@ -85,8 +85,13 @@ def _judged(view: str, first: int, pairs: Interactions, wanted: Interactions) ->
 
 
 def read(table: Relation) -> dict[str, Material]:
-    """Read the material of each view from a table that `material` made; it takes seconds, so once in a step."""
+    """Read the material of each view from a table that `material` made; it takes seconds, so once in a step.
+
+    Raises:
+        NotEnoughMemoryError: it does not fit into free memory while rankers learn from it.
+    """
     names = [name for name in table.columns if name not in SCHEMA.names]
+    refuse_without_room(len(table), len(names))
     # A view at a time, for the rows of both would be held beside the arrays.
     return {view: _read(table.filter(f"view = '{view}'").to_arrow_table(), names) for view in VIEWS}
 

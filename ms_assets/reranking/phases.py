@@ -95,7 +95,7 @@ class Stored:
         refuse_beyond(
             free_memory(),
             f"ranking for {n_users:,} users among {n_songs:,} songs",
-            estimate(n_users, n_songs, dimensions(self.song_embeddings)),
+            estimate(n_users, n_songs, len(self.train), dimensions(self.song_embeddings)),
             "lower training__lightgcn.embedding_dim, or rank on a machine with more memory",
         )
 

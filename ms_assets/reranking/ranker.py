@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets import ranking
+from ms_assets.machine import IN_FLIGHT, free_memory, refuse_beyond
+from ms_assets.retrieval.memory import LIBRARY
 
 if TYPE_CHECKING:
     from lightgbm import Booster, Dataset
@@ -41,6 +43,31 @@ SEED = 0
 ABOUT = "ranker.json"
 FORMAT = 2
 """Version of a ranker's files."""
+
+
+def estimate(n_candidates: int, n_features: int) -> dict[str, int]:
+    """Estimate the bytes of learning rankers by purpose; n_candidates: those of both views together."""
+    row = 4 * n_features
+    return {
+        "candidates": row * n_candidates,
+        # As they are read; later those of a view that each fold is stopped on, and others that it learns from.
+        "candidates of a view": row * n_candidates,
+        "tables in flight and library": IN_FLIGHT + LIBRARY,
+    }
+
+
+def refuse_without_room(n_candidates: int, n_features: int) -> None:
+    """Check that candidates fit into free memory while rankers learn from them.
+
+    Raises:
+        NotEnoughMemoryError: they do not; names the parts' sizes and what to change.
+    """
+    refuse_beyond(
+        free_memory(),
+        f"learning from {n_candidates:,} candidates with {n_features} features",
+        estimate(n_candidates, n_features),
+        "learn on a machine with more memory",
+    )
 
 
 @dataclass(frozen=True)

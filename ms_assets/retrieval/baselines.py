@@ -8,17 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.retrieval.dataset import ONE, Dataset, total
+from ms_assets.retrieval.memory import FACTORS, most_factors
 from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommender, nearest
 
 DAY = 86_400
 MINUTE = 60
-FACTORS = 64
 SVD_GRID = [
     {"factors": factors, "power": power}
     for factors, power in ((FACTORS, 0.0), (128, 0.0), (32, 0.3), (FACTORS, 0.3), (128, 0.4), (256, 0.4), (256, 0.5))
 ]
-VECTORS = 1 << 25
-"""Number of numbers in the vectors of an SVD up to which more than FACTORS are tried: time grows with their square."""
 DECAYS = [{"decay": decay} for decay in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)]
 HALF_LIVES = [{"half_life_days": days} for days in (7, 1, 2, 4, 14, 30, 60, 120)]
 
@@ -153,8 +151,12 @@ class SVD(VectorRecommender):
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         left, singular, right = truncated_svd(positives(dataset, self.power, self.power), self.factors, 5, self.seed)
         of_users, of_songs = (count**self.power for count in degrees(dataset))
-        users, songs = left * singular * of_users[:, None], right.T * of_songs[:, None]
-        return {"users": users.astype(np.float32), "songs": songs.astype(np.float32)}
+        return {"users": _scaled(left * singular, of_users), "songs": _scaled(right.T, of_songs)}
+
+
+def _scaled(vectors: NDArray[np.float32], lengths: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Vectors times lengths, multiplied as float64 and rounded as they are written, float32 [n, d]."""
+    return np.multiply(vectors, lengths[:, None], out=np.empty(vectors.shape, np.float32), casting="same_kind")
 
 
 def truncated_svd(matrix: Any, factors: int, n_iter: int, seed: int) -> tuple[NDArray[Any], ...]:
@@ -167,7 +169,7 @@ def truncated_svd(matrix: Any, factors: int, n_iter: int, seed: int) -> tuple[ND
 
 def svd_grid(dataset: Dataset) -> list[dict[str, float]]:
     """Settings of an SVD worth trying: those of SVD_GRID whose vectors are few enough."""
-    most = max(FACTORS, VECTORS // (dataset.heard.n_users + dataset.n_graph_songs))
+    most = most_factors(dataset.heard.n_users, dataset.n_graph_songs)
     return [setting for setting in SVD_GRID if setting["factors"] <= most]
 
 
@@ -207,8 +209,11 @@ class ContentBased(VectorRecommender):
         mean = np.ascontiguousarray(dataset.heard.csr(share) @ audio, np.float32)
         return {"users": mean, "songs": audio, "audible": np.flatnonzero(has_audio)}
 
+    def _prepare(self, dataset: Dataset) -> None:
+        songs, audible = self.learned["songs"], self.learned["audible"]
+        self._audible = songs if len(audible) == len(songs) else songs[audible]
+
     def rank(self, user: NDArray[np.int64], n: int) -> Ranked:
         """Rank songs with audio."""
-        audible = self.learned["audible"]
-        found, scores = nearest(self.learned["users"], self.learned["songs"][audible])(user, n)
-        return np.append(audible, -1)[found], scores  # −1 stays −1
+        found, scores = nearest(self.learned["users"], self._audible)(user, n)
+        return np.append(self.learned["audible"], -1)[found], scores  # −1 stays −1

@@ -22,7 +22,7 @@ from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.recommender import TOP_K, nearest, ranked
 from ms_assets.retrieval.tuning import Tuner
 from ms_assets.streams import Relation
-from ms_assets.vectors import Ragged, unit, vector_column
+from ms_assets.vectors import Ragged, embeddings, unit
 
 SHORTEST = 1e-3
 
@@ -115,6 +115,4 @@ def placed(
 def indexed_vectors(song_embeddings: Relation, cold_songs: Relation) -> NDArray[np.float32]:
     """Vectors in the index by song_id: embeddings of trained songs, calibrated ones of cold songs, float32 [n, d]."""
     trained = song_embeddings.filter("NOT cold")
-    rows = [table.order("song_id").to_arrow_table() for table in (trained, cold_songs)]
-    parts = [vector_column(table, "embedding") for table in rows if len(table)]
-    return np.concatenate(parts)
+    return np.concatenate([embeddings(table, "song_id") for table in (trained, cold_songs) if len(table)])

@@ -142,7 +142,7 @@ def _within_memory(
             refuse_beyond(
                 free_memory(),
                 f"retrieval for {n_users:,} users with {n_events:,} train events",
-                estimate(n_users, n_graph_songs, n_pairs, n_validated, needs),
+                estimate(n_users, n_graph_songs, n_pairs, n_validated, needs, n_events),
                 "let fewer users take part (splits__users.min_events, max_events), or recommend on a machine with more "
                 "memory",
             )

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_assets.retrieval.baselines import FACTORS, best_first
+from ms_assets.retrieval.baselines import best_first
 from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.memory import FACTORS
 from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommender
 
 SONGS_PER_USER = 300

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.files import published, reading
+from ms_assets.machine import IN_FLIGHT, free_memory, refuse_beyond
 from ms_assets.retrieval import exact
+from ms_assets.retrieval.memory import LIBRARY
 from ms_assets.training.trained import TrainedModel
 
 if TYPE_CHECKING:
@@ -37,6 +39,33 @@ MOST_ON_GPU = 2_048
 """Largest k, and largest number of lists probed, for which Faiss searches on a GPU."""
 NEIGHBOURS = 32
 """Links of a song in HNSW."""
+
+
+def estimate(n_songs: int, n_users: int, dimensions: int, singly: bool = False) -> dict[str, int]:
+    """Estimate the bytes of building and measuring an index by purpose; `singly` as in `choose`."""
+    vector = 4 * dimensions
+    return {
+        "vectors of songs and queries": vector * (n_songs + n_users),
+        # As they are read; later the index, its ids, and the songs that its lists are learned from.
+        "index": (vector + 2 * 8) * n_songs + POINTS_PER_LIST * list_count(n_songs) * vector,
+        "links": singly * 2 * 4 * NEIGHBOURS * n_songs,
+        "exact search": 2 * 4 * min(RECALL_QUERIES * n_songs, exact.AT_ONCE),
+        "tables in flight and library": IN_FLIGHT + LIBRARY,
+    }
+
+
+def refuse_without_room(n_songs: int, n_users: int, dimensions: int, singly: bool = False) -> None:
+    """Check that an index fits into free memory while it is built and measured.
+
+    Raises:
+        NotEnoughMemoryError: it does not; names the parts' sizes and what to change.
+    """
+    refuse_beyond(
+        free_memory(),
+        f"retrieval/song_index of {n_songs:,} songs in {dimensions} dimensions",
+        estimate(n_songs, n_users, dimensions, singly),
+        "lower training__lightgcn.embedding_dim, or build it on a machine with more memory",
+    )
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.retrieval import exact
-from ms_assets.retrieval.baselines import FACTORS, degrees, positives, truncated_svd
+from ms_assets.retrieval.baselines import degrees, positives, truncated_svd
 from ms_assets.retrieval.dataset import ROWS, Dataset
-from ms_assets.retrieval.memory import MOST_USERS
+from ms_assets.retrieval.memory import FACTORS, MOST_USERS
 from ms_assets.retrieval.recommender import Ranked, Recommender, padded
 from ms_assets.streams import Relation, in_user_ranges
 
@@ -102,10 +102,10 @@ class Transitions(LinearModel):
         from scipy.sparse import csr_matrix
 
         song, following, n = (self.learned[name] for name in ("song", "following", "n"))
-        own = np.arange(dataset.n_graph_songs)
-        song, following, n = np.append(song, own), np.append(following, own), np.append(n, np.ones(len(own)))
-        share = (n / np.bincount(song, n)[song]).astype(np.float32)
-        self._shares = csr_matrix((share, (song, following)), shape=(len(own), len(own)))
+        own = np.arange(dataset.n_graph_songs, dtype=song.dtype)
+        song, following, share = np.append(song, own), np.append(following, own), np.append(n, np.ones(len(own)))
+        share /= np.bincount(song, share)[song]
+        self._shares = csr_matrix((share.astype(np.float32), (song, following)), shape=(len(own), len(own)))
         self._recent = dataset.matrix(self.learned["recent"])
 
     def _scores(self, user: NDArray[np.int64]) -> "Tensor":
@@ -177,14 +177,10 @@ class EASE(LinearModel):
     seed: int = 0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
-        from scipy.linalg import cholesky, inv
-
         users = np.random.default_rng(self.seed).permutation(np.flatnonzero(dataset.heard.counts))[:MOST_USERS]
         ones = positives(dataset)[users]
-        gram = (ones @ ones.T).toarray().astype(np.float64)
-        gram[np.diag_indices_from(gram)] += self.regularization
         # K = LᵀL; squares of LX sum to its diagonal without the cancellation that is near in float32.
-        root = inv(cholesky(gram, lower=True), assume_a="lower triangular").astype(np.float32)
+        root = _inverse_root((ones @ ones.T).toarray().astype(np.float64), self.regularization)
         by_song = ones.T.tocsr()
         rows = np.array_split(root, 1 + len(root) * dataset.n_graph_songs // exact.AT_ONCE)
         explained = np.sum([_sums(some, by_song).square_().sum(dim=1).numpy() for some in rows], axis=0)
@@ -202,6 +198,16 @@ class EASE(LinearModel):
         scores = _sums((songs @ self._learnt.T).toarray() @ root.T @ root, self._by_song).T.contiguous()
         scores -= torch.from_numpy((songs.multiply(explained)).toarray().astype(np.float32))
         return scores.div_(torch.from_numpy(1 - explained))
+
+
+def _inverse_root(gram: NDArray[np.float64], regularization: float) -> NDArray[np.float32]:
+    """Inverse of the lower Cholesky factor of a symmetric matrix + regularization, in its place, float32 [n, n]."""
+    from scipy.linalg import cholesky, inv
+
+    gram[np.diag_indices_from(gram)] += regularization
+    # LAPACK works in place on columns; rows of a symmetric matrix are its columns.
+    factor = cholesky(gram.T, lower=True, overwrite_a=True)
+    return inv(factor, assume_a="lower triangular", overwrite_a=True).astype(np.float32, order="C")
 
 
 def _sums(weights: NDArray[np.float32], by_song: Any) -> "Tensor":

@@ -25,8 +25,13 @@ MOST_USERS = 6_000
 DRAWN = 12 << 20
 """Bytes of the users by whose validation part vectors are chosen."""
 FLOAT = 4
-FACTORS = 64 * FLOAT
-"""Bytes of a vector that a baseline learns."""
+FACTORS = 64
+"""Number of factors of a baseline; SVD also tries others, up to `most_factors`."""
+VECTOR = FACTORS * FLOAT
+VECTORS = 1 << 25
+"""Number of numbers in the vectors of an SVD up to which more than FACTORS are tried: time grows with their square."""
+MORE_FACTORS, OVERSAMPLED = (128, 256), 10
+"""Larger numbers of factors that an SVD tries; number of vectors beyond them while they are found."""
 
 
 class Taken(NamedTuple):
@@ -39,6 +44,10 @@ class Taken(NamedTuple):
     fixed: int = 0
     two_users: int = 0
     """Bytes of two of the users that `EASE` learns from."""
+    event: int = 0
+    """Bytes of a train event."""
+    copies: int = 0
+    """Copies of the vectors of an SVD, of users and songs."""
 
 
 class Needs(NamedTuple):
@@ -48,44 +57,57 @@ class Needs(NamedTuple):
     ranking: Taken = Taken(user=LISTS)
     scores: int = 0
     """Number of blocks of scores of all songs, `exact.AT_ONCE` at most, while songs are ranked."""
+    reads: bool = True
+    """True if tables are read, a batch at a time, at the largest moment of learning."""
 
 
-LEAST = Needs()
+LEAST = Needs(Taken(fixed=LIBRARY), Taken(user=LISTS, fixed=LIBRARY), reads=False)
 """Needs of a method that keeps a number for each song at most."""
 NEEDS = {
     # Activation of each pair, then also songs and activation in order.
     "replay": Needs(Taken(20, fixed=LIBRARY), Taken(12, LISTS, fixed=LIBRARY)),
     # Activation of each pair, in two views; vectors of users and songs.
-    "lightgcn_replay": Needs(Taken(16, FACTORS, FACTORS), Taken(16, FACTORS + LISTS, FACTORS)),
+    "lightgcn_replay": Needs(Taken(16, VECTOR, VECTOR, LIBRARY), Taken(16, VECTOR + LISTS, VECTOR, LIBRARY)),
     # Shares of means and their matrix; means of 128 dimensions.
-    "content_based": Needs(Taken(12, 8 * 128), Taken(0, 4 * 128 + LISTS), scores=1),
+    "content_based": Needs(Taken(12, 8 * 128, fixed=LIBRARY), Taken(0, 4 * 128 + LISTS, fixed=LIBRARY), 1, reads=False),
     # Of the 300 songs most played, 0.3 of all: histories and weighted matrices. 200 neighbours of a song, 16 bytes each
-    # and then 12. Counts by user.
-    "item_knn": Needs(Taken(22, 0, 200 * (16 + 12), LIBRARY), Taken(8, LISTS, 200 * 12, LIBRARY)),
+    # as they are found and 12 in a matrix, then 8 more in `implicit`; 8 are fitted. Counts by user.
+    "item_knn": Needs(
+        Taken(22, 0, 200 * (16 + 12 + 8), LIBRARY), Taken(8, LISTS, 200 * (12 + 8), LIBRARY), reads=False
+    ),
     # Counts by user, weighted, and by song; vectors before and after they are scaled.
-    "ials": Needs(Taken(24, 2 * FACTORS, 2 * FACTORS, LIBRARY), Taken(0, FACTORS + LISTS, FACTORS, LIBRARY), 1),
+    "ials": Needs(Taken(24, 2 * VECTOR, 2 * VECTOR, LIBRARY), Taken(0, VECTOR + LISTS, VECTOR, LIBRARY), 1, False),
     # Counts by user, and the user of each pair, first as int64.
-    "bpr": Needs(Taken(20, 2 * FACTORS, 2 * FACTORS, LIBRARY), Taken(0, FACTORS + LISTS, FACTORS, LIBRARY), 1),
-    # A matrix of ones; a basis of 74 vectors, its factors, and copies.
+    "bpr": Needs(Taken(20, 2 * VECTOR, 2 * VECTOR, LIBRARY), Taken(0, VECTOR + LISTS, VECTOR, LIBRARY), 1, False),
+    # A matrix of ones; a product with a basis, its copy, and its factor.
     "collaborative_filtering": Needs(
-        Taken(8, 5 * FACTORS, 5 * FACTORS, 3 * LIBRARY), Taken(0, FACTORS + LISTS, FACTORS, 3 * LIBRARY), 1
+        Taken(8, fixed=2 * LIBRARY, copies=3), Taken(0, LISTS, fixed=2 * LIBRARY, copies=1), 1, False
     ),
     # Three matrices, one while it is made; strongest vectors of songs, scaled in two ways.
     "graph_filter": Needs(
-        Taken(8, 5 * FACTORS, 5 * FACTORS, 3 * LIBRARY), Taken(28, LISTS, 3 * FACTORS, 3 * LIBRARY), 2
+        Taken(8, 5 * VECTOR, 5 * VECTOR, 3 * LIBRARY), Taken(28, LISTS, 3 * VECTOR, 3 * LIBRARY), 2, False
     ),
-    # Weights, and three matrices, one while it is made.
-    "session_knn": Needs(Taken(12, fixed=LIBRARY), Taken(32, LISTS, fixed=LIBRARY), 2),
-    # Weights and their matrix; a song that followed for each pair, in a table, as arrays, and as a matrix.
-    "transitions": Needs(Taken(12 + 16, fixed=LIBRARY), Taken(12 + 68, LISTS, fixed=LIBRARY), 1),
-    # A matrix; the Gram matrix of some users, its factor and its inverse, and then this alone.
-    "ease": Needs(Taken(12, 0, 8, LIBRARY, 28), Taken(12, LISTS, 8, LIBRARY, 4), 2),
+    # Weights, three matrices, and lengths while the last one is made.
+    "session_knn": Needs(Taken(32, fixed=LIBRARY), Taken(28, LISTS, fixed=LIBRARY), 2),
+    # Weights and their matrix; a song that followed for each event, as arrays, with its share, and as a matrix.
+    "transitions": Needs(
+        Taken(4, fixed=LIBRARY, event=16 + 16 + 4 + 8), Taken(12, LISTS, fixed=LIBRARY, event=16 + 8), 1
+    ),
+    # A matrix; the Gram matrix of some users, sparse and dense, or in two precisions, and then its inverse alone.
+    "ease": Needs(Taken(12, 0, 8, LIBRARY, 12), Taken(12, LISTS, 8, LIBRARY, 4), 2, False),
 }
 """Needs of methods; LEAST of those that are not named."""
 
 
-OF_QUERIES, OF_COLD_SONGS = (6, 3), (2, 6)
-"""Numbers of vectors of each user and song that these steps hold, for `of_vectors`."""
+UNTUNED = ("lightgcn", "popular", "random", "content_based")
+"""Methods without the validation part."""
+OF_VECTORS = {"queries": (6, 3), "cold_songs": (2, 6)}
+"""Numbers of vectors of each user and song that steps hold, for `of_vectors`."""
+
+
+def needs_of(step: str, dimensions: int) -> Needs:
+    """Needs of a method, or of a step of OF_VECTORS; dimensions: those of LightGCN's vectors."""
+    return of_vectors(dimensions, *OF_VECTORS[step]) if step in OF_VECTORS else NEEDS.get(step, LEAST)
 
 
 def of_vectors(dimensions: int, of_users: int, of_songs: int) -> Needs:
@@ -95,22 +117,36 @@ def of_vectors(dimensions: int, of_users: int, of_songs: int) -> Needs:
     return Needs(Taken(0, of_users * row, of_songs * row, fixed), Taken(0, of_users * row, row, fixed), scores=1)
 
 
-def estimate(n_users: int, n_songs: int, n_pairs: int, n_validated: int = 0, needs: Needs = LEAST) -> dict[str, int]:
+def most_factors(n_users: int, n_songs: int) -> int:
+    """Largest number of factors that an SVD tries."""
+    most = VECTORS // (n_users + n_songs)
+    return max(factors for factors in (FACTORS, *MORE_FACTORS) if factors <= max(most, FACTORS))
+
+
+def estimate(
+    n_users: int, n_songs: int, n_pairs: int, n_validated: int = 0, needs: Needs = LEAST, n_events: int = 0
+) -> dict[str, int]:
     """Estimate the bytes of a step of the room by purpose, beside what it was given.
 
-    n_songs: number of songs with a train event; n_validated: number of pairs of the validation part.
+    n_songs: number of songs with a train event; n_validated: number of pairs of the validation part; n_events: number
+    of train events.
     """
+    vectors = FLOAT * (most_factors(n_users, n_songs) + OVERSAMPLED) * (n_users + n_songs)
 
     def bytes_of(taken: Taken) -> int:
-        of_each = taken.pair * n_pairs + taken.user * n_users + taken.song * n_songs
-        return of_each + taken.fixed + taken.two_users * min(n_users, MOST_USERS) ** 2
+        of_each = taken.pair * n_pairs + taken.event * n_events + taken.user * n_users + taken.song * n_songs
+        return of_each + taken.fixed + taken.two_users * min(n_users, MOST_USERS) ** 2 + taken.copies * vectors
+
+    def block(users: int) -> int:
+        pieces = -(-users * n_songs // exact.AT_ONCE)
+        return FLOAT * -(-users // max(pieces, 1)) * n_songs
 
     at_once, in_flight = min(n_users, USERS_AT_ONCE), min(IN_FLIGHT, 128 * n_pairs)
     candidates = min(n_songs, 100 + LONGEST * n_pairs // max(n_users, 1)) * at_once
-    search = needs.scores * FLOAT * min(at_once * n_songs, exact.AT_ONCE) + CANDIDATE * min(candidates, SONGS_AT_ONCE)
+    search = needs.scores * block(at_once) + CANDIDATE * min(candidates, SONGS_AT_ONCE)
     moments = {
         "joined histories and tables in flight": JOINED * n_pairs + in_flight,
-        "learning and tables in flight": bytes_of(needs.learning) + in_flight,
+        f"learning{' and tables in flight' * needs.reads}": bytes_of(needs.learning) + needs.reads * in_flight,
         "ranking": bytes_of(needs.ranking) + search,
     }
     largest = max(moments, key=lambda moment: moments[moment])

@@ -99,6 +99,7 @@ class Tuner:
                     best[view], settings[view] = ndcg[view], setting
                     if len(self.sample) == self.heard.n_users:  # others are fitted again, and take memory until then
                         recommenders[view] = recommender
+            del recommender  # before the next one takes as much
         return Tuned(settings, trials, recommenders)
 
 

@@ -1,10 +1,8 @@
 """Compute device of a training, and its free memory."""
 
-import os
-
 import torch
 
-from ms_assets.machine import free_memory
+from ms_assets.machine import cores, free_memory
 
 
 def resolve(wanted: str) -> torch.device:
@@ -29,7 +27,7 @@ def refuse_too_many(ranks: int, device: torch.device) -> None:
         ValueError: the machine has fewer, or one card is wanted for all.
     """
     on_cards = device.type == "cuda"
-    there, what = (torch.cuda.device_count(), "CUDA cards") if on_cards else (os.cpu_count() or 1, "cores")
+    there, what = (torch.cuda.device_count(), "CUDA cards") if on_cards else (cores(), "cores")
     if ranks > there:
         raise ValueError(f"ranks: found {ranks}, but this machine has {there} {what}")
     if ranks > 1 and device.index is not None:

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Self
 
-from ms_assets.machine import described, refuse_beyond, text
+from ms_assets.machine import described, free_memory, refuse_beyond, text
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors
 from ms_assets.training.propagation import ENTRIES_AT_ONCE
@@ -148,6 +148,38 @@ def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
         "edges": (BUILDING + FLOAT + LONG + FLOAT + LONG) * sizes.n_edges,
     }
     return {name: settings.ranks * part for name, part in of_one.items()} | _first_rank(sizes, settings)
+
+
+def estimate_embedding(sizes: Sizes, settings: TrainingSettings, refitted: bool = False) -> dict[str, int]:
+    """Estimate the bytes of computing all embeddings from a model in main memory, by purpose, beside the loaded graph.
+
+    refitted: a refit's model has the validation part in its graph, and comes with embeddings of the one before.
+    """
+    whole = settings.model_copy(update={"ranks": 1})
+    vectors = FLOAT * settings.embedding_dim * (sizes.n_users + sizes.n_songs)
+    # Rows of the adjacency, weights of edges, and entries of the propagation.
+    held = 2 * 2 * INT + FLOAT + 2 * BYTES[settings.precision]
+    return {
+        "model and network": 2 * estimate_alone(sizes, whole)["parameters"] // _copies(settings),
+        "edges": max(BUILDING, held) * sizes.n_edges + refitted * 2 * EDGE * sizes.n_edges,
+        # Songs as encoded, all nodes put together, at length 1, propagated, and the layers' sum.
+        "propagation": (6 + refitted) * vectors,
+    }
+
+
+def refuse_without_room_to_embed(sizes: Sizes, settings: TrainingSettings, refitted: bool) -> None:
+    """Check that computing all embeddings fits into main memory.
+
+    Raises:
+        NotEnoughMemoryError: it does not; names the parts' sizes and what to change.
+    """
+    refuse_beyond(
+        free_memory(),
+        f"embedding {sizes.n_users:,} users and {sizes.n_songs:,} songs by {sizes.n_edges:,} edges",
+        estimate_embedding(sizes, settings, refitted),
+        "lower embedding_dim and train again, let fewer users take part (splits__users.min_events, max_events), or "
+        "embed on a machine with more memory",
+    )
 
 
 def estimate_on(device: str, sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:

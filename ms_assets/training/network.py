@@ -59,6 +59,11 @@ def unit(x: Tensor, columns: Columns = WHOLE) -> Tensor:
     return _Unit.apply(x, columns)
 
 
+def _rows(warm: Tensor, cold: Tensor) -> Tensor:
+    """Join rows of warm and cold nodes; most trainings have no cold ones, and then nothing is copied."""
+    return torch.cat([warm, cold]) if len(cold) else warm
+
+
 def log_lengths(degrees: Tensor, power: float) -> Tensor:
     """Logarithms of lengths that are a power of songs' numbers of edges, float32 [n_songs], with a mean of 0."""
     logarithms = degrees.clamp(min=1).float().log()
@@ -184,8 +189,8 @@ class Network(nn.Module):
         """Layer 0: users, graph songs, then cold songs, float32 [n_users + n_songs, d]."""
         songs = self.encoder(features)
         if self.residual is not None:
-            n = self.n_graph_songs
-            songs = torch.cat([songs[:n] + self.residual, songs[n:]])
+            warm, cold = songs.tensor_split([self.n_graph_songs])
+            songs = _rows(warm + self.residual, cold)
         return unit(torch.cat([self.users, songs]), self.columns)
 
     def frozen_propagation(self) -> Propagation:
@@ -203,9 +208,19 @@ class Network(nn.Module):
             warm = propagate_learning(self.adjacency, self.edge_weights(), start[:n_nodes], self.n_layers)
         else:
             warm = propagation(start[:n_nodes])
-        directions = torch.cat([unit(warm, self.columns), start[n_nodes:]])
+        directions = _rows(unit(warm, self.columns), start[n_nodes:])
         of_users, of_cold = self.cold_length.new_ones(self.n_users), self.cold_length.expand(len(start) - n_nodes)
         return directions * torch.cat([of_users, self.log_lengths.exp(), of_cold])[:, None]
+
+    @torch.no_grad()
+    def of_graph(self, features: SongFeatures, propagation: Propagation) -> tuple[Tensor, Tensor]:
+        """Embeddings of users [n_users, d] and graph songs [n_graph_songs, d], the columns of all processes.
+
+        features: graph songs first, as in `forward`; embeddings of cold songs are left out.
+        """
+        whole = self.columns.all(self(features, propagation), dim=1)
+        users, songs, _ = whole.tensor_split([self.n_users, self.adjacency.n_nodes])
+        return users, songs
 
     @torch.no_grad()
     def embed(self, features: SongFeatures) -> tuple[Tensor, Tensor]:

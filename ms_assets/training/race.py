@@ -88,18 +88,18 @@ def compared(
     if asks_power or asks_temperature:
         network = trainer.initial_network(data.graph, settings, start=True, columns=columns).to(device)
         if asks_power:
-            reached |= _length_powers(network, data, settings, validator)
+            reached |= _length_powers(network, data, validator)
         if asks_temperature:
             reached |= _temperatures(network, data, settings, validator)
     return reached
 
 
-def _length_powers(
-    network: Network, data: TrainingData, settings: TrainingSettings, validator: Validator
-) -> dict[str, float]:
+def _length_powers(network: Network, data: TrainingData, validator: Validator) -> dict[str, float]:
     """Validation NDCG of the start with each power; leaves the network with the best."""
-    degrees = torch.bincount(data.graph.song, minlength=data.graph.n_graph_songs).to(network.log_lengths.device)
-    users, songs = Steps(network, data, settings).embeddings()
+    graph, device = data.graph, network.log_lengths.device
+    degrees = torch.bincount(graph.song, minlength=graph.n_graph_songs).to(device)
+    features = graph.features.select(torch.arange(graph.n_graph_songs)).to(device)
+    users, songs = network.of_graph(features, network.frozen_propagation())
     directions = functional.normalize(songs, dim=1)
     reached: dict[str, float] = {}
     for power in CANDIDATES["length_power"]:

@@ -79,13 +79,9 @@ class Steps:
         self._position, self._loss = 0, 0.0
         return loss
 
-    @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Current embeddings of users and graph songs, without a graph for autograd."""
-        found = self.network(self.features, self.propagation)
-        whole = self.network.columns.all(found, dim=1)
-        users, songs, _ = whole.tensor_split([self.network.n_users, self.network.adjacency.n_nodes])
-        return users, songs
+        return self.network.of_graph(self.features, self.propagation)
 
     def state_dict(self) -> dict[str, Any]:
         """State that the rest of the training depends on, beside data and settings, whole in the first process."""

@@ -1,6 +1,7 @@
 """Tables of `splits` for a fraction of a scale: users, songs and events with the scale's degrees, a block at a time."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -24,8 +25,11 @@ LATER = 0.2
 """Pairs of validation, and of test, for each edge; half of them are edges. Pairs and events are those of 50m."""
 DISLIKED = 0.013
 """Explicit negatives for each edge."""
-LAST = 26_000_000
-"""Second of the last event."""
+DAYS = {"train": (0, 270), "validation": (270, 299), "test": (299, 300)}
+"""First and last day of each part, which is divided at one time for everybody."""
+SESSIONS, SESSION = 120, 3_600
+"""Number of sessions in which a user's events of a part lie, about 20 of train, and their seconds."""
+WRITTEN = (*DAYS, "negatives", "ground_truth")
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Users and songs, int64 [n] each, sorted by both."""
@@ -38,7 +42,7 @@ def sizes_of(whole: Sizes, fraction: float) -> Sizes:
 
 
 def write(folder: Path, sizes: Sizes) -> None:
-    """Write users, songs, audio, train, explicit negatives and ground truth as Parquet files.
+    """Write users, songs, audio, each part's events, explicit negatives and ground truth as Parquet files.
 
     A user has up to ten times as many edges as another, as the filter of users lets by, and songs are drawn by Yambda's
     popularity; every graph song has an edge.
@@ -46,19 +50,19 @@ def write(folder: Path, sizes: Sizes) -> None:
     rng = np.random.default_rng(0)
     draws = _Draws.of(rng, sizes)
     plays = np.zeros(sizes.n_songs, np.int64)
-    train, negatives, truth = (
-        TableWriter(folder / f"{name}.parquet") for name in ("train", "negatives", "ground_truth")
-    )
-    with train, negatives, truth:
+    with ExitStack() as stack:
+        written = {name: stack.enter_context(TableWriter(folder / f"{name}.parquet")) for name in WRITTEN}
         for first in range(0, sizes.n_users, USERS_AT_ONCE):
             edges = draws.edges(first, min(first + USERS_AT_ONCE, sizes.n_users))
-            events = _events(rng, edges)
+            events = _events(rng, edges, "train")
             plays += np.bincount(events["song_id"].to_numpy(), minlength=sizes.n_songs)
-            train.append(events)
-            negatives.append(_negatives(draws.others(edges, DISLIKED)))
+            written["train"].append(events)
+            written["negatives"].append(_negatives(draws.others(edges, DISLIKED)))
             for split in ("validation", "test"):
-                truth.append(_truth(rng, split, draws.later(edges)))
-        for table in (train, negatives, truth):
+                pairs = draws.later(edges)
+                written[split].append(_events(rng, pairs, split))
+                written["ground_truth"].append(_truth(rng, split, pairs))
+        for table in written.values():
             table.finish()
     users = {"user_id": np.arange(sizes.n_users, dtype=np.int32), "uid": 7 * np.arange(sizes.n_users)}
     pq.write_table(pa.table(users), folder / "users.parquet")
@@ -130,15 +134,17 @@ def _sorted(users: NDArray[np.int64], songs: NDArray[np.int64], n_songs: int) ->
     return keys // n_songs, keys % n_songs
 
 
-def _events(rng: Generator, edges: Pairs) -> pa.Table:
-    n_events = rng.geometric(1 / EVENTS_OF_A_PAIR, len(edges[0]))
-    users, songs = (np.repeat(ids.astype(np.int32), n_events) for ids in edges)
+def _events(rng: Generator, pairs: Pairs, part: str) -> pa.Table:
+    n_events = rng.geometric(1 / EVENTS_OF_A_PAIR, len(pairs[0]))
+    users, songs = (np.repeat(ids.astype(np.int32), n_events) for ids in pairs)
+    begin, end = (86_400 * day for day in DAYS[part])
+    times = begin + rng.integers(SESSIONS, size=len(users)) * ((end - begin) // SESSIONS)
     kind = np.repeat(rng.random(len(n_events)) < 0.05, n_events).astype(np.int8)
     return pa.table(
         {
             "user_id": users,
             "song_id": songs,
-            "timestamp": rng.integers(0, LAST // 5, len(users)) * 5,
+            "timestamp": times + 5 * rng.integers(SESSION // 5, size=len(users)),
             "event_type": pa.DictionaryArray.from_arrays(kind, pa.array(["listen", "like"])),
             "played_ratio": pa.array(rng.integers(0, 101, len(users)) / 100, mask=kind == 1),
             "is_organic": rng.integers(0, 2, len(users)).astype(np.uint8),

@@ -14,24 +14,23 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_assets.graph import bipartite
-from ms_assets.retrieval import memory as retrieval_memory
-from ms_assets.retrieval.memory import OF_COLD_SONGS, OF_QUERIES, of_vectors
+from ms_assets.defs.platform import needs
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import memory, trainer
 from ms_assets.training.memory import Sizes
 from ms_assets_tests.benchmarks import fraction, stages
 from ms_assets_tests.benchmarks.report import machine, table
-from ms_assets_tests.benchmarks.shapes import GRAPHS
-from ms_assets_tests.benchmarks.stages import EXACT, STAGES, STEPS, TRAINING, Found
+from ms_assets_tests.benchmarks.shapes import EVENTS, GRAPHS
+from ms_assets_tests.benchmarks.stages import STAGES, STEPS, TRAINING, Found
 
 logger = logging.getLogger(__name__)
 
 FRACTIONS = (0.01, 0.1)
 ROOM = 0.8
 """Share of the free memory that the largest fraction may fill."""
-CALCULATED = (TRAINING, EXACT)
-"""Stages of which a part is timed, and the whole calculated."""
+TABLES = "raw tables, splits"
+SECONDS, PEAK = 0.292e-6, 668 << 20
+"""Seconds an event of raw tables and splits with their checks, and their largest process; `scaling` measured both."""
 EPOCHS = 2
 """Epochs that a training is rehearsed with: its own, and one with cold songs hidden."""
 
@@ -57,6 +56,8 @@ class Run:
     sizes: Sizes
     settings: TrainingSettings
     stages: dict[str, Found]
+    disk: int
+    """Bytes of the tables of `splits`, and of the audio."""
 
 
 def run(scale: str, share: float, settings: TrainingSettings, place: Path | None) -> Run:
@@ -65,11 +66,11 @@ def run(scale: str, share: float, settings: TrainingSettings, place: Path | None
     with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
         fraction.write(folder, sizes)
-        found = {}
+        disk, found = stages.size(folder), {}
         for stage, taken in measured(STAGES, folder, settings):
             logger.info("%g of %s, %s: %.1f s, %d MiB", share, scale, stage, taken.seconds["all"], taken.peak >> 20)
             found[stage] = taken
-    return Run(share, sizes, settings, found)
+    return Run(share, sizes, settings, found, disk)
 
 
 def rehearse(
@@ -109,21 +110,12 @@ def _peak(found: Found) -> float:
 
 def estimates(scale: str, settings: TrainingSettings) -> dict[str, int]:
     """Bytes that the product's refusals estimate for the whole scale, by stage; settings: of the training."""
-    sizes = GRAPHS[scale]
-    of_graph = bipartite.estimate(sizes.n_users, sizes.n_songs, sizes.n_edges, sizes.audio_dimensions)
-    d, n_validated = settings.embedding_dim, int(fraction.LATER * sizes.n_edges)
-    known = {
-        "retrieval/queries": (n_validated, of_vectors(d, *OF_QUERIES)),
-        "retrieval/cold_songs": (n_validated, of_vectors(d, *OF_COLD_SONGS)),
-        "retrieval/lightgcn": (),
-        "retrieval/popular": (),
+    of_steps = {op.replace("__", "/"): estimate(needs.SHAPES[scale]) for op, estimate in needs.ESTIMATES.items()}
+    parts = of_steps | {
+        TRAINING: memory.estimate(GRAPHS[scale], settings),
+        "training/embeddings": memory.estimate_embedding(GRAPHS[scale], settings),
     }
-    of_dataset = sizes.n_users, sizes.n_graph_songs, sizes.n_edges
-    parts = {stage: retrieval_memory.estimate(*of_dataset, *more) for stage, more in known.items()} | {
-        "graph/bipartite_graph": of_graph,
-        TRAINING: memory.estimate(sizes, settings),
-    }
-    return {stage: sum(estimated.values()) for stage, estimated in parts.items()}
+    return {stage: sum(estimated.values()) for stage, estimated in parts.items() if stage in STAGES}
 
 
 def hours(scale: str, runs: Sequence[Run], stage: str) -> float:
@@ -133,7 +125,9 @@ def hours(scale: str, runs: Sequence[Run], stage: str) -> float:
         return whole(runs, value, stage, STAGES[stage].power)
 
     if stage != TRAINING:
-        return seconds(lambda found: found.seconds["all"]) / 3600
+        # Settings are tried on as many users at any size.
+        tuning = whole(runs, lambda found: found.seconds.get("tuning", 0.0), stage)
+        return (tuning + seconds(lambda found: found.seconds["all"] - found.seconds.get("tuning", 0.0))) / 3600
     settings = runs[-1].settings
     n_steps = math.ceil(GRAPHS[scale].n_edges / settings.step_size(GRAPHS[scale].n_edges))
     n_epochs = settings.epochs + trainer.short(settings).epochs  # the latter with cold songs hidden
@@ -147,16 +141,20 @@ def section(scale: str, runs: Sequence[Run]) -> str:
     """Measurements of the fractions, and what the whole scale needs by them, as Markdown."""
     estimated, is_whole = estimates(scale, runs[-1].settings), runs[-1].fraction == 1
     mark = "measured" if is_whole else "extrapolated"
-    rows, needed = [], {}
+    sizes, largest = GRAPHS[scale], runs[-1]
+    needed = {stage: whole(runs, _peak, stage) for stage in STAGES}
+    taken = {stage: hours(scale, runs, stage) for stage in STAGES}
+    disk = {stage: whole(runs, lambda found: found.disk, stage) for stage in STAGES}
+    of_tables, events = largest.disk / largest.fraction, EVENTS[scale] * SECONDS / 3600
+    rows = [(TABLES, f"{_gib(PEAK)} e", "", f"{_gib(of_tables)} {mark[0]}", f"{events:.2f} e")]
     for stage in STAGES:
-        needed[stage] = whole(runs, _peak, stage)
         beyond = whole(runs, lambda found: found.beyond, stage)
-        disk = whole(runs, lambda found: found.disk, stage)
         told = f"{_gib(estimated[stage])} c, {_gib(beyond)} {mark[0]}" if stage in estimated else ""
-        time_mark = "c" if stage in CALCULATED else mark[0]
-        cells = f"{_gib(needed[stage])} {mark[0]}", told, f"{_gib(disk)} {mark[0]}"
-        rows.append((stage, *cells, f"{hours(scale, runs, stage):.2f} {time_mark}"))
-    most, sizes = max(needed, key=needed.__getitem__), GRAPHS[scale]
+        time_mark = "c" if stage == TRAINING else mark[0]
+        cells = f"{_gib(needed[stage])} {mark[0]}", told, f"{_gib(disk[stage])} {mark[0]}"
+        rows.append((stage, *cells, f"{taken[stage]:.2f} {time_mark}"))
+    most, together = max(needed, key=needed.__getitem__), (of_tables + sum(disk.values()), events + sum(taken.values()))
+    rows.append(("**all**", f"**{_gib(needed[most])}**", "", f"**{_gib(together[0])}**", f"**{together[1]:.2f}**"))
     return "\n".join(
         [
             f"`{scale}`: {sizes.n_edges:,} edges, {sizes.n_users:,} users, {sizes.n_songs:,} songs, "
@@ -174,8 +172,9 @@ def section(scale: str, runs: Sequence[Run]) -> str:
             f"m: measured, e: extrapolated by the line through the sizes above (searches of users among songs by a "
             f"higher power), c: calculated. **The largest process, {most}, needs {_gib(needed[most])} GiB "
             f"({mark})**. Hours are those of this machine at that time. A training counts all its epochs and those "
-            f"with cold songs hidden; a baseline that learns vectors searches exactly. Raw tables and splits are in "
-            f'"Scaling"; other baselines, the second stage and the rest of the evaluation are not in the table.',
+            f"with cold songs hidden, the tuning of a method as many users at any size. Raw tables and splits take "
+            f'what an event took in "Scaling"; the disk is without raw tables, copies of the source. The served '
+            f"model, the champion, the report and the checks are not in the table.",
         ]
     )
 

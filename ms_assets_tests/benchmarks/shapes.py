@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import log
 from statistics import NormalDist
 
+from ms_assets.defs.platform import needs
 from ms_assets.raw.sample import Curve, SampleShape
 from ms_assets.training.memory import Sizes
 
@@ -32,11 +33,8 @@ FIFTY_MILLION = SampleShape(
 FIVE_MILLION = replace(FIFTY_MILLION, n_users=1_050, n_songs=470_000, n_listens=4_880_000)
 SHAPES = {"50m": FIFTY_MILLION, "5m": FIVE_MILLION}
 
-GRAPHS = {
-    "500m": Sizes(n_users=60_000, n_graph_songs=1_800_000, n_songs=2_460_000, n_edges=60_000_000, n_owners=600_000),
-    "5b": Sizes(n_users=600_000, n_graph_songs=6_600_000, n_songs=7_700_000, n_edges=600_000_000, n_owners=1_900_000),
-}
-"""Graphs of the larger scales, if the activity filter leaves as much of their users and events as of 50m's.
-
-82 % of the published songs have audio; nearly as many of 5b's have a train event, three quarters of 500m's.
-"""
+OWNERS = {"500m": 600_000, "5b": 1_900_000}
+GRAPHS = {scale: Sizes(**needs.SHAPES[scale]._asdict(), n_owners=n_owners) for scale, n_owners in OWNERS.items()}
+"""Graphs of the larger scales."""
+EVENTS = {"500m": 480_000_000, "5b": 4_790_000_000}
+"""Events of the larger scales before users and songs are chosen, as published."""

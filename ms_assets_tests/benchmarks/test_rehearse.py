@@ -50,8 +50,18 @@ def test_made_up_tables_are_sorted_by_user_and_hold_each_pair_of_a_part_once(tab
     assert 0.4 < known < 0.85
 
 
-def test_every_stage_runs_on_what_the_stages_before_left_and_tells_what_it_took(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "names",
+    [
+        (*list(STAGES)[: list(STAGES).index("retrieval/lightgcn") + 1], "retrieval/popular"),
+        pytest.param(tuple(STAGES), marks=pytest.mark.slow),
+    ],
+    ids=["few", "all"],
+)
+def test_every_stage_runs_on_what_the_stages_before_left_and_tells_what_it_took(names, tmp_path, monkeypatch):
     monkeypatch.setitem(GRAPHS, "500m", TINY)
+    for name in set(STAGES) - set(names):
+        monkeypatch.delitem(STAGES, name)
     monkeypatch.setattr(
         rehearse, "measured", lambda names, *where: ((name, stages.found(name, *where)) for name in names)
     )
@@ -84,7 +94,7 @@ def made_up(share):
         seconds = {"all": 3_600 * share**stage.power, **dict.fromkeys(stages.STEPS, 10 * share)}
         peak = int((1 + 10 * share) * GIB)
         found[name] = Found(seconds, peak, peak - GIB, int(9 * share * GIB), int(share * GIB))
-    return rehearse.Run(share, fraction.sizes_of(GRAPHS["500m"], share), SETTINGS, found)
+    return rehearse.Run(share, fraction.sizes_of(GRAPHS["500m"], share), SETTINGS, found, int(2 * share * GIB))
 
 
 RUNS = [made_up(share) for share in (0.01, 0.1)]
@@ -119,6 +129,21 @@ def test_the_section_marks_each_figure_and_names_the_largest_process():
     assert "| graph/edges | 11.00 e |" in text
     assert "1.10 (0.90)" in text  # 9 of 10 parts of what a hundredth takes beyond its start
     assert "needs 11.00 GiB (extrapolated)" in text
+    # Of each stage a GiB of files, and two of the tables that are given; an hour of each stage but of the training.
+    told = next(row for row in text.splitlines() if row.startswith("| **all** |")).split("|")
+    assert told[2].strip() == "**11.00**"
+    assert told[4].strip() == f"**{len(STAGES) + 2:.2f}**"
+    given = 480 * 0.292 / 3_600
+    trained = rehearse.hours("500m", RUNS, TRAINING)
+    assert float(told[5].strip(" *")) == pytest.approx(given + len(STAGES) - 1 + trained, abs=0.02)
+
+
+def test_tuning_takes_as_long_at_any_size_and_other_work_grows():
+    runs = [made_up(share) for share in (0.01, 0.1)]
+    for run in runs:
+        taken = run.stages["retrieval/ease"]
+        run.stages["retrieval/ease"] = replace(taken, seconds={"all": taken.seconds["all"] + 360, "tuning": 360})
+    assert rehearse.hours("500m", runs, "retrieval/ease") == pytest.approx(1.1, rel=1e-6)
 
 
 def test_settings_of_the_training_are_given_by_name():

@@ -1,10 +1,12 @@
 """Slices and exposure against slow computations, and by hand."""
 
+import duckdb
 import numpy as np
 import pytest
 
-from ms_assets.evaluation import exposure, slices
+from ms_assets.evaluation import exposure, passes, slices
 from ms_assets.evaluation.metrics import Lists, Songs
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.vectors import Ragged
 from ms_assets_tests import slow_metrics
 from ms_assets_tests.evaluation.judged import random_world
@@ -92,3 +94,22 @@ def test_coverage_counts_each_song_once_and_never_exceeds_1():
 def test_lists_without_any_song_cover_nothing_and_have_no_shares():
     found = exposure.exposure(np.zeros(3, int), np.ones(3, bool), np.zeros(3, bool))
     assert found == {"coverage": 0, "exposure_gini": None, "head_share": None, "tail_share": None, "cold_share": None}
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda users, songs, train, truth: next(passes.user_metrics({}, users, songs, train, truth, [10])),
+        lambda users, songs, train, truth: next(passes.official_user_metrics({}, users, songs, train, truth, [10])),
+        lambda users, songs, train, truth: passes.slices({}, users, songs, train, truth, truth, [10]),
+        lambda users, songs, train, truth: passes.recall_curve({}, users, songs, train, truth, 10),
+        lambda users, songs, train, truth: passes.exposure({}, users, songs, train, False, [10]),
+    ],
+)
+def test_a_pass_over_more_than_memory_holds_is_refused_before_it_reads(begin, monkeypatch):
+    monkeypatch.setattr(passes, "free_memory", lambda: 100 << 20)
+    with duckdb.connect() as connection:
+        tables = [connection.sql(f"SELECT 'test' AS split FROM range({n})") for n in (3, 500_000, 9, 4)]
+        with pytest.raises(NotEnoughMemoryError, match=r"3 users among 500,000 songs needs .*min_events") as refusal:
+            begin(*tables)
+    assert "songs 48 MiB" in str(refusal.value)  # 100 bytes each

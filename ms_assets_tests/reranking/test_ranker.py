@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.reranking import cold, passes, ranker
 from ms_assets.reranking.ranker import Material, Ranker, learn
 from ms_assets_tests.reranking.tastes import N_SILENT, N_SONGS, N_USERS, Tastes, knowledge, material, tables
@@ -15,8 +17,6 @@ UID, ITEM_ID = 10 * np.arange(N_USERS) + 3, 7 * np.arange(N_SONGS) + 1
 
 @pytest.fixture(scope="module")
 def world():
-    import duckdb
-
     con, tastes = duckdb.connect(), Tastes.of()
     train, ground_truth, lists = tables(con, tastes)
     known = knowledge(train)
@@ -142,3 +142,11 @@ def test_a_user_without_candidates_gets_songs_that_are_popular_of_late(world):
     heard = {song for (song,) in train.filter("user_id = 5").project("song_id").distinct().fetchall()}
     assert set(found["all", 5]) == set(range(N_SONGS))
     assert set(found["discovery", 5]) == set(range(N_SONGS)) - heard
+
+
+def test_candidates_that_do_not_fit_are_refused_before_they_are_read(monkeypatch):
+    monkeypatch.setattr(ranker, "free_memory", lambda: 200 << 20)
+    with duckdb.connect() as connection:
+        table = connection.sql("SELECT 'all' AS view, 0 AS user_id, 1 AS one, 2 AS two FROM range(20_000_000)")
+        with pytest.raises(NotEnoughMemoryError, match=r"20,000,000 candidates with 2 features needs .*views? 153 MiB"):
+            passes.read(table)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ms_assets.interactions import Interactions
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.retrieval import exact
+from ms_assets.retrieval import index as indexing
 from ms_assets.retrieval.index import (
     DEPTH,
     RECALL_AT,
@@ -275,3 +277,12 @@ def test_what_the_index_does_not_find_never_becomes_a_song(world):
     found, _ = lightgcn(index, world)(np.arange(2), 60)
     assert (found[:, 50:] == -1).all()
     assert sorted(found[0, :50].tolist()) == list(range(50))
+
+
+def test_an_index_that_does_not_fit_is_refused_with_its_sizes(monkeypatch):
+    monkeypatch.setattr(indexing, "free_memory", lambda: 1 << 30)
+    indexing.refuse_without_room(1_000_000, 1_000, 64)
+    with pytest.raises(NotEnoughMemoryError, match=r"song_index of 3,000,000 songs in 64 dimensions.*embedding_dim"):
+        indexing.refuse_without_room(3_000_000, 1_000, 64)
+    with pytest.raises(NotEnoughMemoryError, match="links 244 MiB"):  # 2 × 32 of 4 bytes a song
+        indexing.refuse_without_room(1_000_000, 1_000, 64, singly=True)

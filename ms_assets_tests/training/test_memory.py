@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ms_assets import machine
+from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import devices, memory
 from ms_assets.training.data import GraphTensors
@@ -68,7 +69,9 @@ def test_ranks_divide_what_a_card_holds_and_meet_in_main_memory():
     ids=str,
 )
 def test_what_takes_less_is_estimated_to_take_less(cheaper):
-    assert total(TrainingSettings(**{"embedding_dim": 128, **cheaper})) < total(TrainingSettings(embedding_dim=128))
+    # In one piece, for a step in many takes most of its memory when they have gone.
+    settings = {"embedding_dim": 128, "accumulation": 1}
+    assert total(TrainingSettings(**{**settings, **cheaper})) < total(TrainingSettings(**settings))
 
 
 def test_where_there_is_room_settings_stay_as_they_are(caplog):
@@ -182,3 +185,17 @@ def test_the_estimate_is_near_what_a_training_takes():
     ran = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
     # What the process itself holds depends on the allocator and on the load: 0.76 to 1 on one machine.
     assert 0.6 < float(ran.stdout) < 2
+
+
+def test_embeddings_that_do_not_fit_are_refused_with_what_is_held(monkeypatch):
+    settings = TrainingSettings(embedding_dim=128)
+    monkeypatch.setattr(memory, "free_memory", lambda: 4 * GIB)
+    memory.refuse_without_room_to_embed(YAMBDA_50M, settings, refitted=False)
+    monkeypatch.setattr(memory, "free_memory", lambda: GIB)
+    with pytest.raises(
+        NotEnoughMemoryError, match="embedding 6,000 users and 900,000 songs by 6,000,000 edges"
+    ) as told:
+        memory.refuse_without_room_to_embed(YAMBDA_50M, settings, refitted=True)
+    # Seven times the vectors of all nodes; 32 bytes an edge, and of the graph of a refit 48 more.
+    assert f"propagation {7 * 512 * 906_000 / GIB:.2f} GiB" in str(told.value)
+    assert f"edges {80 * 6_000_000 / 2**20:.0f} MiB" in str(told.value)

@@ -154,7 +154,7 @@ def test_ranks_that_cannot_divide_the_columns_are_refused_by_name():
     ],
 )
 def test_more_ranks_than_cores_or_cards_are_refused_by_name(cards, asked, said, monkeypatch):
-    monkeypatch.setattr(devices.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(devices, "cores", lambda: 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
     with pytest.raises(ValueError, match=said):

@@ -36,9 +36,9 @@ def test_a_step_in_pieces_is_the_same_step(n, changed):
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_by_default_a_piece_has_32_768_edges_at_most():
-    assert settings_of(batch_size=None).n_pieces(6_000_000) == 262_144 // 32_768
-    assert settings_of(batch_size=100_000).n_pieces(6_000_000) == 4
+def test_by_default_a_piece_has_8_192_edges_at_most():
+    assert settings_of(batch_size=None).n_pieces(6_000_000) == 262_144 // 8_192
+    assert settings_of(batch_size=100_000).n_pieces(6_000_000) == 13
     assert settings_of(batch_size=None).n_pieces(500) == 1
 
 

@@ -27,7 +27,7 @@ from ms_assets.retrieval.implicit_models import BPR, IALS, ItemKNN
 from ms_assets.retrieval.index import SongIndex
 from ms_assets.retrieval.lightgcn import BLEND_GRID, LightGCN, LightGCNReplay
 from ms_assets.retrieval.linear_models import EASE, GraphFilter, SessionKNN, Transitions
-from ms_assets.retrieval.memory import NEEDS, OF_COLD_SONGS, OF_QUERIES, of_vectors
+from ms_assets.retrieval.memory import NEEDS, needs_of
 from ms_assets.retrieval.recommender import VIEWS, Ranked, Recommender, everybodys, listed
 from ms_assets.retrieval.tuning import TUNING_K, Setting, Tuner
 from ms_assets.settings import IndexSettings
@@ -60,7 +60,7 @@ def queries(
 
     How much, and how fast songs fade, is chosen on validation; where fading gains nothing, the learned vector stays.
     """
-    needs, trained = of_vectors(dimensions(song_embeddings), *OF_QUERIES), song_embeddings.filter("NOT cold")
+    needs, trained = needs_of("queries", dimensions(song_embeddings)), song_embeddings.filter("NOT cold")
     dataset = Dataset.of(users, songs, train, ground_truth, needs)
     found = asking.fit(dataset, unrefitted(user_embeddings, "user_id"), unrefitted(trained, "song_id"))
     asked, asked_before = found.queries, None
@@ -92,7 +92,7 @@ def cold_songs(
 
     Cold songs have no listeners to learn from, so their vectors come from audio, artists and albums.
     """
-    dataset = Dataset.of(users, songs, train, ground_truth, of_vectors(dimensions(song_embeddings), *OF_COLD_SONGS))
+    dataset = Dataset.of(users, songs, train, ground_truth, needs_of("cold_songs", dimensions(song_embeddings)))
     artists = Ragged.from_column(songs.order("song_id").to_arrow_table(), "artist_ids")
     vectors, known, fit = cold_start.placed(
         dataset,
@@ -131,11 +131,13 @@ def song_index(
     It finds the nearest of millions of songs in milliseconds; a check compares its results with exact search.
     """
     settings = settings_of(context, IndexSettings)
+    singly = settings.queries == "single"
+    indexing.refuse_without_room(len(songs), len(queries), dimensions(song_embeddings), singly)
     vectors = cold_start.indexed_vectors(song_embeddings, cold_songs)
     user_vectors = embeddings(queries, "user_id")
     item_id = songs.order("song_id").to_arrow_table()["item_id"].to_numpy()
     gpu = indexing.gpu_of(lightgcn.settings.device)
-    built = SongIndex.build(vectors, item_id, user_vectors, settings.queries == "single", gpu)
+    built = SongIndex.build(vectors, item_id, user_vectors, singly, gpu)
     assert built.measured is not None, "an index that was built was measured"
     return dg.MaterializeResult(
         value=IndexOfOrigin(built.index, indexing.origin(lightgcn, item_id, user_vectors, vectors)),
@@ -377,6 +379,8 @@ def lists_of_others(
 
     One row per method, view, user and rank; each file is a method of the leaderboard. Empty where there is none.
     """
-    files = own_lists.files_of(io_manager.home / "recommendations", context.partition_key)
+    files = own_lists.files_of(
+        io_manager.lineage.given("recommendations", context.partition_key), context.partition_key
+    )
     lists = own_lists.read(duckdb.connection, files, users, songs, train, user_ids, song_ids)
     return dg.MaterializeResult(value=lists, metadata={f"lists of {name}": str(file) for name, file in files.items()})

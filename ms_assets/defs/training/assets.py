@@ -168,10 +168,12 @@ def embeddings(
     duckdb: DuckDB,
 ) -> Iterator[dg.Output[pa.Table]]:  # fmt: skip
     """Compute user and song embeddings by one propagation of the trained parameters over the graph."""
-    from ms_assets.training import refit
+    from ms_assets.training import memory, refit
     from ms_assets.training.data import GraphTensors
 
     graph, users_before, songs_before = bipartite_graph, None, None
+    sizes = memory.Sizes.of(GraphTensors.of(graph))
+    memory.refuse_without_room_to_embed(sizes, lightgcn.settings, bool(lightgcn.unrefitted))
     if lightgcn.unrefitted:
         users_before, songs_before = lightgcn.validated.embeddings(GraphTensors.of(graph))
         graph = refit.graph_of_train_and_validation(duckdb.connection, graph, train, validation)
