@@ -4,7 +4,6 @@ kept as numbers, with codes for users and songs in place of their ids."""
 import glob
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -205,15 +204,17 @@ def stage_content(con: Connection, found: Sequence[Log], columns: Sequence[Mappi
     Raises:
         SourceError: a table cannot be read to its end, or has a value that cannot be read.
     """
-    problems, writer = Problems(), None
-    with ExitStack() as stack:
-        for part, (log, held) in enumerate(zip(found, columns, strict=True)):
-            rows = count(part << PART_BITS)
-            of_songs = read(con, log, held, {what: quoted(what) for what in held})
+    problems = Problems()
+    rows = [
+        read(con, log, held, {what: quoted(what) for what in held}) for log, held in zip(found, columns, strict=True)
+    ]
+    schema = rows[0].limit(0).to_arrow_table().schema.append(pa.field("position", pa.int64()))
+    with pq.ParquetWriter(file, schema) as writer:
+        for part, (log, of_songs) in enumerate(zip(found, rows, strict=True)):
+            positions = count(part << PART_BITS)
             for batch in problems.noted(log.file, of_songs, VECTORS_AT_A_TIME):
-                table = pa.table(batch).append_column("position", pa.array(islice(rows, len(batch)), pa.int64()))
-                writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema))
-                writer.write_table(table)
+                column = pa.array(islice(positions, len(batch)), pa.int64())
+                writer.write_batch(batch.append_column("position", column))
     problems.refuse()
     return con.read_parquet(glob.escape(str(file)))
 

@@ -373,6 +373,8 @@ BAD = {
     "played alone": (log(("a", "b", 5, 3), names=NAMES), {"columns": {"played": "x"}}, "the one of the duration"),
     "ratio and rating": (log(("a", "b", 5, 3), names=NAMES), {"columns": {"ratio": "x", "rating": "x"}},
                          "--ratio, --rating: expected one of"),
+    "no artists": (lambda f: [csv(f / "log.csv", ROWS), csv(f / "artists.csv", [], ("song", "artist"))][0],
+                   {"artists": "artists.csv"}, r"artists\.csv: no row names a song of the events \(--artists\)"),
     "unknown --audio": (PLAIN, {"audio": "nowhere.parquet"}, r"nowhere\.parquet: no such file"),
     "a time in words": (log(*ROWS, ("a", "b", "today", "like")), {},
                         r"log\.csv: row 4 \(from 0\): column time has 'today', expected times: .*found 1 such"),
@@ -391,8 +393,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_log_that_cannot_be_read_is_refused_in_one_sentence_and_the_former_import_stays(tmp_path, case, former):
+def test_a_log_that_cannot_be_read_is_refused_in_one_sentence_and_the_former_import_stays(
+    tmp_path, monkeypatch, case, former
+):
     make, options, said = BAD[case]
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(former, tmp_path / "own")
     with pytest.raises(SourceError, match=said):
         import_events(make(tmp_path), tmp_path / "own", **options)
