@@ -53,6 +53,7 @@ def define(environment: Environment) -> dg.Definitions:
         revision=environment.revision,
         layout=environment.layout,
         source_home=str(environment.home / "source"),
+        bucket=environment.bucket,
     )
     told = environment.alerts and Target.of(environment.alerts)
     bound = dg.Definitions(

@@ -116,6 +116,15 @@ def own_folder(parent: Path) -> Path:
     return folder.rename(folder.with_name(folder.name[1:]))
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made if it is new, until the end of the block; other processes wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def hold(file: IO[str], how: int) -> None:
     """Lock a file until this process ends, as `flock` does it."""
     fcntl.flock(file, how)

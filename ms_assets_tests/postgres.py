@@ -41,6 +41,11 @@ class Postgres:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
+def of_sqlalchemy(address: str) -> str:
+    """As MLflow hands an address to SQLAlchemy, with the driver that the extra installs."""
+    return address.replace("postgresql://", "postgresql+psycopg2://")
+
+
 def unprivileged() -> dict:
     """Whom PostgreSQL runs as, for it refuses root: arguments of a process."""
     if os.getuid():

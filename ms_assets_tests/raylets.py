@@ -24,6 +24,9 @@ PATIENT = {
 START = ("-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--object-store-memory=80000000", "--block",
          "--disable-usage-stats")  # fmt: skip
 
+NODES = ("first", "second")
+"""Machines by name; each keeps its copies of a home in a bucket in a folder of its own."""
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -57,17 +60,17 @@ def commands(process: psutil.Process) -> list[str]:
 
 @contextlib.contextmanager
 def running(environment: Mapping[str, str], folder: Path) -> Iterator[Cluster]:
-    """Run the cluster until the block ends; its machines have the environment."""
+    """Run the cluster until the block ends; its machines have the environment, and caches below the folder."""
     port, page = free_port(), free_port()
     address = f"http://127.0.0.1:{page}"
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True))
         first = ("--head", f"--port={port}", f"--dashboard-port={page}", f"--temp-dir={temporary}")
         nodes = []
-        for name, arguments in (("first", first), ("second", (f"--address=127.0.0.1:{port}",))):
-            log = folder / f"{name}.log"
+        for name, arguments in zip(NODES, (first, (f"--address=127.0.0.1:{port}",)), strict=True):
+            log, cache = folder / f"{name}.log", {"MS_ASSETS_CACHE": str(folder / name)}
             node = subprocess.Popen(
-                [sys.executable, *START, *arguments], env={**environment, **PATIENT}, cwd=folder,
+                [sys.executable, *START, *arguments], env={**environment, **PATIENT, **cache}, cwd=folder,
                 stdout=stack.enter_context(log.open("w")), stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             stack.callback(end, psutil.Process(node.pid))

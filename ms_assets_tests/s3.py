@@ -17,6 +17,8 @@ import pytest
 
 from ms_assets.defs.platform import objects
 from ms_assets.defs.platform.objects import KIND, Bucket
+from ms_assets.defs.platform.shared import SharedLineage
+from ms_assets_tests.workplace import Workplace
 
 
 @cache
@@ -48,6 +50,22 @@ def connected(address: str) -> Iterator[None]:
         objects._connect.cache_clear()
         yield
     objects._connect.cache_clear()
+
+
+@contextmanager
+def home_of(place: Workplace) -> Iterator[Bucket]:
+    """A bucket as the home of a workplace; its programs find the store, and this process until the block ends."""
+    with connected(endpoint()):
+        place.environment |= variables(endpoint())
+        yield new_bucket()
+
+
+def read_all(bucket: Bucket, home: Path, scale: str) -> None:
+    """Bring the artefacts of a scale from the bucket into a home, as another machine reads them."""
+    records = SharedLineage(home / "data", bucket)
+    records.refresh(scale)
+    for key, _ in records.artefacts():
+        records.fetch(key, scale)
 
 
 def new_bucket() -> Bucket:

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 import threading
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -15,13 +16,19 @@ from dagster._core.executor.step_delegating.step_handler.base import CheckStepHe
 from ms_assets.definitions import define, elsewhere
 from ms_assets.defs.platform import cluster
 from ms_assets.defs.platform.cluster import AGAIN, ClusterError, StepsElsewhere, on_ray, pod
+from ms_assets.defs.platform.executor import executor_by_scale
 from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.needs import GIB, Needs
+from ms_assets.defs.platform.objects import KIND, Bucket
 from ms_assets.defs.platform.resources import Environment
+from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.defs.platform.sessions import SessionLocks
-from ms_assets_tests import postgres
+from ms_assets.defs.platform.shared import SharedLineage
+from ms_assets.raw.own import OWN
+from ms_assets_tests import postgres, s3
 from ms_assets_tests.contract import CHECKPOINT
 from ms_assets_tests.homes import artefacts, checkpoint, index
+from ms_assets_tests.raylets import NODES
 from ms_assets_tests.raylets import running as cluster_of
 from ms_assets_tests.workplace import ROOT, SHORTLY, Workplace, free_port, until
 
@@ -120,6 +127,18 @@ def test_without_the_extra_for_kubernetes_a_request_for_it_says_what_to_install(
         ClusterError, match=r"package dagster_k8s is missing; install the extra: pip install 'ms_assets\[k8s"
     ):
         cluster.on_kubernetes(None, [], dict)
+
+
+def test_imported_data_are_refused_on_a_cluster_whose_machines_share_a_bucket_alone(tmp_path):
+    records = SharedLineage(tmp_path / "data", Bucket("s3://team/music"))
+    made = executor_by_scale(tmp_path, FileLocks(tmp_path), lambda: GIB, cluster.on_kubernetes, records)
+    init = dg.InitExecutorContext(dg.reconstructable(once), made, {}, dg.DagsterInstance.ephemeral())
+    run = SimpleNamespace(dagster_run=SimpleNamespace(tags={PARTITION_TAG: OWN}), instance=init.instance)
+    expected = (
+        "MS_ASSETS_EXECUTOR: found steps on a cluster, expected local for the scale own with MS_ASSETS_HOME=s3://tea"
+    )
+    with pytest.raises(ValueError, match=expected):
+        next(made.executor_creation_fn(init).execute(run, None))
 
 
 @installed("dagster_k8s")
@@ -250,15 +269,19 @@ def comparable(home):
 
 @installed("dagster_ray")
 @pytest.mark.slow
+@pytest.mark.parametrize("home", ["folder", "bucket"])
 @pytest.mark.parametrize("lost", [False, True], ids=["both raylets live", "one is killed in the middle of a step"])
-def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, lost):
+def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, home, lost):
     with postgres.running() as server, ExitStack() as stack:
-        database = server.create("history")
-        place = place_of(tmp_path, MS_ASSETS_DATABASE=database)
-        environment = {**place.environment, "MS_ASSETS_EXECUTOR": "ray"}
-        raylets = stack.enter_context(cluster_of(environment, tmp_path))
-        place.environment = {**environment, "RAY_ADDRESS": raylets.address}
-        run = place.start("python", "steps.py", stdout=stack.enter_context((tmp_path / "run.log").open("w")))
+        place = place_of(tmp_path, MS_ASSETS_DATABASE=server.create("history"), MS_ASSETS_EXECUTOR="ray")
+        bucket = None
+        if home == "bucket":
+            place.environment["MLFLOW_TRACKING_URI"] = postgres.of_sqlalchemy(server.create("mlflow"))
+            bucket = stack.enter_context(s3.home_of(place))
+        raylets = stack.enter_context(cluster_of(place.environment, tmp_path))
+        place.environment["RAY_ADDRESS"] = raylets.address
+        log = stack.enter_context((tmp_path / "run.log").open("w"))
+        run = place.start("python", "steps.py", home=bucket and bucket.address, stdout=log)
         if lost:
             until(raylets.steps_on_the_second, run)
             raylets.lose_the_second()
@@ -267,6 +290,10 @@ def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, lost):
             "history", "SELECT count(*) FROM event_logs WHERE dagster_event_type = 'STEP_UP_FOR_RETRY'"
         )
         held = server.ask("history", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        if bucket:
+            s3.read_all(bucket, place.home, "sample")
+            for node in NODES[: 1 if lost else 2]:
+                assert (tmp_path / node / bucket.address.removeprefix(KIND) / "data").exists()
     assert comparable(place.home) == alone
     assert tried_again == [str(int(lost))] and held == ["0"]
 
@@ -301,14 +328,20 @@ def test_kubernetes_finds_nothing_wrong_in_the_pod_of_a_step_that_the_values_mak
     from dagster_k8s.container_context import K8sContainerContext
     from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 
+    # As the chart hands them on: from the run launcher what it has, and from the deployment nothing about security.
+    launcher = VALUES["runLauncher"]["config"]["k8sRunLauncher"]
     given = K8sContainerContext.create_from_config(
         {"k8s": {
-            "env_vars": [f"{variable['name']}={variable['value']}" for variable in CODE["env"]],
-            "env_secrets": [secret["name"] for secret in CODE["envSecrets"]],
-            "volumes": CODE["volumes"], "volume_mounts": CODE["volumeMounts"],
-            "security_context": CODE["securityContext"],
+            "resources": launcher["resources"], "security_context": launcher["securityContext"],
+            "run_k8s_config": {"pod_spec_config": launcher["runK8sConfig"]["podSpecConfig"]},
         }}
-    )  # fmt: skip
+    ).merge(K8sContainerContext.create_from_config(
+        {"k8s": {
+            "env": CODE["env"], "env_secrets": [secret["name"] for secret in CODE["envSecrets"]],
+            "volumes": CODE["volumes"], "volume_mounts": CODE["volumeMounts"], "resources": CODE["resources"],
+            "run_k8s_config": {"pod_spec_config": {"automount_service_account_token": True}},
+        }}
+    ))  # fmt: skip
     of_step = UserDefinedDagsterK8sConfig.from_dict(pod(Needs(2, 3 * GIB, 1)))
     context = given.merge(K8sContainerContext(run_k8s_config=of_step))
     image = f"{CODE['image']['repository']}:{CODE['image']['tag']}"
@@ -317,6 +350,11 @@ def test_kubernetes_finds_nothing_wrong_in_the_pod_of_a_step_that_the_values_mak
         config, ["dagster", "api", "execute_step"], "step", context.run_k8s_config
     ).to_dict()
     [container] = job["spec"]["template"]["spec"]["containers"]
+    secured = job["spec"]["template"]["spec"]["security_context"]
+    assert (secured["run_as_user"], secured["run_as_non_root"], secured["fs_group"]) == (1000, True, 1000)
+    assert container["security_context"]["capabilities"]["drop"] == ["ALL"]
+    assert container["security_context"]["allow_privilege_escalation"] is False
+    assert container["resources"]["limits"]["memory"] == str(3 * GIB)
     assert container["image"] == image
     assert container["resources"]["requests"] == {"cpu": "2", "memory": str(3 * GIB), "nvidia.com/gpu": "1"}
     named = {variable["name"]: variable["value"] for variable in container["env"]}

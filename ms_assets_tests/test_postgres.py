@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -21,7 +22,7 @@ from ms_assets.defs.platform.resources import Environment, MLflow, StudyStorage
 from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.training import study as studies
-from ms_assets_tests import planted, postgres
+from ms_assets_tests import planted, postgres, s3
 from ms_assets_tests.contract import CHECKPOINT, REPORT
 from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
 from ms_assets_tests.training.trials import BASE, SIDE_BY_SIDE
@@ -42,11 +43,6 @@ def server():
 def address(server, request):
     """A database of a test's own."""
     return server.create(re.sub(r"\W+", "_", request.node.name)[-60:])
-
-
-def of_mlflow(address):
-    """As MLflow hands it to SQLAlchemy, with the driver that the extra installs."""
-    return address.replace("postgresql://", "postgresql+psycopg2://")
 
 
 @pytest.fixture
@@ -125,14 +121,14 @@ def test_processes_side_by_side_share_a_study_in_the_database_and_never_try_the_
 
 @needs_the_extra
 def test_a_model_is_registered_and_promoted_in_a_store_in_the_database_with_its_files_in_the_home(address, tmp_path):
-    store = MLflow(tracking_uri=of_mlflow(address), artifact_location=(tmp_path / "artifacts").as_uri())
+    store = MLflow(tracking_uri=postgres.of_sqlalchemy(address), artifact_location=(tmp_path / "artifacts").as_uri())
     registry = store.registry("50m")
     version = planted.register(registry, planted.model(0))
     registry.promote(version, {})
     assert registry.champion().number == version.number
     assert planted.register(registry, planted.model(0)).number == version.number, "equal files are registered once"
     assert list((tmp_path / "artifacts").rglob("index.faiss"))
-    assert mlflow.get_tracking_uri() == of_mlflow(address)
+    assert mlflow.get_tracking_uri() == postgres.of_sqlalchemy(address)
 
 
 @needs_the_extra
@@ -187,15 +183,25 @@ def test_the_password_stands_in_no_setting_that_the_ui_shows(tmp_path):
 
 @needs_the_extra
 @pytest.mark.slow
+@pytest.mark.parametrize("home", ["folder", "bucket"])
 def test_the_whole_pipeline_on_postgres_makes_the_artefacts_that_it_makes_on_sqlite(
-    server, pipeline, sample_home, tmp_path
+    server, pipeline, sample_home, tmp_path, home
 ):
-    place = Workplace(tmp_path)
+    place, history, store = Workplace(tmp_path), f"history of a {home}", f"mlflow of a {home}"
     place.environment |= {
-        "MS_ASSETS_DATABASE": server.create("history"), "MLFLOW_TRACKING_URI": of_mlflow(server.create("mlflow"))
-    }  # fmt: skip
-    run = place.launch("--job", "pipeline", config=SHORTLY)
-    assert run.returncode == 0, run.stdout
+        "MS_ASSETS_DATABASE": server.create(history),
+        "MLFLOW_TRACKING_URI": postgres.of_sqlalchemy(server.create(store)),
+        "MS_ASSETS_CACHE": str(tmp_path / "cache"),
+    }
+    with ExitStack() as stack:
+        bucket = stack.enter_context(s3.home_of(place)) if home == "bucket" else None
+        here = bucket and bucket.address
+        run = place.launch("--job", "pipeline", config=SHORTLY, home=here)
+        assert run.returncode == 0, run.stdout
+        shown = place.run("python", "-m", "ms_assets", "champion", "sample", home=here)
+        if bucket:
+            s3.read_all(bucket, place.home, "sample")
+            assert any(name.startswith("mlflow/artifacts/") for name in s3.stored(bucket))
     first, second = artefacts(sample_home), artefacts(place.home)
     for name, comparable in {
         f"{CHECKPOINT}/sample.pt": lambda content: checkpoint(content)[1],
@@ -204,8 +210,7 @@ def test_the_whole_pipeline_on_postgres_makes_the_artefacts_that_it_makes_on_sql
     }.items():
         assert comparable(first.pop(name)) == comparable(second.pop(name)), name
     assert first == second
-    assert list(place.home.rglob("*.db")) == []
-    assert server.ask("history", "SELECT status FROM runs") == ["SUCCESS"]
-    assert server.ask("mlflow", "SELECT status FROM runs") == ["FINISHED"]
-    shown = place.run("python", "-m", "ms_assets", "champion", "sample")
+    assert list(tmp_path.rglob("*.db")) == []
+    assert server.ask(history, "SELECT status FROM runs") == ["SUCCESS"]
+    assert server.ask(store, "SELECT status FROM runs") == ["FINISHED"]
     assert re.search(r"│ 1 +┆ champion ┆", shown.stdout), shown.stdout

@@ -5,7 +5,9 @@ import os
 import shutil
 import socket
 import sys
-from contextlib import suppress
+import threading
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,15 +20,19 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from ms_assets.defs.platform import objects, storage
-from ms_assets.defs.platform.io_managers import IndexOfOrigin
+from ms_assets.defs.platform import io_managers, objects, storage
+from ms_assets.defs.platform.io_managers import FolderIOManager, IndexOfOrigin, JsonIOManager
 from ms_assets.defs.platform.lineage import Made
 from ms_assets.defs.platform.objects import KIND, Bucket, BucketError
-from ms_assets.defs.platform.resources import Environment, MLflow
+from ms_assets.defs.platform.resources import Environment, MLflow, YambdaSource
 from ms_assets.defs.platform.scales import PARTITION_TAG
+from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.defs.platform.shared import SharedLineage
 from ms_assets.files import published, sha256
+from ms_assets.raw import hub
+from ms_assets.raw.schema import TABLES as RAW
 from ms_assets.raw.schema import SourceError
+from ms_assets.retrieval import own_lists
 from ms_assets_tests import planted, s3
 from ms_assets_tests.conftest import TABLES
 from ms_assets_tests.interruptions import cancelled
@@ -537,10 +543,117 @@ def test_an_address_of_another_kind_is_no_home(monkeypatch, found):
         Environment.read()
 
 
-def test_steps_on_a_cluster_have_no_home_in_a_bucket(monkeypatch):
+def test_steps_on_a_cluster_have_a_home_in_a_bucket_with_locks_in_the_database(monkeypatch):
     for name, value in {"HOME": HOME, "EXECUTOR": "ray", "DATABASE": "postgresql://host/x"}.items():
         monkeypatch.setenv(f"MS_ASSETS_{name}", value)
+    found = Environment.read()
+    assert (found.bucket, found.locks) == (HOME, SessionLocks("postgresql://host/x"))
+
+
+def test_a_step_elsewhere_reads_what_its_run_has_made_before_it(machine):
+    machine("first").make("old")
+    elsewhere = machine("second")
+    elsewhere.records.join(SCALE)
+    assert elsewhere.read_on() == "old"
+    machine("first").make("of the run")
+    elsewhere.records.join(SCALE)
+    assert elsewhere.read_on() == "of the run"
+
+
+def test_a_step_that_begins_beside_another_one_leaves_what_that_publishes_meanwhile(machine):
+    for number in itertools.count(1):
+        node = machine(f"node {number}")
+
+        def publish(node=node, content=f"made {number}"):
+            node.make(content)
+
+        with s3.at_call(number, publish):
+            node.records.refresh(SCALE)
+        if machine("reader").read() != f"made {number}":
+            break
+        assert (node.records.file(KEY, node.records.recorded(KEY, SCALE)[0]) / "a").read_text() == f"made {number}"
+    assert number > 3
+
+
+def test_an_artefact_that_two_steps_of_a_machine_want_at_once_is_downloaded_once(machine, bucket, monkeypatch):
+    machine().make("first")
+    node, real, asked, found = machine("node"), objects._connect(False), [], []
+    node.records.refresh(SCALE)
+    other = threading.Thread(target=lambda: found.append(node.read_on()))
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def get_file(self, key, file, **given):
+            asked.append(key)
+            if len(asked) == 1:
+                other.start()
+                other.join(0.05)
+            real.get_file(key, file, **given)
+
+    monkeypatch.setattr(objects, "_connect", lambda at_once: Slow())
+    found.append(node.read_on())
+    other.join()
+    assert found == ["first", "first"]
+    assert len(asked) == 2, "files of the artefact"
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_each_process_of_a_step_elsewhere_takes_over_the_records_once(tmp_path, monkeypatch, begins):
+    called = []
+    monkeypatch.setattr(SharedLineage, "begin", lambda records, scale: called.append("begin"))
+    monkeypatch.setattr(SharedLineage, "join", lambda records, scale: called.append("join"))
+    monkeypatch.setattr(io_managers.runs, "writing_turn", lambda *of: nullcontext(begins and not called))
+    run = SimpleNamespace(run=SimpleNamespace(run_id="run", tags={PARTITION_TAG: SCALE}))
+    on_cluster = {"bucket": HOME, "locks_database": "postgresql://host/x"}
+    one, other = (kind(base_dir=str(tmp_path / "data"), **on_cluster) for kind in (FolderIOManager, JsonIOManager))
+    with one.yield_for_execution(run), other.yield_for_execution(run):
+        assert called == ["begin" if begins else "join"]
+    with FolderIOManager(base_dir=str(tmp_path / "data"), bucket=HOME).yield_for_execution(run):
+        assert len(called) == 1, "on this machine the executor has prepared its runs"
+
+
+def test_lists_of_other_programs_lie_in_the_bucket_and_are_those_that_are_there_now(machine, bucket):
+    def put(name):
+        objects._connect(False).pipe_file(bucket._key(f"recommendations/{name}"), name.encode())
+
+    records = machine().records
+    assert own_lists.files_of(records.given("recommendations", SCALE), SCALE) == {}
+    for name in ("theirs/50m.parquet", "theirs/sample.parquet", "mine/50m.parquet"):
+        put(name)
+    found = own_lists.files_of(records.given("recommendations", SCALE), SCALE)
+    assert {name: file.read_text() for name, file in found.items()} == {
+        "mine": "mine/50m.parquet",
+        "theirs": "theirs/50m.parquet",
+    }
+    objects._connect(False).rm_file(bucket._key("recommendations/mine/50m.parquet"))
+    assert list(own_lists.files_of(records.given("recommendations", SCALE), SCALE)) == ["theirs"]
+
+
+def test_a_revision_is_pinned_once_for_all_machines(tmp_path, bucket, monkeypatch):
+    one, other = (
+        YambdaSource(
+            location="somebody/yambda", revision="main", source_home=str(tmp_path / name), bucket=bucket.address
+        ).source
+        for name in ("one", "other")
+    )
+    first, second, third = ("1" * 40, "2" * 40, "3" * 40)
+    monkeypatch.setattr(hub, "download", lambda dataset, commit, file, verified: tmp_path / commit)
+
+    def overtaken(*asked):
+        other.pin(first, first=True)
+        return second
+
+    monkeypatch.setattr(hub, "commit_to_read", overtaken)
+    table = RAW["multi_event"]
+    assert one.fetch(table, SCALE).revision == other.fetch(table, SCALE).revision == first
+    one.pin(third)
+    assert other.fetch(table, SCALE).revision == third
+    assert replace(other, revision=second).fetch(table, SCALE).revision == second
+    assert s3.stored(bucket) == ["records/revisions/somebody%2Fyambda@main"]
+    one.pin("main")
     with pytest.raises(
-        ValueError, match=r"MS_ASSETS_EXECUTOR: found 'ray', expected local for MS_ASSETS_HOME=s3://team"
+        SourceError, match=f"^{bucket.address}/records/revisions/somebody%2Fyambda@main: found 'main', exp"
     ):
-        Environment.read()
+        other.fetch(table, SCALE)

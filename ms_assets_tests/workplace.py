@@ -100,7 +100,7 @@ class Workplace:
         self.environment = {**inherited, "PYTHONPATH": str(folder), "MS_ASSETS_HOME": str(self.home)}
 
     def start(
-        self, program: str, *arguments: str, home: Path | None = None, stdout: int | IO = subprocess.PIPE
+        self, program: str, *arguments: str, home: Path | str | None = None, stdout: int | IO = subprocess.PIPE
     ) -> subprocess.Popen:
         """Start a program of this Python's environment, in a session of its own; `stdout` has errors too."""
         return subprocess.Popen(

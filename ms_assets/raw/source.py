@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ms_assets import events
-from ms_assets.files import published, state, visible
+from ms_assets.files import alone, published, state, visible
 from ms_assets.raw import sample, schema
 from ms_assets.raw.own import IMPORTED, OWN, Import
 from ms_assets.raw.schema import ALWAYS, IDS, TABLES, SourceError, SourceTable
@@ -100,10 +100,18 @@ class Source:
             raise SourceError(f"MS_ASSETS_REVISION: {commit} is a commit, which never changes")
         return commit
 
-    def pin(self, commit: str) -> None:
-        """Pin the revision to a commit, which later runs read."""
-        with published(self._pin()) as unfinished:
-            unfinished.write_text(commit)
+    def pin(self, commit: str, first: bool = False) -> None:
+        """Pin the revision to a commit, which later runs read; first: unless another process has pinned it."""
+        pin = self._pin()
+        with alone(pin.with_name(f".{pin.name}.lock")):
+            if first and pin.exists():
+                return
+            with published(pin) as unfinished:
+                unfinished.write_text(commit)
+
+    def pinned(self) -> str | None:
+        """Content of the pin, a commit; None if the revision is not pinned."""
+        return self._pin().read_text() if self._pin().exists() else None
 
     def _folder(self) -> Path | None:
         folder = Path(self.location).expanduser()
@@ -139,15 +147,27 @@ class Source:
         """Commit that the revision named when it was first used here, so that later runs read the same files."""
         from ms_assets.raw import hub
 
-        if not self._pin().exists():
-            self.pin(hub.commit_to_read(self.location, self.revision))
-        commit = self._pin().read_text().strip()
+        if self.pinned() is None:
+            self.pin(hub.commit_to_read(self.location, self.revision), first=True)
+        commit = str(self.pinned()).strip()
         if not hub.COMMIT.fullmatch(commit):
-            raise SourceError(f"{self._pin()}: found {commit!r}, expected 40 hexadecimal digits; remove it to pin anew")
+            raise SourceError(
+                f"{self.pin_address}: found {commit!r}, expected 40 hexadecimal digits; remove it to pin anew"
+            )
         return commit
 
     def _pin(self) -> Path:
-        return self.home / "revisions" / quote(f"{self.location}@{self.revision}", safe="@")
+        return self.home / self.pin_name
+
+    @property
+    def pin_address(self) -> str:
+        """Address of the pin, for people."""
+        return str(self._pin())
+
+    @property
+    def pin_name(self) -> str:
+        """Name of the pin among the pins of all revisions."""
+        return f"revisions/{quote(f'{self.location}@{self.revision}', safe='@')}"
 
 
 def _state(path: Path) -> str:

@@ -13,6 +13,7 @@ from ms_assets.defs.platform.lineage import Lineage
 from ms_assets.defs.platform.locks import Ask, Locks
 from ms_assets.defs.platform.needs import Needs, of_step
 from ms_assets.defs.platform.scales import NO_SCALE, PARTITION_TAG, check_run_config, like
+from ms_assets.defs.platform.shared import SharedLineage
 from ms_assets.defs.platform.side_by_side import Room, side_by_side
 from ms_assets.files import sweep
 from ms_assets.machine import cores
@@ -22,6 +23,10 @@ IN_PROCESS_SCALES = ("sample", "50m")
 RETRIES: dict[str, Any] = {"retries": {"enabled": {}}}
 Steps = Callable[[Any, Any], Iterator[dg.DagsterEvent]]
 Elsewhere = Callable[[dg.InitExecutorContext, list[str], Callable[[str], Needs]], dg.Executor]
+ONE_MACHINE = (
+    f"MS_ASSETS_EXECUTOR: found steps on a cluster, expected local for the scale {OWN} with MS_ASSETS_HOME={{}}: an "
+    "import lies on the machine that it was made on; unset the variable there, or let all machines share a folder"
+)
 STEP_ENDS = (dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY)
 
 
@@ -60,6 +65,8 @@ class ScaleExecutor(dg.Executor):
         scale = run.tags.get(PARTITION_TAG)
         if scale is None:
             raise ValueError(NO_SCALE)
+        if scale == OWN and self._elsewhere and isinstance(self._records, SharedLineage):
+            raise ValueError(ONE_MACHINE.format(self._records.bucket.address))
         own = Import.read(folder_in(self._home)) if scale == OWN else None
         check_run_config(run.run_config, scale, own)
         steps = self._engine(run, like(own) if own else scale, list(execution_plan.step_keys_to_execute))

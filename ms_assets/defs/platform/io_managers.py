@@ -75,7 +75,8 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         """Take over what other machines have published, unless a run here is reading what it began with."""
         if not self.bucket:
             return
-        with runs.unless_taken(self.locks, scale) as is_free:
+        # In files, whatever locks runs have: one on a cluster has its turn everywhere, and writes its records once.
+        with runs.unless_taken(FileLocks(self.home), scale) as is_free:
             if is_free:
                 self.lineage.refresh(scale)
 
@@ -91,9 +92,11 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
         if run is None or scale is None:
             yield self
             return
-        with runs.writing_turn(self.locks, scale, run.run_id) as begins, opened(self.lineage, run.run_id):
+        with runs.writing_turn(self.locks, scale, run.run_id) as begins, opened(self.lineage, run.run_id) as is_open:
             if begins:  # the executor has prepared its runs
                 self.lineage.begin(scale)
+            elif self.locks_database and not is_open:
+                self.lineage.join(scale)
             yield self
 
     @abstractmethod

@@ -165,6 +165,9 @@ class Lineage:
     def begin(self, scale: str) -> None:
         """Prepare a run of a scale, which has its lock: nothing to do where nobody else writes."""
 
+    def join(self, scale: str) -> None:
+        """Prepare a step of a run that may have begun on another machine: nothing where all share the records."""
+
     def refresh(self, scale: str) -> None:
         """Take over what other machines have published: nothing where nobody else writes."""
 
@@ -192,6 +195,10 @@ class Lineage:
     def address(self, key: dg.AssetKey, scale: str, path: Path) -> str:
         """Address at which programs on other machines find a stored artefact, whose path here is given."""
         return path.as_uri()
+
+    def given(self, folder: str, scale: str) -> Path:
+        """Folder with the files of a scale that people have put into a folder of the home."""
+        return self.base.parent / folder
 
     def file(self, key: dg.AssetKey, made: Made) -> Path:
         """Place of a stored artefact."""
@@ -227,12 +234,12 @@ _of_runs: dict[str, Lineage] = {}
 
 
 @contextmanager
-def opened(records: Lineage, run_id: str) -> Iterator[None]:
-    """Let `of_run` find the records of a run's artefacts until the end of the block."""
+def opened(records: Lineage, run_id: str) -> Iterator[bool]:
+    """Let `of_run` find the records of a run's artefacts until the end of the block; yields whether it could before."""
     before = _of_runs.get(run_id)
     _of_runs[run_id] = records
     try:
-        yield
+        yield before is not None
     finally:
         if before is None:
             del _of_runs[run_id]

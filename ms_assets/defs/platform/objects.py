@@ -46,13 +46,15 @@ class Bucket:
     address: str
     """`s3://bucket/prefix`."""
 
-    def check(self) -> None:
+    def check(self, at_once: bool = False) -> None:
         """Check that objects can be written here, and that a put on a condition is refused where that does not hold.
 
+        at_once: a store that does not answer within some AT_ONCE seconds is not asked again.
+
         Raises:
-            BucketError: they cannot, or it is not; or the store does not answer within some AT_ONCE seconds.
+            BucketError: they cannot, or it is not; or the store does not answer.
         """
-        with self._asking(at_once=True) as store:
+        with self._asking(at_once) as store:
             is_new = _put_if(store, self._key(MARK), b"", None)
             if is_new and _put_if(store, self._key(MARK), b"", None):
                 raise BucketError(
@@ -120,6 +122,16 @@ class Bucket:
                 store.get_file(key, str(file), chunksize=PART, max_concurrency=AT_A_TIME)
             if sha256(file) != content:
                 raise BucketError(f"{KIND}{key}: found other bytes than were published; materialise it again")
+
+    def copy(self, folder: str, ending: str, to: Path) -> None:
+        """Copy the objects below a folder whose names end so to a new folder, by their names there."""
+        to.mkdir()
+        with self._asking() as store:
+            for key in store.find(self._key(folder)):
+                if key.endswith(ending):
+                    file = to / key.removeprefix(self._key(f"{folder}/"))
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    store.get_file(key, str(file), chunksize=PART, max_concurrency=AT_A_TIME)
 
     def tidy(self, folder: str, kept: Collection[str]) -> None:
         """Remove files of publications below a folder, except some, that are older than GRACE by the store's clock."""

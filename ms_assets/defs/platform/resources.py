@@ -22,7 +22,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from ms_assets import tracking
 from ms_assets.defs.platform import database, lineage
 from ms_assets.defs.platform.locks import FileLocks, Locks
-from ms_assets.defs.platform.objects import KIND
+from ms_assets.defs.platform.objects import KIND, Bucket
 from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.files import own_folder
 from ms_assets.raw.schema import SourceError, SourceTable
@@ -127,10 +127,6 @@ class Environment:
                 f"{found}, but no MS_ASSETS_DATABASE, expected the PostgreSQL through which the machines of a cluster "
                 "share history and locks"
             )
-        if self.on_cluster and self.bucket:
-            raise ValueError(
-                f"{found}, expected local for MS_ASSETS_HOME={self.bucket}: the machines of a cluster share a folder"
-            )
         return self
 
     @property
@@ -225,6 +221,34 @@ HUB_WAITS = (60.0, 180.0, 420.0)
 a download itself has waited for minutes before it gives up."""
 
 
+@dataclass(frozen=True)
+class SharedSource(Source):
+    """Source for machines that share a home in a bucket, where revisions are pinned for all of them."""
+
+    bucket: Bucket
+
+    def pin(self, commit: str, first: bool = False) -> None:
+        """Pin the revision to a commit, which later runs read; first: unless another machine has pinned it."""
+        while True:
+            _, tag = self.bucket.record(self.pin_name)
+            if (first and tag) or self.bucket.put_record(self.pin_name, commit.encode(), tag):
+                return
+
+    def pinned(self) -> str | None:
+        """Content of the pin, a commit; None if the revision is not pinned; a commit needs no pin."""
+        from ms_assets.raw.hub import COMMIT
+
+        if COMMIT.fullmatch(self.revision):  # nor permission to write one
+            return self.revision
+        content, tag = self.bucket.record(self.pin_name)
+        return content.decode() if tag else None
+
+    @property
+    def pin_address(self) -> str:
+        """Address of the pin, for people."""
+        return f"{self.bucket.address}/records/{self.pin_name}"
+
+
 class YambdaSource(dg.ConfigurableResource):
     """Source of the raw tables: `raw.source.Source`, with its settings shown in the UI."""
 
@@ -232,11 +256,14 @@ class YambdaSource(dg.ConfigurableResource):
     revision: str
     layout: str = Environment.layout
     source_home: str
+    bucket: str = ""
+    """Address of the bucket in which a shared home lies."""
 
     @property
     def source(self) -> Source:
         """Reader of the source files."""
-        return Source(self.location, self.revision, self.layout, Path(self.source_home))
+        given = self.location, self.revision, self.layout, Path(self.source_home)
+        return SharedSource(*given, Bucket(self.bucket)) if self.bucket else Source(*given)
 
     def found_again(self, made: lineage.Made, table: SourceTable, scale: str) -> SourceFile:
         """Find the file that another machine has linked, by what its record says of it.

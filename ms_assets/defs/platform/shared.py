@@ -18,7 +18,7 @@ import dagster as dg
 
 from ms_assets.defs.platform.lineage import KEPT, Lineage, Made, as_json
 from ms_assets.defs.platform.objects import Bucket, BucketError
-from ms_assets.files import DamagedFileError, published, remove
+from ms_assets.files import DamagedFileError, alone, published, remove
 
 logger = logging.getLogger(__name__)
 PLACES = 2
@@ -37,13 +37,25 @@ class SharedLineage(Lineage):
         Raises:
             BucketError: it cannot be used.
         """
+        self.bucket.check(at_once=True)
+        self.refresh(scale)
+
+    def join(self, scale: str) -> None:
+        """Take over the records of a scale for a step: what was there when its run began, and what the run has made.
+
+        Other steps of the run may be under way here: what they publish is no input of this one.
+
+        Raises:
+            BucketError: the bucket cannot be used from this machine.
+        """
         self.bucket.check()
         self.refresh(scale)
 
     def refresh(self, scale: str) -> None:
-        """Take over the records of a scale as they are now; no run of the scale may be under way here."""
+        """Take over the records of a scale as they are now; no other run of the scale may be under way here."""
+        before = [*self.artefacts()]  # or what a step publishes here while the bucket is asked would be lost
         found = self.bucket.records(scale)
-        for key, of in [*self.artefacts()]:
+        for key, of in before:
             if of == scale and _name(key, scale) not in found:
                 with suppress(DamagedFileError):
                     remove(self.file(key, self.recorded(key, scale)[0]))
@@ -66,23 +78,24 @@ class SharedLineage(Lineage):
         return self.recorded(key, scale)
 
     def fetch(self, key: dg.AssetKey, scale: str, link: Callable[[Made, Path], None] | None = None) -> None:
-        """Download the artefact of the record that is here, unless it is here too.
+        """Download the artefact of the record that is here, unless it is here too; once for all steps that want it.
 
         link: makes the link to a source that is published by reference.
 
         Raises:
             BucketError: its files are gone, or the bucket cannot be used.
         """
-        made = self.recorded(key, scale)
-        path = self.file(key, made[0]) if made else None
-        if path is None or (path.exists() and made[0].describes(path)):
-            return
-        with published(path) as unfinished:
-            if made[0].place:
-                self._download(key, scale, made[0], unfinished)
-            elif link:
-                link(made[0], unfinished)
-        self._write(key, scale, [replace(made[0], modified=path.stat().st_mtime_ns), *made[1:]])
+        with alone(Path(self.base.parent, "locks", *key.path, scale)):
+            made = self.recorded(key, scale)
+            path = self.file(key, made[0]) if made else None
+            if path is None or (path.exists() and made[0].describes(path)):
+                return
+            with published(path) as unfinished:
+                if made[0].place:
+                    self._download(key, scale, made[0], unfinished)
+                elif link:
+                    link(made[0], unfinished)
+            self._write(key, scale, [replace(made[0], modified=path.stat().st_mtime_ns), *made[1:]])
 
     def _download(self, key: dg.AssetKey, scale: str, made: Made, path: Path) -> None:
         try:
@@ -121,6 +134,13 @@ class SharedLineage(Lineage):
         """Address of the published artefact in the bucket; of a reference, its path on this machine."""
         [made, *_] = self.recorded(key, scale)
         return f"{self.bucket.address}/{made.place}/{made.name}" if made.place else path.as_uri()
+
+    def given(self, folder: str, scale: str) -> Path:
+        """Folder with the files of a scale that people have put into a folder of the bucket, as they are now."""
+        here = self.base.parent / folder / scale
+        with published(here) as unfinished:
+            self.bucket.copy(folder, f"/{scale}.parquet", unfinished)
+        return here
 
     def _is_reference(self, written: Path) -> bool:
         home = self.base.parent.resolve()

@@ -379,6 +379,8 @@ def lists_of_others(
 
     One row per method, view, user and rank; each file is a method of the leaderboard. Empty where there is none.
     """
-    files = own_lists.files_of(io_manager.home / "recommendations", context.partition_key)
+    files = own_lists.files_of(
+        io_manager.lineage.given("recommendations", context.partition_key), context.partition_key
+    )
     lists = own_lists.read(duckdb.connection, files, users, songs, train, user_ids, song_ids)
     return dg.MaterializeResult(value=lists, metadata={f"lists of {name}": str(file) for name, file in files.items()})
