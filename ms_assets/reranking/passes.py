@@ -106,8 +106,8 @@ def _read(rows: Relation, names: Sequence[str]) -> Material:
         here = slice(end, end := end + len(batch))
         for into, name in ((user, "user_id"), (relevance, "relevance"), *zip(ideal.T, IDEAL, strict=True)):
             into[here] = batch.column(name).to_numpy()
-        for into, name in zip(columns.T, names, strict=True):
-            into[here] = batch.column(name).to_numpy(zero_copy_only=False)
+        for column, name in zip(columns.T, names, strict=True):
+            column[here] = batch.column(name).to_numpy(zero_copy_only=False)
     return Material(user, relevance, ideal, columns, names)
 
 
