@@ -187,7 +187,7 @@ def test_the_password_stands_in_no_setting_that_the_ui_shows(tmp_path):
 def test_the_whole_pipeline_on_postgres_makes_the_artefacts_that_it_makes_on_sqlite(
     server, pipeline, sample_home, tmp_path, home
 ):
-    place, history, store = Workplace(tmp_path), f"history of a {home}", f"mlflow of a {home}"
+    place, history, store = Workplace(tmp_path), f"history_{home}", f"mlflow_{home}"
     place.environment |= {
         "MS_ASSETS_DATABASE": server.create(history),
         "MLFLOW_TRACKING_URI": postgres.of_sqlalchemy(server.create(store)),

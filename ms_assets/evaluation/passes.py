@@ -16,6 +16,7 @@ from ms_assets.evaluation.tables import USERS_AT_ONCE, n_train_events, songs_of,
 from ms_assets.evaluation.truth import Truth
 from ms_assets.events import IS_POSITIVE
 from ms_assets.machine import IN_FLIGHT, free_memory, refuse_beyond
+from ms_assets.retrieval.memory import LIBRARY
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets.streams import Relation
 
@@ -42,7 +43,7 @@ def estimate(n_users: int, n_songs: int, n_events: int, n_tested: int) -> dict[s
         # Values of 14 slices and the songs themselves, in two views.
         "lists of some users": 2 * 20 * 8 * LISTED * block,
         "resamples": (1 + N_RESAMPLES) * n_users,
-        "tables in flight": IN_FLIGHT,
+        "tables in flight and library": IN_FLIGHT + LIBRARY,
     }
 
 

@@ -18,6 +18,8 @@ from ms_assets.streams import Relation, with_progress
 
 LEARNERS = 2_000
 """Number of users with a relevant song in the validation part from whose candidates rankers learn, at most."""
+ROWS = 1 << 16
+"""Number of candidates that are read at a time."""
 IDEAL = tuple(f"ideal_dcg_{k}" for k in JUDGED_AT)
 SCHEMA = pa.schema(
     [
@@ -92,16 +94,21 @@ def read(table: Relation) -> dict[str, Material]:
     """
     names = [name for name in table.columns if name not in SCHEMA.names]
     refuse_without_room(len(table), len(names))
-    # A view at a time, for the rows of both would be held beside the arrays.
-    return {view: _read(table.filter(f"view = '{view}'").to_arrow_table(), names) for view in VIEWS}
+    return {view: _read(table.filter(f"view = '{view}'"), names) for view in VIEWS}
 
 
-def _read(rows: pa.Table, names: Sequence[str]) -> Material:
-    columns = np.empty((len(rows), len(names)), np.float32)
-    for n, name in enumerate(names):
-        columns[:, n] = rows[name].to_numpy()
-    ideal = np.stack([rows[name].to_numpy() for name in IDEAL], axis=1)
-    return Material(rows["user_id"].to_numpy().astype(np.int64), rows["relevance"].to_numpy(), ideal, columns, names)
+def _read(rows: Relation, names: Sequence[str]) -> Material:
+    n, end = len(rows), 0
+    user, relevance, ideal = np.empty(n, np.int64), np.empty(n), np.empty((n, len(IDEAL)))
+    columns = np.empty((n, len(names)), np.float32)
+    # Some at a time, for all rows would be held beside the arrays.
+    for batch in rows.to_arrow_reader(ROWS):
+        here = slice(end, end := end + len(batch))
+        for into, name in ((user, "user_id"), (relevance, "relevance"), *zip(ideal.T, IDEAL, strict=True)):
+            into[here] = batch.column(name).to_numpy()
+        for column, name in zip(columns.T, names, strict=True):
+            column[here] = batch.column(name).to_numpy(zero_copy_only=False)
+    return Material(user, relevance, ideal, columns, names)
 
 
 def ranked(

@@ -5,7 +5,8 @@
     length      γ, one for all cold songs: their scores are γ · (user · c), those of other songs user · s
 
 An encoding has seen no listeners, so its scores are not comparable with those of trained songs. γ makes them so. Where
-validation meets too few of the cold songs, γ is the length that the training rehearsed. Else it is chosen such that the
+validation meets too few of the cold songs, γ is the length that the training rehearsed: both ask the whole validation
+part, and not the users drawn from it, so that one of them always fits the length. Here it is chosen such that the
 share of cold songs in the top 100 of `discovery` equals their share among the new songs that users took to in the
 validation part. With w the scores of a user's 100 best trained songs not heard before and c those of their 100 best
 cold songs, both falling, the j-th cold song is in the merged top 100 exactly if γ ≥ w[101 − j] / c[j]; so γ is that
@@ -25,6 +26,7 @@ from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, embeddings, unit
 
 SHORTEST = 1e-3
+"""Smallest length of cold songs, in units of the mean length of trained songs."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Calibration:
     wanted_share: float
     """Share of cold songs among the new songs that the drawn users took to in validation."""
     share_before: float
-    """Share of cold songs in the top 100 of `discovery` with length 1."""
+    """Share of cold songs in the top 100 of `discovery` with the mean length of trained songs."""
     share_after: float
     """Share of cold songs in the top 100 of `discovery` with the fitted length."""
 
@@ -60,16 +62,14 @@ def directions(
 def calibrate(
     users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner
 ) -> Calibration | None:
-    """Fit the length of cold songs; None if validation meets too few of them (`rehearsal.meets_cold_songs`).
+    """Fit the length of cold songs; None if the drawn users took to none of them.
 
     users float32 [n_users, d], trained [n_trained, d], cold: unit vectors [n_cold, d].
     """
-    from ms_assets.training.rehearsal import meets_cold_songs
-
-    targets = tuner.targets["discovery"]
-    is_cold = targets.song >= len(trained)
-    if not is_cold.any() or not meets_cold_songs(targets, len(trained)):
+    is_cold = tuner.targets["discovery"].song >= len(trained)
+    if not is_cold.any():
         return None
+    mean = float(np.linalg.norm(trained, axis=1).mean())
     wanted, k = float(is_cold.mean()), min(TOP_K, len(cold))
     songs, warm = ranked(nearest(users, trained), tuner.users, tuner.heard, len(trained), TOP_K)
     rivals = np.where(songs[1] < 0, -np.inf, warm[1])[:, ::-1][:, :k]
@@ -79,8 +79,8 @@ def calibrate(
     n_places = len(tuner.users) * TOP_K
     n_reachable = int((bounds < np.inf).sum())
     n_wanted = min(max(round(wanted * n_places), 1), n_reachable)
-    length = max(float(bounds[n_wanted - 1]), SHORTEST) if n_reachable else 1.0
-    shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (1.0, length)]
+    length = max(float(bounds[n_wanted - 1]), SHORTEST * mean) if n_reachable else mean
+    shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length)]
     return Calibration(length, wanted, *shares)
 
 
@@ -103,11 +103,17 @@ def placed(
         Vectors of the cold songs float32 [n_cold, d], flags of those with an artist who has a trained song, and the
         calibration of their length; None, and the length that they were encoded with, if validation meets too few.
     """
+    from ms_assets.training.rehearsal import meets_cold_songs
+
+    assert dataset.validation is not None, "cold songs are placed by the validation part"
     trained, encoded = np.split(songs, [dataset.n_graph_songs])
     cold, known = directions(encoded, trained, artists)
     users, known_songs = judged
     trained_before, encoded_before = np.split(known_songs, [dataset.n_graph_songs])
-    fit = calibrate(users, trained_before, directions(encoded_before, trained_before, artists)[0], Tuner.of(dataset))
+    fit = None
+    if meets_cold_songs(dataset.validation, dataset.n_graph_songs):
+        cold_before, _ = directions(encoded_before, trained_before, artists)
+        fit = calibrate(users, trained_before, cold_before, Tuner.of(dataset))
     rehearsed = np.linalg.norm(encoded, axis=1).mean() if len(encoded) else 1.0
     return np.float32(fit.length if fit else rehearsed) * cold, known, fit
 

@@ -33,10 +33,15 @@ def with_cold_length(
     train count as targets beside those of validation. Of the lengths tried, the shortest is taken whose NDCG is within
     one standard error of the best: longer vectors crowd out songs that are known, and hidden songs are a larger part of
     these targets than new ones mostly are.
-    The length stays 1 where there is nothing to fit: no cold song, or nothing known of songs but who hears them; where
-    validation holds many cold songs, they tell the length themselves (`retrieval/cold_start.py`).
+    The length is the mean one where there is nothing to fit: no cold song, or nothing known of songs but who hears
+    them; where validation holds many cold songs, they tell the length themselves (`retrieval/cold_start.py`).
     """
     graph, settings = data.graph, trained.settings
+    mean = float(trained.state["log_lengths"].exp().mean())
+
+    def of_length(factor: float) -> TrainedModel:
+        return replace(trained, state={**trained.state, "cold_length": torch.tensor(factor * mean)})
+
     n_hidden = number_hidden(graph.n_graph_songs, graph.n_songs)
     knows_content = settings.audio or settings.metadata
     if (
@@ -45,7 +50,7 @@ def with_cold_length(
         or not knows_content
         or meets_cold_songs(data.targets, graph.n_graph_songs)
     ):
-        return trained
+        return of_length(1.0)
     logger.info("training again without %d songs, to fit the length of cold ones", n_hidden)
     rehearsed = without_songs(data, n_hidden, settings.seed)
     brief = trainer.short(settings)
@@ -62,8 +67,7 @@ def with_cold_length(
     logger.info(
         "length of cold songs: %.2f × the mean, NDCG@%d %.4f", FACTORS[chosen], VALIDATION_K, reached[chosen].mean()
     )
-    mean = float(trained.state["log_lengths"].exp().mean())
-    return replace(trained, state={**trained.state, "cold_length": torch.tensor(FACTORS[chosen] * mean)})
+    return of_length(FACTORS[chosen])
 
 
 def number_hidden(n_graph_songs: int, n_songs: int) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ms_assets.interactions import Interactions
-from ms_assets.retrieval import cold_start
+from ms_assets.retrieval import cold_start, tuning
 from ms_assets.retrieval.recommender import nearest, ranked
 from ms_assets.retrieval.tuning import Tuner
 from ms_assets.vectors import Ragged
@@ -95,6 +95,32 @@ def test_the_length_is_fitted_with_embeddings_that_have_not_seen_validation():
     _, _, fit = cold_start.placed(dataset, 2 * songs, artists, judged=(planted.users, songs))
     assert fit == cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner)
     assert fit != cold_start.calibrate(refitted.users, planted.trained, planted.cold, planted.tuner)
+
+
+def test_the_length_is_fitted_where_all_of_validation_meets_cold_songs_though_the_drawn_users_meet_few(monkeypatch):
+    monkeypatch.setattr(tuning, "TUNING_USERS", 20)
+    rng = np.random.default_rng(1)
+    n_songs, users = N_TRAINED + N_COLD, np.arange(N_USERS)
+    # A tenth of the cold songs, each of one listener: the drawn users have met a hundredth.
+    song = np.where(users < 40, N_TRAINED + users, 0)
+    validation = Interactions.of(users, song, N_USERS, n_songs, relevance=np.ones(N_USERS))
+    dataset = dataset_of([{1}] * N_USERS, n_songs, N_TRAINED, validation=validation)
+    songs = unit_rows(rng, n_songs, DIMENSIONS)
+    songs[:N_TRAINED] *= 0.01
+    vectors, _, fit = cold_start.placed(dataset, songs, ragged([[]] * n_songs), (unit_rows(rng, N_USERS, 16), songs))
+    assert 0 < fit.wanted_share < 0.5
+    assert fit.share_after == pytest.approx(fit.wanted_share, abs=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), fit.length, rtol=1e-5)
+    assert fit.length < 0.02, "as long as trained songs"
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e3])
+def test_the_length_of_cold_songs_is_in_proportion_to_that_of_trained_ones(factor):
+    planted = Planted(0.5, 80)
+    fit = cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner)
+    scaled = cold_start.calibrate(planted.users, np.float32(factor) * planted.trained, planted.cold, planted.tuner)
+    assert scaled.length == pytest.approx(factor * fit.length, rel=1e-5)
+    assert (scaled.share_before, scaled.share_after) == pytest.approx((fit.share_before, fit.share_after), abs=1e-3)
 
 
 def test_nothing_is_calibrated_where_validation_has_no_new_cold_song():

@@ -102,7 +102,13 @@ def test_there_is_no_rehearsal_where_nothing_is_known_or_validation_speaks_for_c
     data = world(validated_cold=0 if changed else 2)
     trained = trainer.fit(data, settings_of(epochs=1, metadata=False, **changed), CPU)
     monkeypatch.setattr(rehearsal.trainer, "fit", None)
-    assert rehearsal.with_cold_length(data, trained, CPU) is trained
+    trained.state["log_lengths"] -= 5
+    found = rehearsal.with_cold_length(data, trained, CPU)
+    _, songs = found.embeddings(data.graph)
+    lengths = songs.norm(dim=1)
+    # Cold songs of length 1 would crowd out all others: those of a plain SVD are hundreds of times as short.
+    torch.testing.assert_close(lengths[N_SONGS:], lengths[:N_SONGS].mean().expand(N_COLD))
+    assert all(torch.equal(found.state[name], trained.state[name]) for name in trained.state if name != "cold_length")
 
 
 def test_a_ridge_regression_on_what_tells_nothing_is_flat_and_otherwise_finds_the_weights():

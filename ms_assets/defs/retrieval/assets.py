@@ -83,7 +83,7 @@ def queries(
     )
 
 
-@asset(kinds={"numpy"}, code_version="2", ins=TUNED | SONGS, metadata=columns("retrieval/cold_songs"))
+@asset(kinds={"numpy"}, code_version="3", ins=TUNED | SONGS, metadata=columns("retrieval/cold_songs"))
 def cold_songs(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation, queries: Relation,
     song_embeddings: Relation,
@@ -110,7 +110,7 @@ def cold_songs(
         value=pa.table(table),
         metadata={
             "n_of_known_artists": int(known.sum()),
-            **(asdict(fit) if fit else {"not_calibrated": "validation meets too few cold songs: length as rehearsed"}),
+            **(asdict(fit) if fit else {"not_calibrated": "too few cold songs in validation: the training's length"}),
         },
     )
 
