@@ -119,7 +119,7 @@ def of_vectors(dimensions: int, of_users: int, of_songs: int) -> Needs:
 
 def most_factors(n_users: int, n_songs: int) -> int:
     """Largest number of factors that an SVD tries."""
-    most = VECTORS // (n_users + n_songs)
+    most = VECTORS // max(n_users + n_songs, 1)
     return max(factors for factors in (FACTORS, *MORE_FACTORS) if factors <= max(most, FACTORS))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import TruncatedSVD
 
-from ms_assets.retrieval import baselines, recommender
+from ms_assets.retrieval import baselines, memory, recommender
 from ms_assets.retrieval.baselines import SVD, ContentBased, Popular, Random
 from ms_assets.retrieval.recommender import recommendations
 from ms_assets_tests.retrieval.histories import dataset_of, random_histories, songs_of
@@ -135,9 +135,9 @@ def test_a_degree_normalised_svd_reconstructs_the_matrix_of_ones_divided_and_mul
 
 def test_large_worlds_try_no_more_factors_than_the_default(dataset, monkeypatch):
     assert baselines.svd_grid(dataset) == baselines.SVD_GRID
-    monkeypatch.setattr(baselines, "VECTORS", 130 * (N_USERS + N_GRAPH_SONGS))
+    monkeypatch.setattr(memory, "VECTORS", 130 * (N_USERS + N_GRAPH_SONGS))
     assert {setting["factors"] for setting in baselines.svd_grid(dataset)} == {32, 64, 128}
-    monkeypatch.setattr(baselines, "VECTORS", 1)
+    monkeypatch.setattr(memory, "VECTORS", 1)
     assert {setting["factors"] for setting in baselines.svd_grid(dataset)} == {32, 64}
     assert baselines.svd_grid(dataset)[0] == {"factors": 64, "power": 0.0}
 
