@@ -108,6 +108,24 @@ def _peak(found: Found) -> float:
     return found.peak
 
 
+def beyond(runs: Sequence[Run], stage: str, estimated: int | None) -> float:
+    """Bytes that a stage takes on the whole scale beyond what its process held, given what is estimated for it.
+
+    The share of its estimate that the largest fraction took: unlike a line, an estimate knows what grows no further,
+    such as blocks of users. Where there is no estimate, the line.
+    """
+    taken = runs[-1].stages[stage]
+    if runs[-1].fraction == 1 or not (estimated and taken.estimated):
+        return whole(runs, lambda found: found.beyond, stage)
+    return estimated * taken.beyond / taken.estimated
+
+
+def memory_of(runs: Sequence[Run], stage: str, estimated: int | None) -> float:
+    """Bytes of a stage's process on the whole scale: what it held, and what it takes beyond."""
+    held = whole(runs, lambda found: found.peak - found.beyond, stage)
+    return held + beyond(runs, stage, estimated)
+
+
 def estimates(scale: str, settings: TrainingSettings) -> dict[str, int]:
     """Bytes that the product's refusals estimate for the whole scale, by stage; settings: of the training."""
     of_steps = {op.replace("__", "/"): estimate(needs.SHAPES[scale]) for op, estimate in needs.ESTIMATES.items()}
@@ -142,14 +160,14 @@ def section(scale: str, runs: Sequence[Run]) -> str:
     estimated, is_whole = estimates(scale, runs[-1].settings), runs[-1].fraction == 1
     mark = "measured" if is_whole else "extrapolated"
     sizes, largest = GRAPHS[scale], runs[-1]
-    needed = {stage: whole(runs, _peak, stage) for stage in STAGES}
+    needed = {stage: memory_of(runs, stage, estimated.get(stage)) for stage in STAGES}
     taken = {stage: hours(scale, runs, stage) for stage in STAGES}
     disk = {stage: whole(runs, lambda found: found.disk, stage) for stage in STAGES}
     of_tables, events = largest.disk / largest.fraction, EVENTS[scale] * SECONDS / 3600
     rows = [(TABLES, f"{_gib(PEAK)} e", "", f"{_gib(of_tables)} {mark[0]}", f"{events:.2f} e")]
     for stage in STAGES:
-        beyond = whole(runs, lambda found: found.beyond, stage)
-        told = f"{_gib(estimated[stage])} c, {_gib(beyond)} {mark[0]}" if stage in estimated else ""
+        need = beyond(runs, stage, estimated.get(stage))
+        told = f"{_gib(estimated[stage])} c, {_gib(need)} {mark[0]}" if stage in estimated else ""
         time_mark = "c" if stage == TRAINING else mark[0]
         cells = f"{_gib(needed[stage])} {mark[0]}", told, f"{_gib(disk[stage])} {mark[0]}"
         rows.append((stage, *cells, f"{taken[stage]:.2f} {time_mark}"))
@@ -170,7 +188,7 @@ def section(scale: str, runs: Sequence[Run]) -> str:
             table(("the whole scale", "memory, GiB", "estimate and need, GiB", "disk, GiB", "hours"), rows),
             "",
             f"m: measured, e: extrapolated by the line through the sizes above (searches of users among songs by a "
-            f"higher power), c: calculated. **The largest process, {most}, needs {_gib(needed[most])} GiB "
+            f"higher power), memory as many times its estimate as at the largest of them; c: calculated. **The largest process, {most}, needs {_gib(needed[most])} GiB "
             f"({mark})**. Hours are those of this machine at that time. A training counts all its epochs and those "
             f"with cold songs hidden, the tuning of a method as many users at any size. Raw tables and splits take "
             f'what an event took in "Scaling"; the disk is without raw tables, copies of the source. The served '

@@ -124,7 +124,15 @@ def test_the_largest_fraction_is_the_one_that_the_memory_holds(monkeypatch):
     assert len(rehearse.rehearse("500m", [0.01, 0.1], SETTINGS, 0, None)) == 2
 
 
-def test_the_section_marks_each_figure_and_names_the_largest_process():
+def test_memory_is_as_many_times_its_estimate_as_at_the_largest_fraction():
+    assert rehearse.memory_of(RUNS, "graph/edges", None) == pytest.approx(11 * GIB, rel=1e-6)
+    # Ten ninths of .9 GiB, beside the one that the process held.
+    assert rehearse.memory_of(RUNS, "reranking/ranker", int(0.9 * GIB)) == pytest.approx(2 * GIB, rel=1e-6)
+    assert rehearse.memory_of([made_up(1)], "reranking/ranker", GIB) == pytest.approx(11 * GIB, rel=1e-6)
+
+
+def test_the_section_marks_each_figure_and_names_the_largest_process(monkeypatch):
+    monkeypatch.setattr(rehearse, "estimates", lambda scale, settings: dict.fromkeys(STAGES, 9 * GIB))
     text = rehearse.section("500m", RUNS)
     assert "| graph/edges | 11.00 e |" in text
     assert "1.10 (0.90)" in text  # 9 of 10 parts of what a hundredth takes beyond its start
