@@ -61,13 +61,17 @@ class Run:
 
 
 def run(scale: str, share: float, settings: TrainingSettings, place: Path | None) -> Run:
-    """Generate a fraction of a scale below a folder, and measure every stage on it."""
+    """Generate a fraction of a scale below a folder, and measure every stage on it.
+
+    A step of the training has the same fraction of its edges, so that both grow alike.
+    """
     sizes = fraction.sizes_of(GRAPHS[scale], share)
+    size = max(round(share * settings.step_size(GRAPHS[scale].n_edges)), 1)
     with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
         fraction.write(folder, sizes)
         disk, found = stages.size(folder), {}
-        for stage, taken in measured(STAGES, folder, settings):
+        for stage, taken in measured(STAGES, folder, settings.model_copy(update={"batch_size": size})):
             logger.info("%g of %s, %s: %.1f s, %d MiB", share, scale, stage, taken.seconds["all"], taken.peak >> 20)
             found[stage] = taken
     return Run(share, sizes, settings, found, disk)
@@ -188,11 +192,12 @@ def section(scale: str, runs: Sequence[Run]) -> str:
             table(("the whole scale", "memory, GiB", "estimate and need, GiB", "disk, GiB", "hours"), rows),
             "",
             f"m: measured, e: extrapolated by the line through the sizes above (searches of users among songs by a "
-            f"higher power), memory as many times its estimate as at the largest of them; c: calculated. **The largest process, {most}, needs {_gib(needed[most])} GiB "
-            f"({mark})**. Hours are those of this machine at that time. A training counts all its epochs and those "
-            f"with cold songs hidden, the tuning of a method as many users at any size. Raw tables and splits take "
-            f'what an event took in "Scaling"; the disk is without raw tables, copies of the source. The served '
-            f"model, the champion, the report and the checks are not in the table.",
+            f"higher power), memory as many times its estimate as at the largest of them; c: calculated. **The largest "
+            f"process, {most}, needs {_gib(needed[most])} GiB ({mark})**. Hours are those of this machine at that "
+            f"time. A step of a fraction's training has the same fraction of its edges. A training counts all its "
+            f"epochs and those with cold songs hidden, the tuning of a method as many users at any size. Raw tables "
+            f'and splits take what an event took in "Scaling"; the disk is without raw tables, copies of the source. '
+            f"The served model, the champion, the report and the checks are not in the table.",
         ]
     )
 
