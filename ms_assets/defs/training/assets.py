@@ -171,13 +171,13 @@ def embeddings(
     from ms_assets.training import memory, refit
     from ms_assets.training.data import GraphTensors
 
-    graph, users_before, songs_before = bipartite_graph, None, None
-    sizes = memory.Sizes.of(GraphTensors.of(graph))
-    memory.refuse_without_room_to_embed(sizes, lightgcn.settings, bool(lightgcn.unrefitted))
+    graph, users_before, songs_before = GraphTensors.of(bipartite_graph), None, None
+    memory.refuse_without_room_to_embed(memory.Sizes.of(graph), lightgcn.settings, bool(lightgcn.unrefitted))
     if lightgcn.unrefitted:
-        users_before, songs_before = lightgcn.validated.embeddings(GraphTensors.of(graph))
-        graph = refit.graph_of_train_and_validation(duckdb.connection, graph, train, validation)
-    users, songs = (vectors.numpy() for vectors in lightgcn.embeddings(GraphTensors.of(graph)))
+        users_before, songs_before = lightgcn.validated.embeddings(graph)
+        both = refit.graph_of_train_and_validation(duckdb.connection, bipartite_graph, train, validation)
+        graph = GraphTensors.of(both)
+    users, songs = (vectors.numpy() for vectors in lightgcn.embeddings(graph))
     uid, of_songs = bipartite_graph["user"].uid.numpy(), bipartite_graph["song"]
     about_songs = {"item_id": of_songs.item_id.numpy(), "cold": (~of_songs.in_graph).numpy()}
     tables = {
