@@ -147,9 +147,10 @@ class Source:
         """Commit that the revision named when it was first used here, so that later runs read the same files."""
         from ms_assets.raw import hub
 
-        if self.pinned() is None:
+        if (pinned := self.pinned()) is None:
             self.pin(hub.commit_to_read(self.location, self.revision), first=True)
-        commit = str(self.pinned()).strip()
+            pinned = self.pinned()
+        commit = str(pinned).strip()
         if not hub.COMMIT.fullmatch(commit):
             raise SourceError(
                 f"{self.pin_address}: found {commit!r}, expected 40 hexadecimal digits; remove it to pin anew"
