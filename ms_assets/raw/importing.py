@@ -206,7 +206,7 @@ def _of_events(columns: Mapping[str, str], types: Mapping[str, str]) -> dict[str
 
 def _place(files: Sequence[str], position: int) -> str:
     part, row = divmod(position, 1 << PART_BITS)
-    return f"{files[part]}: row {row} (from 0)"
+    return logs.place_of(files[part], row)
 
 
 def _number(con: Connection, ids: pa.Table, what: str, folder: Path) -> pa.Table:

@@ -76,6 +76,11 @@ def whole(file: str) -> Iterator[None]:
         ) from error
 
 
+def place_of(file: str, row: int) -> str:
+    """Name a row of a file, for errors."""
+    return f"{file}: row {row} (from 0)"
+
+
 def column(log: Log, what: str, name: str | None, required: bool = False) -> str | None:
     """Name of the column that holds what is asked for: the given one, or the best guess; None if there is none.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ms_assets.events import EVENT_TYPES, listed
 from ms_assets.raw import values
 from ms_assets.raw.arrival import PART_BITS
-from ms_assets.raw.logs import Connection, Log, literal, quoted, whole
+from ms_assets.raw.logs import Connection, Log, literal, place_of, quoted, whole
 from ms_assets.raw.schema import SourceError
 from ms_assets.streams import Relation, ahead
 
@@ -87,7 +87,7 @@ class Problems:
                 for name in {"unreadable", "unknown"} & set(batch.schema.names):
                     if batch[name].null_count < len(batch):
                         row = first + pc.index(batch[name].is_valid(), True).as_py()
-                        self._note(name, batch[name].drop_null().to_pylist(), f"{file}: row {row} (from 0)")
+                        self._note(name, batch[name].drop_null().to_pylist(), place_of(file, row))
                 first += len(batch)
                 yield batch
 
