@@ -333,6 +333,12 @@ MUTATIONS = {
         "no number": vectors("cold_songs", with_row(np.nan)),
         "another length": vectors("cold_songs", with_row(1)),
     },
+    "retrieval/lightgcn:lists_keep_what_training_learned": {
+        "all songs are cold": with_("recommended", "max(song_id) OVER () - rank", "song_id"),
+        "songs are permuted": reversed_ids("recommended", "song_id"),
+        "users are permuted": reversed_ids("recommended", "user_id"),
+        "only replays": without("recommended", "view = 'discovery'"),
+    },
     **{f"retrieval/{method}:recommendations_are_complete": {"no first song": without("recommended", FIRST)}
        for method in METHODS},
     "reranking/ranked:recommendations_are_complete": {"no first song": without("recommended", FIRST)},

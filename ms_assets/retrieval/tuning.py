@@ -76,7 +76,14 @@ class Tuner:
     def ndcg_of_users(self, rank: Rank, view: str, k: int) -> NDArray[np.float64]:
         """NDCG@k of each drawn user in a view, float64 [n_drawn]; NaN for users without a target."""
         songs, _ = ranked(rank, self.users, self.heard, self.heard.n_songs, k)
-        return _ndcg(self.targets[view], songs[VIEWS.index(view)])
+        return self.ndcg_of_lists(songs[VIEWS.index(view)], view)
+
+    def ndcg_of_lists(self, songs: NDArray[np.int64], view: str) -> NDArray[np.float64]:
+        """NDCG@k of each drawn user's list in a view, float64 [n_drawn]; NaN for users without a target.
+
+        songs: lists int64 [n_drawn, k], −1 where they have ended.
+        """
+        return _ndcg(self.targets[view], songs)
 
     def choose(self, grid: Sequence[Setting], make: Callable[..., Recommender]) -> Tuned:
         """Choose for each view the setting whose recommender ranks best for the drawn users.

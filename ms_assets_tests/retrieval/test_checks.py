@@ -98,6 +98,39 @@ def test_every_cold_song_is_placed_with_finite_numbers_of_one_length(table, duck
     assert retrieval.cold_songs_are_all_placed(duckdb.connection.from_arrow(empty), none).passed
 
 
+def test_lists_lose_little_of_what_training_learned_but_for_what_chance_explains(duckdb):
+    """Each user's vector is that of a song which they take to in validation, so that the vectors find it first."""
+    n_users, con = 20, duckdb.connection
+    ids, songs = np.arange(n_users), np.arange(3 * n_users)
+    vectors = np.eye(n_users, dtype=np.float32)
+    tables = [
+        {"user_id": ids, "uid": ids},
+        {"song_id": songs, "item_id": songs, "in_graph": songs < n_users},
+        {"user_id": ids, "song_id": (ids + 1) % n_users, "timestamp": ids},
+        {"split": ["validation"] * n_users, "user_id": ids, "song_id": ids, "adjusted_relevance": np.ones(n_users)},
+        {"user_id": ids, "embedding": fixed_size_list(vectors)},
+        {"song_id": songs, "cold": songs >= n_users, "embedding": fixed_size_list(np.tile(vectors, (3, 1)))},
+    ]
+    given = [con.from_arrow(pa.table(columns)) for columns in tables]
+
+    def result(first):
+        """The check of lists with these songs at rank 1, and cold ones at ranks 2 and 3."""
+        lists = [(user, n + 1, song) for user in ids for n, song in enumerate((first[user], n_users, n_users + 1))]
+        columns = dict(zip(("user_id", "rank", "song_id"), np.transpose(lists), strict=True))
+        recommended = con.from_arrow(pa.table({"view": ["discovery"] * len(lists), **columns}))
+        return retrieval.lists_keep_what_training_learned(duckdb, *given, recommended)
+
+    assert result(ids).metadata["ndcg_of_lists"].value == result(ids).metadata["ndcg_of_trained_vectors"].value == 1
+    one_fifth, all_cold = np.where(ids < 4, 2 * n_users, ids), ids + 2 * n_users
+    assert result(ids).passed
+    assert result(one_fifth).passed
+    assert result(np.where(ids < 5, 2 * n_users, ids)).passed, "a quarter, 2.6 standard errors"
+    assert not result(np.where(ids < 12, 2 * n_users, ids)).passed
+    assert not result(all_cold).passed
+    given[3] = given[3].filter("false")
+    assert result(all_cold).passed, "nobody validates"
+
+
 def test_nothing_is_recommended_from_an_index_of_other_users_or_songs(indexed):
     def recommended(item_id):
         columns = [

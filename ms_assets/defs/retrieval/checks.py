@@ -15,11 +15,19 @@ from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import assets_of
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.cold_start import indexed_vectors
+from ms_assets.retrieval.dataset import Dataset
 from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, differences, origin, recall_at
+from ms_assets.retrieval.memory import needs_of
 from ms_assets.retrieval.methods import METHODS, RANKED
-from ms_assets.retrieval.recommender import TOP_K
+from ms_assets.retrieval.recommender import TOP_K, nearest
+from ms_assets.retrieval.tuning import Tuner
 from ms_assets.streams import Relation
-from ms_assets.vectors import embeddings, vector_column
+from ms_assets.vectors import dimensions, embeddings, vector_column
+
+LEAST_KEPT = 0.8
+"""Least share of the trained vectors' NDCG@100 that LightGCN's lists keep."""
+ERRORS = 3
+"""Number of standard errors that a loss of NDCG exceeds if it is not due to chance."""
 
 
 @asset_check(
@@ -66,6 +74,52 @@ def cold_songs_are_all_placed(cold_songs: Relation, songs: Relation) -> dg.Asset
             "n_not_finite": int((~np.isfinite(lengths)).sum()),
         },
     )
+
+
+@asset_check(
+    asset=["retrieval", "lightgcn"],
+    additional_ins=assets_of("splits", "users", "songs", "train", "ground_truth")
+    | assets_of("training", "user_embeddings", "song_embeddings"),
+    blocking=True,
+)
+def lists_keep_what_training_learned(
+    duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
+    user_embeddings: Relation, song_embeddings: Relation, recommended: Relation,
+) -> dg.AssetCheckResult:  # fmt: skip
+    """Lists of `discovery` have at least four fifths of the validation NDCG@100 of the trained vectors they come from.
+
+    Cold songs, songs heard lately, and an index lie between the vectors and the lists. The vectors are searched exactly
+    among songs with a train event, for some users; a loss within three standard errors may be due to chance.
+    """
+    dataset = Dataset.of(users, songs, train, ground_truth, needs_of("queries", dimensions(song_embeddings)))
+    tuner = Tuner.of(dataset)
+    vectors = embeddings(user_embeddings, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
+    learned = tuner.ndcg_of_users(nearest(*vectors), "discovery", TOP_K)
+    listed = tuner.ndcg_of_lists(_lists_of(duckdb, recommended, tuner.users), "discovery")
+    before, after = (found[~np.isnan(found)] for found in (learned, listed))
+    if not len(before):
+        return dg.AssetCheckResult(passed=True, metadata={"n_users": 0})
+    error = (before - after).std() / np.sqrt(len(before))
+    return dg.AssetCheckResult(
+        passed=bool(before.mean() - after.mean() <= max((1 - LEAST_KEPT) * before.mean(), ERRORS * error)),
+        metadata={
+            "ndcg_of_trained_vectors": float(before.mean()),
+            "ndcg_of_lists": float(after.mean()),
+            "standard_error": float(error),
+            "n_users": len(before),
+        },
+    )
+
+
+def _lists_of(duckdb: DuckDB, recommended: Relation, users: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Lists of some users in `discovery`, int64 [n_users, TOP_K], −1 where they have ended; users: ascending ids."""
+    drawn = duckdb.connection.from_arrow(pa.table({"user_id": users}))  # noqa: F841  (named below)
+    rows = duckdb.connection.sql(
+        "SELECT user_id, rank, song_id FROM recommended SEMI JOIN drawn USING (user_id) WHERE view = 'discovery'"
+    ).fetchnumpy()
+    lists = np.full((len(users), TOP_K), -1, np.int64)
+    lists[np.searchsorted(users, rows["user_id"]), rows["rank"] - 1] = rows["song_id"]
+    return lists
 
 
 PROBLEMS = {
