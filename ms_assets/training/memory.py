@@ -10,6 +10,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors
 from ms_assets.training.propagation import ENTRIES_AT_ONCE
 from ms_assets.training.rehearsal import number_hidden
+from ms_assets.training.validation import SCORES_AT_ONCE
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,10 @@ FILTER = 4
 """Bytes an edge, at most, of the filter of pairs."""
 BESIDE = 160 << 20
 """Bytes of libraries that a training imports, and of small blocks that the C library keeps for the next ones."""
+LARGEST_KEPT = 32 << 20
+"""Bytes of the largest block that the C library keeps when it is freed, up to which glibc's threshold grows."""
+KEPT = 0.25
+"""Bytes of freed blocks that the C library keeps for each byte in use."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,19 @@ def estimate(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     """
     trainings = (estimate_alone(sizes, settings), _estimate_again(sizes, settings))
     largest = max(trainings, key=lambda parts: sum(parts.values()))
-    return {name: settings.ranks * part for name, part in largest.items()} | _first_rank(sizes, settings)
+    of_each = largest | _kept(sizes, settings, sum(largest.values()) - BESIDE)
+    return {name: settings.ranks * part for name, part in of_each.items()} | _first_rank(sizes, settings)
+
+
+def _kept(sizes: Sizes, settings: TrainingSettings, used: int) -> dict[str, int]:
+    """Estimate what the C library keeps beside the bytes that a rank uses; nothing where vectors are large blocks.
+
+    Blocks that a step has freed are then still held when validation, whose scores are large, asks for more.
+    """
+    if FLOAT * settings.embedding_dim // settings.ranks * (sizes.n_users + sizes.n_graph_songs) > LARGEST_KEPT:
+        return {}
+    scores = FLOAT * min(SCORES_AT_ONCE, min(settings.validation_users, sizes.n_users) * sizes.n_graph_songs)
+    return {"freed blocks and scores of validation": round(KEPT * used) + scores}
 
 
 def _first_rank(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:

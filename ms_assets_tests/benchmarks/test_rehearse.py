@@ -60,19 +60,20 @@ def test_made_up_tables_are_sorted_by_user_and_hold_each_pair_of_a_part_once(tab
 )
 def test_every_stage_runs_on_what_the_stages_before_left_and_tells_what_it_took(names, tmp_path, monkeypatch):
     monkeypatch.setitem(GRAPHS, "500m", TINY)
-    for name in set(STAGES) - set(names):
-        monkeypatch.delitem(STAGES, name)
+    tried = {name: stage for name, stage in STAGES.items() if name in names}
+    for module in (rehearse, stages):
+        monkeypatch.setattr(module, "STAGES", tried)
     monkeypatch.setattr(
         rehearse, "measured", lambda names, *where: ((name, stages.found(name, *where)) for name in names)
     )
     [run] = rehearse.rehearse("500m", [1.0], SETTINGS, 0, tmp_path)
-    assert list(run.stages) == list(STAGES)
+    assert list(run.stages) == list(tried)
     estimated = {stage for stage, found in run.stages.items() if found.estimated}
-    assert estimated == {stage for stage in STAGES if stage in rehearse.estimates("500m", SETTINGS)}
+    assert estimated == {stage for stage in tried if stage in rehearse.estimates("500m", SETTINGS)}
     for stage, found in run.stages.items():
         assert found.peak >= found.beyond
         assert found.seconds["all"] > 0
-        assert found.disk > 0 or not STAGES[stage].files
+        assert found.disk > 0 or not tried[stage].files
     assert set(run.stages[TRAINING].seconds) == {"all", "spectra", *stages.STEPS}
     text = rehearse.section("500m", [run])
     assert "2,000 edges" in text

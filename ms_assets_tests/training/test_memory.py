@@ -55,6 +55,19 @@ def test_ranks_divide_what_a_card_holds_and_meet_in_main_memory():
     assert total(of_one, YAMBDA_50M) < total(of_two, YAMBDA_50M)
 
 
+def test_blocks_that_the_c_library_keeps_count_where_vectors_are_small():
+    settings = TrainingSettings(embedding_dim=64)
+    beyond = 32 * 2**20 // (4 * 64)  # nodes of which one matrix of vectors has 32 MiB
+    small, large = (Sizes(1_000, n - 1_000, n - 1_000, 100_000, 5) for n in (beyond, beyond + 1))
+    parts = memory.estimate(small, settings)
+    kept = parts.pop("freed blocks and scores of validation")
+    # A quarter of all but what the libraries take, and scores of 2^25 songs at a time.
+    assert kept == round((sum(parts.values()) - memory.BESIDE) / 4) + 4 * 2**25
+    assert "freed blocks and scores of validation" not in memory.estimate(large, settings)
+    # Of 10 users no more than 20 songs each are scored.
+    assert memory._kept(Sizes(10, 20, 20, 40, 5), settings, 0) == {"freed blocks and scores of validation": 4 * 10 * 20}
+
+
 @pytest.mark.parametrize(
     "cheaper",
     [
