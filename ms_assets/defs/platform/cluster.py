@@ -15,6 +15,7 @@ from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.step_delegating import StepDelegatingExecutor
 from dagster._core.executor.step_delegating.step_handler.base import StepHandler
 
+from ms_assets.defs.platform.extras import missing
 from ms_assets.defs.platform.needs import Needs
 from ms_assets.tracking import AT_ONCE
 
@@ -63,7 +64,7 @@ def on_ray(address: str, needs: Callable[[str], Needs]) -> StepsElsewhere:
         from dagster_ray.core.executor import RayStepHandler
         from ray.job_submission import JobSubmissionClient
     except ModuleNotFoundError as error:
-        raise _missing("ray", error) from error
+        raise ClusterError(missing("MS_ASSETS_EXECUTOR: found ray", "ray", error)) from error
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=AT_ONCE):
             client = JobSubmissionClient(address)
@@ -93,7 +94,7 @@ def on_kubernetes(init: dg.InitExecutorContext, steps: list[str], needs: Callabl
         from dagster_k8s import k8s_job_executor
         from kubernetes.config import ConfigException
     except ModuleNotFoundError as error:
-        raise _missing("k8s", error) from error
+        raise ClusterError(missing("MS_ASSETS_EXECUTOR: found k8s", "k8s", error)) from error
     create = k8s_job_executor.executor_creation_fn
     assert create is not None, "the executor of Kubernetes creates one"
     config = {"retries": {"enabled": {}}, "per_step_k8s_config": {step: pod(needs(step)) for step in steps}}
@@ -117,10 +118,3 @@ def pod(needed: Needs) -> dict[str, Any]:
             "env": [{"name": THREADS, "value": str(needed.cpus)}],
         }
     }
-
-
-def _missing(extra: str, error: ModuleNotFoundError) -> ClusterError:
-    return ClusterError(
-        f"MS_ASSETS_EXECUTOR: found {extra}, for which the package {error.name} is missing; install the extra: "
-        f"pip install 'ms_assets[{extra}]'"
-    )

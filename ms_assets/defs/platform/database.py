@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+from ms_assets.defs.platform.extras import missing
 from ms_assets.tracking import AT_ONCE, without_password
 
 KIND = "postgresql://"
@@ -30,10 +31,7 @@ def opening(address: str) -> Iterator[Any]:
         import dagster_postgres  # noqa: F401  (what is missing is told at once)
         import psycopg2
     except ModuleNotFoundError as error:
-        raise DatabaseError(
-            f"{found}, for which the package {error.name} is missing; install the extra: "
-            "pip install 'ms_assets[postgres]'"
-        ) from error
+        raise DatabaseError(missing(found, "postgres", error)) from error
     try:
         with closing(psycopg2.connect(address, connect_timeout=AT_ONCE)) as connection:
             yield connection

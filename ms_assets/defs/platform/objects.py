@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ms_assets.defs.platform.extras import missing
 from ms_assets.files import sha256
 from ms_assets.tracking import AT_ONCE
 
@@ -176,10 +177,7 @@ def installed(address: str) -> None:
     try:
         import s3fs  # noqa: F401
     except ModuleNotFoundError as error:
-        raise BucketError(
-            f"MS_ASSETS_HOME: found {address}, for which the package {error.name} is missing; install the extra: "
-            "pip install 'ms_assets[s3]'"
-        ) from error
+        raise BucketError(missing(f"MS_ASSETS_HOME: found {address}", "s3", error)) from error
 
 
 @lru_cache
