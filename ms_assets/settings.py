@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 SMALLEST_BATCH, LARGEST_BATCH = 8_192, 262_144
 LARGEST_PIECE = 8_192
 """Edges of a piece whose rows of 128 numbers the C library keeps for the next piece: larger ones it gives back."""
-DEFAULT_TEMPERATURE = 0.15
+DEFAULT_TEMPERATURE = 0.1
 DEFAULT_LENGTH_POWER = 0.1
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
@@ -186,13 +186,13 @@ class TrainingSettings(Settings):
         None,
         ge=1e-6,
         le=10,
-        description="Divisor of score differences; below 1 it sharpens. By default the race's choice, or .15.",
+        description="Divisor of score differences; below 1 it sharpens. By default the race's choice, or .1.",
     )
     race: bool = Field(
         True,
         description="Choose on the validation part what no default wins on all data, unless it is given: the length "
-        "power, by the start alone; the temperature, by short trainings of small graphs; and whether training is "
-        "better than the plain SVD of the graph.",
+        "power, by the start alone; the temperature, by short trainings, except of large graphs; and whether training "
+        "is better than the plain SVD of the graph.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser; sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
@@ -268,7 +268,7 @@ class TrainingSettings(Settings):
 
     @property
     def sharpness(self) -> float:
-        """Temperature, τ: the given one, or .15."""
+        """Temperature, τ: the given one, or .1."""
         return self.temperature or DEFAULT_TEMPERATURE
 
     @property

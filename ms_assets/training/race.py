@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES = {"length_power": (0.1, 0.0, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6), "temperature": (0.15, 0.1, 0.2)}
 """Values of each setting in the race, the first wins a tie."""
-LARGEST_RACE = 1_000_000
-"""Edges of the largest graph whose temperature is raced for, in three fifths of the default training's epochs."""
+LARGEST_RACE, FEWEST_EPOCHS = 4_000_000, 2
+"""Edges that a short training with one temperature visits at most, and its epochs at least, for the first one tells
+little; a graph for which both cannot be has no race of temperatures."""
 
 
 def train(
@@ -83,7 +84,7 @@ def compared(
     """
     lengths_begin_at_a_power = settings.song_lengths and settings.spectral_start and settings.spectrum == "normalised"
     asks_power = settings.length_power is None and lengths_begin_at_a_power
-    asks_temperature = settings.temperature is None and data.graph.n_edges <= LARGEST_RACE
+    asks_temperature = settings.temperature is None and FEWEST_EPOCHS * data.graph.n_edges <= LARGEST_RACE
     reached: dict[str, float] = {}
     if asks_power or asks_temperature:
         network = trainer.initial_network(data.graph, settings, start=True, columns=columns).to(device)
@@ -114,10 +115,12 @@ def _temperatures(
 ) -> dict[str, float]:
     """Best validation NDCG of a short training from the network's state with each temperature."""
     start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    brief = trainer.short(settings)
+    epochs = min(brief.epochs, LARGEST_RACE // data.graph.n_edges)
     reached: dict[str, float] = {}
     for temperature in CANDIDATES["temperature"]:
         network.load_state_dict(start)
-        tried = trainer.short(settings).model_copy(update={"temperature": temperature})
+        tried = brief.model_copy(update={"epochs": epochs, "temperature": temperature})
         steps, ndcg = Steps(network, data, tried), [0.0]
         try:
             for _ in range(tried.epochs):

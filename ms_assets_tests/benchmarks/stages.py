@@ -175,7 +175,7 @@ class Bench:
     def settings(self) -> TrainingSettings:
         """Settings of the training, but one epoch, two steps at least, and no race that a large scale has not."""
         most = {"batch_size": min(self.trained.batch_size or 1, len(self.table("edges")) // 2)}
-        few = {"epochs": 1, "checkpoint_seconds": 0, "temperature": 0.15}
+        few = {"epochs": 1, "checkpoint_seconds": 0, "temperature": 0.1}
         return self.trained.model_copy(update=most | few)
 
 

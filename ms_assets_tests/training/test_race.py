@@ -7,6 +7,7 @@ import torch
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import race, trainer
 from ms_assets.training.steps import NotFiniteError, Steps
+from ms_assets.training.validation import Validator
 from ms_assets_tests.training.graphs import data_of
 from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread, settings_of
 
@@ -34,6 +35,21 @@ def test_what_a_temperature_reaches_is_what_a_short_training_with_it_reaches():
         tried = raced.settings.model_copy(update={"temperature": temperature, "epochs": trainer.SHORT, "patience": 9})
         short = trainer.fit(DATA, tried, CPU)
         assert raced.race[name] == max(epoch.validation_ndcg for epoch in short.history)
+
+
+def test_short_trainings_of_a_graph_with_many_edges_have_fewer_epochs(monkeypatch):
+    n_epochs, finish = [], Steps.finish_epoch
+
+    def counted(self):
+        n_epochs.append(self.settings.epochs)
+        return finish(self)
+
+    monkeypatch.setattr(Steps, "finish_epoch", counted)
+    monkeypatch.setattr(race, "LARGEST_RACE", 3 * DATA.graph.n_edges - 1)
+    network = trainer.initial_network(DATA.graph, settings_of(), start=False)
+    reached = race._temperatures(network, DATA, settings_of(), Validator.of(DATA, settings_of()))
+    assert list(reached) == NAMES
+    assert n_epochs == [2] * 2 * len(NAMES)
 
 
 def test_lengths_begin_at_the_power_whose_start_validates_best():
@@ -73,7 +89,7 @@ def test_a_given_temperature_is_taken_and_without_race_or_validation_nothing_is_
     assert not set(given.race) & set(NAMES)
     for data, changed in ((DATA, {"race": False}), (data_of(GRAPH, EXPLICIT), {})):
         found = race.train(data, settings_of(epochs=1, **changed), CPU)
-        assert (found.settings.sharpness, found.race) == (0.15, {})
+        assert (found.settings.sharpness, found.race) == (0.1, {})
 
 
 def test_training_that_is_worse_than_a_plain_svd_gives_way_to_it():
@@ -126,5 +142,5 @@ def test_the_same_seed_gives_the_same_race(temperature):
 
 
 def test_large_graphs_take_the_default_temperature(monkeypatch):
-    monkeypatch.setattr(race, "LARGEST_RACE", 10)
+    monkeypatch.setattr(race, "LARGEST_RACE", 2 * DATA.graph.n_edges - 1)
     assert race.train(DATA, settings_of(epochs=1), CPU).settings.sharpness == TrainingSettings().sharpness

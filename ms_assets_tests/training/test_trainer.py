@@ -43,7 +43,7 @@ def scores_of(result):
     "changed",
     [
         {},
-        {"spectral_start": False, "epochs": 40},
+        {"spectral_start": False, "epochs": 40, "temperature": 0.15},
         {"objective": "bpr"},
         {"objective": "bpr", "spectral_start": False, "epochs": 20},
         {"optimizer": "sgd", "spectral_start": False, "epochs": 20, "learning_rate": 3.0},
