@@ -162,19 +162,18 @@ MEASURED = """
 import sys, resource
 import numpy as np, psutil, torch
 from ms_assets.settings import TrainingSettings
-from ms_assets.training import memory
-from ms_assets.training.network import Network
-from ms_assets.training.steps import Steps
+from ms_assets.training import memory, trainer
 from ms_assets_tests.training.graphs import data_of, random_graph
 from ms_assets.graph.bipartite import INTERACTS
 
-def step(graph, settings):
-    data = data_of(graph)
-    list(Steps(Network(data.graph, settings), data, settings).epoch())
+def trained(graph, settings):
+    users = np.arange(graph["user"].num_nodes)
+    data = data_of(graph, wanted=(users, users % graph["song"].num_nodes))
+    trainer.fit(data, settings, torch.device("cpu"))
     return data
 
-settings = TrainingSettings(embedding_dim=128, batch_size=200_000, epochs=1)
-step(random_graph(0), settings)
+settings = TrainingSettings(embedding_dim=128, batch_size=200_000, epochs=1, spectral_start=False)
+trained(random_graph(0), settings)
 n_users, n_songs, n_edges = 2_000, 60_000, 200_000
 graph, rng = random_graph(0, 12, 15), np.random.default_rng(0)
 graph["user"].num_nodes, songs = n_users, graph["song"]
@@ -188,7 +187,7 @@ graph[INTERACTS].edge_index = torch.stack([torch.randint(n_users, (n_edges,)), t
 graph[INTERACTS].edge_attr = torch.rand(n_edges, 4)
 graph[INTERACTS].edge_attr[:, 0] = 1  # listens
 before = psutil.Process().memory_info().rss
-data = step(graph, settings)
+data = trained(graph, settings)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(sum(memory.estimate(memory.Sizes.of(data.graph), settings).values()) / (peak - before))
 """
@@ -196,7 +195,7 @@ print(sum(memory.estimate(memory.Sizes.of(data.graph), settings).values()) / (pe
 
 def test_the_estimate_is_near_what_a_training_takes():
     ran = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
-    # What the process itself holds depends on the allocator and on the load: 0.76 to 1 on one machine.
+    # What the process itself holds depends on the allocator and on the load: 1.06 to 1.11 on one machine.
     assert 0.6 < float(ran.stdout) < 2
 
 
