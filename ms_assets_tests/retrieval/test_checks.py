@@ -118,7 +118,7 @@ def test_lists_lose_little_of_what_training_learned_but_for_what_chance_explains
         lists = [(user, n + 1, song) for user in ids for n, song in enumerate((first[user], n_users, n_users + 1))]
         columns = dict(zip(("user_id", "rank", "song_id"), np.transpose(lists), strict=True))
         recommended = con.from_arrow(pa.table({"view": ["discovery"] * len(lists), **columns}))
-        return retrieval.lists_keep_what_training_learned(duckdb, *given, recommended)
+        return retrieval.lists_keep_what_training_learned(*given, recommended)
 
     assert result(ids).metadata["ndcg_of_lists"].value == result(ids).metadata["ndcg_of_trained_vectors"].value == 1
     one_fifth, all_cold = np.where(ids < 4, 2 * n_users, ids), ids + 2 * n_users

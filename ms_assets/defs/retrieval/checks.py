@@ -15,12 +15,12 @@ from ms_assets.defs.platform.resources import DuckDB
 from ms_assets.defs.platform.scales import assets_of
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.cold_start import indexed_vectors
-from ms_assets.retrieval.dataset import Dataset
+from ms_assets.retrieval.dataset import ROWS, Dataset
 from ms_assets.retrieval.index import RECALL_AT, RECALL_QUERIES, TARGET_RECALL, differences, origin, recall_at
-from ms_assets.retrieval.memory import needs_of
+from ms_assets.retrieval.memory import of_vectors
 from ms_assets.retrieval.methods import METHODS, RANKED
 from ms_assets.retrieval.recommender import TOP_K, nearest
-from ms_assets.retrieval.tuning import Tuner
+from ms_assets.retrieval.tuning import TUNING_USERS, Tuner
 from ms_assets.streams import Relation
 from ms_assets.vectors import dimensions, embeddings, vector_column
 
@@ -83,7 +83,7 @@ def cold_songs_are_all_placed(cold_songs: Relation, songs: Relation) -> dg.Asset
     blocking=True,
 )
 def lists_keep_what_training_learned(
-    duckdb: DuckDB, users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
+    users: Relation, songs: Relation, train: Relation, ground_truth: Relation,
     user_embeddings: Relation, song_embeddings: Relation, recommended: Relation,
 ) -> dg.AssetCheckResult:  # fmt: skip
     """Lists of `discovery` have at least four fifths of the validation NDCG@100 of the trained vectors they come from.
@@ -91,11 +91,13 @@ def lists_keep_what_training_learned(
     Cold songs, songs heard lately, and an index lie between the vectors and the lists. The vectors are searched exactly
     among songs with a train event, for some users; a loss within three standard errors may be due to chance.
     """
-    dataset = Dataset.of(users, songs, train, ground_truth, needs_of("queries", dimensions(song_embeddings)))
-    tuner = Tuner.of(dataset)
+    validated = ground_truth.filter("split = 'validation' AND adjusted_relevance > 0").project("user_id").distinct()
+    drawn = validated.order("hash(user_id), user_id").limit(TUNING_USERS).set_alias("drawn")
+    heard, wanted = (table.set_alias("given").join(drawn, "user_id", how="semi") for table in (train, ground_truth))
+    tuner = Tuner.of(Dataset.of(users, songs, heard, wanted, of_vectors(dimensions(song_embeddings), 1, 1)))
     vectors = embeddings(user_embeddings, "user_id"), embeddings(song_embeddings.filter("NOT cold"), "song_id")
     learned = tuner.ndcg_of_users(nearest(*vectors), "discovery", TOP_K)
-    listed = tuner.ndcg_of_lists(_lists_of(duckdb, recommended, tuner.users), "discovery")
+    listed = tuner.ndcg_of_lists(_lists_of(recommended, tuner.users), "discovery")
     before, after = (found[~np.isnan(found)] for found in (learned, listed))
     if not len(before):
         return dg.AssetCheckResult(passed=True, metadata={"n_users": 0})
@@ -111,14 +113,13 @@ def lists_keep_what_training_learned(
     )
 
 
-def _lists_of(duckdb: DuckDB, recommended: Relation, users: NDArray[np.int64]) -> NDArray[np.int64]:
+def _lists_of(recommended: Relation, users: NDArray[np.int64]) -> NDArray[np.int64]:
     """Lists of some users in `discovery`, int64 [n_users, TOP_K], −1 where they have ended; users: ascending ids."""
-    drawn = duckdb.connection.from_arrow(pa.table({"user_id": users}))  # noqa: F841  (named below)
-    rows = duckdb.connection.sql(
-        "SELECT user_id, rank, song_id FROM recommended SEMI JOIN drawn USING (user_id) WHERE view = 'discovery'"
-    ).fetchnumpy()
     lists = np.full((len(users), TOP_K), -1, np.int64)
-    lists[np.searchsorted(users, rows["user_id"]), rows["rank"] - 1] = rows["song_id"]
+    for table in recommended.filter("view = 'discovery'").project("user_id, rank, song_id").to_arrow_reader(ROWS):
+        user, rank, song = (column.to_numpy() for column in table.columns)
+        kept = np.isin(user, users)
+        lists[np.searchsorted(users, user[kept]), rank[kept] - 1] = song[kept]
     return lists
 
 
