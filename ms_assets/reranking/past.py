@@ -33,14 +33,14 @@ _FADED = {
 }
 MEASURES = {
     "n": f"count(*) FILTER ({IS_POSITIVE})",
-    "met": f"(count(*) FILTER ({IS_POSITIVE}) > 0)::DOUBLE",
+    "met": f"count(*) FILTER ({IS_POSITIVE}) > 0",
     "plays": "count(*) FILTER (event_type = 'listen')",
     "likes": "count(*) FILTER (event_type = 'like')",
     "dislikes": "count(*) FILTER (event_type = 'dislike')",
     "skips": f"count(*) FILTER (event_type = 'listen' AND played_ratio <= {SKIPPED})",
     "organic": f"count(*) FILTER ({IS_POSITIVE} AND is_organic = 1)",
     "rated": "count(played_ratio)",
-    "ratio": "coalesce(sum(played_ratio::DECIMAL(12, 9)), 0)::DOUBLE",
+    "ratio": "coalesce(sum(played_ratio::DECIMAL(12, 9)), 0)",
     **{
         name: f"coalesce({total(f'CASE WHEN {IS_POSITIVE} THEN {weight} END')}, 0) / {ONE}"
         for name, weight in _FADED.items()
@@ -107,7 +107,8 @@ class Past:
             f"* EXCLUDE (begun, ended), greatest(coalesce(ended - coalesce(timestamp, begun), 0)::BIGINT, 0) AS age, "
             f"greatest({self.last} - coalesce(timestamp, {self.first})::BIGINT, 0) AS age_of_all"
         )
-        measures = ", ".join(f"{sql} AS {name}" for name, sql in MEASURES.items())
+        # NumPy gathers whole numbers into floating-point ones a tenth as fast as floating-point ones.
+        measures = ", ".join(f"({sql})::DOUBLE AS {name}" for name, sql in MEASURES.items())
         rows = aged.aggregate(f"user_id - {first} AS user_id, song_id, {measures}", "user_id, song_id")
         return Interactions.of_table(rows.to_arrow_table(), last - first + 1, self.n_songs)
 
