@@ -91,6 +91,7 @@ def lists_keep_what_training_learned(
     Cold songs, songs heard lately, and an index lie between the vectors and the lists. The vectors are searched exactly
     among songs with a train event, for some users; a loss within three standard errors may be due to chance.
     """
+    # Users are drawn before the dataset is read: everybody's histories may be more than a step of checks can hold.
     validated = ground_truth.filter("split = 'validation' AND adjusted_relevance > 0").project("user_id").distinct()
     drawn = validated.order("hash(user_id), user_id").limit(TUNING_USERS).set_alias("drawn")
     heard, wanted = (table.set_alias("given").join(drawn, "user_id", how="semi") for table in (train, ground_truth))
