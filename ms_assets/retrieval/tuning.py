@@ -75,8 +75,12 @@ class Tuner:
 
     def ndcg_of_users(self, rank: Rank, view: str, k: int) -> NDArray[np.float64]:
         """NDCG@k of each drawn user in a view, float64 [n_drawn]; NaN for users without a target."""
+        return self.ndcg_of_lists(self.lists(rank, view, k), view)
+
+    def lists(self, rank: Rank, view: str, k: int) -> NDArray[np.int64]:
+        """Lists of k songs of each drawn user in a view, int64 [n_drawn, k], −1 where they have ended."""
         songs, _ = ranked(rank, self.users, self.heard, self.heard.n_songs, k)
-        return self.ndcg_of_lists(songs[VIEWS.index(view)], view)
+        return songs[VIEWS.index(view)]
 
     def ndcg_of_lists(self, songs: NDArray[np.int64], view: str) -> NDArray[np.float64]:
         """NDCG@k of each drawn user's list in a view, float64 [n_drawn]; NaN for users without a target.

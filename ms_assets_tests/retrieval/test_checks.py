@@ -98,7 +98,7 @@ def test_every_cold_song_is_placed_with_finite_numbers_of_one_length(table, duck
     assert retrieval.cold_songs_are_all_placed(duckdb.connection.from_arrow(empty), none).passed
 
 
-def test_lists_lose_little_of_what_training_learned_but_for_what_chance_explains(duckdb):
+def test_lists_keep_what_training_learned_but_for_what_chance_explains_and_cold_songs_above_it(duckdb):
     """Each user's vector is that of a song which they take to in validation, so that the vectors find it first."""
     n_users, con = 20, duckdb.connection
     ids, songs = np.arange(n_users), np.arange(3 * n_users)
@@ -113,22 +113,27 @@ def test_lists_lose_little_of_what_training_learned_but_for_what_chance_explains
     ]
     given = [con.from_arrow(pa.table(columns)) for columns in tables]
 
-    def result(first):
-        """The check of lists with these songs at rank 1, and cold ones at ranks 2 and 3."""
-        lists = [(user, n + 1, song) for user in ids for n, song in enumerate((first[user], n_users, n_users + 1))]
-        columns = dict(zip(("user_id", "rank", "song_id"), np.transpose(lists), strict=True))
-        recommended = con.from_arrow(pa.table({"view": ["discovery"] * len(lists), **columns}))
+    def result(*lists):
+        """The check of lists with these songs of each user, in their order."""
+        rows = [
+            (user, rank, song) for rank, songs in enumerate(lists, 1) for user, song in zip(ids, songs, strict=True)
+        ]
+        columns = dict(zip(("user_id", "rank", "song_id"), np.transpose(rows), strict=True))
+        recommended = con.from_arrow(pa.table({"view": ["discovery"] * len(rows), **columns}))
         return retrieval.lists_keep_what_training_learned(*given, recommended)
 
-    assert result(ids).metadata["ndcg_of_lists"].value == result(ids).metadata["ndcg_of_trained_vectors"].value == 1
-    one_fifth, all_cold = np.where(ids < 4, 2 * n_users, ids), ids + 2 * n_users
+    cold, other = ids + n_users, (ids + 2) % n_users
+    assert result(ids, cold).metadata["ndcg_of_lists"].value == 1
+    assert result(ids, cold).metadata["ndcg_of_trained_vectors"].value == 1
+    assert result(ids, cold).metadata["share_of_trained_songs"].value == 1 / 2
     assert result(ids).passed
-    assert result(one_fifth).passed
-    assert result(np.where(ids < 5, 2 * n_users, ids)).passed, "a quarter, 2.6 standard errors"
-    assert not result(np.where(ids < 12, 2 * n_users, ids)).passed
-    assert not result(all_cold).passed
+    assert result(cold, cold + n_users, ids).passed, "validation knows no cold song"
+    assert result(np.where(ids < 4, other, ids)).passed
+    assert result(np.where(ids < 5, other, ids)).passed, "a quarter, 2.6 standard errors"
+    assert not result(np.where(ids < 12, other, ids)).passed
+    assert not result(cold).passed, "no song that was trained"
     given[3] = given[3].filter("false")
-    assert result(all_cold).passed, "nobody validates"
+    assert result(cold).passed, "nobody validates"
 
 
 def test_nothing_is_recommended_from_an_index_of_other_users_or_songs(indexed):
