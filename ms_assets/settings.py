@@ -140,9 +140,6 @@ class TrainingSettings(Settings):
         "learned",
         description="learned from event type, count and played ratio; heuristic by event type; or uniform.",
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="Number format of the products in propagation; parameters and sums are always fp32."
-    )
     spectral_start: bool = Field(
         True, description="Start from a truncated SVD of the graph instead of random embeddings."
     )
@@ -171,7 +168,7 @@ class TrainingSettings(Settings):
         ge=1,
         le=LARGEST_COUNT,
         description="Pieces per step, whose gradients are accumulated to save memory; the step stays the same. By "
-        "default pieces have at most 8,192 edges, fewer where memory is short.",
+        "default pieces have at most 8,192 edges, 262,144 on a GPU, fewer where memory is short.",
     )
     group_size: int = Field(
         64, ge=1, le=SMALLEST_BATCH, description="Positives of a batch that share one draw of neutral negatives."

@@ -1,7 +1,8 @@
 """Device beside the CPU that any machine has: tensors of another type, which compute on the CPU.
 
 It refuses what a card refuses: tensors of two devices in one operation, a generator of the other device, NumPy's view
-of its memory. Numbers are the CPU's. Limits of kernels, memory and the order of sums on a card are not seen.
+of its memory. Numbers are the CPU's. Limits of kernels, memory and the order of sums on a card are not seen. Beside a
+card there is none, for autograd would take it for the accelerator and fail on the card.
 """
 
 from collections.abc import Iterator
@@ -56,9 +57,11 @@ class _Emulation(TorchDispatchMode):
         return _computed(operation, args, kwargs or {})
 
 
+IS_POSSIBLE = not torch.cuda.is_available()
 # On import, because autograd counts the devices of a process when it first runs, be it for another test.
-_setup_privateuseone_for_python_backend(NAME)
-DEVICE = torch.device(NAME, 0)
+if IS_POSSIBLE:
+    _setup_privateuseone_for_python_backend(NAME)
+DEVICE = torch.device(NAME, 0) if IS_POSSIBLE else None
 
 
 @contextmanager

@@ -249,7 +249,7 @@ SIZES = {
     "no audio needed": ({}, SongSettings, {"require_audio": False}),
     "a hundred million events": ({"n_events": 10**8}, TrainingSettings, {}),
     "a billion events": ({"n_events": 10**9}, TrainingSettings,
-                         {"embedding_dim": 64, "batch_size": 1_048_576, "precision": "bf16", "epochs": 8}),
+                         {"embedding_dim": 64, "batch_size": 1_048_576, "epochs": 8}),
 }  # fmt: skip
 
 

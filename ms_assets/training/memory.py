@@ -8,6 +8,7 @@ from typing import Self
 from ms_assets.machine import described, free_memory, refuse_beyond, text
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors
+from ms_assets.training.negatives import FLAGS_ON_CARD
 from ms_assets.training.propagation import ENTRIES_AT_ONCE
 from ms_assets.training.rehearsal import number_hidden
 from ms_assets.training.validation import SCORES_AT_ONCE
@@ -15,12 +16,15 @@ from ms_assets.training.validation import SCORES_AT_ONCE
 logger = logging.getLogger(__name__)
 
 FLOAT, LONG, INT = 4, 8, 4
-BYTES = {"fp32": 4, "bf16": 2}
 SMALLEST_PIECE = 1_024
+PIECE_ON_CARD = 262_144
+"""Edges of a piece on a card: kernels of smaller ones take less time than their launches."""
 EDGE = 24
 """Bytes an edge of a graph: its ends and four attributes."""
 BUILDING = 32
 """Bytes an edge while the adjacency is built."""
+FLAG = 20
+"""Bytes of the look-up of a negative in the histories."""
 FILTER = 4
 """Bytes an edge, at most, of the filter of pairs."""
 BESIDE = 160 << 20
@@ -77,8 +81,8 @@ def _first_rank(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     """Estimate what the first of several ranks holds in main memory of the others' columns while it saves."""
     if settings.ranks == 1:
         return {}
-    alone = estimate_alone(sizes, settings.model_copy(update={"ranks": 1}))
-    return {"columns of all ranks": (_copies(settings) - 1) * alone["parameters"] // _copies(settings)}
+    whole = settings.model_copy(update={"ranks": 1})
+    return {"columns of all ranks": (_copies(settings) - 1) * _parameters(sizes, whole)}
 
 
 def _estimate_again(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
@@ -88,50 +92,101 @@ def _estimate_again(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
         return {}
     share = 1 - n_hidden / sizes.n_graph_songs
     kept = replace(sizes, n_graph_songs=sizes.n_graph_songs - n_hidden, n_edges=round(share * sizes.n_edges))
-    alone = estimate_alone(kept, settings)
-    return alone | {
+    return estimate_alone(kept, settings) | {
         "graph without hidden songs": EDGE * kept.n_edges + _features(sizes),
         # Keys, relevance and song of each pair that is hidden.
         "targets": 3 * LONG * (sizes.n_edges - kept.n_edges),
-        "training before": LONG * sizes.n_edges + alone["parameters"] // _copies(settings) + _spectrum(sizes, settings),
+        "training before": LONG * sizes.n_edges + _parameters(kept, settings) + _spectrum(sizes, settings),
     }
 
 
 def estimate_alone(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
-    """Estimate the bytes of one rank on its device at its peak, by purpose, beside the loaded graph."""
-    d, nodes = settings.embedding_dim, sizes.n_users + sizes.n_graph_songs
-    own = d // settings.ranks
-    vectors = nodes * own * FLOAT
-    width = settings.audio * sizes.audio_dimensions + settings.metadata * d
-    divided = sizes.n_users + settings.song_residual * sizes.n_graph_songs + width
-    parameters = FLOAT * (own * divided + d * settings.metadata * sizes.n_owners)
-    learned = settings.edge_weights == "learned"
-    # To learn edge weights a layer keeps its input, scaled and unscaled, and its sum. Beside them: layer 0, the result,
-    # its gradient, and what a layer makes of that. Gradients of parameters come when these have gone.
-    layers = 3 * settings.layers + 4 if learned else 7
+    """Estimate the bytes of one rank on the CPU at its peak, by purpose, beside the loaded graph."""
+    gradients, piece = _gradients_of_edges(sizes, settings), _piece(sizes, settings)
+    # A step's pieces are gone when its gradient is propagated.
+    largest = {"piece of a step": piece} if piece >= gradients else {"gradients of edges": gradients}
+    return {
+        "parameters": _copies(settings) * _parameters(sizes, settings),
+        **_held(sizes, settings),
+        "spectrum": _spectrum(sizes, settings),
+        "propagation": _layers(settings) * _vectors(sizes, settings),
+        "libraries and small blocks": BESIDE,
+        **largest,
+    }
+
+
+def _estimate_on_card(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
+    """Estimate the bytes of one rank on a card at its peak, by purpose; its best state is in main memory.
+
+    That is while the pieces of a step are gone through, before parameters have gradients, or while the step's gradient
+    is propagated, by products that need room of their own.
+    """
+    vectors, parameters = _vectors(sizes, settings), _parameters(sizes, settings)
+    flags = settings.neutral_negatives * _edges_of_piece(sizes, settings)
+    # The start, what is propagated and its gradient, and to learn edge weights what each layer keeps.
+    layers = 3 * settings.layers + 1 if settings.edge_weights == "learned" else 4
+    pieces = {
+        "parameters": (_copies(settings) - 2) * parameters,
+        "propagation": layers * vectors,
+        # Negatives have been looked up when their songs' rows are read.
+        "piece of a step": max(_piece(sizes, settings), FLAG * min(flags, FLAGS_ON_CARD)),
+    }
+    propagating = {
+        "parameters": (_copies(settings) - 1) * parameters,
+        "propagation": _layers(settings) * vectors,
+        "gradients of edges": _gradients_of_edges(sizes, settings),
+        "sparse products": 2 * FLOAT * sizes.n_edges,
+    }
+    return _held(sizes, settings) | max(pieces, propagating, key=lambda parts: sum(parts.values()))
+
+
+def _held(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
+    """Bytes that a rank holds all through a step, by purpose, beside parameters and vectors."""
     several = settings.ranks > 1
-    # For validation a rank collects the columns of all, and puts them together.
-    layers = max(layers, several * (1 + 2 * settings.ranks))
     # Both entries of an edge, each two int32; bucket or weight; key of the pair, and its bits in the filter; weight in
-    # the loss; order of an epoch.
-    held = 2 * 2 * INT + FLOAT + LONG + FILTER + FLOAT + LONG
-    entries = 2 * (FLOAT if learned else BYTES[settings.precision])
-    parts = {
-        "parameters": _copies(settings) * parameters,
+    # the loss; order of an epoch; weights of both entries.
+    edge = 2 * 2 * INT + FLOAT + LONG + FILTER + FLOAT + LONG + 2 * FLOAT
+    return {
         "song features": _features(sizes),
         # Where tensors of own columns are small, the gradient of the metadata, of all columns, counts too.
-        "song encoder": (1 + several) * FLOAT * sizes.n_graph_songs * d * settings.metadata,
-        "spectrum": _spectrum(sizes, settings),
-        "propagation": layers * vectors,
-        "edges": (held + entries) * sizes.n_edges,
-        "libraries and small blocks": BESIDE,
+        "song encoder": (1 + several) * FLOAT * sizes.n_graph_songs * settings.embedding_dim * settings.metadata,
+        "edges": edge * sizes.n_edges,
     }
-    # A step's pieces are gone when its gradient is propagated. Entries then have a gradient, of which some are computed
-    # at a time with two more numbers each. The second layer adds another one, when tensors of the first have gone.
-    at_once, another = min(2 * sizes.n_edges, ENTRIES_AT_ONCE), max(entries * sizes.n_edges - 3 * vectors, 0)
-    gradients = learned * (entries * sizes.n_edges + another + (FLOAT + LONG) * at_once)
-    largest, name = max((_piece(sizes, settings), "piece of a step"), (gradients, "gradients of edges"))
-    return parts | {name: largest}
+
+
+def _vectors(sizes: Sizes, settings: TrainingSettings) -> int:
+    """Bytes of own columns of a vector for each node of the graph."""
+    return (sizes.n_users + sizes.n_graph_songs) * (settings.embedding_dim // settings.ranks) * FLOAT
+
+
+def _parameters(sizes: Sizes, settings: TrainingSettings) -> int:
+    """Bytes of own columns of the parameters, once."""
+    d = settings.embedding_dim
+    width = settings.audio * sizes.audio_dimensions + settings.metadata * d
+    divided = sizes.n_users + settings.song_residual * sizes.n_graph_songs + width
+    return FLOAT * (d // settings.ranks * divided + d * settings.metadata * sizes.n_owners)
+
+
+def _layers(settings: TrainingSettings) -> int:
+    """Number of vectors for each node that are held at most while a step's gradient is propagated."""
+    # To learn edge weights a layer keeps its input, scaled and unscaled, and its sum. Beside them: layer 0, the result,
+    # its gradient, and what a layer makes of that. Gradients of parameters come when these have gone.
+    layers = 3 * settings.layers + 4 if settings.edge_weights == "learned" else 7
+    # For validation a rank collects the columns of all, and puts them together.
+    return max(layers, 1 + 2 * settings.ranks) if settings.ranks > 1 else layers
+
+
+def _gradients_of_edges(sizes: Sizes, settings: TrainingSettings) -> int:
+    """Bytes of the gradients of edge weights, if these are learned.
+
+    Entries have a gradient, of which some are computed at a time with two more numbers each. The second layer adds
+    another one, when tensors of the first have gone.
+    """
+    if settings.edge_weights != "learned":
+        return 0
+    entries = 2 * FLOAT * sizes.n_edges
+    at_once, another = min(2 * sizes.n_edges, ENTRIES_AT_ONCE), max(entries - 3 * _vectors(sizes, settings), 0)
+    return entries + another + (FLOAT + LONG) * at_once
 
 
 def _features(sizes: Sizes) -> int:
@@ -154,15 +209,15 @@ def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
 
     The network is built in main memory, and its best state and the keys of pairs stay there.
     """
-    parts = estimate_alone(sizes, settings)
     again = _estimate_again(sizes, settings)
     held = {name: again[name] for name in ("graph without hidden songs", "targets", "training before") if again}
-    whole = estimate_alone(sizes, settings.model_copy(update={"ranks": 1}))
+    whole = settings.model_copy(update={"ranks": 1})
     of_one = held | {
-        "network and its best state": 2 * whole["parameters"] // _copies(settings),
-        "song features": parts["song features"],
+        "network and its best state": 2 * _parameters(sizes, whole),
+        "song features": _features(sizes),
         # Rows of the adjacency and what counting them takes; bucket, key of the pair, weight in the loss, order.
         "edges": (BUILDING + FLOAT + LONG + FLOAT + LONG) * sizes.n_edges,
+        "spectrum": _spectrum(sizes, settings),
     }
     return {name: settings.ranks * part for name, part in of_one.items()} | _first_rank(sizes, settings)
 
@@ -175,9 +230,9 @@ def estimate_embedding(sizes: Sizes, settings: TrainingSettings, refitted: bool 
     whole = settings.model_copy(update={"ranks": 1})
     vectors = FLOAT * settings.embedding_dim * (sizes.n_users + sizes.n_songs)
     # Rows of the adjacency, weights of edges, and entries of the propagation.
-    held = 2 * 2 * INT + FLOAT + 2 * BYTES[settings.precision]
+    held = 2 * 2 * INT + FLOAT + 2 * FLOAT
     return {
-        "model and network": 2 * estimate_alone(sizes, whole)["parameters"] // _copies(settings),
+        "model and network": 2 * _parameters(sizes, whole),
         "edges": max(BUILDING, held) * sizes.n_edges + refitted * 2 * EDGE * sizes.n_edges,
         # Songs as encoded, all nodes put together, at length 1, propagated, and the layers' sum.
         "propagation": (6 + refitted) * vectors,
@@ -200,17 +255,20 @@ def refuse_without_room_to_embed(sizes: Sizes, settings: TrainingSettings, refit
 
 
 def estimate_on(device: str, sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
-    """Estimate the bytes of a training on a device; copies of the graph stay in main memory."""
-    return estimate(sizes, settings) if device == "cpu" else estimate_alone(sizes, settings)
+    """Estimate the bytes of a training on a device at its peak, by purpose; `estimate_beside` is for the rest."""
+    return estimate(sizes, settings) if device == "cpu" else _estimate_on_card(sizes, settings)
 
 
 def fitted(sizes: Sizes, settings: TrainingSettings, available: int, device: str) -> TrainingSettings:
-    """Adapt settings to the available bytes by more pieces per step, which leaves the result of a step the same.
+    """Adapt settings to device and available bytes by the pieces of a step, which leave its result the same.
 
     Raises:
         NotEnoughMemoryError: not even pieces of 1,024 edges fit; names the parts' sizes, what would fit, and what to
             change.
     """
+    if device != "cpu" and not settings.accumulation:
+        n_pieces = math.ceil(settings.step_size(sizes.n_edges) / PIECE_ON_CARD)
+        settings = settings.model_copy(update={"accumulation": n_pieces})
     parts = estimate_on(device, sizes, settings)
     most = math.ceil(settings.step_size(sizes.n_edges) / SMALLEST_PIECE)
     pieces = settings.n_pieces(sizes.n_edges)
@@ -258,9 +316,13 @@ def _what_fits(sizes: Sizes, settings: TrainingSettings, available: int, device:
     return ""
 
 
+def _edges_of_piece(sizes: Sizes, settings: TrainingSettings) -> int:
+    return math.ceil(settings.step_size(sizes.n_edges) / settings.n_pieces(sizes.n_edges))
+
+
 def _piece(sizes: Sizes, settings: TrainingSettings) -> int:
-    step, k = settings.step_size(sizes.n_edges), settings.neutral_negatives
-    edges = math.ceil(step / settings.n_pieces(sizes.n_edges))
+    """Bytes of a piece of a step, with the negatives of all of the step."""
+    step, k, edges = settings.step_size(sizes.n_edges), settings.neutral_negatives, _edges_of_piece(sizes, settings)
     row = FLOAT * settings.embedding_dim // settings.ranks
     rows = row * (3 * edges + k * math.ceil(edges / settings.group_size))
     # Two flags of each score; scores, what they become, and gradients of both; users in groups, and gradients of users

@@ -13,8 +13,8 @@ from ms_assets.interactions import Interactions
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.pairs import PairSet
 
-FLAGS_AT_ONCE = 1 << 20
-"""Number of pairs that are looked up in the histories at a time."""
+FLAGS_AT_ONCE, FLAGS_ON_CARD = 1 << 20, 1 << 24
+"""Number of pairs that are looked up in the histories at a time, on the CPU and on a card."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class NegativeSampler:
             drawn: songs drawn for each group, int64 [n_groups, k].
             group_size: number of users in a group.
         """
-        at_once = max(FLAGS_AT_ONCE // (group_size * drawn.shape[1]), 1)
+        most = FLAGS_AT_ONCE if user.device.type == "cpu" else FLAGS_ON_CARD
+        at_once = max(most // (group_size * drawn.shape[1]), 1)
         return torch.cat(
             [
                 ~self.heard.contains(some[:, None], songs.repeat_interleave(group_size, dim=0)[: len(some)])

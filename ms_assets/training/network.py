@@ -26,8 +26,6 @@ from ms_assets.training.edge_weights import edge_weights
 from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
 from ms_assets.training.regression import ridge
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
 
 class _Unit(torch.autograd.Function):
     """Unit rows x / ‖x‖; the gradient of `functional.normalize` takes several times as many passes over memory."""
@@ -153,7 +151,7 @@ class Network(nn.Module):
     def __init__(self, graph: GraphTensors, settings: TrainingSettings) -> None:
         super().__init__()
         self.n_users, self.n_graph_songs = graph.n_users, graph.n_graph_songs
-        self.n_layers, self.precision, self.seed = settings.layers, PRECISIONS[settings.precision], settings.seed
+        self.n_layers, self.seed = settings.layers, settings.seed
         self.users = nn.Parameter(torch.randn(self.n_users, settings.embedding_dim))
         self.encoder = SongEncoder(graph.features, settings)
         self.residual = None
@@ -196,7 +194,7 @@ class Network(nn.Module):
     def frozen_propagation(self) -> Propagation:
         """Propagation P with the current edge weights, frozen."""
         with torch.no_grad():
-            return Propagation(self.adjacency, self.edge_weights(), self.n_layers, self.precision)
+            return Propagation(self.adjacency, self.edge_weights(), self.n_layers)
 
     def forward(self, features: SongFeatures, propagation: Propagation | None = None) -> Tensor:
         """Embeddings of users, of length 1, and of the songs in `features`, own columns, [n_users + n_songs, d].

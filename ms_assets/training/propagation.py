@@ -3,10 +3,11 @@
     P x = mean over l = 0…L of Â^l x,    Â = D^-1/2 (W + I) D^-1/2,    D = rowsum(W) + 1
 
 Nodes are the users, then the graph's songs. A sparse product is one call with int32 indices that never holds a
-message of edges × dimensions. Â is symmetric: every backward pass is again a product with Â, and with fixed weights
-P is its own backward pass and stores nothing for it.
+message of edges × dimensions: `embedding_bag` on the CPU, cuSPARSE on a card. Â is symmetric: every backward pass is
+again a product with Â, and with fixed weights P is its own backward pass and stores nothing for it.
 """
 
+import warnings
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -63,10 +64,9 @@ class Adjacency(nn.Module):
         """Rows between which lie about ENTRIES_AT_ONCE entries, and the first entry of each."""
 
     def forward(self, entries: Tensor, x: Tensor) -> Tensor:
-        """Product of the matrix whose non-zeros are `entries` [2 n_edges] with x [n_nodes, d].
-
-        A weighted sum of rows by `embedding_bag`, differentiable in the entries.
-        """
+        """Product of the matrix whose non-zeros are `entries` [2 n_edges] with x [n_nodes, d], without a gradient."""
+        if x.is_cuda:
+            return _csr(self.offsets, self.neighbours, entries, self.n_nodes) @ x
         return functional.embedding_bag(
             self.neighbours, x, self.offsets, mode="sum", per_sample_weights=entries, include_last_offset=True
         )
@@ -78,11 +78,15 @@ class Adjacency(nn.Module):
         """
         found = torch.empty_like(entries)
         for (first, begin), (last, end) in pairwise(self.borders):
-            here = slice(begin, end)
+            here, offsets = slice(begin, end), self.offsets[first : last + 1] - begin
+            if x.is_cuda:
+                pattern = _csr(offsets, self.neighbours[here], entries[here], self.n_nodes)
+                found[here] = torch.sparse.sampled_addmm(pattern, gradient[first:last], x.T, beta=0.0).values()
+                continue
             with torch.enable_grad():
                 some = entries[here].detach().requires_grad_()
                 product = functional.embedding_bag(
-                    self.neighbours[here], x, self.offsets[first : last + 1] - begin, mode="sum",
+                    self.neighbours[here], x, offsets, mode="sum",
                     per_sample_weights=some, include_last_offset=True,
                 )  # fmt: skip
             (found[here],) = torch.autograd.grad(product, some, gradient[first:last])
@@ -91,6 +95,13 @@ class Adjacency(nn.Module):
     def inverse_root_degrees(self, weights: Tensor) -> Tensor:
         """Inverse square roots of the degrees, D^-1/2, [n_nodes] for edge weights [n_edges] and a self-loop of 1."""
         return _Degrees.apply(weights, self).rsqrt()
+
+
+def _csr(offsets: Tensor, columns: Tensor, entries: Tensor, n_columns: int) -> Tensor:
+    """Sparse matrix [n_rows, n_columns] in CSR form; offsets [n_rows + 1], columns and entries [n_entries]."""
+    with warnings.catch_warnings(action="ignore"):  # "in beta state"
+        shape = len(offsets) - 1, n_columns
+        return torch.sparse_csr_tensor(offsets, columns, entries, shape, check_invariants=False)
 
 
 class _Rows(NamedTuple):
@@ -140,13 +151,11 @@ class _Degrees(torch.autograd.Function):
 class Propagation:
     """Propagation P for fixed edge weights: differentiable in x alone, and as cheap backward as forward."""
 
-    def __init__(
-        self, adjacency: Adjacency, weights: Tensor, n_layers: int, precision: torch.dtype = torch.float32
-    ) -> None:
-        """Freeze edge weights [n_edges]; products run in `precision`, sums over layers in that of x."""
-        self.adjacency, self.n_layers, self.precision = adjacency, n_layers, precision
+    def __init__(self, adjacency: Adjacency, weights: Tensor, n_layers: int) -> None:
+        """Freeze edge weights [n_edges]."""
+        self.adjacency, self.n_layers = adjacency, n_layers
         # Indexing would convert the int32 edges of all entries to int64.
-        self.entries = weights.detach().index_select(0, adjacency.edge).to(precision)
+        self.entries = weights.detach().index_select(0, adjacency.edge)
         self.roots = adjacency.inverse_root_degrees(weights.detach())[:, None]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -157,8 +166,8 @@ class Propagation:
         """Compute P x by Horner's rule, without a graph for autograd; holds x and two more tensors of its size."""
         y = x.clone()
         for _ in range(self.n_layers):
-            scaled = y.mul_(self.roots).to(self.precision)
-            y = self.adjacency(self.entries, scaled).add_(scaled).to(x.dtype).mul_(self.roots).add_(x)
+            scaled = y.mul_(self.roots)
+            y = self.adjacency(self.entries, scaled).add_(scaled).mul_(self.roots).add_(x)
         return y.div_(self.n_layers + 1)
 
 

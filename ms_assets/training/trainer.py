@@ -229,6 +229,6 @@ def _log(progress: _Progress, settings: TrainingSettings) -> None:
 
 
 def _divergence(error: NotFiniteError, epoch: int, settings: TrainingSettings) -> str:
-    names = ("optimizer", "learning_rate", "objective", "temperature", "margin", "max_gradient_norm", "precision")
+    names = ("optimizer", "learning_rate", "objective", "temperature", "margin", "max_gradient_norm")
     found = ", ".join(f"{name} {getattr(settings, name)}" for name in names)
     return f"training diverged in epoch {epoch}, {error} ({found}): lower the learning rate or raise the temperature"

@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     command = commands.add_parser("kernels", help="propagation beside PyG's LGConv")
     command.set_defaults(run=lambda chosen: _publish("Propagation", kernels.section(kernels.measure())))
     command = commands.add_parser("epoch", help="a graph of 50m's size: seconds, memory, and larger ones by arithmetic")
+    command.add_argument("--card", action="store_true", help="50m's and 500m's on a GPU, the former on the CPU too")
     command.set_defaults(run=_epoch)
     command = commands.add_parser("evaluation", help="50m's metrics and leaderboard, and beside a loop over users")
     command.set_defaults(run=lambda chosen: _publish("Evaluation", evaluation.section(evaluation.evaluation())))
@@ -116,7 +117,11 @@ def _scaling(chosen: argparse.Namespace) -> None:
 
 
 def _epoch(chosen: argparse.Namespace) -> None:
-    _publish("Epoch", epoch.section([epoch.measure(precision) for precision in ("fp32", "bf16")]))
+    if chosen.card:
+        runs = [("50m", "cpu"), ("50m", "cuda"), ("500m", "cuda")]
+        _publish("Epoch on a card", epoch.card_section([epoch.measure(*run, start=False) for run in runs]))
+        return
+    _publish("Epoch", epoch.section([epoch.measure("50m", "cpu", start=True)]))
 
 
 def _quality(chosen: argparse.Namespace) -> None:

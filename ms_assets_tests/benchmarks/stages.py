@@ -59,7 +59,7 @@ REFUSING = (bipartite, memory, dataset, indexing, phases, rankers, passes, board
 
 def settings_of(scale: str, **changed: Any) -> TrainingSettings:
     """Settings of a scale's training: its defaults, but for those that are changed."""
-    return validated(TrainingSettings, SCALE_DEFAULTS[scale][TrainingSettings] | changed)
+    return validated(TrainingSettings, SCALE_DEFAULTS[scale].get(TrainingSettings, {}) | changed)
 
 
 @dataclass

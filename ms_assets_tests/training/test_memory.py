@@ -5,16 +5,21 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from ms_assets import machine
 from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.settings import TrainingSettings
-from ms_assets.training import devices, memory
-from ms_assets.training.data import GraphTensors
+from ms_assets.training import devices, memory, negatives
+from ms_assets.training.data import GraphTensors, TrainingData
 from ms_assets.training.memory import Sizes
+from ms_assets.training.network import Network
+from ms_assets.training.steps import Steps
+from ms_assets_tests.benchmarks.epoch import graph_like_yambda
 from ms_assets_tests.training.graphs import graph_of
 
 YAMBDA_50M = Sizes(n_users=6_000, n_graph_songs=600_000, n_songs=900_000, n_edges=6_000_000, n_owners=200_000)
@@ -49,7 +54,7 @@ def test_ranks_divide_what_a_card_holds_and_meet_in_main_memory():
     # The first rank saves the columns of all: parameters, two moments, the best state.
     assert memory.estimate(sizes, of_two)["columns of all ranks"] == 4 * 4 * 64 * (10 + 20 + 192 + 5)
     a_card, of_four = (
-        sum(memory.estimate_alone(YAMBDA_50M, TrainingSettings(ranks=ranks)).values()) for ranks in (1, 4)
+        sum(memory.estimate_on("cuda:0", YAMBDA_50M, TrainingSettings(ranks=ranks)).values()) for ranks in (1, 4)
     )
     assert a_card / 4 < of_four < a_card
     assert total(of_one, YAMBDA_50M) < total(of_two, YAMBDA_50M)
@@ -115,6 +120,35 @@ def test_what_does_not_fit_is_refused_with_the_parts_and_a_way_out():
         "lower embedding_dim",
     ):
         assert word in str(refusal.value)
+
+
+def test_pieces_of_a_step_are_larger_on_a_card_unless_the_settings_say_otherwise():
+    settings = TrainingSettings(batch_size=1_000_000)
+    assert memory.fitted(YAMBDA_50M, settings, 100 * GIB, "cpu").n_pieces(6_000_000) == 123
+    assert memory.fitted(YAMBDA_50M, settings, 100 * GIB, "cuda:0").n_pieces(6_000_000) == 4
+    chosen = settings.model_copy(update={"accumulation": 7})
+    assert memory.fitted(YAMBDA_50M, chosen, 100 * GIB, "cuda:0") == chosen
+    needed = sum(memory.estimate_on("cuda:0", YAMBDA_50M, chosen.model_copy(update={"accumulation": 4})).values())
+    assert memory.fitted(YAMBDA_50M, settings, needed, "cuda:0").accumulation == 4
+    assert memory.fitted(YAMBDA_50M, settings, needed - 1, "cuda:0").accumulation > 4
+
+
+@pytest.mark.parametrize("changed", [{}, {"edge_weights": "heuristic", "embedding_dim": 128}], ids=str)
+def test_a_step_holds_the_tensors_that_are_estimated_for_a_card(changed, monkeypatch):
+    """Those of the CPU, where a product has no room of its own, and negatives are looked up some at a time."""
+    monkeypatch.setattr(negatives, "FLAGS_AT_ONCE", negatives.FLAGS_ON_CARD)
+    graph = GraphTensors.of(graph_like_yambda(400, 40_000, 400_000))
+    nothing = graph.pairs(np.empty(0, int), np.empty(0, int), relevance=np.empty(0))
+    asked = TrainingSettings(**{"embedding_dim": 64, "edge_weight_interval": 2, "spectral_start": False, **changed})
+    settings, sizes = memory.fitted(Sizes.of(graph), asked, 100 * GIB, "cuda:0"), Sizes.of(graph)
+    steps, tracker = Steps(Network(graph, settings), TrainingData(graph, nothing, nothing), settings), MemTracker()
+    of_sampler = steps.sampler.heard.keys, steps.sampler.heard.bits
+    tracker.track_external(steps.network, steps.weight, steps.features.audio, *of_sampler)
+    with tracker:
+        for _ in zip(range(settings.edge_weight_interval + 1), steps.epoch(), strict=False):
+            tracker.reset_mod_stats()
+    taken = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    assert sum(memory.estimate_on("cuda:0", sizes, settings).values()) == pytest.approx(taken, rel=0.15)
 
 
 @pytest.mark.parametrize(("system", "unit"), [("Linux", 1024), ("Darwin", 1)])

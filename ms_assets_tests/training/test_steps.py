@@ -50,7 +50,6 @@ def test_by_default_a_piece_has_8_192_edges_at_most():
         {"audio": False, "metadata": False, "song_residual": True},
         {"balance_scales": False},
         {"edge_weights": "uniform"},
-        {"precision": "bf16"},
         {"accumulation": 4},
         {"edge_weights": "heuristic", "layers": 1},
     ],
@@ -111,14 +110,6 @@ def x():
     return unit(torch.randn(27, 6, generator=torch.Generator().manual_seed(2)))
 
 
-def test_bf16_propagation_is_the_same_within_its_precision(frozen, x):
-    coarse = Propagation(frozen.adjacency, frozen.entries[frozen.adjacency.edge.argsort()[::2]], 3, torch.bfloat16)
-    fine = Propagation(frozen.adjacency, frozen.entries[frozen.adjacency.edge.argsort()[::2]], 3)
-    assert coarse(x).dtype == torch.float32
-    torch.testing.assert_close(coarse(x), fine(x), atol=2e-2, rtol=2e-2)
-    assert not torch.equal(coarse(x), fine(x))
-
-
 def test_more_edges_than_offsets_can_count_are_refused():
     many = torch.empty(1, dtype=torch.long).expand(2**30)
     with pytest.raises(ValueError, match="1,073,741,824 edges, expected 1,073,741,823 at most"):
@@ -143,32 +134,3 @@ def test_a_loss_that_diverges_later_leaves_the_best_epoch(monkeypatch):
     assert result.history[-1].loss == unbroken.history[1].loss
     assert result.best.number == len(result.history) == 2
     assert all(bool(tensor.isfinite().all()) for tensor in result.state.values())
-
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.mark.gpu
-@needs_cuda
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_the_product_on_cuda_gives_the_numbers_of_the_cpu(frozen, x, precision):
-    adjacency = frozen.adjacency.to(torch.device("cuda"))
-    found = adjacency(frozen.entries.cuda().to(precision), x.cuda().to(precision))
-    wanted = frozen.adjacency(frozen.entries, x)
-    tolerance = 1e-5 if precision == torch.float32 else 3e-2
-    torch.testing.assert_close(found.float().cpu(), wanted, atol=tolerance, rtol=tolerance)
-
-
-@pytest.mark.gpu
-@needs_cuda
-@pytest.mark.parametrize(
-    "changed",
-    [{}, {"objective": "bpr"}, {"edge_weights": "uniform"}, {"song_residual": True}, {"accumulation": 3}],
-    ids=str,
-)
-def test_gradients_on_cuda_are_those_of_the_cpu(changed):
-    loss, wanted = gradients(**changed)
-    there, found = gradients(torch.device("cuda"), **changed)
-    assert there == pytest.approx(loss, rel=1e-4)
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3)

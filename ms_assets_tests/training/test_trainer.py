@@ -206,13 +206,3 @@ def test_progress_names_epoch_loss_validation_and_time_left(caplog):
 )  # fmt: skip
 def test_the_largest_and_smallest_numbers_that_the_settings_take_train(extreme):
     assert np.isfinite(trained(EXPLICIT, **{"epochs": 1, **extreme}).history[0].loss)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_gives_the_embeddings_of_the_cpu():
-    gentle = {"optimizer": "sgd", "epochs": 2, "learning_rate": 0.1}
-    here, there = (trained(EXPLICIT, device=torch.device(name), **gentle) for name in ("cpu", "cuda"))
-    assert all(tensor.device == CPU for tensor in there.state.values())
-    for ours, theirs in zip(embeddings(here), embeddings(there), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)

@@ -49,10 +49,9 @@ SCALE_DEFAULTS: dict[str, dict[type[Settings], dict[str, Any]]] = {
     },
     "50m": {},
     # Costs that grow with the data are limited (docs/design.md, "Scales"): by large batches, because every step
-    # propagates over the whole graph; by fewer epochs, because each has more steps; by fewer dimensions; and by bf16,
-    # which halves the bytes that a sparse product reads on a GPU.
-    "500m": {TrainingSettings: {"embedding_dim": 64, "batch_size": 1_048_576, "precision": "bf16", "epochs": 8}},
-    "5b": {TrainingSettings: {"embedding_dim": 64, "batch_size": 2_097_152, "precision": "bf16", "epochs": 4}},
+    # propagates over the whole graph; by fewer epochs, because each has more steps; and by fewer dimensions.
+    "500m": {TrainingSettings: {"embedding_dim": 64, "batch_size": 1_048_576, "epochs": 8}},
+    "5b": {TrainingSettings: {"embedding_dim": 64, "batch_size": 2_097_152, "epochs": 4}},
     OWN: {SongSettings: {"require_audio": False}},
 }
 
