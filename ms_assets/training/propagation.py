@@ -65,11 +65,7 @@ class Adjacency(nn.Module):
 
     def forward(self, entries: Tensor, x: Tensor) -> Tensor:
         """Product of the matrix whose non-zeros are `entries` [2 n_edges] with x [n_nodes, d], without a gradient."""
-        if x.is_cuda:
-            return _csr(self.offsets, self.neighbours, entries, self.n_nodes) @ x
-        return functional.embedding_bag(
-            self.neighbours, x, self.offsets, mode="sum", per_sample_weights=entries, include_last_offset=True
-        )
+        return sparse_product(self.offsets, self.neighbours, entries, x)
 
     def gradient_of_entries(self, entries: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
         """Gradient of the product for its entries, [2 n_edges], given that of the product, [n_nodes, d].
@@ -95,6 +91,19 @@ class Adjacency(nn.Module):
     def inverse_root_degrees(self, weights: Tensor) -> Tensor:
         """Inverse square roots of the degrees, D^-1/2, [n_nodes] for edge weights [n_edges] and a self-loop of 1."""
         return _Degrees.apply(weights, self).rsqrt()
+
+
+def sparse_product(offsets: Tensor, columns: Tensor, entries: Tensor, x: Tensor) -> Tensor:
+    """Product of a sparse matrix in CSR form with x [n_columns, d], without a gradient, [n_rows, d].
+
+    offsets: int32 [n_rows + 1]; columns int32 and entries float32 [n_entries]. x has to be contiguous on the CPU:
+    `embedding_bag` takes ten times as long otherwise.
+    """
+    if x.is_cuda:
+        return _csr(offsets, columns, entries, len(x)) @ x
+    return functional.embedding_bag(
+        columns, x, offsets, mode="sum", per_sample_weights=entries, include_last_offset=True
+    )
 
 
 def _csr(offsets: Tensor, columns: Tensor, entries: Tensor, n_columns: int) -> Tensor:

@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor
 
-from ms_assets.files import temporary_folder, writing
+from ms_assets.files import published, temporary_folder, writing
 from ms_assets.machine import text
 from ms_assets.training.columns import Columns
 
@@ -142,7 +142,8 @@ class _Meeting:
     def leave(self, number: int, error: Exception) -> None:
         """Leave the reason why a rank fails."""
         said = f"{type(error).__name__}: {error}"
-        self._reason(number).write_text(f"rank {number} of {self.n} failed ({said})", encoding="utf-8")
+        with published(self._reason(number)) as unfinished:
+            unfinished.write_text(f"rank {number} of {self.n} failed ({said})", encoding="utf-8")
 
     def reason(self, others: Sequence[BaseProcess]) -> str:
         """Reason of the rank that failed first: the one that was killed, or that left its reason; or empty."""

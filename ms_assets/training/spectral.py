@@ -13,28 +13,35 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import SongFeatures
 from ms_assets.training.network import SHORTEST, Network
 from ms_assets.training.regression import ridge
+from ms_assets.training.svd import truncated_svd
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-
+CPU = torch.device("cpu")
 Spectrum = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Vectors U Σ of users and, by the kind of spectrum, V Σ or V of songs, float32 [·, rank]."""
 
 
 @torch.no_grad()
 def start_from_spectrum(
-    network: Network, features: SongFeatures, settings: TrainingSettings, known: dict[str, Spectrum] | None = None
-) -> None:
+    network: Network, features: SongFeatures, settings: TrainingSettings, known: dict[str, Spectrum] | None = None,
+    device: torch.device = CPU,
+) -> None:  # fmt: skip
     """Initialise parameters so that layer 0 is near a truncated SVD of the graph.
 
     Users take their left singular vectors. Songs' right ones are explained step by step, each step by what is left:
     audio by a ridge regression; artists, then albums, by the mean over their songs and one more that is zero; a
     residual takes the rest. All have length 1. The encoder's scales are balanced, if the settings say so.
 
-    known: the last spectrum of this graph, by a hash of all that it depends on; it is computed only if it is another.
+    Args:
+        network: network on the CPU.
+        features: features of the graph's songs, or of more.
+        settings: kind of the spectrum, and seed.
+        known: the last spectrum of this graph, by a hash of all that it depends on; another one is computed.
+        device: where the spectrum is computed.
     """
-    users, songs, lengths = _singular_vectors(network, settings, {} if known is None else known)
+    users, songs, lengths = _singular_vectors(network, settings, {} if known is None else known, device)
     graph_songs, encoder = features.select(torch.arange(network.n_graph_songs)), network.encoder
     network.users.copy_(users)
     if settings.spectrum == "plain":
@@ -62,7 +69,7 @@ def start_from_spectrum(
 
 
 def _singular_vectors(
-    network: Network, settings: TrainingSettings, known: dict[str, Spectrum]
+    network: Network, settings: TrainingSettings, known: dict[str, Spectrum], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Singular vectors of the user × song matrix: unit rows of U Σ, V Σ, float32 [·, d], and the lengths of V's rows.
 
@@ -89,20 +96,18 @@ def _singular_vectors(
     key = f"{settings.spectrum} {rank} {settings.seed} {hashlib.sha256(matrix.data).hexdigest()}"
     if key not in known:
         known.clear()
-        known[key] = _spectrum(matrix, rank, settings)
+        known[key] = _spectrum(matrix, rank, settings, device)
     of_users, of_songs = known[key]
     generator = torch.Generator().manual_seed(settings.seed)
     users, songs = (_unit_rows(torch.from_numpy(vectors), dimensions, generator) for vectors in (of_users, of_songs))
     return users, songs, torch.from_numpy(np.linalg.norm(of_songs, axis=1))
 
 
-def _spectrum(matrix: "csr_matrix", rank: int, settings: TrainingSettings) -> Spectrum:
-    from sklearn.utils.extmath import randomized_svd
-
-    left, singular, right = randomized_svd(matrix, rank, random_state=settings.seed)
-    # Of the plain matrix the product of users' and songs' rows is the reconstruction, so songs are not scaled.
-    of_songs = right.T if settings.spectrum == "plain" else right.T * singular
-    return (left * singular).astype(np.float32), of_songs.astype(np.float32)
+def _spectrum(matrix: "csr_matrix", rank: int, settings: TrainingSettings, device: torch.device) -> Spectrum:
+    of_users, values, of_songs = truncated_svd(matrix, rank, settings.seed, device)
+    if settings.spectrum == "plain":  # the product of users' and songs' rows is the reconstruction
+        of_songs = of_songs / values.clamp(min=SHORTEST)
+    return of_users.numpy(), of_songs.numpy()
 
 
 def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:

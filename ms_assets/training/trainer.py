@@ -14,7 +14,7 @@ from ms_assets.training.checkpoints import Checkpoint
 from ms_assets.training.columns import WHOLE, Columns
 from ms_assets.training.data import GraphTensors, TrainingData
 from ms_assets.training.network import Network
-from ms_assets.training.spectral import start_from_spectrum
+from ms_assets.training.spectral import CPU, start_from_spectrum
 from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets.training.validation import VALIDATION_K, Validator
@@ -76,7 +76,7 @@ def fit(
         DivergedError: the loss is not finite before the first epoch ends.
     """
     saved = checkpoint.state if checkpoint else None
-    network = initial_network(data.graph, settings, saved is None, former, columns)
+    network = initial_network(data.graph, settings, saved is None, former, columns, device)
     steps, validator = Steps(network.to(device), data, settings), Validator.of(data, settings)
     if saved:
         steps.load_state_dict(saved["steps"])
@@ -182,11 +182,12 @@ def initial_network(
     start: bool,
     former: Former | None = None,
     columns: Columns = WHOLE,
+    device: torch.device = CPU,
 ) -> Network:
     """Build the network that training begins with, on the CPU.
 
     start: from the spectrum, if the settings say so, and then from a former training, if there is one; the first of
-    several processes takes it for all.
+    several processes takes it for all. device: where the spectrum is computed.
 
     Raises:
         ValueError: the graph has no edges.
@@ -201,7 +202,7 @@ def initial_network(
         torch.manual_seed(settings.seed)
         network = Network(graph, settings)
     if start and settings.spectral_start and columns.first:
-        start_from_spectrum(network, graph.features, settings, graph.spectra)
+        start_from_spectrum(network, graph.features, settings, graph.spectra, device)
     if start and former and columns.first:
         start_from_former(network, graph, former)
     network.divide(columns)

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -91,6 +93,20 @@ def test_a_rank_leaves_the_reason_why_it_fails(tmp_path):
     assert (
         meeting.reason([SimpleNamespace(exitcode=1), running]) == "rank 2 of 3 failed (ValueError: found 3, expected 4)"
     )
+
+
+def test_a_reason_that_is_half_written_is_not_read(tmp_path, monkeypatch):
+    whole = Path.write_text
+
+    def slowly(path, *given, **named):
+        path.touch()
+        time.sleep(0.5)
+        return whole(path, *given, **named)
+
+    monkeypatch.setattr(Path, "write_text", slowly)
+    meeting = ranks._Meeting(tmp_path, 2, 1, CPU)
+    threading.Timer(0.1, meeting.leave, (1, ValueError("no"))).start()
+    assert meeting.reason([SimpleNamespace(exitcode=1)]) == "rank 1 of 2 failed (ValueError: no)"
 
 
 def test_the_processors_threads_are_divided_and_given_back(two):
