@@ -217,9 +217,9 @@ def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
         "song features": _features(sizes),
         # Rows of the adjacency and what counting them takes; bucket, key of the pair, weight in the loss, order.
         "edges": (BUILDING + FLOAT + LONG + FLOAT + LONG) * sizes.n_edges,
-        "spectrum": _spectrum(sizes, settings),
     }
-    return {name: settings.ranks * part for name, part in of_one.items()} | _first_rank(sizes, settings)
+    of_first = _first_rank(sizes, settings) | {"spectrum": _spectrum(sizes, settings)}
+    return {name: settings.ranks * part for name, part in of_one.items()} | of_first
 
 
 def estimate_embedding(sizes: Sizes, settings: TrainingSettings, refitted: bool = False) -> dict[str, int]:
