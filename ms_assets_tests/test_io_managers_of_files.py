@@ -43,7 +43,7 @@ def test_a_trained_model_is_saved_as_tensors_and_plain_values_and_comes_back_as_
     model = replace(trained_model((0.5, 0.3), inputs={"splits/train": "abc"}, mlflow_run_id="run"), state=state)
     shelf.put(model, "model")
     stored = torch.load(shelf.folder / "data/room/value/50m.pt", weights_only=True)
-    assert (stored["format"], stored["best"]["loss"], stored["settings"]["layers"]) == (3, 0.3, 3)
+    assert (stored["format"], stored["best"]["loss"], stored["settings"]["layers"]) == (4, 0.3, 3)
     loaded = shelf.get("model")
     assert torch.equal(loaded.state.pop("users"), state.pop("users"))
     assert loaded == model
@@ -56,7 +56,7 @@ def test_a_model_of_another_format_is_refused_with_what_to_do(shelf, change, fou
     stored = torch.load(file, weights_only=True)
     del stored["format"]  # as files were before formats had numbers
     shelf.put({**stored, **change}, "torch")
-    with pytest.raises(DamagedFileError, match=f"found {found}, expected 3: materialise training/lightgcn again"):
+    with pytest.raises(DamagedFileError, match=f"found {found}, expected 4: materialise training/lightgcn again"):
         shelf.get("model")
 
 

@@ -7,7 +7,10 @@ import torch
 
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
-from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, pairs_of, two_blocks
+from ms_assets.training.checkpoints import Checkpoint
+from ms_assets.training.network import Network
+from ms_assets.training.steps import Steps
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, data_of, pairs_of, two_blocks
 
 CPU = torch.device("cpu")
 GRAPH, HELD_OUT = two_blocks()
@@ -24,6 +27,33 @@ one_thread = pytest.mark.usefixtures("one_thread")
 
 def settings_of(**changed):
     return TrainingSettings(**{**SMALL, **changed})
+
+
+def gradients(device=CPU, **changed):
+    """The mean loss of the first batch and the parameters' gradients, before any step."""
+    data, settings = data_of(GRAPH, EXPLICIT), settings_of(spectral_start=False, **changed)
+    torch.manual_seed(0)
+    network = Network(data.graph, settings).to(device)
+    steps = Steps(network, data, settings)
+    edges = torch.arange(700, device=device)
+    loss = steps._add_gradients(edges, steps.propagation)
+    return loss, {name: p.grad.cpu() for name, p in network.named_parameters() if p.grad is not None}
+
+
+class Killed(BaseException):
+    """Nothing in the training catches this, as nothing catches the end of a process."""
+
+
+class KilledAfter(Checkpoint):
+    """Kills the training as soon as it has saved so many checkpoints."""
+
+    n_left = 0
+
+    def save(self, state):
+        super().save(state)
+        self.n_left -= 1
+        if not self.n_left:
+            raise Killed
 
 
 def new_songs(scores, k):

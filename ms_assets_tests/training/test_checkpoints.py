@@ -13,7 +13,7 @@ from ms_assets.training import trainer
 from ms_assets.training.checkpoints import Checkpoint, OtherTrainingError
 from ms_assets.training.trainer import fit
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, data_of, graph_of
-from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread
+from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, Killed, KilledAfter, one_thread
 
 pytestmark = one_thread
 SMALL = {
@@ -22,22 +22,6 @@ SMALL = {
 }  # fmt: skip
 STEPS = 4 * 6
 """720 edges in batches of 128."""
-
-
-class Killed(BaseException):
-    """Nothing in the training catches this, as nothing catches the end of a process."""
-
-
-class KilledAfter(Checkpoint):
-    """Kills the training as soon as it has saved so many checkpoints."""
-
-    n_left = 0
-
-    def save(self, state):
-        super().save(state)
-        self.n_left -= 1
-        if not self.n_left:
-            raise Killed
 
 
 @pytest.fixture

@@ -13,9 +13,17 @@ from ms_assets.training.propagation import Adjacency
 from ms_assets.training.steps import Steps
 from ms_assets_tests.benchmarks.epoch import graph_like_yambda
 from ms_assets_tests.training.graphs import data_of
-from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread, settings_of
-from ms_assets_tests.training.test_checkpoints import Killed, KilledAfter
-from ms_assets_tests.training.test_steps import gradients
+from ms_assets_tests.training.tastes import (
+    CPU,
+    EXPLICIT,
+    GRAPH,
+    WANTED,
+    Killed,
+    KilledAfter,
+    gradients,
+    one_thread,
+    settings_of,
+)
 
 pytestmark = [
     one_thread, pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

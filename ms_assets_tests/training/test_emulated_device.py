@@ -19,8 +19,16 @@ from ms_assets.training.propagation import Propagation
 from ms_assets.training.steps import Steps
 from ms_assets_tests.emulated import IS_POSSIBLE, EmulatedTensor, MixedDevicesError, emulation
 from ms_assets_tests.training.graphs import data_of
-from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread, settings_of
-from ms_assets_tests.training.test_checkpoints import Killed, KilledAfter
+from ms_assets_tests.training.tastes import (
+    CPU,
+    EXPLICIT,
+    GRAPH,
+    WANTED,
+    Killed,
+    KilledAfter,
+    one_thread,
+    settings_of,
+)
 
 pytestmark = one_thread
 DATA = data_of(GRAPH, EXPLICIT, WANTED)

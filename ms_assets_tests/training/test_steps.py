@@ -9,21 +9,19 @@ from ms_assets.training.propagation import Adjacency, Propagation
 from ms_assets.training.steps import Steps
 from ms_assets.training.trainer import fit
 from ms_assets_tests.training.graphs import data_of, random_graph
-from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread, settings_of, share_of_own_block
+from ms_assets_tests.training.tastes import (
+    CPU,
+    EXPLICIT,
+    GRAPH,
+    WANTED,
+    gradients,
+    one_thread,
+    settings_of,
+    share_of_own_block,
+)
 
 pytestmark = one_thread
 DATA = data_of(GRAPH, EXPLICIT)
-
-
-def gradients(device=CPU, **changed):
-    """The mean loss of the first batch and the parameters' gradients, before any step."""
-    settings = settings_of(spectral_start=False, **changed)
-    torch.manual_seed(0)
-    network = Network(DATA.graph, settings).to(device)
-    steps = Steps(network, DATA, settings)
-    edges = torch.arange(700, device=device)
-    loss = steps._add_gradients(edges, steps.propagation)
-    return loss, {name: p.grad.cpu() for name, p in network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("changed", [{}, {"objective": "bpr"}], ids=str)
