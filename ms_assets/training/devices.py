@@ -4,6 +4,8 @@ import torch
 
 from ms_assets.machine import cores, free_memory
 
+CPU = torch.device("cpu")
+
 
 def resolve(wanted: str) -> torch.device:
     """Device for `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.

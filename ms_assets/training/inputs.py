@@ -46,5 +46,5 @@ def fitted(settings: TrainingSettings, graph: GraphTensors) -> tuple[TrainingSet
     device, sizes = devices.resolve(settings.device), memory.Sizes.of(graph)
     devices.refuse_too_many(settings.ranks, device)
     if device.type != "cpu":
-        memory.refuse_without_room_beside(sizes, settings, devices.free_bytes(torch.device("cpu")))
+        memory.refuse_without_room_beside(sizes, settings, devices.free_bytes(devices.CPU))
     return memory.fitted(sizes, settings, devices.free_bytes(device), str(device)), device

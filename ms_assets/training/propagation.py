@@ -74,18 +74,8 @@ class Adjacency(nn.Module):
         """
         found = torch.empty_like(entries)
         for (first, begin), (last, end) in pairwise(self.borders):
-            here, offsets = slice(begin, end), self.offsets[first : last + 1] - begin
-            if x.is_cuda:
-                pattern = _csr(offsets, self.neighbours[here], entries[here], self.n_nodes)
-                found[here] = torch.sparse.sampled_addmm(pattern, gradient[first:last], x.T, beta=0.0).values()
-                continue
-            with torch.enable_grad():
-                some = entries[here].detach().requires_grad_()
-                product = functional.embedding_bag(
-                    self.neighbours[here], x, offsets, mode="sum",
-                    per_sample_weights=some, include_last_offset=True,
-                )  # fmt: skip
-            (found[here],) = torch.autograd.grad(product, some, gradient[first:last])
+            rows = self.offsets[first : last + 1] - begin, self.neighbours[begin:end], entries[begin:end]
+            found[begin:end] = _gradient_of_entries(*rows, x, gradient[first:last])
         return found
 
     def inverse_root_degrees(self, weights: Tensor) -> Tensor:
@@ -94,7 +84,7 @@ class Adjacency(nn.Module):
 
 
 def sparse_product(offsets: Tensor, columns: Tensor, entries: Tensor, x: Tensor) -> Tensor:
-    """Product of a sparse matrix in CSR form with x [n_columns, d], without a gradient, [n_rows, d].
+    """Product of a sparse matrix in CSR form with x [n_columns, d], [n_rows, d]; on the CPU differentiable in entries.
 
     offsets: int32 [n_rows + 1]; columns int32 and entries float32 [n_entries]. x has to be contiguous on the CPU:
     `embedding_bag` takes ten times as long otherwise.
@@ -104,6 +94,16 @@ def sparse_product(offsets: Tensor, columns: Tensor, entries: Tensor, x: Tensor)
     return functional.embedding_bag(
         columns, x, offsets, mode="sum", per_sample_weights=entries, include_last_offset=True
     )
+
+
+def _gradient_of_entries(offsets: Tensor, columns: Tensor, entries: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient of `sparse_product` for its entries, [n_entries], given that of the product, [n_rows, d]."""
+    if x.is_cuda:
+        return torch.sparse.sampled_addmm(_csr(offsets, columns, entries, len(x)), gradient, x.T, beta=0.0).values()
+    with torch.enable_grad():
+        entries = entries.detach().requires_grad_()
+        product = sparse_product(offsets, columns, entries, x)
+    return torch.autograd.grad(product, entries, gradient)[0]
 
 
 def _csr(offsets: Tensor, columns: Tensor, entries: Tensor, n_columns: int) -> Tensor:

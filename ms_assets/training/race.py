@@ -87,7 +87,7 @@ def compared(
     asks_temperature = settings.temperature is None and FEWEST_EPOCHS * data.graph.n_edges <= LARGEST_RACE
     reached: dict[str, float] = {}
     if asks_power or asks_temperature:
-        network = trainer.initial_network(data.graph, settings, True, columns=columns, device=device).to(device)
+        network = trainer.initial_network(data.graph, settings, start=True, columns=columns, device=device).to(device)
         if asks_power:
             reached |= _length_powers(network, data, validator)
         if asks_temperature:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import SongFeatures
+from ms_assets.training.devices import CPU
 from ms_assets.training.network import SHORTEST, Network
 from ms_assets.training.regression import ridge
 from ms_assets.training.svd import truncated_svd
@@ -18,7 +19,6 @@ from ms_assets.training.svd import truncated_svd
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-CPU = torch.device("cpu")
 Spectrum = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Vectors U Σ of users and, by the kind of spectrum, V Σ or V of songs, float32 [·, rank]."""
 

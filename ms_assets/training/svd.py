@@ -59,4 +59,4 @@ def _orthonormal(x: Tensor) -> Tensor:
 
 def _gram(x: Tensor) -> Tensor:
     """Products of the columns of x [n, d], float64 [d, d] on the CPU: float32 would lose squares of small values."""
-    return torch.stack([(some.double().T @ some.double()).cpu() for some in x.split(ROWS_AT_ONCE)]).sum(dim=0)
+    return torch.stack([(some.T @ some).cpu() for some in map(Tensor.double, x.split(ROWS_AT_ONCE))]).sum(dim=0)

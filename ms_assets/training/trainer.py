@@ -13,8 +13,9 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.checkpoints import Checkpoint
 from ms_assets.training.columns import WHOLE, Columns
 from ms_assets.training.data import GraphTensors, TrainingData
+from ms_assets.training.devices import CPU
 from ms_assets.training.network import Network
-from ms_assets.training.spectral import CPU, start_from_spectrum
+from ms_assets.training.spectral import start_from_spectrum
 from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets.training.validation import VALIDATION_K, Validator

@@ -60,6 +60,13 @@ class Epoch:
         return n_learning * self.learning_step + (self.n_steps - n_learning) * self.frozen_step
 
 
+def data_like_yambda(n_users: int, n_songs: int, n_edges: int) -> TrainingData:
+    """Data of a graph like Yambda's, in which nobody dislikes anything, and nobody validates."""
+    graph, nobody = GraphTensors.of(graph_like_yambda(n_users, n_songs, n_edges)), np.empty(0, np.int64)
+    nothing = graph.pairs(nobody, nobody, relevance=np.empty(0))
+    return TrainingData(graph, nothing, nothing)
+
+
 def graph_like_yambda(n_users: int, n_songs: int, n_edges: int) -> HeteroData:
     """Distinct edges; half of the songs have three or fewer, a few have nearly all users."""
     rng, graph = np.random.default_rng(0), HeteroData()
@@ -107,9 +114,8 @@ def measure(scale: str, device: str, start: bool) -> Epoch:
 def print_epoch(scale: str, device: str, start: bool) -> None:
     """Print an `Epoch`: model, start if wanted, and the first eleven steps, of which two learn edge weights."""
     shape = needs.SHAPES[scale]
-    graph = GraphTensors.of(graph_like_yambda(shape.n_users, shape.n_graph_songs, shape.n_edges))
-    nobody = np.empty(0, np.int64)
-    nothing = graph.pairs(nobody, nobody, relevance=np.empty(0))
+    data = data_like_yambda(shape.n_users, shape.n_graph_songs, shape.n_edges)
+    graph = data.graph
     settings, _ = fitted(settings_of(scale, spectral_start=start, device=device), graph)
     on_card = device != "cpu"
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of the training, not of making up its graph
@@ -119,7 +125,7 @@ def print_epoch(scale: str, device: str, start: bool) -> None:
     if settings.spectral_start:
         start_from_spectrum(network, graph.features, settings)
     started = time.perf_counter()
-    steps = Steps(network.to(device), TrainingData(graph, nothing, nothing), settings)
+    steps = Steps(network.to(device), data, settings)
     seconds, epoch = [], steps.epoch()
     for _ in range(min(11, steps.n_batches)):
         now = time.perf_counter()

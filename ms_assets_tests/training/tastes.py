@@ -10,6 +10,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training.checkpoints import Checkpoint
 from ms_assets.training.network import Network
 from ms_assets.training.steps import Steps
+from ms_assets.training.trainer import fit
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, data_of, pairs_of, two_blocks
 
 CPU = torch.device("cpu")
@@ -54,6 +55,14 @@ class KilledAfter(Checkpoint):
         self.n_left -= 1
         if not self.n_left:
             raise Killed
+
+
+def kill(file, data, settings, device, after):
+    """Train until so many checkpoints have been saved in the file."""
+    dying = KilledAfter.open(file, data, settings)
+    dying.n_left = after
+    with pytest.raises(Killed):
+        fit(data, settings, device, checkpoint=dying)
 
 
 def new_songs(scores, k):

@@ -1,29 +1,17 @@
 """A training on a card: the CPU's numbers apart from rounding, resumed on either side, and within its estimate."""
 
-import numpy as np
 import pytest
 import torch
 
 from ms_assets.defs.platform.io_managers import CheckpointOnDisk
 from ms_assets.training import inputs, memory, race, trainer
 from ms_assets.training.checkpoints import Checkpoint
-from ms_assets.training.data import GraphTensors, TrainingData
 from ms_assets.training.network import Network
 from ms_assets.training.propagation import Adjacency
 from ms_assets.training.steps import Steps
-from ms_assets_tests.benchmarks.epoch import graph_like_yambda
+from ms_assets_tests.benchmarks.epoch import data_like_yambda
 from ms_assets_tests.training.graphs import data_of
-from ms_assets_tests.training.tastes import (
-    CPU,
-    EXPLICIT,
-    GRAPH,
-    WANTED,
-    Killed,
-    KilledAfter,
-    gradients,
-    one_thread,
-    settings_of,
-)
+from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, gradients, kill, one_thread, settings_of
 
 pytestmark = [
     one_thread, pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -98,10 +86,7 @@ def test_the_race_the_length_of_cold_songs_and_a_refit_give_the_numbers_of_the_c
 @pytest.mark.parametrize("resumed_on", ["cuda", "cpu"])
 def test_a_training_that_was_killed_goes_on_on_either_device(killed_on, resumed_on, tmp_path):
     settings, file = settings_of(**GENTLE, checkpoint_seconds=0), CheckpointOnDisk(tmp_path / "model.checkpoint")
-    dying = KilledAfter.open(file, DATA, settings)
-    dying.n_left = 4
-    with pytest.raises(Killed):
-        trainer.fit(DATA, settings, torch.device(killed_on), checkpoint=dying)
+    kill(file, DATA, settings, torch.device(killed_on), after=4)
     checkpoint = Checkpoint.open(file, DATA, settings)
     found = trainer.fit(DATA, settings, torch.device(resumed_on), checkpoint=checkpoint)
     are_close(found, trainer.fit(DATA, settings, CPU))
@@ -110,17 +95,16 @@ def test_a_training_that_was_killed_goes_on_on_either_device(killed_on, resumed_
 @pytest.mark.parametrize("n_edges", [1_000_000, 10_000_000])
 @pytest.mark.parametrize("changed", [{}, {"edge_weights": "heuristic", "embedding_dim": 128}], ids=str)
 def test_a_card_holds_what_was_estimated(changed, n_edges):
-    graph = GraphTensors.of(graph_like_yambda(n_edges // 1_000, n_edges // 10, n_edges))
-    nothing = graph.pairs(np.empty(0, int), np.empty(0, int), relevance=np.empty(0))
+    data = data_like_yambda(n_edges // 1_000, n_edges // 10, n_edges)
     asked = {"embedding_dim": 64, "batch_size": None, "spectral_start": False, "device": "cuda", **changed}
-    settings, device = inputs.fitted(settings_of(**asked), graph)
+    settings, device = inputs.fitted(settings_of(**asked), data.graph)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    steps = Steps(Network(graph, settings).to(device), TrainingData(graph, nothing, nothing), settings)
+    steps = Steps(Network(data.graph, settings).to(device), data, settings)
     for _, _ in zip(range(12), steps.epoch(), strict=False):
         pass
     steps.embeddings()
     taken = torch.cuda.max_memory_allocated() - before
-    estimated = sum(memory.estimate_on("cuda", memory.Sizes.of(graph), settings).values())
+    estimated = sum(memory.estimate_on("cuda", memory.Sizes.of(data.graph), settings).values())
     assert taken == pytest.approx(estimated, rel=0.15)

@@ -19,16 +19,7 @@ from ms_assets.training.propagation import Propagation
 from ms_assets.training.steps import Steps
 from ms_assets_tests.emulated import IS_POSSIBLE, EmulatedTensor, MixedDevicesError, emulation
 from ms_assets_tests.training.graphs import data_of
-from ms_assets_tests.training.tastes import (
-    CPU,
-    EXPLICIT,
-    GRAPH,
-    WANTED,
-    Killed,
-    KilledAfter,
-    one_thread,
-    settings_of,
-)
+from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, kill, one_thread, settings_of
 
 pytestmark = one_thread
 DATA = data_of(GRAPH, EXPLICIT, WANTED)
@@ -82,10 +73,7 @@ def test_a_refit_gives_the_numbers_of_the_cpu(there):
 @pytest.mark.parametrize("resumed_on", ["emulated", "cpu"])
 def test_a_training_that_was_killed_goes_on_on_either_device(resumed_on, there, tmp_path):
     settings, file = settings_of(**QUICK, checkpoint_seconds=0), CheckpointOnDisk(tmp_path / "model.checkpoint")
-    dying = KilledAfter.open(file, DATA, settings)
-    dying.n_left = 4
-    with pytest.raises(Killed):
-        trainer.fit(DATA, settings, there, checkpoint=dying)
+    kill(file, DATA, settings, there, after=4)
     checkpoint = Checkpoint.open(file, DATA, settings)
     device = there if resumed_on == "emulated" else CPU
     found = trainer.fit(DATA, settings, device, checkpoint=checkpoint)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -15,11 +14,11 @@ from ms_assets import machine
 from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import devices, memory, negatives
-from ms_assets.training.data import GraphTensors, TrainingData
+from ms_assets.training.data import GraphTensors
 from ms_assets.training.memory import Sizes
 from ms_assets.training.network import Network
 from ms_assets.training.steps import Steps
-from ms_assets_tests.benchmarks.epoch import graph_like_yambda
+from ms_assets_tests.benchmarks.epoch import data_like_yambda
 from ms_assets_tests.training.graphs import graph_of
 
 YAMBDA_50M = Sizes(n_users=6_000, n_graph_songs=600_000, n_songs=900_000, n_edges=6_000_000, n_owners=200_000)
@@ -137,11 +136,11 @@ def test_pieces_of_a_step_are_larger_on_a_card_unless_the_settings_say_otherwise
 def test_a_step_holds_the_tensors_that_are_estimated_for_a_card(changed, monkeypatch):
     """Those of the CPU, where a product has no room of its own, and negatives are looked up some at a time."""
     monkeypatch.setattr(negatives, "FLAGS_AT_ONCE", negatives.FLAGS_ON_CARD)
-    graph = GraphTensors.of(graph_like_yambda(400, 40_000, 400_000))
-    nothing = graph.pairs(np.empty(0, int), np.empty(0, int), relevance=np.empty(0))
+    data = data_like_yambda(400, 40_000, 400_000)
+    sizes = Sizes.of(data.graph)
     asked = TrainingSettings(**{"embedding_dim": 64, "edge_weight_interval": 2, "spectral_start": False, **changed})
-    settings, sizes = memory.fitted(Sizes.of(graph), asked, 100 * GIB, "cuda:0"), Sizes.of(graph)
-    steps, tracker = Steps(Network(graph, settings), TrainingData(graph, nothing, nothing), settings), MemTracker()
+    settings = memory.fitted(sizes, asked, 100 * GIB, "cuda:0")
+    steps, tracker = Steps(Network(data.graph, settings), data, settings), MemTracker()
     of_sampler = steps.sampler.heard.keys, steps.sampler.heard.bits
     tracker.track_external(steps.network, steps.weight, steps.features.audio, *of_sampler)
     with tracker:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from ms_assets.training.network import Network, unit
-from ms_assets.training.propagation import Adjacency, Propagation
+from ms_assets.training.propagation import Adjacency
 from ms_assets.training.steps import Steps
 from ms_assets.training.trainer import fit
 from ms_assets_tests.training.graphs import data_of, random_graph
@@ -93,19 +93,6 @@ def test_unit_has_the_gradient_of_normalize():
     x = torch.randn(7, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0), requires_grad=True)
     torch.testing.assert_close(unit(x), functional.normalize(x, dim=1))
     assert torch.autograd.gradcheck(unit, x)
-
-
-@pytest.fixture
-def frozen():
-    user, song = random_graph(0)["user", "interacts", "song"].edge_index
-    adjacency = Adjacency(user, song, 12, 15)
-    weights = torch.rand(len(user), generator=torch.Generator().manual_seed(1)) + 0.05
-    return Propagation(adjacency, weights, 3)
-
-
-@pytest.fixture
-def x():
-    return unit(torch.randn(27, 6, generator=torch.Generator().manual_seed(2)))
 
 
 def test_more_edges_than_offsets_can_count_are_refused():
