@@ -19,7 +19,7 @@ DEFAULT_LENGTH_POWER = 0.1
 PUBLISHED_LAST_TIMESTAMP = 26_000_000
 """Yambda's last timestamp, seconds after its first event."""
 LARGEST_SEED = 2**32 - 1
-"""Largest seed of NumPy's and scikit-learn's generators."""
+"""Largest seed of NumPy's generators."""
 LARGEST_COUNT = 2**31 - 1
 """Largest number that every library takes for a count, signed 32 bits."""
 LARGEST_RATE = 1e38

@@ -149,9 +149,9 @@ class SVD(VectorRecommender):
     seed: int = 0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
-        left, singular, right = truncated_svd(positives(dataset, self.power, self.power), self.factors, 5, self.seed)
+        users, songs = singular_vectors(positives(dataset, self.power, self.power), self.factors, self.seed)
         of_users, of_songs = (count**self.power for count in degrees(dataset))
-        return {"users": _scaled(left * singular, of_users), "songs": _scaled(right.T, of_songs)}
+        return {"users": _scaled(users, of_users), "songs": _scaled(songs, of_songs)}
 
 
 def _scaled(vectors: NDArray[np.float32], lengths: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -159,12 +159,18 @@ def _scaled(vectors: NDArray[np.float32], lengths: NDArray[np.float64]) -> NDArr
     return np.multiply(vectors, lengths[:, None], out=np.empty(vectors.shape, np.float32), casting="same_kind")
 
 
-def truncated_svd(matrix: Any, factors: int, n_iter: int, seed: int) -> tuple[NDArray[Any], ...]:
-    """Truncated SVD of a sparse matrix, randomised, of as many factors as its shape allows: U, singular values, Vᵀ."""
-    from sklearn.utils.extmath import randomized_svd
+def singular_vectors(matrix: Any, factors: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Strongest singular vectors of a sparse matrix [n, m]: U Σ [n, rank] and V [m, rank].
+
+    The rank is the number of factors, or what leaves one vector out if the matrix has no more.
+    """
+    from ms_assets.training.devices import CPU
+    from ms_assets.training.svd import truncated_svd
 
     rank = max(min(factors, *(size - 1 for size in matrix.shape)), 1)
-    return randomized_svd(matrix, rank, n_iter=n_iter, random_state=seed)
+    users, values, songs = (part.numpy() for part in truncated_svd(matrix, rank, seed, CPU))
+    songs /= np.maximum(values, np.finfo(np.float32).tiny)
+    return users, songs
 
 
 def svd_grid(dataset: Dataset) -> list[dict[str, float]]:

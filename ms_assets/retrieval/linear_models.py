@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ms_assets.retrieval import exact
-from ms_assets.retrieval.baselines import degrees, positives, truncated_svd
+from ms_assets.retrieval.baselines import degrees, positives, singular_vectors
 from ms_assets.retrieval.dataset import ROWS, Dataset
 from ms_assets.retrieval.memory import FACTORS, MOST_USERS
 from ms_assets.retrieval.recommender import Ranked, Recommender, padded
@@ -145,8 +145,8 @@ class GraphFilter(LinearModel):
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
         if not self.low_pass:
             return {}
-        _, _, right = truncated_svd(positives(dataset, 0.5, self.power), self.factors, 2, self.seed)
-        return {"strongest": right.T.astype(np.float32)}
+        _, strongest = singular_vectors(positives(dataset, 0.5, self.power), self.factors, self.seed)
+        return {"strongest": strongest}
 
     def _prepare(self, dataset: Dataset) -> None:
         matrix = positives(dataset, 0.5, self.power)

@@ -30,8 +30,8 @@ FACTORS = 64
 VECTOR = FACTORS * FLOAT
 VECTORS = 1 << 25
 """Number of numbers in the vectors of an SVD up to which more than FACTORS are tried: time grows with their square."""
-MORE_FACTORS, OVERSAMPLED = (128, 256), 10
-"""Larger numbers of factors that an SVD tries; number of vectors beyond them while they are found."""
+MORE_FACTORS, OVERSAMPLED = (128, 256), 16
+"""Larger numbers of factors that an SVD tries; vectors beyond them while they are found (`training/svd.py`)."""
 
 
 class Taken(NamedTuple):
@@ -79,13 +79,13 @@ NEEDS = {
     "ials": Needs(Taken(24, 2 * VECTOR, 2 * VECTOR, LIBRARY), Taken(0, VECTOR + LISTS, VECTOR, LIBRARY), 1, False),
     # Counts by user, and the user of each pair, first as int64.
     "bpr": Needs(Taken(20, 2 * VECTOR, 2 * VECTOR, LIBRARY), Taken(0, VECTOR + LISTS, VECTOR, LIBRARY), 1, False),
-    # A matrix of ones; a product with a basis, its copy, and its factor.
+    # A matrix by user and by song; vectors that go through it, before and after, and as they are scaled.
     "collaborative_filtering": Needs(
-        Taken(8, fixed=2 * LIBRARY, copies=3), Taken(0, LISTS, fixed=2 * LIBRARY, copies=1), 1, False
+        Taken(16, fixed=2 * LIBRARY, copies=3), Taken(0, LISTS, fixed=2 * LIBRARY, copies=1), 1, False
     ),
     # Three matrices, one while it is made; strongest vectors of songs, scaled in two ways.
     "graph_filter": Needs(
-        Taken(8, 5 * VECTOR, 5 * VECTOR, 3 * LIBRARY), Taken(28, LISTS, 3 * VECTOR, 3 * LIBRARY), 2, False
+        Taken(16, 5 * VECTOR, 5 * VECTOR, 3 * LIBRARY), Taken(28, LISTS, 3 * VECTOR, 3 * LIBRARY), 2, False
     ),
     # Weights, three matrices, and lengths while the last one is made.
     "session_knn": Needs(Taken(32, fixed=LIBRARY), Taken(28, LISTS, fixed=LIBRARY), 2),

@@ -330,14 +330,14 @@ def bpr(users: Relation, songs: Relation, train: Relation, ground_truth: Relatio
     return _fitted(Dataset.of(users, songs, train, ground_truth, NEEDS["bpr"]), BPR, implicit_models.BPR_GRID)
 
 
-@asset(kinds={"scikitlearn"}, ins=TUNED, **method("heard", "validated"))
+@asset(kinds={"torch"}, ins=TUNED, **method("heard", "validated") | {"code_version": "4"})
 def collaborative_filtering(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: truncated SVD of the binary user × song matrix of positive train events, degree-normalised or not."""
     dataset = Dataset.of(users, songs, train, ground_truth, NEEDS["collaborative_filtering"])
     return _fitted(dataset, SVD, baselines.svd_grid(dataset))
 
 
-@asset(kinds={"torch"}, ins=TUNED, **method("heard", "validated"))
+@asset(kinds={"torch"}, ins=TUNED, **method("heard", "validated") | {"code_version": "4"})
 def graph_filter(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: closed-form low-pass filter of the graph of users and songs (GF-CF)."""
     return _fitted(
