@@ -11,6 +11,10 @@ share of cold songs in the top 100 of `discovery` equals their share among the n
 validation part. With w the scores of a user's 100 best trained songs not heard before and c those of their 100 best
 cold songs, both falling, the j-th cold song is in the merged top 100 exactly if γ ≥ w[101 − j] / c[j]; so γ is that
 share's quantile of these bounds.
+
+No length gives cold songs a share that they cannot have, as where half of them point away from a user: γ would put them
+before every other song. So where it surely costs lists more than a fifth of the NDCG that they have without cold songs,
+in both views together, it is shortened until it surely costs nothing.
 """
 
 from dataclasses import dataclass
@@ -20,13 +24,17 @@ from numpy.typing import NDArray
 
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.dataset import Dataset
-from ms_assets.retrieval.recommender import TOP_K, nearest, ranked
-from ms_assets.retrieval.tuning import Tuner
+from ms_assets.retrieval.recommender import TOP_K, VIEWS, Ranked, nearest, ranked
+from ms_assets.retrieval.tuning import TUNING_K, Tuner
 from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, embeddings, unit
 
 SHORTEST = 1e-3
 """Smallest length of cold songs, in units of the mean length of trained songs."""
+KEPT, SURE = 0.8, 2.0
+"""Share of the NDCG that lists have to keep, and standard errors by which they surely do not."""
+STEP = 2**0.25
+"""Factor by which a length that costs too much is shortened at a time."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +79,38 @@ def calibrate(
         return None
     mean = float(np.linalg.norm(trained, axis=1).mean())
     wanted, k = float(is_cold.mean()), min(TOP_K, len(cold))
-    songs, warm = ranked(nearest(users, trained), tuner.users, tuner.heard, len(trained), TOP_K)
-    rivals = np.where(songs[1] < 0, -np.inf, warm[1])[:, ::-1][:, :k]
-    found, _ = exact.search(users[tuner.users], cold, k)
+    songs, scores = ranked(nearest(users, trained), tuner.users, tuner.heard, len(trained), TOP_K)
+    scores[songs < 0] = -np.inf
+    rivals = scores[VIEWS.index("discovery")][:, ::-1][:, :k]
+    found, place = exact.search(users[tuner.users], cold, k)
     with np.errstate(divide="ignore"):
         bounds = np.sort(np.where(found > 0, rivals / np.maximum(found, 1e-9), np.inf).ravel())
     n_places = len(tuner.users) * TOP_K
     n_reachable = int((bounds < np.inf).sum())
     n_wanted = min(max(round(wanted * n_places), 1), n_reachable)
-    length = max(float(bounds[n_wanted - 1]), SHORTEST * mean) if n_reachable else mean
+    length, shortest = float(bounds[n_wanted - 1]) if n_reachable else mean, SHORTEST * mean
+    best, ids = (songs, scores), len(trained) + place
+    if _are_worse(tuner, best, (ids, np.float32(length) * found), KEPT):
+        while length > shortest and _are_worse(tuner, best, (ids, np.float32(length) * found)):
+            length /= STEP
+    length = max(length, shortest)
     shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length)]
     return Calibration(length, wanted, *shares)
+
+
+def _are_worse(tuner: Tuner, trained: Ranked, cold: Ranked, kept: float = 1.0) -> bool:
+    """Tell if lists with cold songs surely keep less than a share of the NDCG of those without, both views together.
+
+    trained: best trained songs of the drawn users and their scores [views, n_drawn, k]; cold: cold songs [n_drawn, k].
+    """
+    lost = np.zeros(len(tuner.users))
+    for n, view in enumerate(VIEWS):
+        songs = np.concatenate([trained[0][n], cold[0]], axis=1)
+        order = np.argsort(-np.concatenate([trained[1][n], cold[1]], axis=1), axis=1, kind="stable")
+        merged = np.take_along_axis(songs, order[:, :TUNING_K], axis=1)
+        before, after = (tuner.ndcg_of_lists(each, view) for each in (trained[0][n, :, :TUNING_K], merged))
+        lost += np.nan_to_num(kept * before - after)
+    return bool(lost.mean() > SURE * lost.std() / np.sqrt(len(lost)))
 
 
 def placed(

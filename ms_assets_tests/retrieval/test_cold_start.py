@@ -73,6 +73,24 @@ def test_calibration_gives_cold_songs_the_share_that_they_have_in_validation(lea
     assert abs(planted.share(1.0) - wanted) > 0.02
 
 
+def test_cold_songs_whose_share_is_out_of_reach_do_not_push_out_what_users_return_to():
+    rng = np.random.default_rng(2)
+    users, n_trained, n_cold = unit_rows(rng, 60, DIMENSIONS), 200, 50
+    trained = np.concatenate([users, unit_rows(rng, n_trained - len(users), DIMENSIONS)])
+    cold = unit_rows(rng, n_cold, DIMENSIONS)  # half of them lie behind a user, at any length
+    # In validation each user plays their own song again, which lies where they do, and takes to cold songs alone.
+    user = np.repeat(np.arange(len(users)), 2)
+    song = np.stack([np.arange(len(users)), n_trained + np.arange(len(users)) % n_cold], axis=1).ravel()
+    validation = Interactions.of(user, song, len(users), n_trained + n_cold, relevance=np.ones(len(user)))
+    tuner = Tuner.of(dataset_of([{u} for u in range(len(users))], n_trained + n_cold, n_trained, validation=validation))
+    fit = cold_start.calibrate(users, trained, cold, tuner)
+    assert fit.wanted_share == 1
+    scores = users @ np.concatenate([trained, np.float32(fit.length) * cold]).T
+    rank = (scores > np.diagonal(scores)[:, None]).sum(axis=1)
+    assert (rank < 10).mean() > 0.95
+    assert 0 < fit.share_after < 0.5
+
+
 def test_calibration_keeps_the_order_among_cold_songs_and_among_trained_ones():
     planted = Planted(0.5, 40)
     fit = cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner)
