@@ -88,12 +88,11 @@ def calibrate(
     n_places = len(tuner.users) * TOP_K
     n_reachable = int((bounds < np.inf).sum())
     n_wanted = min(max(round(wanted * n_places), 1), n_reachable)
-    length, shortest = float(bounds[n_wanted - 1]) if n_reachable else mean, SHORTEST * mean
-    best, ids = (songs, scores), len(trained) + place
+    shortest, best, ids = SHORTEST * mean, (songs, scores), len(trained) + place
+    length = max(float(bounds[n_wanted - 1]), shortest) if n_reachable else mean
     if _are_worse(tuner, best, (ids, np.float32(length) * found), KEPT):
         while length > shortest and _are_worse(tuner, best, (ids, np.float32(length) * found)):
-            length /= STEP
-    length = max(length, shortest)
+            length = max(length / STEP, shortest)
     shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length)]
     return Calibration(length, wanted, *shares)
 
