@@ -8,12 +8,12 @@ import torch
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.checkpoints import Checkpoint
+from ms_assets.training.devices import CPU
 from ms_assets.training.network import Network
 from ms_assets.training.steps import Steps
 from ms_assets.training.trainer import fit
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, data_of, pairs_of, two_blocks
 
-CPU = torch.device("cpu")
 GRAPH, HELD_OUT = two_blocks()
 WANTED = pairs_of(HELD_OUT)
 EXPLICIT = (np.array([0, 1, 40]), np.array([5, N_SONGS, N_SONGS + 1]))
