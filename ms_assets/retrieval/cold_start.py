@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.dataset import Dataset
-from ms_assets.retrieval.recommender import TOP_K, VIEWS, Ranked, nearest, ranked
+from ms_assets.retrieval.recommender import TOP_K, VIEWS, nearest, ranked
 from ms_assets.retrieval.tuning import TUNING_K, Tuner
 from ms_assets.streams import Relation
 from ms_assets.vectors import Ragged, embeddings, unit
@@ -88,28 +88,39 @@ def calibrate(
     n_places = len(tuner.users) * TOP_K
     n_reachable = int((bounds < np.inf).sum())
     n_wanted = min(max(round(wanted * n_places), 1), n_reachable)
-    shortest, best, ids = SHORTEST * mean, (songs, scores), len(trained) + place
+    shortest = SHORTEST * mean
     length = max(float(bounds[n_wanted - 1]), shortest) if n_reachable else mean
-    if _are_worse(tuner, best, (ids, np.float32(length) * found), KEPT):
-        while length > shortest and _are_worse(tuner, best, (ids, np.float32(length) * found)):
+    without = _ndcg(tuner, songs)
+
+    def surely_keeps_less(share: float) -> bool:
+        """Tell if lists with cold songs surely keep less than a share of the NDCG of those without."""
+        lost = share * without - _ndcg(tuner, _merged(songs, scores, len(trained) + place, np.float32(length) * found))
+        return bool(lost.mean() > SURE * lost.std() / np.sqrt(len(lost)))
+
+    if surely_keeps_less(KEPT):
+        while length > shortest and surely_keeps_less(1.0):
             length = max(length / STEP, shortest)
     shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length)]
     return Calibration(length, wanted, *shares)
 
 
-def _are_worse(tuner: Tuner, trained: Ranked, cold: Ranked, kept: float = 1.0) -> bool:
-    """Tell if lists with cold songs surely keep less than a share of the NDCG of those without, both views together.
+def _merged(
+    songs: NDArray[np.int64], scores: NDArray[np.float32], cold: NDArray[np.int64], of_cold: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Best of trained songs [views, n_drawn, k] and cold ones [n_drawn, k], int64 [views, n_drawn, TUNING_K]."""
+    n_views = len(songs)
+    both, points = (
+        np.concatenate([trained, np.broadcast_to(new, (n_views, *new.shape))], axis=2)
+        for trained, new in ((songs, cold), (scores, of_cold))
+    )
+    order = np.argsort(-points, axis=2, kind="stable")[:, :, :TUNING_K]
+    return np.take_along_axis(both, order, axis=2)
 
-    trained: best trained songs of the drawn users and their scores [views, n_drawn, k]; cold: cold songs [n_drawn, k].
-    """
-    lost = np.zeros(len(tuner.users))
-    for n, view in enumerate(VIEWS):
-        songs = np.concatenate([trained[0][n], cold[0]], axis=1)
-        order = np.argsort(-np.concatenate([trained[1][n], cold[1]], axis=1), axis=1, kind="stable")
-        merged = np.take_along_axis(songs, order[:, :TUNING_K], axis=1)
-        before, after = (tuner.ndcg_of_lists(each, view) for each in (trained[0][n, :, :TUNING_K], merged))
-        lost += np.nan_to_num(kept * before - after)
-    return bool(lost.mean() > SURE * lost.std() / np.sqrt(len(lost)))
+
+def _ndcg(tuner: Tuner, lists: NDArray[np.int64]) -> NDArray[np.float64]:
+    """NDCG of the drawn users, float64 [n_drawn], both views together; lists int64 [views, n_drawn, k]."""
+    of_views = [tuner.ndcg_of_lists(lists[n, :, :TUNING_K], view) for n, view in enumerate(VIEWS)]
+    return np.nan_to_num(of_views).sum(axis=0)
 
 
 def placed(
