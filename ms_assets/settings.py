@@ -148,6 +148,13 @@ class TrainingSettings(Settings):
         description="Matrix of the spectral start. normalised: edge weights over the roots of degrees. plain: 1 for "
         "every edge, and songs begin at the lengths of their vectors.",
     )
+    spectrum_power: float | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="Power of the singular values by which dimensions of a normalised spectral start weigh; the higher "
+        "it is, the fewer of them count. By default the race's choice, or 1.",
+    )
     objective: Literal["bpr", "softmax"] = Field(
         "softmax",
         description="Loss of a positive against neutral negatives. bpr: it should outscore each of them. softmax: it "
@@ -187,9 +194,9 @@ class TrainingSettings(Settings):
     )
     race: bool = Field(
         True,
-        description="Choose on the validation part what no default wins on all data, unless it is given: the length "
-        "power, by the start alone; the temperature, by short trainings, except of large graphs; and whether training "
-        "is better than the plain SVD of the graph.",
+        description="Choose on the validation part what no default wins on all data, unless it is given: the powers of "
+        "the spectrum and of lengths, by the start alone; the temperature, by short trainings, except of large graphs; "
+        "and whether training is better than the plain SVD of the graph.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser; sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
@@ -267,6 +274,11 @@ class TrainingSettings(Settings):
     def sharpness(self) -> float:
         """Temperature, τ: the given one, or .1."""
         return self.temperature or DEFAULT_TEMPERATURE
+
+    @property
+    def initial_spectrum_power(self) -> float:
+        """Power of the singular values in a normalised spectral start: the given one, or 1."""
+        return 1.0 if self.spectrum_power is None else self.spectrum_power
 
     @property
     def initial_length_power(self) -> float:

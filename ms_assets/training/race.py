@@ -1,7 +1,7 @@
-"""Race on the validation part for what no default wins on all data: lengths of songs, temperature, or a plain SVD."""
+"""Race on the validation part for what no default wins on all data: spectrum, lengths, temperature, or a plain SVD."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,11 @@ from ms_assets.training.warm import Former
 
 logger = logging.getLogger(__name__)
 
-CANDIDATES = {"length_power": (0.1, 0.0, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6), "temperature": (0.15, 0.1, 0.2)}
+CANDIDATES = {
+    "spectrum_power": (1.0, 2.0, 4.0, 8.0),
+    "length_power": (0.1, 0.0, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6),
+    "temperature": (0.15, 0.1, 0.2),
+}
 """Values of each setting in the race, the first wins a tie."""
 LARGEST_RACE, FEWEST_EPOCHS = 4_000_000, 2
 """Edges that a short training with one temperature visits at most, and its epochs at least, for the first one tells
@@ -80,33 +84,56 @@ def compared(
 ) -> dict[str, float]:
     """Compare the candidates of every setting that is open; returns the validation NDCG of each by its name.
 
-    Lengths are compared at the spectral start, without any training, and temperatures by short trainings from there.
+    Spectra and lengths are compared at the spectral start, without any training, and temperatures by short trainings
+    from the best one.
     """
-    lengths_begin_at_a_power = settings.song_lengths and settings.spectral_start and settings.spectrum == "normalised"
-    asks_power = settings.length_power is None and lengths_begin_at_a_power
-    asks_temperature = settings.temperature is None and FEWEST_EPOCHS * data.graph.n_edges <= LARGEST_RACE
     reached: dict[str, float] = {}
-    if asks_power or asks_temperature:
-        network = trainer.initial_network(data.graph, settings, start=True, columns=columns, device=device).to(device)
-        if asks_power:
-            reached |= _length_powers(network, data, validator)
-        if asks_temperature:
-            reached |= _temperatures(network, data, settings, validator)
+    if settings.spectral_start and settings.spectrum == "normalised":
+        reached |= _starts(data, settings, device, validator, columns)
+    if settings.temperature is None and FEWEST_EPOCHS * data.graph.n_edges <= LARGEST_RACE:
+        chosen = settings.model_copy(update=_winners(reached))
+        network = trainer.initial_network(data.graph, chosen, start=True, columns=columns, device=device).to(device)
+        reached |= _temperatures(network, data, chosen, validator)
     return reached
 
 
-def _length_powers(network: Network, data: TrainingData, validator: Validator) -> dict[str, float]:
-    """Validation NDCG of the start with each power; leaves the network with the best."""
+def _starts(
+    data: TrainingData, settings: TrainingSettings, device: torch.device, validator: Validator, columns: Columns
+) -> dict[str, float]:
+    """Validation NDCG of the start with each power of the spectrum, while it rises, and of lengths, with the best one.
+
+    A power of the spectrum reaches what its best lengths do.
+    """
+    spectra = CANDIDATES["spectrum_power"] if settings.spectrum_power is None else ()
+    lengths = CANDIDATES["length_power"] if settings.length_power is None and settings.song_lengths else ()
+    of_spectra: dict[str, float] = {}
+    best: dict[str, float] = {}
+    if not (spectra or lengths):
+        return {}
+    for power in spectra or (settings.initial_spectrum_power,):
+        start = settings.model_copy(update={"spectrum_power": power})
+        network = trainer.initial_network(data.graph, start, start=True, columns=columns, device=device).to(device)
+        of_lengths = _length_powers(network, data, lengths or (settings.initial_length_power,), validator)
+        _note(of_spectra, "spectrum_power", power, max(of_lengths.values()))
+        if best and max(of_lengths.values()) <= max(best.values()):
+            break
+        best = of_lengths
+    return (of_spectra if spectra else {}) | (best if lengths else {})
+
+
+def _length_powers(
+    network: Network, data: TrainingData, powers: Sequence[float], validator: Validator
+) -> dict[str, float]:
+    """Validation NDCG of the network with songs' lengths at each power of their number of edges."""
     graph, device = data.graph, network.log_lengths.device
     degrees = torch.bincount(graph.song, minlength=graph.n_graph_songs).to(device)
     features = graph.features.select(torch.arange(graph.n_graph_songs)).to(device)
     users, songs = network.of_graph(features, network.frozen_propagation())
     directions = functional.normalize(songs, dim=1)
     reached: dict[str, float] = {}
-    for power in CANDIDATES["length_power"]:
+    for power in powers:
         lengths = log_lengths(degrees, power)
         _note(reached, "length_power", power, validator.ndcg(users, directions * lengths.exp()[:, None]))
-    network.log_lengths.data.copy_(log_lengths(degrees, _winners(reached)["length_power"]))
     return reached
 
 

@@ -71,9 +71,9 @@ def start_from_spectrum(
 def _singular_vectors(
     network: Network, settings: TrainingSettings, known: dict[str, Spectrum], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular vectors of the user × song matrix: unit rows of U Σ, V Σ, float32 [·, d], and the lengths of V's rows.
+    """Singular vectors of the user × song matrix: unit rows of U Σ^p, V Σ^p, float32 [·, d], and lengths of V Σ's rows.
 
-    The matrix holds the weights of edges over the roots of degrees, or 1 for every pair with an edge.
+    The matrix holds the weights of edges over the roots of degrees; or 1 for every pair with an edge, and p is 1.
     """
     from scipy.sparse import csr_matrix
 
@@ -98,8 +98,15 @@ def _singular_vectors(
         known.clear()
         known[key] = _spectrum(matrix, rank, settings, device)
     of_users, of_songs = known[key]
+    weights = np.ones(rank, np.float32)
+    if settings.spectrum == "normalised":
+        values = np.linalg.norm(of_songs, axis=0).clip(min=SHORTEST)
+        weights = (values / values.max()) ** (settings.initial_spectrum_power - 1)
     generator = torch.Generator().manual_seed(settings.seed)
-    users, songs = (_unit_rows(torch.from_numpy(vectors), dimensions, generator) for vectors in (of_users, of_songs))
+    users, songs = (
+        _unit_rows(torch.from_numpy(vectors), torch.from_numpy(weights), dimensions, generator)
+        for vectors in (of_users, of_songs)
+    )
     return users, songs, torch.from_numpy(np.linalg.norm(of_songs, axis=1))
 
 
@@ -110,8 +117,8 @@ def _spectrum(matrix: "csr_matrix", rank: int, settings: TrainingSettings, devic
     return of_users.numpy(), of_songs.numpy()
 
 
-def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
-    """Scale rows to length 1, and fill what the spectrum leaves undetermined at random.
+def _unit_rows(vectors: Tensor, weights: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
+    """Weigh columns, scale rows to length 1, and fill what the spectrum leaves undetermined at random.
 
     Undetermined are the direction of a row of zeros (a user without edges), and the dimensions beyond the rank of a
     small graph, where all vectors would otherwise lie in a few directions.
@@ -119,6 +126,6 @@ def _unit_rows(vectors: Tensor, dimensions: int, generator: torch.Generator) -> 
     n, rank = vectors.shape
     empty = vectors.norm(dim=1) < 1e-12
     noise = torch.randn(n, dimensions - rank, generator=generator) * dimensions**-0.5
-    vectors = torch.cat([functional.normalize(vectors, dim=1), noise], dim=1)
+    vectors = torch.cat([functional.normalize(vectors * weights, dim=1), noise], dim=1)
     vectors[empty] = torch.randn(int(empty.sum()), dimensions, generator=generator)
     return functional.normalize(vectors, dim=1)

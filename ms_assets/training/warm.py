@@ -30,7 +30,7 @@ FORM = (
     "embedding_dim", "layers", "song_lengths", "song_residual", "audio", "metadata", "edge_weights",
 )  # fmt: skip
 """Settings that give a network its parameters, or their meaning."""
-CHOSEN = ("temperature", "length_power")
+CHOSEN = ("spectrum_power", "length_power", "temperature")
 """Settings that a race has chosen for the former training, and that hold unless they are given."""
 WHOLE = ("encoder.projection", "encoder.no_audio", "encoder.audio_scale", "encoder.metadata_scale", "edge_weights")
 """Beginnings of the names of parameters that belong to no user, song or owner alone."""

@@ -13,12 +13,12 @@ from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_th
 
 pytestmark = one_thread
 DATA = data_of(GRAPH, EXPLICIT, WANTED)
-POWERS, TEMPERATURES = race.CANDIDATES["length_power"], race.CANDIDATES["temperature"]
+SPECTRA, POWERS, TEMPERATURES = race.CANDIDATES.values()
 NAMES = [f"temperature {temperature:g}" for temperature in TEMPERATURES]
 
 
 def test_the_temperature_that_validates_best_is_trained_with():
-    found = race.train(DATA, settings_of(length_power=0.1), CPU)
+    found = race.train(DATA, settings_of(spectrum_power=1.0, length_power=0.1), CPU)
     assert list(found.race) == [*NAMES, "trained", "plain SVD"]
     best = max(TEMPERATURES, key=lambda temperature: found.race[f"temperature {temperature:g}"])
     assert found.settings.temperature == best
@@ -52,17 +52,40 @@ def test_short_trainings_of_a_graph_with_many_edges_have_fewer_epochs(monkeypatc
     assert n_epochs == [2] * 2 * len(NAMES)
 
 
-def test_lengths_begin_at_the_power_whose_start_validates_best():
-    raced = race.train(DATA, settings_of(spectral_start=True, temperature=0.2, epochs=1), CPU)
+def started(**changed):
+    return trainer.fit(DATA, settings_of(spectral_start=True, **changed), CPU, last_epoch=0).best.validation_ndcg
+
+
+def test_spectrum_and_lengths_begin_at_the_powers_whose_start_validates_best():
+    reached = race.compared(
+        DATA, settings_of(spectral_start=True, temperature=0.2), CPU, Validator.of(DATA, settings_of())
+    )
     starts = {
-        power: trainer.fit(DATA, settings_of(spectral_start=True, length_power=power), CPU, last_epoch=0).best
+        (spectrum, power): started(spectrum_power=spectrum, length_power=power)
+        for spectrum in SPECTRA
         for power in POWERS
     }
-    for power, start in starts.items():
-        assert raced.race[f"length power {power:g}"] == pytest.approx(start.validation_ndcg)
-    if raced.settings.spectrum == "normalised":
-        best = raced.race[f"length power {raced.settings.length_power:g}"]
-        assert best == max(raced.race[f"length power {power:g}"] for power in POWERS)
+    of_spectra = [max(starts[spectrum, power] for power in POWERS) for spectrum in SPECTRA]
+    n_rising = next((n for n in range(1, len(SPECTRA)) if of_spectra[n] <= of_spectra[n - 1]), len(SPECTRA))
+    n_tried, best = min(n_rising + 1, len(SPECTRA)), SPECTRA[n_rising - 1]
+    assert list(reached) == [
+        *(f"spectrum power {spectrum:g}" for spectrum in SPECTRA[:n_tried]),
+        *(f"length power {power:g}" for power in POWERS),
+    ]
+    assert list(reached.values()) == pytest.approx(of_spectra[:n_tried] + [starts[best, power] for power in POWERS])
+    chosen = race._winners(reached)
+    assert chosen["spectrum_power"] == best
+    assert starts[best, chosen["length_power"]] == pytest.approx(max(starts[best, power] for power in POWERS))
+
+
+@pytest.mark.parametrize("given", ["spectrum_power", "length_power"])
+def test_a_given_power_is_taken_and_the_other_compared(given):
+    settings = settings_of(spectral_start=True, temperature=0.2, **{given: 0.5})
+    reached = race.compared(DATA, settings, CPU, Validator.of(DATA, settings))
+    [other] = {"spectrum_power", "length_power"} - {given}
+    assert set(race._winners(reached)) == {other}
+    length = {given: 0.5, other: race._winners(reached)[other]}
+    assert max(reached.values()) == pytest.approx(started(**length))
 
 
 def test_the_lengths_of_songs_begin_at_the_power_of_their_number_of_edges_with_a_geometric_mean_of_1():
@@ -73,6 +96,20 @@ def test_the_lengths_of_songs_begin_at_the_power_of_their_number_of_edges_with_a
     assert np.log(lengths).mean() == pytest.approx(0, abs=1e-5)
     same = trainer.initial_network(DATA.graph, settings_of(length_power=0.5, song_lengths=False), start=False)
     assert same.log_lengths.abs().max() == 0
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 3])
+def test_dimensions_of_the_start_weigh_by_the_power_of_their_singular_values(power):
+    settings = settings_of(edge_weights="uniform", spectral_start=True, spectrum_power=power)
+    network, graph = trainer.initial_network(DATA.graph, settings, start=True), DATA.graph
+    roots = network.adjacency.inverse_root_degrees(network.edge_weights()).numpy()
+    matrix = np.zeros((graph.n_users, graph.n_graph_songs))
+    np.add.at(matrix, (graph.user, graph.song), roots[graph.user] * roots[graph.n_users + graph.song])
+    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    wanted = (left * values**power)[:, : settings.embedding_dim]
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    found = network.users.detach().numpy()
+    assert np.abs(found @ found.T - wanted @ wanted.T).max() < 0.05, "products, for vectors may be turned"
 
 
 @pytest.mark.parametrize("spectrum", ["normalised", "plain"])

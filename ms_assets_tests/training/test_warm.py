@@ -144,10 +144,11 @@ def test_last_train_events_are_the_users_own_and_an_unknown_time_is_the_latest(t
 
 
 def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose():
-    former = replace(model_of(GRAPH, temperature=0.33, length_power=0.2), nodes=nodes_of(GRAPH))
+    former = replace(model_of(GRAPH, temperature=0.33, length_power=0.2, spectrum_power=4.0), nodes=nodes_of(GRAPH))
     wanted = settings_of(temperature=None, epochs=1)
     found = race.train(DATA, wanted, CPU, former=warm.Former.of(former, nodes_of(GRAPH), wanted))
-    assert (found.settings.temperature, found.settings.length_power) == (0.33, 0.2)
+    kept = found.settings
+    assert (kept.temperature, kept.length_power, kept.spectrum_power) == (0.33, 0.2, 4.0)
     assert {name.split(" ")[0] for name in found.race} <= {"trained", "plain"}
     given = settings_of(temperature=0.2, length_power=0.1)
     chosen = warm.Former.of(former, nodes_of(GRAPH), given).chosen(given)
