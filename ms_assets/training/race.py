@@ -106,10 +106,10 @@ def _starts(
     """
     spectra = CANDIDATES["spectrum_power"] if settings.spectrum_power is None else ()
     lengths = CANDIDATES["length_power"] if settings.length_power is None and settings.song_lengths else ()
-    of_spectra: dict[str, float] = {}
-    best: dict[str, float] = {}
     if not (spectra or lengths):
         return {}
+    of_spectra: dict[str, float] = {}
+    best: dict[str, float] = {}
     for power in spectra or (settings.initial_spectrum_power,):
         start = settings.model_copy(update={"spectrum_power": power})
         network = trainer.initial_network(data.graph, start, start=True, columns=columns, device=device).to(device)
