@@ -278,7 +278,8 @@ def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, home, lo
         if home == "bucket":
             place.environment["MLFLOW_TRACKING_URI"] = postgres.of_sqlalchemy(server.create("mlflow"))
             bucket = stack.enter_context(s3.home_of(place))
-        raylets = stack.enter_context(cluster_of(place.environment, tmp_path))
+        homes = {"MS_ASSETS_HOME": bucket.address} if bucket else {}  # steps take theirs from the machine they run on
+        raylets = stack.enter_context(cluster_of(place.environment | homes, tmp_path))
         place.environment["RAY_ADDRESS"] = raylets.address
         log = stack.enter_context((tmp_path / "run.log").open("w"))
         run = place.start("python", "steps.py", home=bucket and bucket.address, stdout=log)
