@@ -98,14 +98,11 @@ def _singular_vectors(
         known.clear()
         known[key] = _spectrum(matrix, rank, settings, device)
     of_users, of_songs = known[key]
-    weights = np.ones(rank, np.float32)
-    if settings.spectrum == "normalised":
-        values = np.linalg.norm(of_songs, axis=0).clip(min=SHORTEST)
-        weights = (values / values.max()) ** (settings.initial_spectrum_power - 1)
+    power = settings.initial_spectrum_power if settings.spectrum == "normalised" else 1.0
+    factors = _factors(of_songs, power)
     generator = torch.Generator().manual_seed(settings.seed)
     users, songs = (
-        _unit_rows(torch.from_numpy(vectors), torch.from_numpy(weights), dimensions, generator)
-        for vectors in (of_users, of_songs)
+        _unit_rows(torch.from_numpy(vectors), factors, dimensions, generator) for vectors in (of_users, of_songs)
     )
     return users, songs, torch.from_numpy(np.linalg.norm(of_songs, axis=1))
 
@@ -117,8 +114,14 @@ def _spectrum(matrix: "csr_matrix", rank: int, settings: TrainingSettings, devic
     return of_users.numpy(), of_songs.numpy()
 
 
-def _unit_rows(vectors: Tensor, weights: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
-    """Weigh columns, scale rows to length 1, and fill what the spectrum leaves undetermined at random.
+def _factors(of_songs: NDArray[np.float32], power: float) -> Tensor:
+    """Factors that make U Σ and V Σ columns of U Σ^p and V Σ^p, but for one scale, float32 [rank]; Σ from V Σ."""
+    values = np.linalg.norm(of_songs, axis=0).clip(min=SHORTEST)
+    return torch.from_numpy((values / values.max()) ** (power - 1))
+
+
+def _unit_rows(vectors: Tensor, factors: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
+    """Multiply columns by factors, scale rows to length 1, and fill what the spectrum leaves undetermined at random.
 
     Undetermined are the direction of a row of zeros (a user without edges), and the dimensions beyond the rank of a
     small graph, where all vectors would otherwise lie in a few directions.
@@ -126,6 +129,6 @@ def _unit_rows(vectors: Tensor, weights: Tensor, dimensions: int, generator: tor
     n, rank = vectors.shape
     empty = vectors.norm(dim=1) < 1e-12
     noise = torch.randn(n, dimensions - rank, generator=generator) * dimensions**-0.5
-    vectors = torch.cat([functional.normalize(vectors * weights, dim=1), noise], dim=1)
+    vectors = torch.cat([functional.normalize(vectors * factors, dim=1), noise], dim=1)
     vectors[empty] = torch.randn(int(empty.sum()), dimensions, generator=generator)
     return functional.normalize(vectors, dim=1)

@@ -84,8 +84,8 @@ def test_a_given_power_is_taken_and_the_other_compared(given):
     reached = race.compared(DATA, settings, CPU, Validator.of(DATA, settings))
     [other] = {"spectrum_power", "length_power"} - {given}
     assert set(race._winners(reached)) == {other}
-    length = {given: 0.5, other: race._winners(reached)[other]}
-    assert max(reached.values()) == pytest.approx(started(**length))
+    powers = {given: 0.5, other: race._winners(reached)[other]}
+    assert max(reached.values()) == pytest.approx(started(**powers))
 
 
 def test_the_lengths_of_songs_begin_at_the_power_of_their_number_of_edges_with_a_geometric_mean_of_1():
