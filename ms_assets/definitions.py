@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
@@ -33,9 +33,10 @@ def elsewhere(environment: Environment) -> Elsewhere | None:
         return None
     from ms_assets.defs.platform import cluster
 
+    settings = environment.of_steps
     if environment.executor == "ray":
-        return lambda init, steps, needs: cluster.on_ray(environment.ray_address, needs)
-    return cluster.on_kubernetes
+        return lambda init, steps, needs: cluster.on_ray(environment.ray_address, needs, settings)
+    return partial(cluster.on_kubernetes, settings=settings)
 
 
 def define(environment: Environment) -> dg.Definitions:

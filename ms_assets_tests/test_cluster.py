@@ -2,13 +2,16 @@
 
 import http.server
 import importlib.util
+import socket
 import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+import torch
 import yaml
 from dagster._cli.api import _execute_step_command_body
 from dagster._core.executor.step_delegating.step_handler.base import CheckStepHealthResult, StepHandler
@@ -17,11 +20,12 @@ from ms_assets.definitions import define, elsewhere
 from ms_assets.defs.platform import cluster
 from ms_assets.defs.platform.cluster import AGAIN, ClusterError, StepsElsewhere, on_ray, pod
 from ms_assets.defs.platform.executor import executor_by_scale
+from ms_assets.defs.platform.io_managers import TorchIOManager
 from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.defs.platform.needs import GIB, Needs
 from ms_assets.defs.platform.objects import KIND, Bucket
 from ms_assets.defs.platform.resources import Environment
-from ms_assets.defs.platform.scales import PARTITION_TAG
+from ms_assets.defs.platform.scales import PARTITION_TAG, SCALES
 from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.defs.platform.shared import SharedLineage
 from ms_assets.raw.own import OWN
@@ -65,6 +69,20 @@ def test_on_a_cluster_the_locks_are_in_the_database_whose_password_the_ui_does_n
     assert "MS_ASSETS_DATABASE" in shown and "secret" not in shown
 
 
+def test_steps_elsewhere_have_the_settings_of_their_run_whatever_is_set_there(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    given = {"MS_ASSETS_EXECUTOR": "ray", "MS_ASSETS_SOURCE": "own", "MS_ASSETS_LAYOUT": "sequential"}
+    found = environment(monkeypatch, "home", MS_ASSETS_DATABASE=DATABASE, **given)
+    sent = {
+        "MS_ASSETS_EXECUTOR": "ray", "MS_ASSETS_HOME": f"{tmp_path}/home", "MS_ASSETS_LAYOUT": "sequential",
+        "MS_ASSETS_MEMORY": "1GiB", "MS_ASSETS_REVISION": "main", "MS_ASSETS_SOURCE": f"{tmp_path}/own",
+    }  # fmt: skip
+    assert found.of_steps == sent
+    in_bucket = environment(monkeypatch, "s3://team/music", MS_ASSETS_SOURCE="yandex/yambda").of_steps
+    assert in_bucket == sent | {"MS_ASSETS_HOME": "s3://team/music", "MS_ASSETS_SOURCE": "yandex/yambda"}
+
+
 def test_an_executor_that_does_not_exist_is_refused(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="MS_ASSETS_EXECUTOR: found 'spark', expected local, ray or k8s"):
         environment(monkeypatch, tmp_path, MS_ASSETS_EXECUTOR="spark")
@@ -82,14 +100,14 @@ def test_an_address_that_is_not_of_a_dashboard_is_refused(address):
     with pytest.raises(
         ClusterError, match=f"RAY_ADDRESS: found '{address}', expected the address of the cluster's dash"
     ):
-        on_ray(address, dict)
+        on_ray(address, dict, {})
 
 
 @installed("dagster_ray")
 def test_an_address_where_nobody_answers_is_refused_in_one_sentence():
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(ClusterError) as raised:
-        on_ray(address, dict)
+        on_ray(address, dict, {})
     said = str(raised.value)
     assert said.startswith(f"RAY_ADDRESS: found {address!r}, where no Ray cluster answers (")
     assert "Connection refused" in said and said.endswith("; start it, or correct it") and "\n" not in said
@@ -107,7 +125,7 @@ def test_an_address_where_somebody_else_answers_is_refused_in_one_sentence():
     with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(ClusterError, match=r"where no Ray cluster answers \(HTTP Error 404"):
-            on_ray(f"http://127.0.0.1:{server.server_port}", dict)
+            on_ray(f"http://127.0.0.1:{server.server_port}", dict, {})
         server.shutdown()
 
 
@@ -118,7 +136,7 @@ def test_without_the_extra_for_ray_a_request_for_it_says_what_to_install(monkeyp
         r"MS_ASSETS_EXECUTOR: found ray, .* package [\w.]+ is missing; install the extra: pip install 'ms_assets\[ray"
     )
     with pytest.raises(ClusterError, match=expected):
-        on_ray("http://127.0.0.1:1", dict)
+        on_ray("http://127.0.0.1:1", dict, {})
 
 
 def test_without_the_extra_for_kubernetes_a_request_for_it_says_what_to_install(monkeypatch):
@@ -126,7 +144,7 @@ def test_without_the_extra_for_kubernetes_a_request_for_it_says_what_to_install(
     with pytest.raises(
         ClusterError, match=r"package dagster_k8s is missing; install the extra: pip install 'ms_assets\[k8s"
     ):
-        cluster.on_kubernetes(None, [], dict)
+        cluster.on_kubernetes(None, [], dict, {})
 
 
 def test_imported_data_are_refused_on_a_cluster_whose_machines_share_a_bucket_alone(tmp_path):
@@ -147,7 +165,7 @@ def test_a_run_outside_kubernetes_is_refused_in_one_sentence():
     with pytest.raises(
         ClusterError, match=r"found 'k8s', but this process is in no cluster of Kubernetes \(.*\); start"
     ):
-        cluster.on_kubernetes(init, [], dict)
+        cluster.on_kubernetes(init, [], dict, {})
 
 
 class Losing(StepHandler):
@@ -219,6 +237,48 @@ def test_a_step_that_fails_by_itself_is_not_done_again(tried):
     assert tried(REASON.format("JOB_ENTRYPOINT_COMMAND_ERROR")) == (False, 1)
 
 
+@dg.asset(partitions_def=SCALES)
+def value():
+    return {"weight": torch.zeros(3)}
+
+
+def on_machines(home, others, database):
+    """Job whose run is on a machine with a home, and whose steps are on one that has another folder in its place."""
+    home = Path(home)
+
+    class OnAnother(Losing):
+        def launch_step(self, step_handler_context):
+            home.rename(kept := home.with_name("kept"))
+            home.symlink_to(others)
+            try:
+                yield from super().launch_step(step_handler_context)
+            finally:
+                home.unlink()
+                kept.rename(home)
+
+    stored = TorchIOManager(base_dir=str(home / "data"), locks_database=database)
+    executor = executor_by_scale(home, stored.locks, dict, lambda *_: StepsElsewhere(OnAnother()))
+    job = dg.define_asset_job("on_machines", [value])
+    made = dg.Definitions(assets=[value], jobs=[job], resources={"io_manager": stored}, executor=executor)
+    return made.get_job_def("on_machines")
+
+
+@installed("dagster_postgres")
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_step_on_a_machine_that_does_not_share_the_home_of_its_run_is_refused(monkeypatch, tmp_path, is_shared):
+    monkeypatch.setenv("DAGSTER_STEP_DELEGATING_EXECUTOR_SLEEP_SECONDS", "0.01")
+    (home := tmp_path / "home").mkdir()
+    others = tmp_path / ("kept" if is_shared else "others")
+    with postgres.running() as server, dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        job = dg.build_reconstructable_job(__name__, "on_machines", (str(home), str(others), server.create("locks")))
+        done = dg.execute_job(job, instance, tags={PARTITION_TAG: "sample"})
+    said = "".join(str(event.event_specific_data) for event in done.all_events)
+    expected = f"MS_ASSETS_HOME: found {home} on {socket.gethostname()}, where run {done.run_id} has not begun; let "
+    assert (done.success, expected in said) == (is_shared, not is_shared)
+    assert [file.name for file in tmp_path.rglob("*.pt")] == ["sample.pt"] * is_shared
+    assert not [*home.glob("alive/*")]
+
+
 STEPS = """
 import sys
 import dagster as dg
@@ -278,8 +338,8 @@ def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, home, lo
         if home == "bucket":
             place.environment["MLFLOW_TRACKING_URI"] = postgres.of_sqlalchemy(server.create("mlflow"))
             bucket = stack.enter_context(s3.home_of(place))
-        homes = {"MS_ASSETS_HOME": bucket.address} if bucket else {}  # steps take theirs from the machine they run on
-        raylets = stack.enter_context(cluster_of(place.environment | homes, tmp_path))
+        other = tmp_path / "other"
+        raylets = stack.enter_context(cluster_of(place.environment | {"MS_ASSETS_HOME": str(other)}, tmp_path))
         place.environment["RAY_ADDRESS"] = raylets.address
         log = stack.enter_context((tmp_path / "run.log").open("w"))
         run = place.start("python", "steps.py", home=bucket and bucket.address, stdout=log)
@@ -295,17 +355,17 @@ def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, home, lo
             s3.read_all(bucket, place.home, "sample")
             for node in NODES[: 1 if lost else 2]:
                 assert (tmp_path / node / bucket.address.removeprefix(KIND) / "data").exists()
-    assert comparable(place.home) == alone
+    assert comparable(place.home) == alone and not other.exists()
     assert tried_again == [str(int(lost))] and held == ["0"]
 
 
 def test_a_pod_asks_for_what_its_step_needs():
-    found = pod(Needs(2, 3 * GIB))["container_config"]
+    found = pod(Needs(2, 3 * GIB), {"MS_ASSETS_HOME": "/data"})["container_config"]
     assert found == {
         "resources": {"requests": {"cpu": "2", "memory": str(3 * GIB)}, "limits": {"memory": str(3 * GIB)}},
-        "env": [{"name": "OMP_NUM_THREADS", "value": "2"}],
+        "env": [{"name": "MS_ASSETS_HOME", "value": "/data"}, {"name": "OMP_NUM_THREADS", "value": "2"}],
     }
-    with_cards = pod(Needs(8, GIB, 2))["container_config"]["resources"]
+    with_cards = pod(Needs(8, GIB, 2), {})["container_config"]["resources"]
     assert with_cards["requests"]["nvidia.com/gpu"] == with_cards["limits"]["nvidia.com/gpu"] == "2"
 
 
@@ -318,7 +378,7 @@ def test_the_values_for_dagsters_chart_set_what_the_platform_reads(monkeypatch):
     documented = (ROOT / "README.md").read_text()
     assert all(f"`{name}`" in documented for name in given)
     found = environment(monkeypatch, given["MS_ASSETS_HOME"], **given, MS_ASSETS_DATABASE=DATABASE)
-    assert elsewhere(found) is cluster.on_kubernetes
+    assert elsewhere(found).func is cluster.on_kubernetes
     [volume], [mount] = CODE["volumes"], CODE["volumeMounts"]
     assert volume["name"] == mount["name"] and mount["mountPath"] == str(found.home)
 
@@ -343,7 +403,7 @@ def test_kubernetes_finds_nothing_wrong_in_the_pod_of_a_step_that_the_values_mak
             "run_k8s_config": {"pod_spec_config": {"automount_service_account_token": True}},
         }}
     ))  # fmt: skip
-    of_step = UserDefinedDagsterK8sConfig.from_dict(pod(Needs(2, 3 * GIB, 1)))
+    of_step = UserDefinedDagsterK8sConfig.from_dict(pod(Needs(2, 3 * GIB, 1), {"MS_ASSETS_HOME": "/of/the/run"}))
     context = given.merge(K8sContainerContext(run_k8s_config=of_step))
     image = f"{CODE['image']['repository']}:{CODE['image']['tag']}"
     config = DagsterK8sJobConfig(job_image=image, dagster_home="/app")
@@ -360,6 +420,7 @@ def test_kubernetes_finds_nothing_wrong_in_the_pod_of_a_step_that_the_values_mak
     assert container["resources"]["requests"] == {"cpu": "2", "memory": str(3 * GIB), "nvidia.com/gpu": "1"}
     named = {variable["name"]: variable["value"] for variable in container["env"]}
     assert named["OMP_NUM_THREADS"] == "2" and named["MS_ASSETS_EXECUTOR"] == "k8s"
+    assert named["MS_ASSETS_HOME"] == "/of/the/run"  # of several, Kubernetes takes the last
     [mount] = container["volume_mounts"]
     assert mount["mount_path"] == "/data"
     assert job["spec"]["template"]["spec"]["volumes"][0]["persistent_volume_claim"]["claim_name"] == "ms-assets"

@@ -553,10 +553,10 @@ def test_steps_on_a_cluster_have_a_home_in_a_bucket_with_locks_in_the_database(m
 def test_a_step_elsewhere_reads_what_its_run_has_made_before_it(machine):
     machine("first").make("old")
     elsewhere = machine("second")
-    elsewhere.records.join(SCALE)
+    elsewhere.records.join(SCALE, "run")
     assert elsewhere.read_on() == "old"
     machine("first").make("of the run")
-    elsewhere.records.join(SCALE)
+    elsewhere.records.join(SCALE, "run")
     assert elsewhere.read_on() == "of the run"
 
 
@@ -603,7 +603,7 @@ def test_an_artefact_that_two_steps_of_a_machine_want_at_once_is_downloaded_once
 def test_each_process_of_a_step_elsewhere_takes_over_the_records_once(tmp_path, monkeypatch, begins):
     called = []
     monkeypatch.setattr(SharedLineage, "begin", lambda records, scale: called.append("begin"))
-    monkeypatch.setattr(SharedLineage, "join", lambda records, scale: called.append("join"))
+    monkeypatch.setattr(SharedLineage, "join", lambda records, *of: called.append("join"))
     monkeypatch.setattr(io_managers.runs, "writing_turn", lambda *of: nullcontext(begins and not called))
     run = SimpleNamespace(run=SimpleNamespace(run_id="run", tags={PARTITION_TAG: SCALE}))
     on_cluster = {"bucket": HOME, "locks_database": "postgresql://host/x"}

@@ -1,11 +1,11 @@
 """Steps on a cluster: as jobs of Ray, or as pods of Kubernetes, each with what the table says that it needs.
 
-Steps find the settings of the platform in the environment of the machine that they run on, as everywhere: no password
-travels with a step.
+Steps have the settings of their run that decide what they make and where, and find all others, passwords among them,
+in the environment of the machine that they run on.
 """
 
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -51,8 +51,10 @@ class StepsElsewhere(StepDelegatingExecutor):
         return super().log_failure_or_retry_event_after_error(step_context, err_info, known_state)
 
 
-def on_ray(address: str, needs: Callable[[str], Needs]) -> StepsElsewhere:
+def on_ray(address: str, needs: Callable[[str], Needs], settings: Mapping[str, str]) -> StepsElsewhere:
     """Executor that submits steps as jobs of the Ray cluster whose dashboard has the address.
+
+    settings: variables of the environment that steps have from their run.
 
     Raises:
         ClusterError: the address does not answer as Ray's dashboard does, or the extra `ray` is not installed.
@@ -78,14 +80,18 @@ def on_ray(address: str, needs: Callable[[str], Needs]) -> StepsElsewhere:
         def launch_step(self, step_handler_context: Any) -> Iterator[DagsterEvent]:
             needed = needs(self._get_step_key(step_handler_context))
             self.num_cpus, self.memory, self.num_gpus = needed.cpus, needed.memory, needed.gpus
-            self.env_vars = [f"{THREADS}={needed.cpus}"]
+            self.env_vars = [f"{name}={value}" for name, value in _variables(needed, settings).items()]
             yield from super().launch_step(step_handler_context)
 
     return StepsElsewhere(RaySteps(client, None, None, None, None, None, None))
 
 
-def on_kubernetes(init: dg.InitExecutorContext, steps: list[str], needs: Callable[[str], Needs]) -> StepsElsewhere:
+def on_kubernetes(
+    init: dg.InitExecutorContext, steps: list[str], needs: Callable[[str], Needs], settings: Mapping[str, str]
+) -> StepsElsewhere:
     """Executor that starts steps as pods, which are otherwise like those of Dagster's run launcher.
+
+    settings: variables of the environment that steps have from their run.
 
     Raises:
         ClusterError: the extra `k8s` is not installed, or this process is in no cluster of Kubernetes.
@@ -97,7 +103,7 @@ def on_kubernetes(init: dg.InitExecutorContext, steps: list[str], needs: Callabl
         raise ClusterError(missing("MS_ASSETS_EXECUTOR: found k8s", "k8s", error)) from error
     create = k8s_job_executor.executor_creation_fn
     assert create is not None, "the executor of Kubernetes creates one"
-    config = {"retries": {"enabled": {}}, "per_step_k8s_config": {step: pod(needs(step)) for step in steps}}
+    config = {"retries": {"enabled": {}}, "per_step_k8s_config": {step: pod(needs(step), settings) for step in steps}}
     try:
         executor: Any = create(init._replace(executor_config=config))
     except ConfigException as error:
@@ -108,13 +114,17 @@ def on_kubernetes(init: dg.InitExecutorContext, steps: list[str], needs: Callabl
     return StepsElsewhere(executor._step_handler)
 
 
-def pod(needed: Needs) -> dict[str, Any]:
-    """Configuration of a step's pod, as `dagster-k8s` takes it: what it asks for, and its number of threads."""
+def pod(needed: Needs, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Configuration of a step's pod, as `dagster-k8s` takes it: what it asks for, and variables of its environment."""
     wanted = {"cpu": str(needed.cpus), "memory": str(needed.memory)}
     cards = {"nvidia.com/gpu": str(needed.gpus)} if needed.gpus else {}
     return {
         "container_config": {
             "resources": {"requests": wanted | cards, "limits": {"memory": wanted["memory"]} | cards},
-            "env": [{"name": THREADS, "value": str(needed.cpus)}],
+            "env": [{"name": name, "value": value} for name, value in _variables(needed, settings).items()],
         }
     }
+
+
+def _variables(needed: Needs, settings: Mapping[str, str]) -> dict[str, str]:
+    return {**settings, THREADS: str(needed.cpus)}

@@ -10,7 +10,7 @@ import dagster as dg
 
 from ms_assets.defs.platform import runs
 from ms_assets.defs.platform.lineage import Lineage
-from ms_assets.defs.platform.locks import Ask, Locks
+from ms_assets.defs.platform.locks import Ask, FileLocks, Locks
 from ms_assets.defs.platform.needs import Needs, of_step
 from ms_assets.defs.platform.scales import NO_SCALE, PARTITION_TAG, check_run_config, like
 from ms_assets.defs.platform.shared import SharedLineage
@@ -74,6 +74,8 @@ class ScaleExecutor(dg.Executor):
             until_the_end.enter_context(self._locks.alive(run.run_id))
             until_the_end.enter_context(runs.interrupted_when_cancelled(instance, run))
             self._wait(plan_context, scale, until_the_end)
+            if self._elsewhere:  # steps see by it that their home is the run's
+                until_the_end.enter_context(FileLocks(self._home).alive(run.run_id))
             _sweep(self._home, scale)
             self._records.begin(scale)
             yield from steps(plan_context, execution_plan)

@@ -96,7 +96,7 @@ class ArtefactIOManager(dg.ConfigurableIOManager):
             if begins:  # the executor has prepared its runs
                 self.lineage.begin(scale)
             elif self.locks_database and not is_open:
-                self.lineage.join(scale)
+                self.lineage.join(scale, run.run_id)
             yield self
 
     @abstractmethod

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from socket import gethostname
 from typing import Any, Self
 
 import dagster as dg
 
+from ms_assets.defs.platform.locks import FileLocks
 from ms_assets.files import DamagedFileError, published, reading, sha256, size_of
 
 INPUTS, ORIGINS, MLFLOW_RUN = "inputs", "origins", "mlflow_run"
@@ -32,6 +34,10 @@ RECORD = ".origin.json"
 KEPT = 3
 LONGEST_VALUE = 2_000
 """Characters of a metadata value that a record keeps; longer ones, such as pictures, are Dagster's alone."""
+
+
+class OtherHomeError(RuntimeError):
+    """The home of a step is not the one of its run; the message names the machine and the next step."""
 
 
 class InconsistentInputsError(ValueError):
@@ -165,8 +171,18 @@ class Lineage:
     def begin(self, scale: str) -> None:
         """Prepare a run of a scale, which has its lock: nothing to do where nobody else writes."""
 
-    def join(self, scale: str) -> None:
-        """Prepare a step of a run that may have begun on another machine: nothing where all share the records."""
+    def join(self, scale: str, run_id: str) -> None:
+        """Check that a step, which may be on another machine than its run, has the home of that run.
+
+        Raises:
+            OtherHomeError: another folder lies in its place.
+        """
+        home = self.base.parent
+        if not FileLocks(home).knows(run_id):
+            raise OtherHomeError(
+                f"MS_ASSETS_HOME: found {home} on {gethostname()}, where run {run_id} has not begun; let all machines "
+                "of the cluster share the folder under this path, or a bucket"
+            )
 
     def refresh(self, scale: str) -> None:
         """Take over what other machines have published: nothing where nobody else writes."""

@@ -149,6 +149,19 @@ class Environment:
         """Flag of steps that run on a cluster."""
         return self.executor != "local"
 
+    @property
+    def of_steps(self) -> dict[str, str]:
+        """Variables that decide what a step makes and where, by name; steps on other machines have them from their run.
+
+        None of them is secret. Where copies of a bucket lie, and whom a machine asks, is its own affair.
+        """
+        folder = Path(self.source).expanduser()
+        return {
+            "MS_ASSETS_EXECUTOR": self.executor, "MS_ASSETS_HOME": self.bucket or str(self.home),
+            "MS_ASSETS_LAYOUT": self.layout, "MS_ASSETS_MEMORY": self.memory, "MS_ASSETS_REVISION": self.revision,
+            "MS_ASSETS_SOURCE": str(folder.absolute()) if folder.is_dir() else self.source,
+        }  # fmt: skip
+
 
 def _project() -> Path:
     """Folder of the project: the nearest one from the working directory upwards that has a `dagster.yaml`.

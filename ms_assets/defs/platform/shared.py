@@ -40,7 +40,7 @@ class SharedLineage(Lineage):
         self.bucket.check(at_once=True)
         self.refresh(scale)
 
-    def join(self, scale: str) -> None:
+    def join(self, scale: str, run_id: str) -> None:
         """Take over the records of a scale for a step: what was there when its run began, and what the run has made.
 
         Other steps of the run may be under way here: what they publish is no input of this one.
