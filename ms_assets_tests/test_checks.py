@@ -195,6 +195,17 @@ def test_embeddings_in_few_dimensions_are_worth_a_warning_and_broken_ones_an_err
     assert check(embedding_table(duckdb, key, flat)).severity == dg.AssetCheckSeverity.ERROR
 
 
+@pytest.mark.parametrize(("check", "key"), HEALTH, ids=["users", "songs"])
+def test_embeddings_near_one_direction_are_worth_a_warning_and_equal_ones_an_error(check, key, duckdb):
+    # As a start has them whose greatest singular value is far above the others: what differs still orders songs.
+    apart = unit_rows(np.random.default_rng(0), 50_000, 8)
+    for share, severity in ((0.1, dg.AssetCheckSeverity.WARN), (1e-5, dg.AssetCheckSeverity.ERROR)):
+        near = np.eye(8, dtype=np.float32)[:1] + share * apart
+        near /= np.linalg.norm(near, axis=1, keepdims=True)
+        found = check(embedding_table(duckdb, key, near))
+        assert (found.passed, found.severity) == (False, severity)
+
+
 def test_a_training_learned_when_its_loss_fell_and_it_finds_something():
     def passed(losses, best):
         return training.training_learned(trained_model(losses, best)).passed

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ms_assets.defs.training.checks import COLLAPSED
 from ms_assets.graph.bipartite import INTERACTS
 from ms_assets.training.trainer import fit
 from ms_assets_tests.training.graphs import NOBODY, data_of, graph_of
@@ -37,7 +36,7 @@ def test_a_graph_without_edges_is_refused_with_what_to_change():
 def test_a_single_user_trains_and_songs_are_still_told_apart(changed):
     edges = [(0, song, "listen", 1, 0.9) for song in range(4)]
     _, songs = embeddings(graph_of(edges, 1, 4, n_cold=6), **changed)
-    assert functional.normalize(songs, dim=1).mean(dim=0).norm() < COLLAPSED
+    assert functional.normalize(songs, dim=1).mean(dim=0).norm() < 0.95
 
 
 def test_a_single_edge_trains():

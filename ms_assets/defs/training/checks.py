@@ -9,7 +9,9 @@ from ms_assets.defs.platform.checks import asset_check
 from ms_assets.streams import Relation
 from ms_assets.vectors import effective_rank, embeddings
 
-COLLAPSED = 0.95
+ALIKE, EQUAL = 0.95, 1 - 1e-4
+"""Lengths of the mean direction from which vectors are alike, and from which they count as equal: most lie
+within a degree of it then. What differs between vectors that are alike still orders songs."""
 FEWEST_DIMENSIONS = 0.05
 """Least share of the dimensions that embeddings should use; the sample's use 30 to 40 % of 128."""
 
@@ -20,12 +22,13 @@ def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
     usable = np.isfinite(vectors).all(axis=1) & (abs(norms - 1) < 1e-3 if length_1 else norms > 0)
     n_broken = int((~usable).sum())
     directions = vectors[usable] / norms[usable, None]
-    # The mean of unit vectors has length 1 if all are equal, and about 0 if they are spread.
-    sameness = float(np.linalg.norm(directions.sum(axis=0))) / max(len(directions), 1)
-    whole = len(vectors) > 0 and n_broken == 0 and (len(vectors) == 1 or sameness < COLLAPSED)
+    # The mean of unit vectors has length 1 if all are equal, and about 0 if they are spread; one is like no other.
+    n = len(directions)
+    sameness = float(np.linalg.norm(directions.sum(axis=0, dtype=np.float64))) / n if n > 1 else 0.0
+    whole = len(vectors) > 0 and n_broken == 0 and sameness < EQUAL
     rank = effective_rank(directions) if whole else 0.0
     return dg.AssetCheckResult(
-        passed=whole and rank >= FEWEST_DIMENSIONS * min(vectors.shape),
+        passed=whole and sameness < ALIKE and rank >= FEWEST_DIMENSIONS * min(vectors.shape),
         severity=dg.AssetCheckSeverity.WARN if whole else dg.AssetCheckSeverity.ERROR,
         metadata={
             "n_rows": len(vectors),
@@ -39,13 +42,13 @@ def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
 
 @asset_check(asset=["training", "user_embeddings"], blocking=True)
 def user_embeddings_are_healthy(user_embeddings: Relation) -> dg.AssetCheckResult:
-    """User embeddings are finite, of length 1, and not all equal; a warning if they lie in few dimensions."""
+    """User embeddings are finite, of length 1, and not all equal; a warning if they are alike or in few dimensions."""
     return _health(user_embeddings, "user_id", length_1=True)
 
 
 @asset_check(asset=["training", "song_embeddings"], blocking=True)
 def song_embeddings_are_healthy(song_embeddings: Relation) -> dg.AssetCheckResult:
-    """Song embeddings are finite, not zero, and differ in direction; a warning if they lie in few dimensions."""
+    """Song embeddings are finite, not zero, and not all of one direction; a warning as for those of users."""
     return _health(song_embeddings, "song_id", length_1=False)
 
 
