@@ -13,8 +13,9 @@ cold songs, both falling, the j-th cold song is in the merged top 100 exactly if
 share's quantile of these bounds.
 
 No length gives cold songs a share that they cannot have, as where half of them point away from a user: γ would put them
-before every other song. So where it surely costs lists more than a fifth of the NDCG that they have without cold songs,
-in both views together, it is shortened until it surely costs nothing.
+before every other song. Nor does a share say whose lists hold them: where all songs are alike to a user, γ gives some
+users nothing else. So where lists of a view surely lose more than a fifth of the NDCG that they have without cold
+songs, the share is halved until no view surely loses anything.
 """
 
 from dataclasses import dataclass
@@ -33,8 +34,6 @@ SHORTEST = 1e-3
 """Smallest length of cold songs, in units of the mean length of trained songs."""
 KEPT, SURE = 0.8, 2.0
 """Share of the NDCG that lists have to keep, and standard errors by which they surely do not."""
-STEP = 2**0.25
-"""Factor by which a length that costs too much is shortened at a time."""
 
 
 @dataclass(frozen=True)
@@ -87,21 +86,23 @@ def calibrate(
         bounds = np.sort(np.where(found > 0, rivals / np.maximum(found, 1e-9), np.inf).ravel())
     n_places = len(tuner.users) * TOP_K
     n_reachable = int((bounds < np.inf).sum())
-    n_wanted = min(max(round(wanted * n_places), 1), n_reachable)
-    shortest = SHORTEST * mean
-    length = max(float(bounds[n_wanted - 1]), shortest) if n_reachable else mean
+    n_held = min(max(round(wanted * n_places), 1), n_reachable)
     without = _ndcg(tuner, songs)
 
+    def length() -> float:
+        return max(float(bounds[n_held - 1]), SHORTEST * mean) if n_reachable else mean
+
     def surely_keeps_less(share: float) -> bool:
-        """Tell if lists with cold songs surely keep less than a share of the NDCG of those without."""
-        lost = share * without - _ndcg(tuner, _merged(songs, scores, len(trained) + place, np.float32(length) * found))
-        return bool(lost.mean() > SURE * lost.std() / np.sqrt(len(lost)))
+        """Tell if lists of a view with cold songs surely keep less than a share of the NDCG of those without."""
+        with_cold = _merged(songs, scores, len(trained) + place, np.float32(length()) * found)
+        lost = share * without - _ndcg(tuner, with_cold)
+        return bool((lost.mean(axis=1) > SURE * lost.std(axis=1) / np.sqrt(lost.shape[1])).any())
 
     if surely_keeps_less(KEPT):
-        while length > shortest and surely_keeps_less(1.0):
-            length = max(length / STEP, shortest)
-    shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length)]
-    return Calibration(length, wanted, *shares)
+        while n_held > 1 and surely_keeps_less(1.0):
+            n_held //= 2
+    shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length())]
+    return Calibration(length(), wanted, *shares)
 
 
 def _merged(
@@ -118,9 +119,8 @@ def _merged(
 
 
 def _ndcg(tuner: Tuner, lists: NDArray[np.int64]) -> NDArray[np.float64]:
-    """NDCG of the drawn users, float64 [n_drawn], both views together; lists int64 [views, n_drawn, k]."""
-    of_views = [tuner.ndcg_of_lists(lists[n, :, :TUNING_K], view) for n, view in enumerate(VIEWS)]
-    return np.nan_to_num(of_views).sum(axis=0)
+    """NDCG of the drawn users in each view, float64 [views, n_drawn], of lists int64 [views, n_drawn, k]."""
+    return np.nan_to_num([tuner.ndcg_of_lists(lists[n, :, :TUNING_K], view) for n, view in enumerate(VIEWS)])
 
 
 def placed(

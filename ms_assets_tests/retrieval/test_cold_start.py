@@ -91,6 +91,36 @@ def test_cold_songs_whose_share_is_out_of_reach_do_not_push_out_what_users_retur
     assert 0 < fit.share_after < 0.5
 
 
+def around(rng, axis, cosines):
+    """Unit vectors with these cosines to an axis, in directions of their own otherwise."""
+    own = rng.standard_normal((len(cosines), len(axis)))
+    own -= np.outer(own @ axis, axis)
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    return (np.outer(cosines, axis) + np.sqrt(1 - np.square(cosines))[:, None] * own).astype(np.float32)
+
+
+def test_cold_songs_do_not_push_out_what_some_users_discover_though_all_keep_what_they_return_to():
+    rng, axis, n_users, n_near, n_returned = np.random.default_rng(3), np.eye(64)[0], 200, 60, 5
+    # Cold songs lie where some users do; no length brings them to the others.
+    users = around(rng, axis, np.repeat([0.6, -0.6], [n_near, n_users - n_near]))
+    returned = np.concatenate([around(rng, user, [0.95] * n_returned) for user in users])
+    trained = np.concatenate([returned, *(around(rng, user, [0.6]) for user in users)])
+    cold = around(rng, axis, np.linspace(0.9, 0.99, 100))
+    # In validation everybody returns to songs, discovers a trained one, and a cold one for a moment.
+    of_users, n_songs = np.arange(n_users), len(trained) + len(cold)
+    discovered = len(returned) + of_users
+    kept, new = np.arange(len(returned)).reshape(n_users, -1), len(trained) + of_users % len(cold)
+    song, relevance = np.column_stack([kept, discovered, new]), np.tile([1.0] * (n_returned + 1) + [0.01], n_users)
+    pairs = np.repeat(of_users, song.shape[1]), song.ravel(), n_users, n_songs
+    heard = [set(songs.tolist()) for songs in kept]
+    dataset = dataset_of(heard, n_songs, len(trained), validation=Interactions.of(*pairs, relevance=relevance))
+    fit = cold_start.calibrate(users, trained, cold, Tuner.of(dataset))
+    scores = users @ np.concatenate([trained, np.float32(fit.length) * cold]).T
+    before = (scores > scores[of_users, discovered][:, None]).sum(axis=1) - n_returned
+    assert (before < 10).mean() > 0.95
+    assert 0.1 < fit.share_after < fit.wanted_share
+
+
 def test_calibration_keeps_the_order_among_cold_songs_and_among_trained_ones():
     planted = Planted(0.5, 40)
     fit = cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner)
