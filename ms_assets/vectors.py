@@ -110,6 +110,10 @@ class Ragged:
         return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
 
 
+ALIKE = 0.95
+"""Length of the mean of unit vectors from which they are alike: 1 if all are equal, about 0 if they are spread."""
+
+
 def effective_rank(vectors: NDArray[np.float32]) -> float:
     """Effective rank, the number of dimensions that vectors [n, d] use: e to the entropy of the principal axes' shares.
 

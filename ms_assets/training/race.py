@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ms_assets.settings import TrainingSettings
@@ -19,6 +20,7 @@ from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.trained import Epoch, TrainedModel
 from ms_assets.training.validation import VALIDATION_K, Validator
 from ms_assets.training.warm import Former
+from ms_assets.vectors import ALIKE
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,8 @@ def _starts(
 ) -> dict[str, float]:
     """Validation NDCG of the start with each power of the spectrum, while it rises, and of lengths, with the best one.
 
-    A power of the spectrum reaches what its best lengths do.
+    A power of the spectrum reaches what its best lengths do. One that leaves users alike is not tried: the direction
+    that all of them share would decide how many cold songs are shown.
     """
     spectra = CANDIDATES["spectrum_power"] if settings.spectrum_power is None else ()
     lengths = CANDIDATES["length_power"] if settings.length_power is None and settings.song_lengths else ()
@@ -113,7 +116,12 @@ def _starts(
     for power in spectra or (settings.initial_spectrum_power,):
         start = settings.model_copy(update={"spectrum_power": power})
         network = trainer.initial_network(data.graph, start, start=True, columns=columns, device=device).to(device)
-        of_lengths = _length_powers(network, data, lengths or (settings.initial_length_power,), validator)
+        features = data.graph.features.select(torch.arange(data.graph.n_graph_songs)).to(device)
+        users, songs = network.of_graph(features, network.frozen_propagation())
+        if best and users.mean(dim=0).norm() >= ALIKE:
+            logger.info("race: spectrum power %g leaves users alike", power)
+            break
+        of_lengths = _length_powers(users, songs, data, lengths or (settings.initial_length_power,), validator)
         _note(of_spectra, "spectrum_power", power, max(of_lengths.values()))
         if best and max(of_lengths.values()) <= max(best.values()):
             break
@@ -122,13 +130,10 @@ def _starts(
 
 
 def _length_powers(
-    network: Network, data: TrainingData, powers: Sequence[float], validator: Validator
+    users: Tensor, songs: Tensor, data: TrainingData, powers: Sequence[float], validator: Validator
 ) -> dict[str, float]:
-    """Validation NDCG of the network with songs' lengths at each power of their number of edges."""
-    graph, device = data.graph, network.log_lengths.device
-    degrees = torch.bincount(graph.song, minlength=graph.n_graph_songs).to(device)
-    features = graph.features.select(torch.arange(graph.n_graph_songs)).to(device)
-    users, songs = network.of_graph(features, network.frozen_propagation())
+    """Validation NDCG of embeddings [n_users, d], [n_graph_songs, d] with lengths at powers of songs' edges."""
+    degrees = torch.bincount(data.graph.song, minlength=data.graph.n_graph_songs).to(songs.device)
     directions = functional.normalize(songs, dim=1)
     reached: dict[str, float] = {}
     for power in powers:

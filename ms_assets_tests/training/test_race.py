@@ -1,5 +1,7 @@
 """The race on the validation part: what is compared, and that its winner is what is kept."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training import race, trainer
 from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.validation import Validator
-from ms_assets_tests.training.graphs import data_of
+from ms_assets_tests.training.graphs import data_of, graph_of
 from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread, settings_of
 
 pytestmark = one_thread
@@ -76,6 +78,25 @@ def test_spectrum_and_lengths_begin_at_the_powers_whose_start_validates_best():
     chosen = race._winners(reached)
     assert chosen["spectrum_power"] == best
     assert starts[best, chosen["length_power"]] == pytest.approx(max(starts[best, power] for power in POWERS))
+
+
+def test_a_power_of_the_spectrum_that_leaves_users_alike_is_not_tried_however_well_it_would_validate(monkeypatch):
+    risen = itertools.count()
+    monkeypatch.setattr(Validator, "ndcg", lambda *of: float(next(risen)))
+    # Everybody hears the first songs, and each half of the users has some of its own.
+    heard = [(user, song) for user in range(40) for song in (*range(12), *range(12 + user % 2 * 6, 18 + user % 2 * 6))]
+    data = data_of(graph_of([(*pair, "listen", 1, 0.9) for pair in heard], 40, 24))
+    settings = settings_of(spectral_start=True, temperature=0.2)
+
+    def mean_direction(power):
+        start = trainer.fit(data, settings.model_copy(update={"spectrum_power": power}), CPU, last_epoch=0)
+        return start.embeddings(data.graph)[0].mean(dim=0).norm()
+
+    spread = [power for power in SPECTRA if mean_direction(power) < 0.95]
+    assert 0 < len(spread) < len(SPECTRA)
+    reached = race.compared(data, settings, CPU, Validator.of(data, settings))
+    assert [name for name in reached if "spectrum" in name] == [f"spectrum power {power:g}" for power in spread]
+    assert race._winners(reached)["spectrum_power"] == spread[-1]
 
 
 @pytest.mark.parametrize("given", ["spectrum_power", "length_power"])

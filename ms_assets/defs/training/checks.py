@@ -7,11 +7,10 @@ import numpy as np
 
 from ms_assets.defs.platform.checks import asset_check
 from ms_assets.streams import Relation
-from ms_assets.vectors import effective_rank, embeddings
+from ms_assets.vectors import ALIKE, effective_rank, embeddings
 
-ALIKE, EQUAL = 0.95, 1 - 1e-4
-"""Lengths of the mean direction from which vectors are alike, and from which they count as equal: most lie
-within a degree of it then. What differs between vectors that are alike still orders songs."""
+EQUAL = 1 - 1e-4
+"""Length of the mean direction from which vectors count as equal: most lie within a degree of it."""
 FEWEST_DIMENSIONS = 0.05
 """Least share of the dimensions that embeddings should use; the sample's use 30 to 40 % of 128."""
 
@@ -22,8 +21,7 @@ def _health(table: Relation, key: str, length_1: bool) -> dg.AssetCheckResult:
     usable = np.isfinite(vectors).all(axis=1) & (abs(norms - 1) < 1e-3 if length_1 else norms > 0)
     n_broken = int((~usable).sum())
     directions = vectors[usable] / norms[usable, None]
-    # The mean of unit vectors has length 1 if all are equal, and about 0 if they are spread; one is like no other.
-    n = len(directions)
+    n = len(directions)  # one is like no other
     sameness = float(np.linalg.norm(directions.sum(axis=0, dtype=np.float64))) / n if n > 1 else 0.0
     whole = len(vectors) > 0 and n_broken == 0 and sameness < EQUAL
     rank = effective_rank(directions) if whole else 0.0
