@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from ms_assets.training.warm import Former, start_from_former
 logger = logging.getLogger(__name__)
 
 
+MAY_FALL = 10_000_000
+"""Edges that a training visits before it has to beat its start, which it may fall below at first and pass later."""
 SHORT = 4
 """Epochs of a short training."""
 
@@ -43,8 +45,13 @@ class _Progress:
 
     @property
     def best(self) -> Epoch:
-        """Best epoch by validation NDCG, the last of equally good ones: without validation users, the last of all."""
-        return max([self.start, *self.history], key=lambda epoch: (epoch.validation_ndcg, epoch.number))
+        """Best epoch by validation NDCG, the start among them."""
+        return _best([self.start, *self.history])
+
+
+def _best(epochs: Sequence[Epoch]) -> Epoch:
+    """Best epoch by validation NDCG, the last of equally good ones: without validation users, the last of all."""
+    return max(epochs, key=lambda epoch: (epoch.validation_ndcg, epoch.number))
 
 
 def fit(
@@ -103,7 +110,10 @@ def fit(
 
     clock, diverged = Clock(progress.seconds, settings.checkpoint_seconds, columns), ""
     try:
-        while not _is_over(progress, settings, settings.epochs if last_epoch is None else last_epoch):
+        while not _is_over(
+            progress, settings, settings.epochs if last_epoch is None else last_epoch,
+            has_to_rise=former is not None or len(progress.history) * data.graph.n_edges >= MAY_FALL,
+        ):  # fmt: skip
             for _ in steps.epoch():
                 clock.save_if_due(save)
             number, loss, rate = len(progress.history) + 1, steps.finish_epoch(), steps.learning_rate
@@ -210,11 +220,13 @@ def initial_network(
     return network
 
 
-def _is_over(progress: _Progress, settings: TrainingSettings, last_epoch: int) -> bool:
+def _is_over(progress: _Progress, settings: TrainingSettings, last_epoch: int, has_to_rise: bool) -> bool:
+    """Tell if a training ends after its epochs so far; has_to_rise: the start is one that epochs have to beat."""
     n_done = len(progress.history)
     if n_done in (0, last_epoch):
         return n_done == last_epoch
-    stale = n_done - progress.best.number
+    best = progress.best if has_to_rise else _best(progress.history)
+    stale = n_done - best.number
     if stale >= settings.patience:
         logger.info("stopping: validation has not improved in %d epochs", stale)
     return stale >= settings.patience

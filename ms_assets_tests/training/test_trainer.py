@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ms_assets.graph.bipartite import INTERACTS
+from ms_assets.training import trainer
 from ms_assets.training.trainer import fit
-from ms_assets.training.validation import VALIDATION_K
+from ms_assets.training.validation import VALIDATION_K, Validator
 from ms_assets_tests import slow_metrics
 from ms_assets_tests.training.graphs import N_SONGS, N_USERS, NOBODY, block_of, data_of, graph_of, pairs_of
 from ms_assets_tests.training.tastes import (
@@ -101,6 +102,20 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_ep
     assert result.best is result.history[int(np.argmax(scores))]
     assert told == result.history
     assert [epoch.number for epoch in told] == list(range(1, len(told) + 1))
+
+
+FALLS, RISES = [1.0, 0.5, 0.4, 0.6, 0.8], [0.9, 1.1, 0.7, 0.7, 0.7]
+
+
+@pytest.mark.parametrize(("visited", "ends", "best"), [(10, 9, 6), (3, 3, 0)])
+def test_training_may_fall_below_its_start_and_pass_it_later_as_long_as_few_edges_were_visited(
+    monkeypatch, visited, ends, best
+):
+    told = iter([*FALLS, *RISES])
+    monkeypatch.setattr(Validator, "ndcg", lambda *of: next(told))
+    monkeypatch.setattr(trainer, "MAY_FALL", visited * data_of(GRAPH).graph.n_edges)
+    result = trained(epochs=20, patience=3)
+    assert (len(result.history), result.best.number) == (ends, best)
 
 
 def test_training_ends_when_the_listener_answers_true_and_keeps_the_best_epoch_until_then():
