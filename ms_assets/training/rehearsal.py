@@ -94,7 +94,8 @@ def meets_cold_songs(validation: Interactions, n_graph_songs: int) -> bool:
 def without_songs(data: TrainingData, n_hidden: int, seed: int) -> TrainingData:
     """Training data in which some songs of the graph are cold, and its cold songs are left out.
 
-    Train events of the hidden songs are targets beside those of validation, as relevant as these are in the mean.
+    Train events of the hidden songs are targets beside those of validation, as relevant as these are in the mean; as
+    many are drawn as validation has, for train may last as many weeks as validation does days.
     """
     graph, generator = data.graph, torch.Generator().manual_seed(seed)
     order = torch.randperm(graph.n_graph_songs, generator=generator)
@@ -121,6 +122,9 @@ def without_songs(data: TrainingData, n_hidden: int, seed: int) -> TrainingData:
     # From the edges: the pairs of all would be held once more, and their users and songs beside.
     hidden = kept.pairs(graph.user[~seen].numpy(), song[~seen].numpy())
     later = renumbered(data.targets).without(hidden)
+    if len(hidden) > len(later) > 0:
+        drawn = torch.randperm(len(hidden), generator=generator)[: len(later)].sort().values.numpy()
+        hidden = kept.pairs(hidden.user[drawn], hidden.song[drawn])
     users, songs_later = (np.concatenate(both) for both in ((hidden.user, later.user), (hidden.song, later.song)))
     mean = data.targets.values["relevance"].mean()
     relevance = np.concatenate([np.full(len(hidden), mean), later.values["relevance"]])

@@ -1,5 +1,7 @@
 """Rehearsal of cold songs: what is hidden, and the length that songs of which only content is known get by it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,17 @@ def test_hidden_songs_lose_their_edges_and_become_targets_and_cold_songs_are_lef
     targets = set(zip(found.targets.user.tolist(), original[found.targets.song].tolist(), strict=True))
     assert targets == later | hidden
     assert set(found.targets.values["relevance"]) == {1.0}, "the mean of validation, where every target has 1"
+
+
+def test_listeners_of_hidden_songs_are_as_many_as_targets_of_a_short_validation_and_drawn_from_all():
+    data = world()
+    few = replace(data, targets=data.targets.keep(data.targets.user % 16 == 0))
+    found, whole = (rehearsal.without_songs(given, 8, seed=0) for given in (few, data))
+    hidden, of_all = (given.targets.keep(given.targets.song >= 72) for given in (found, whole))
+    assert len(found.targets) - len(hidden) <= len(few.targets) < len(of_all)
+    assert len(found.targets) == 2 * len(few.targets)
+    drawn, known = (set(zip(pairs.user.tolist(), pairs.song.tolist(), strict=True)) for pairs in (hidden, of_all))
+    assert drawn < known and len({user for user, _ in drawn}) > len(set(few.targets.user.tolist()))
 
 
 def test_the_length_is_one_of_those_tried_and_the_rest_of_the_model_stays():
