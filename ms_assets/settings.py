@@ -162,7 +162,11 @@ class TrainingSettings(Settings):
     )
     epochs: int = Field(20, ge=1, le=10_000, description="Maximum number of passes over all positive edges.")
     patience: int = Field(
-        4, ge=1, le=10_000, description="Epochs without a better validation NDCG before training stops."
+        4,
+        ge=1,
+        le=10_000,
+        description="Epochs without a better validation NDCG before training stops; that of the start counts after ten "
+        "million edges.",
     )
     batch_size: int | None = Field(
         None,
