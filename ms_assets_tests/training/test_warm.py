@@ -9,6 +9,7 @@ import torch
 
 from ms_assets.training import inputs, race, trainer, warm
 from ms_assets.training.trained import TrainedModel
+from ms_assets.training.validation import Validator
 from ms_assets_tests.training.graphs import (
     N_SONGS,
     N_USERS,
@@ -153,6 +154,15 @@ def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose()
     given = settings_of(temperature=0.2, length_power=0.1)
     chosen = warm.Former.of(former, nodes_of(GRAPH), given).chosen(given)
     assert (chosen.temperature, chosen.length_power) == (0.2, 0.1)
+
+
+def test_epochs_have_to_beat_a_former_training_from_the_first_on(monkeypatch):
+    former = model_of(GRAPH)
+    found = warm.Former.of(former, nodes_of(GRAPH), former.settings)
+    told = iter([1.0, 0.5, 0.6, 0.7, 0.8, 0.9])
+    monkeypatch.setattr(Validator, "ndcg", lambda *of: next(told))
+    again = trainer.fit(DATA, former.settings.model_copy(update={"patience": 3}), CPU, former=found)
+    assert (len(again.history), again.best.number) == (3, 0)
 
 
 def test_a_refit_begins_with_the_former_training_too():
