@@ -89,20 +89,22 @@ def calibrate(
     n_held = min(max(round(wanted * n_places), 1), n_reachable)
     without = _ndcg(tuner, songs)
 
-    def length() -> float:
+    def length_for(n_held: int) -> float:
+        """Length with which cold songs hold so many places."""
         return max(float(bounds[n_held - 1]), SHORTEST * mean) if n_reachable else mean
 
-    def surely_keeps_less(share: float) -> bool:
+    def surely_keeps_less(share: float, n_held: int) -> bool:
         """Tell if lists of a view with cold songs surely keep less than a share of the NDCG of those without."""
-        with_cold = _merged(songs, scores, len(trained) + place, np.float32(length()) * found)
+        with_cold = _merged(songs, scores, len(trained) + place, np.float32(length_for(n_held)) * found)
         lost = share * without - _ndcg(tuner, with_cold)
         return bool((lost.mean(axis=1) > SURE * lost.std(axis=1) / np.sqrt(lost.shape[1])).any())
 
-    if surely_keeps_less(KEPT):
-        while n_held > 1 and surely_keeps_less(1.0):
+    if surely_keeps_less(KEPT, n_held):
+        while n_held > 1 and surely_keeps_less(1.0, n_held):
             n_held //= 2
-    shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length())]
-    return Calibration(length(), wanted, *shares)
+    length = length_for(n_held)
+    shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length)]
+    return Calibration(length, wanted, *shares)
 
 
 def _merged(

@@ -115,9 +115,7 @@ def _starts(
     best: dict[str, float] = {}
     for power in spectra or (settings.initial_spectrum_power,):
         start = settings.model_copy(update={"spectrum_power": power})
-        network = trainer.initial_network(data.graph, start, start=True, columns=columns, device=device).to(device)
-        features = data.graph.features.select(torch.arange(data.graph.n_graph_songs)).to(device)
-        users, songs = network.of_graph(features, network.frozen_propagation())
+        users, songs = _embeddings_at_start(data, start, device, columns)
         if best and users.mean(dim=0).norm() >= ALIKE:
             logger.info("race: spectrum power %g leaves users alike", power)
             break
@@ -127,6 +125,15 @@ def _starts(
             break
         best = of_lengths
     return (of_spectra if spectra else {}) | (best if lengths else {})
+
+
+def _embeddings_at_start(
+    data: TrainingData, settings: TrainingSettings, device: torch.device, columns: Columns
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of users [n_users, d] and graph songs [n_graph_songs, d] before training; nothing else stays."""
+    network = trainer.initial_network(data.graph, settings, start=True, columns=columns, device=device).to(device)
+    features = data.graph.features.select(torch.arange(data.graph.n_graph_songs)).to(device)
+    return network.of_graph(features, network.frozen_propagation())
 
 
 def _length_powers(

@@ -1,6 +1,7 @@
 """Training of LightGCN: epochs over all positive edges, validation, early stopping, and the best state."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -108,12 +109,11 @@ def fit(
     def best_state() -> dict[str, Tensor]:
         return {name: network.whole(name, x) for name, x in progress.state.items()}
 
+    last_epoch = settings.epochs if last_epoch is None else last_epoch
+    n_falling = 0 if former else math.ceil(MAY_FALL / data.graph.n_edges)
     clock, diverged = Clock(progress.seconds, settings.checkpoint_seconds, columns), ""
     try:
-        while not _is_over(
-            progress, settings, settings.epochs if last_epoch is None else last_epoch,
-            has_to_rise=former is not None or len(progress.history) * data.graph.n_edges >= MAY_FALL,
-        ):  # fmt: skip
+        while not _is_over(progress, settings, last_epoch, n_falling):
             for _ in steps.epoch():
                 clock.save_if_due(save)
             number, loss, rate = len(progress.history) + 1, steps.finish_epoch(), steps.learning_rate
@@ -220,12 +220,12 @@ def initial_network(
     return network
 
 
-def _is_over(progress: _Progress, settings: TrainingSettings, last_epoch: int, has_to_rise: bool) -> bool:
-    """Tell if a training ends after its epochs so far; has_to_rise: the start is one that epochs have to beat."""
+def _is_over(progress: _Progress, settings: TrainingSettings, last_epoch: int, n_falling: int) -> bool:
+    """Tell if a training ends after its epochs so far; n_falling: epochs that need not beat the start."""
     n_done = len(progress.history)
     if n_done in (0, last_epoch):
         return n_done == last_epoch
-    best = progress.best if has_to_rise else _best(progress.history)
+    best = progress.best if n_done >= n_falling else _best(progress.history)
     stale = n_done - best.number
     if stale >= settings.patience:
         logger.info("stopping: validation has not improved in %d epochs", stale)
