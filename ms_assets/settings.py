@@ -145,8 +145,8 @@ class TrainingSettings(Settings):
     )
     spectrum: Literal["normalised", "plain"] = Field(
         "normalised",
-        description="Matrix of the spectral start. normalised: edge weights over the roots of degrees. plain: 1 for "
-        "every edge, and songs begin at the lengths of their vectors.",
+        description="Matrix of the spectral start. normalised: edge weights over the roots of degrees. plain: edge "
+        "weights as they are, 1 for every pair if they are uniform, and songs begin at the lengths of their vectors.",
     )
     spectrum_power: float | None = Field(
         None,
@@ -200,7 +200,7 @@ class TrainingSettings(Settings):
         True,
         description="Choose on the validation part what no default wins on all data, unless it is given: the powers of "
         "the spectrum and of lengths, by the start alone; the temperature, by short trainings, except of large graphs; "
-        "and whether training is better than the plain SVD of the graph.",
+        "and whether training is better than a plain SVD of the graph's pairs or of its edge weights.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser; sgd runs with momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")

@@ -14,9 +14,9 @@ from ms_assets.retrieval.recommender import Ranked, Recommender, VectorRecommend
 DAY = 86_400
 MINUTE = 60
 SVD_GRID = [
-    {"factors": factors, "power": power}
+    {"factors": factors, "power": power, "logarithms": False}
     for factors, power in ((FACTORS, 0.0), (128, 0.0), (32, 0.3), (FACTORS, 0.3), (128, 0.4), (256, 0.4), (256, 0.5))
-]
+] + [{"factors": factors, "power": 0.0, "logarithms": True} for factors in (FACTORS, 128)]
 DECAYS = [{"decay": decay} for decay in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)]
 HALF_LIVES = [{"half_life_days": days} for days in (7, 1, 2, 4, 14, 30, 60, 120)]
 
@@ -132,10 +132,11 @@ def best_first(dataset: Dataset, weight: NDArray[Any]) -> Iterator[tuple[slice, 
 
 @dataclass
 class SVD(VectorRecommender):
-    """Truncated SVD of the binary user × song matrix of positives; scores are its reconstruction.
+    """Truncated SVD of the user × song matrix of positives; scores are its reconstruction.
 
-    With a power above 0, ones are divided by that power of their user's number of songs and of their song's number of
-    users before, and the reconstruction is multiplied by it after.
+    The matrix has a 1 for each pair, or the logarithm of 1 + its number of events. With a power above 0, entries are
+    divided by that power of their user's number of songs and of their song's number of users before, and the
+    reconstruction is multiplied by it after.
 
     >>> import polars as pl
     >>> events = pl.DataFrame({"user": ["ann", "ann", "bob", "bob", "cem"], "song": ["a", "b", "a", "b", "a"]})
@@ -146,10 +147,14 @@ class SVD(VectorRecommender):
     candidates = ("n_known", "n_known - n_heard")
     factors: int = FACTORS
     power: float = 0.0
+    logarithms: bool = False
     seed: int = 0
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
-        users, songs = singular_vectors(positives(dataset, self.power, self.power), self.factors, self.seed)
+        matrix = positives(dataset, self.power, self.power)
+        if self.logarithms:
+            matrix.data *= np.log1p(dataset.heard.values["n_events"], dtype=np.float32)
+        users, songs = singular_vectors(matrix, self.factors, self.seed)
         of_users, of_songs = (count**self.power for count in degrees(dataset))
         return {"users": _scaled(users, of_users), "songs": _scaled(songs, of_songs)}
 
@@ -174,9 +179,11 @@ def singular_vectors(matrix: Any, factors: int, seed: int) -> tuple[NDArray[np.f
 
 
 def svd_grid(dataset: Dataset) -> list[dict[str, float]]:
-    """Settings of an SVD worth trying: those of SVD_GRID whose vectors are few enough."""
+    """Settings of an SVD worth trying: those of SVD_GRID whose vectors are few enough, and counts if they differ."""
     most = most_factors(dataset.heard.n_users, dataset.n_graph_songs)
-    return [setting for setting in SVD_GRID if setting["factors"] <= most]
+    counts = dataset.heard.values["n_events"]
+    within = [setting for setting in SVD_GRID if setting["factors"] <= most]
+    return [setting for setting in within if not setting["logarithms"] or np.any(counts != counts[:1])]
 
 
 def degrees(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -93,19 +93,25 @@ class Transitions(LinearModel):
     half_life_hours: float | None = 0.2
 
     def _learn(self, dataset: Dataset) -> dict[str, NDArray[Any]]:
+        from scipy.sparse import csr_matrix
+
         assert dataset.train is not None, "a dataset to learn from has its events"
         columns = pa.concat_tables(in_user_ranges(followed, dataset.train, rows=ROWS).tables)
         song, following, n = (columns[name].to_numpy() for name in ("song_id", "following", "n"))
-        return {"recent": _recent(dataset, self.half_life_hours), "song": song, "following": following, "n": n}
+        own = np.arange(dataset.n_graph_songs, dtype=song.dtype)
+        # Whole numbers, for rows come in an order that threads decide, and ranges of users have pairs in common.
+        values = np.append(n, np.ones_like(own)).astype(np.float64)
+        counts = csr_matrix((values, (np.append(song, own), np.append(following, own))), shape=(len(own), len(own)))
+        recent = _recent(dataset, self.half_life_hours)
+        return {"recent": recent, "n": counts.data, "following": counts.indices, "offsets": counts.indptr}
 
     def _prepare(self, dataset: Dataset) -> None:
         from scipy.sparse import csr_matrix
 
-        song, following, n = (self.learned[name] for name in ("song", "following", "n"))
-        own = np.arange(dataset.n_graph_songs, dtype=song.dtype)
-        song, following, share = np.append(song, own), np.append(following, own), np.append(n, np.ones(len(own)))
-        share /= np.bincount(song, share)[song]
-        self._shares = csr_matrix((share.astype(np.float32), (song, following)), shape=(len(own), len(own)))
+        n, following, offsets = (self.learned[name] for name in ("n", "following", "offsets"))
+        size = len(offsets) - 1
+        shares = n / np.repeat(np.add.reduceat(n, offsets[:-1]), np.diff(offsets))
+        self._shares = csr_matrix((shares.astype(np.float32), following, offsets), shape=(size, size))
         self._recent = dataset.matrix(self.learned["recent"])
 
     def _scores(self, user: NDArray[np.int64]) -> "Tensor":

@@ -1,4 +1,4 @@
-"""Race on the validation part for what no default wins on all data: spectrum, lengths, temperature, or a plain SVD."""
+"""Race on the validation part for what no default wins on all data: spectrum, lengths, temperature, or plain SVDs."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -62,19 +62,20 @@ def train(
     )
     trained = replace(trained, race=reached)
     if races and settings.spectral_start:
-        trained = _or_plain_svd(data, trained, device, columns)
+        trained = _or_plain_svds(data, trained, device, columns)
     return with_cold_length(data, trained, device, columns)
 
 
-def _or_plain_svd(data: TrainingData, trained: TrainedModel, device: torch.device, columns: Columns) -> TrainedModel:
-    """Take the better of a trained model and the plain SVD; the other one's state is not held any longer."""
-    plain = trainer.fit(data, plain_svd(trained.settings), device, last_epoch=0, columns=columns)
-    reached = {"trained": trained.best.validation_ndcg, "plain SVD": plain.best.validation_ndcg}
-    trained = replace(trained, race={**trained.race, **reached})
-    if reached["plain SVD"] <= reached["trained"]:
-        return trained
-    logger.info("race: the plain SVD, NDCG@%d %.4f", VALIDATION_K, plain.best.validation_ndcg)
-    return replace(trained, settings=plain.settings, state=plain.state, best=plain.best)
+def _or_plain_svds(data: TrainingData, trained: TrainedModel, device: torch.device, columns: Columns) -> TrainedModel:
+    """Take the best of a trained model and plain SVDs, by validation NDCG; the trained model wins a tie."""
+    reached, best = {**trained.race, "trained": trained.best.validation_ndcg}, trained
+    for name, settings in plain_svds(trained.settings).items():
+        plain = trainer.fit(data, settings, device, last_epoch=0, columns=columns)
+        reached[name] = plain.best.validation_ndcg
+        logger.info("race: %s, NDCG@%d %.4f", name, VALIDATION_K, reached[name])
+        if reached[name] > best.best.validation_ndcg:
+            best = replace(best, settings=settings, state=plain.state, best=plain.best)
+    return replace(best, race=reached)
 
 
 def compared(
@@ -193,6 +194,11 @@ def _name(setting: str, value: float) -> str:
     return f"{setting.replace('_', ' ')} {value:g}"
 
 
-def plain_svd(settings: TrainingSettings) -> TrainingSettings:
-    """Settings whose start is a truncated SVD of the graph's 0/1 matrix, as it is: a rival that training must beat."""
-    return settings.model_copy(update={"layers": 0, "edge_weights": "uniform", "spectrum": "plain"})
+def plain_svds(settings: TrainingSettings) -> dict[str, TrainingSettings]:
+    """Settings by name whose start is a truncated SVD of the graph's matrix as it is: rivals that training must beat.
+
+    The matrix has a 1 for every pair, or, where edges have weights, those of the start.
+    """
+    plain = settings.model_copy(update={"layers": 0, "spectrum": "plain"})
+    found = {"plain SVD": plain.model_copy(update={"edge_weights": "uniform"})}
+    return found if plain.edge_weights == "uniform" else found | {"plain SVD of edge weights": plain}

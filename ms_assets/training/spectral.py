@@ -73,24 +73,27 @@ def _singular_vectors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Singular vectors of the user × song matrix: unit rows of U Σ^p, V Σ^p, float32 [·, d], and lengths of V Σ's rows.
 
-    The matrix holds the weights of edges over the roots of degrees; or 1 for every pair with an edge, and p is 1.
+    The matrix holds the weights of edges over the roots of degrees. A plain one holds the sums of their weights as they
+    are, 1 for every pair if they are uniform, and its p is 1.
     """
     from scipy.sparse import csr_matrix
 
     n_users, n_songs = network.n_users, network.n_graph_songs
     adjacency, weights = network.adjacency, network.edge_weights()
-    roots = adjacency.inverse_root_degrees(weights).numpy()
     # The rows of users come first: their entries are the first half.
     n_entries = len(adjacency.edge) // 2
     columns = adjacency.neighbours[:n_entries].numpy() - n_users
     # A copy: SciPy compresses a matrix in place, and these offsets are those of every propagation.
     offsets = adjacency.offsets[: n_users + 1].numpy().copy()
-    rows = np.repeat(np.arange(n_users, dtype=np.int32), np.diff(offsets))
-    values = weights[adjacency.edge[:n_entries]].numpy() * roots[rows] * roots[n_users + columns]
+    values = weights[adjacency.edge[:n_entries]].numpy()
+    if settings.spectrum == "normalised":
+        roots = adjacency.inverse_root_degrees(weights).numpy()
+        values = values * np.repeat(roots[:n_users], np.diff(offsets)) * roots[n_users + columns]
     matrix = csr_matrix((values, columns, offsets), shape=(n_users, n_songs))
     if settings.spectrum == "plain":
         matrix.sum_duplicates()
-        matrix.data[:] = 1.0
+        if settings.edge_weights == "uniform":
+            matrix.data[:] = 1.0
     dimensions = network.users.shape[1]
     rank = min(dimensions, n_users, n_songs)
     key = f"{settings.spectrum} {rank} {settings.seed} {hashlib.sha256(matrix.data).hexdigest()}"

@@ -15,6 +15,7 @@ from ms_assets.retrieval.linear_models import (
     GraphFilter,
     SessionKNN,
     Transitions,
+    followed,
 )
 from ms_assets.retrieval.recommender import recommendations
 from ms_assets_tests.retrieval.histories import dataset_of, songs_of
@@ -96,6 +97,19 @@ def test_transitions_score_by_what_followed_the_users_recent_songs_within_sessio
     followed += np.eye(N_GRAPH_SONGS)
     wanted = recent @ (followed / followed.sum(axis=1, keepdims=True))
     assert_ranks_by(Transitions(half_life_hours).fit(dataset), wanted)
+
+
+def test_transitions_have_the_same_bits_in_whatever_order_threads_leave_rows_and_users_are_read(dataset, monkeypatch):
+    models = []
+    for order, rows in (("song_id, following", 10**6), ("n, following DESC", 10**6), ("following, song_id DESC", 40)):
+        monkeypatch.setattr(linear_models, "ROWS", rows)
+        monkeypatch.setattr(linear_models, "followed", lambda train, order=order: followed(train).order(order))
+        models.append(Transitions(0.5).fit(dataset))
+    for model in models[1:]:
+        assert {name: array.tobytes() for name, array in model.learned.items()} == {
+            name: array.tobytes() for name, array in models[0].learned.items()
+        }
+        assert model.rank(EVERYBODY, 30)[1].tobytes() == models[0].rank(EVERYBODY, 30)[1].tobytes()
 
 
 def test_events_of_one_second_or_of_unknown_time_follow_nothing(table):

@@ -133,13 +133,27 @@ def test_a_degree_normalised_svd_reconstructs_the_matrix_of_ones_divided_and_mul
     assert_best(found, scores, svd.fit_transform(matrix / scale) @ svd.components_ * scale, 30)
 
 
+def test_an_svd_of_logarithms_reconstructs_those_of_one_more_than_the_numbers_of_events():
+    heard = [{0: (1, 5), 1: (9, 5), 2: (3, 5)}, {0: (4, 5), 1: (1, 5)}, {3: (2, 5), 4: (7, 5)}, {3: (1, 5), 0: (30, 5)}]
+    found, scores = SVD(3, logarithms=True).fit(dataset_of(heard, 5)).rank(np.arange(4), 5)
+    matrix = np.array([[np.log1p(songs.get(song, (0,))[0]) for song in range(5)] for songs in heard])
+    left, singular, right = np.linalg.svd(matrix, full_matrices=False)
+    assert_best(found, scores, left[:, :3] * singular[:3] @ right[:3], 5)
+
+
+def test_logarithms_of_counts_are_tried_where_counts_differ(dataset):
+    assert not any(setting["logarithms"] for setting in baselines.svd_grid(dataset))
+    differing = dataset_of([{0: (1, 5), 1: (2, 5)}], 2)
+    assert baselines.svd_grid(differing) == baselines.SVD_GRID
+
+
 def test_large_worlds_try_no_more_factors_than_the_default(dataset, monkeypatch):
-    assert baselines.svd_grid(dataset) == baselines.SVD_GRID
+    assert {setting["factors"] for setting in baselines.svd_grid(dataset)} == {32, 64, 128, 256}
     monkeypatch.setattr(memory, "VECTORS", 130 * (N_USERS + N_GRAPH_SONGS))
     assert {setting["factors"] for setting in baselines.svd_grid(dataset)} == {32, 64, 128}
     monkeypatch.setattr(memory, "VECTORS", 1)
     assert {setting["factors"] for setting in baselines.svd_grid(dataset)} == {32, 64}
-    assert baselines.svd_grid(dataset)[0] == {"factors": 64, "power": 0.0}
+    assert baselines.svd_grid(dataset)[0] == {"factors": 64, "power": 0.0, "logarithms": False}
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # no variance to explain

@@ -1,6 +1,7 @@
 """The race on the validation part: what is compared, and that its winner is what is kept."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,25 +9,27 @@ import torch
 
 from ms_assets.settings import TrainingSettings
 from ms_assets.training import race, trainer
+from ms_assets.training.columns import WHOLE
 from ms_assets.training.steps import NotFiniteError, Steps
 from ms_assets.training.validation import Validator
-from ms_assets_tests.training.graphs import data_of, graph_of
+from ms_assets_tests.training.graphs import N_SONGS, N_USERS, block_of, data_of, graph_of, pairs_of, random_graph
 from ms_assets_tests.training.tastes import CPU, EXPLICIT, GRAPH, WANTED, one_thread, settings_of
 
 pytestmark = one_thread
 DATA = data_of(GRAPH, EXPLICIT, WANTED)
 SPECTRA, POWERS, TEMPERATURES = race.CANDIDATES.values()
 NAMES = [f"temperature {temperature:g}" for temperature in TEMPERATURES]
+PLAIN = ["plain SVD", "plain SVD of edge weights"]
 
 
 def test_the_temperature_that_validates_best_is_trained_with():
     found = race.train(DATA, settings_of(spectrum_power=1.0, length_power=0.1), CPU)
-    assert list(found.race) == [*NAMES, "trained", "plain SVD"]
+    assert list(found.race) == [*NAMES, "trained", *PLAIN]
     best = max(TEMPERATURES, key=lambda temperature: found.race[f"temperature {temperature:g}"])
     assert found.settings.temperature == best
     wanted = trainer.fit(DATA, settings_of(temperature=best, length_power=0.1), CPU)
     assert found.race["trained"] == wanted.best.validation_ndcg
-    if wanted.best.validation_ndcg >= found.race["plain SVD"]:
+    if wanted.best.validation_ndcg >= max(found.race[name] for name in PLAIN):
         same = set(wanted.state) - {"cold_length"}
         assert all(torch.equal(found.state[name], wanted.state[name]) for name in same)
 
@@ -153,17 +156,46 @@ def test_a_given_temperature_is_taken_and_without_race_or_validation_nothing_is_
 def test_training_that_is_worse_than_a_plain_svd_gives_way_to_it():
     harmful = {"learning_rate": 1.0, "warmup_epochs": 0, "spectral_start": True, "layers": 8, "epochs": 1}
     found = race.train(DATA, settings_of(**harmful), CPU)
-    if found.race["plain SVD"] > found.race["trained"]:
+    if max(found.race[name] for name in PLAIN) > found.race["trained"]:
         assert (found.settings.layers, found.settings.spectrum, found.best.number) == (0, "plain", 0)
-    assert found.best.validation_ndcg == max(found.race["trained"], found.race["plain SVD"])
+    assert found.best.validation_ndcg == max(found.race[name] for name in ("trained", *PLAIN))
 
 
-def test_the_plain_start_scores_as_a_truncated_svd_of_the_pairs_does():
-    start = trainer.fit(DATA, race.plain_svd(settings_of()), CPU, last_epoch=0)
-    users, songs = start.embeddings(DATA.graph)
-    n = DATA.graph.n_graph_songs
-    matrix = np.zeros((DATA.graph.n_users, n))
-    matrix[DATA.graph.user, DATA.graph.song] = 1
+def test_where_only_counts_tell_tastes_apart_the_plain_svd_of_edge_weights_wins():
+    """Users hear as many songs of the other block as of their own, but those of their own over and over."""
+    rng, edges, held_out = np.random.default_rng(0), [], []
+    for user in range(N_USERS):
+        own = block_of(range(N_SONGS), N_SONGS) == block_of(user, N_USERS)
+        drawn = rng.permutation(N_SONGS)
+        liked, met = drawn[own[drawn]], drawn[~own[drawn]]
+        edges += [(user, song, "listen", 40, 0.9) for song in liked[:12].tolist()]
+        edges += [(user, song, "listen", 1, 0.1) for song in met[:12].tolist()]
+        held_out.append(liked[12:20])
+    data = data_of(graph_of(edges, N_USERS, N_SONGS), wanted=pairs_of(held_out))
+    useless = trainer.fit(data, settings_of(spectral_start=False), CPU, last_epoch=0)
+    trained = replace(useless, settings=settings_of(spectral_start=True))
+    found = race._or_plain_svds(data, trained, CPU, WHOLE)
+    assert found.best.validation_ndcg == found.race["plain SVD of edge weights"] > found.race["plain SVD"] + 0.1
+    assert (found.settings.layers, found.settings.spectrum, found.settings.edge_weights) == (0, "plain", "learned")
+
+
+def test_uniform_edges_have_one_plain_svd():
+    assert list(race.plain_svds(settings_of(edge_weights="uniform"))) == ["plain SVD"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_plain_start_scores_as_a_truncated_svd_of_the_pairs_or_their_weights_does(name):
+    graph = random_graph(0, n_users=40, n_graph_songs=50)
+    settings = race.plain_svds(settings_of())[name]
+    data = data_of(graph)
+    start = trainer.fit(data, settings, CPU, last_epoch=0)
+    users, songs = start.embeddings(data.graph)
+    n = data.graph.n_graph_songs
+    matrix = np.zeros((data.graph.n_users, n))
+    weights = trainer.initial_network(data.graph, settings, start=True).edge_weights().detach().numpy()
+    np.add.at(matrix, (data.graph.user, data.graph.song), weights)
+    if name == "plain SVD":
+        matrix = (matrix > 0).astype(float)
     left, singular, right = np.linalg.svd(matrix, full_matrices=False)
     wanted = (left * singular)[:, :16] @ right[:16]
     found = (users @ songs[:n].T).numpy()

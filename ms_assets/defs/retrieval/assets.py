@@ -310,7 +310,7 @@ def session_knn(users: Relation, songs: Relation, train: Relation, ground_truth:
     )
 
 
-@asset(kinds={"scipy"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated"))
+@asset(kinds={"scipy"}, ins=TUNED, **method("heard", "splits/train.timestamp", "validated") | {"code_version": "4"})
 def transitions(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
     """Baseline: the songs that followed the user's recent songs within sessions of all users."""
     return _fitted(
@@ -330,9 +330,9 @@ def bpr(users: Relation, songs: Relation, train: Relation, ground_truth: Relatio
     return _fitted(Dataset.of(users, songs, train, ground_truth, NEEDS["bpr"]), BPR, implicit_models.BPR_GRID)
 
 
-@asset(kinds={"torch"}, ins=TUNED, **method("heard", "validated") | {"code_version": "4"})
+@asset(kinds={"torch"}, ins=TUNED, **method("heard", "validated") | {"code_version": "5"})
 def collaborative_filtering(users: Relation, songs: Relation, train: Relation, ground_truth: Relation) -> Recommended:
-    """Baseline: truncated SVD of the binary user × song matrix of positive train events, degree-normalised or not."""
+    """Baseline: truncated SVD of the user × song matrix of ones, degree-normalised or not, or of log counts."""
     dataset = Dataset.of(users, songs, train, ground_truth, NEEDS["collaborative_filtering"])
     return _fitted(dataset, SVD, baselines.svd_grid(dataset))
 
