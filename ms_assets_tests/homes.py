@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import torch
@@ -13,6 +14,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from ms_assets.definitions import defs
 from ms_assets.defs.platform.lineage import RECORD
+from ms_assets_tests.contract import CHECKPOINT, REPORT
 
 
 def artefacts(home: Path) -> dict[str, bytes]:
@@ -46,6 +48,20 @@ def before_provenance(page: bytes) -> bytes:
     text, provenance = page.split(b"Provenance", 1)
     assert b"run " in provenance
     return text
+
+
+COMPARED = {
+    f"{CHECKPOINT}/sample.pt": lambda content: checkpoint(content)[1],
+    "retrieval/song_index/sample.faiss": index,
+    f"{REPORT}/sample/report.md": before_provenance,
+    f"{REPORT}/sample/report.html": before_provenance,
+}
+"""What is compared of artefacts that name their run or measure its time."""
+
+
+def comparable(home: Path) -> dict[str, Any]:
+    """Artefacts of the sample by their path, without what names the run that made them, or its times."""
+    return {name: COMPARED.get(name, bytes)(content) for name, content in artefacts(home).items()}
 
 
 GRAPH = defs.resolve_asset_graph()

@@ -30,8 +30,7 @@ from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.defs.platform.shared import SharedLineage
 from ms_assets.raw.own import OWN
 from ms_assets_tests import postgres, s3
-from ms_assets_tests.contract import CHECKPOINT
-from ms_assets_tests.homes import artefacts, checkpoint, index
+from ms_assets_tests.homes import comparable
 from ms_assets_tests.raylets import NODES
 from ms_assets_tests.raylets import running as cluster_of
 from ms_assets_tests.workplace import ROOT, SHORTLY, Workplace, free_port, until
@@ -319,14 +318,6 @@ def alone(tmp_path_factory):
     return comparable(place.home)
 
 
-def comparable(home):
-    """Artefacts without what names runs and times."""
-    found = artefacts(home)
-    found[f"{CHECKPOINT}/sample.pt"] = checkpoint(found[f"{CHECKPOINT}/sample.pt"])[1]
-    found["retrieval/song_index/sample.faiss"] = index(found["retrieval/song_index/sample.faiss"])
-    return found
-
-
 @installed("dagster_ray")
 @pytest.mark.slow
 @pytest.mark.parametrize("home", ["folder", "bucket"])
@@ -357,6 +348,23 @@ def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, home, lo
                 assert (tmp_path / node / bucket.address.removeprefix(KIND) / "data").exists()
     assert comparable(place.home) == alone and not other.exists()
     assert tried_again == [str(int(lost))] and held == ["0"]
+
+
+@installed("dagster_ray")
+@pytest.mark.slow
+def test_the_whole_pipeline_on_two_raylets_makes_the_artefacts_of_one_machine(pipeline, sample_home, tmp_path):
+    place = Workplace(tmp_path)
+    with postgres.running() as server:
+        place.environment |= {
+            "MS_ASSETS_DATABASE": server.create("history"), "MS_ASSETS_EXECUTOR": "ray", "OMP_NUM_THREADS": "1",
+            "MLFLOW_TRACKING_URI": postgres.of_sqlalchemy(server.create("mlflow")),
+        }  # fmt: skip
+        with cluster_of(place.environment, tmp_path) as raylets:
+            place.environment["RAY_ADDRESS"] = raylets.address
+            run = place.launch("--job", "pipeline", config=SHORTLY)
+        assert run.returncode == 0, run.stdout
+        assert server.ask("mlflow", "SELECT status FROM runs") == ["FINISHED"]
+    assert comparable(place.home) == comparable(sample_home)
 
 
 def test_a_pod_asks_for_what_its_step_needs():

@@ -23,8 +23,7 @@ from ms_assets.defs.platform.scales import PARTITION_TAG
 from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.training import study as studies
 from ms_assets_tests import planted, postgres, s3
-from ms_assets_tests.contract import CHECKPOINT, REPORT
-from ms_assets_tests.homes import artefacts, before_provenance, checkpoint, index
+from ms_assets_tests.homes import comparable
 from ms_assets_tests.training.trials import BASE, SIDE_BY_SIDE
 from ms_assets_tests.workplace import ROOT, SHORTLY, Workplace
 
@@ -203,14 +202,7 @@ def test_the_whole_pipeline_on_postgres_makes_the_artefacts_that_it_makes_on_sql
         if bucket:
             s3.read_all(bucket, place.home, "sample")
             assert any(name.startswith("mlflow/artifacts/") for name in s3.stored(bucket))
-    first, second = artefacts(sample_home), artefacts(place.home)
-    for name, comparable in {
-        f"{CHECKPOINT}/sample.pt": lambda content: checkpoint(content)[1],
-        "retrieval/song_index/sample.faiss": index,
-        **{f"{REPORT}/sample/report.{kind}": before_provenance for kind in ("md", "html")},
-    }.items():
-        assert comparable(first.pop(name)) == comparable(second.pop(name)), name
-    assert first == second
+    assert comparable(place.home) == comparable(sample_home)
     assert list(tmp_path.rglob("*.db")) == []
     assert server.ask(history, "SELECT status FROM runs") == ["SUCCESS"]
     assert server.ask(store, "SELECT status FROM runs") == ["FINISHED"]
