@@ -15,7 +15,7 @@ share's quantile of these bounds.
 No length gives cold songs a share that they cannot have, as where half of them point away from a user: γ would put them
 before every other song. Nor does a share say whose lists hold them: where all songs are alike to a user, γ gives some
 users nothing else. So where lists of a view surely lose more than a fifth of the NDCG that they have without cold
-songs, the share is halved until no view surely loses anything.
+songs, the share is halved until no view surely loses anything; a rehearsed length is judged alike.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,8 @@ class Calibration:
 
     length: float
     wanted_share: float
-    """Share of cold songs among the new songs that the drawn users took to in validation."""
+    """Share of cold songs among the new songs that the drawn users took to in validation; of a rehearsed length that
+    was shortened, their share in the top 100 of `discovery` with it."""
     share_before: float
     """Share of cold songs in the top 100 of `discovery` with the mean length of trained songs."""
     share_after: float
@@ -67,17 +68,20 @@ def directions(
 
 
 def calibrate(
-    users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner
+    users: NDArray[np.float32],
+    trained: NDArray[np.float32],
+    cold: NDArray[np.float32],
+    tuner: Tuner,
+    rehearsed: float | None = None,
 ) -> Calibration | None:
-    """Fit the length of cold songs; None if the drawn users took to none of them.
+    """Fit the length of cold songs, or shorten a rehearsed one; None if there is nothing to fit or to shorten.
 
     users float32 [n_users, d], trained [n_trained, d], cold: unit vectors [n_cold, d].
     """
     is_cold = tuner.targets["discovery"].song >= len(trained)
-    if not is_cold.any():
+    if not (len(cold) and len(tuner.users)) or (rehearsed is None and not is_cold.any()):
         return None
-    mean = float(np.linalg.norm(trained, axis=1).mean())
-    wanted, k = float(is_cold.mean()), min(TOP_K, len(cold))
+    mean, k = float(np.linalg.norm(trained, axis=1).mean()), min(TOP_K, len(cold))
     songs, scores = ranked(nearest(users, trained), tuner.users, tuner.heard, len(trained), TOP_K)
     scores[songs < 0] = -np.inf
     rivals = scores[VIEWS.index("discovery")][:, ::-1][:, :k]
@@ -86,7 +90,12 @@ def calibrate(
         bounds = np.sort(np.where(found > 0, rivals / np.maximum(found, 1e-9), np.inf).ravel())
     n_places = len(tuner.users) * TOP_K
     n_reachable = int((bounds < np.inf).sum())
-    n_held = min(max(round(wanted * n_places), 1), n_reachable)
+    if rehearsed is None:
+        wanted = float(is_cold.mean())
+        n_held = min(max(round(wanted * n_places), 1), n_reachable)
+    else:
+        n_held = int(np.searchsorted(bounds, rehearsed, side="right"))
+        wanted = n_held / n_places
     without = _ndcg(tuner, songs)
 
     def length_for(n_held: int) -> float:
@@ -99,9 +108,11 @@ def calibrate(
         lost = share * without - _ndcg(tuner, with_cold)
         return bool((lost.mean(axis=1) > SURE * lost.std(axis=1) / np.sqrt(lost.shape[1])).any())
 
-    if surely_keeps_less(KEPT, n_held):
+    if n_held and surely_keeps_less(KEPT, n_held):
         while n_held > 1 and surely_keeps_less(1.0, n_held):
             n_held //= 2
+    elif rehearsed is not None:
+        return None
     length = length_for(n_held)
     shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length)]
     return Calibration(length, wanted, *shares)
@@ -142,7 +153,8 @@ def placed(
 
     Returns:
         Vectors of the cold songs float32 [n_cold, d], flags of those with an artist who has a trained song, and the
-        calibration of their length; None, and the length that they were encoded with, if validation meets too few.
+        calibration of their length; None, and the length that they were encoded with, if validation meets too few and
+        lists do not surely lose by it.
     """
     from ms_assets.training.rehearsal import meets_cold_songs
 
@@ -151,11 +163,10 @@ def placed(
     cold, known = directions(encoded, trained, artists)
     users, known_songs = judged
     trained_before, encoded_before = np.split(known_songs, [dataset.n_graph_songs])
-    fit = None
-    if meets_cold_songs(dataset.validation, dataset.n_graph_songs):
-        cold_before, _ = directions(encoded_before, trained_before, artists)
-        fit = calibrate(users, trained_before, cold_before, Tuner.of(dataset))
-    rehearsed = np.linalg.norm(encoded, axis=1).mean() if len(encoded) else 1.0
+    rehearsed = float(np.linalg.norm(encoded, axis=1).mean()) if len(encoded) else 1.0
+    is_met = meets_cold_songs(dataset.validation, dataset.n_graph_songs)
+    cold_before, _ = directions(encoded_before, trained_before, artists)
+    fit = calibrate(users, trained_before, cold_before, Tuner.of(dataset), None if is_met else rehearsed)
     return np.float32(fit.length if fit else rehearsed) * cold, known, fit
 
 

@@ -176,6 +176,22 @@ def test_nothing_is_calibrated_where_validation_has_no_new_cold_song():
     assert cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner) is None
 
 
+def test_a_rehearsed_length_is_shortened_where_lists_surely_lose_by_it_and_stays_where_they_do_not():
+    planted = Planted(0.0, 0)
+    known = planted.users, planted.trained, planted.cold, planted.tuner
+    assert cold_start.calibrate(*known, rehearsed=0.01) is None
+    fit = cold_start.calibrate(*known, rehearsed=100.0)
+    assert planted.share(100.0) == pytest.approx(fit.wanted_share, abs=0.01)
+    assert planted.share(fit.length) == pytest.approx(fit.share_after, abs=0.01)
+    assert fit.share_after < 0.3 < 0.9 < fit.wanted_share
+    # Validation meets no cold song, so that the length is the one that training left to their encodings.
+    dataset = dataset_of([{0}] * N_USERS, N_TRAINED + N_COLD, N_TRAINED, validation=planted.validation)
+    songs = np.concatenate([planted.trained, 100 * planted.cold])
+    vectors, _, placed = cold_start.placed(dataset, songs, ragged([[]] * len(songs)), (planted.users, songs))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), placed.length, rtol=1e-5)
+    assert placed.length < 10
+
+
 def test_without_cold_songs_there_is_nothing_to_place():
     trained = unit_rows(np.random.default_rng(0), 5, 4)
     vectors, known = cold_start.directions(np.empty((0, 4), np.float32), trained, ragged([[0]] * 5))
