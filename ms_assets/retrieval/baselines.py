@@ -182,8 +182,8 @@ def svd_grid(dataset: Dataset) -> list[dict[str, float]]:
     """Settings of an SVD worth trying: those of SVD_GRID whose vectors are few enough, and counts if they differ."""
     most = most_factors(dataset.heard.n_users, dataset.n_graph_songs)
     counts = dataset.heard.values["n_events"]
-    within = [setting for setting in SVD_GRID if setting["factors"] <= most]
-    return [setting for setting in within if not setting["logarithms"] or np.any(counts != counts[:1])]
+    differ = np.any(counts != counts[:1])
+    return [setting for setting in SVD_GRID if setting["factors"] <= most and (differ or not setting["logarithms"])]
 
 
 def degrees(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
