@@ -352,18 +352,22 @@ def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, home, lo
 
 @installed("dagster_ray")
 @pytest.mark.slow
-def test_the_whole_pipeline_on_two_raylets_makes_the_artefacts_of_one_machine(pipeline, sample_home, tmp_path):
+@pytest.mark.parametrize("home", ["folder", "bucket"])
+def test_the_whole_pipeline_on_two_raylets_makes_the_artefacts_of_one_machine(pipeline, sample_home, tmp_path, home):
     place = Workplace(tmp_path)
-    with postgres.running() as server:
+    with postgres.running() as server, ExitStack() as stack:
         place.environment |= {
             "MS_ASSETS_DATABASE": server.create("history"), "MS_ASSETS_EXECUTOR": "ray", "OMP_NUM_THREADS": "1",
             "MLFLOW_TRACKING_URI": postgres.of_sqlalchemy(server.create("mlflow")),
         }  # fmt: skip
-        with cluster_of(place.environment, tmp_path) as raylets:
-            place.environment["RAY_ADDRESS"] = raylets.address
-            run = place.launch("--job", "pipeline", config=SHORTLY)
+        bucket = stack.enter_context(s3.home_of(place)) if home == "bucket" else None
+        raylets = stack.enter_context(cluster_of(place.environment, tmp_path))
+        place.environment["RAY_ADDRESS"] = raylets.address
+        run = place.launch("--job", "pipeline", config=SHORTLY, home=bucket and bucket.address)
         assert run.returncode == 0, run.stdout
         assert server.ask("mlflow", "SELECT status FROM runs") == ["FINISHED"]
+        if bucket:
+            s3.read_all(bucket, place.home, "sample")
     assert comparable(place.home) == comparable(sample_home)
 
 

@@ -119,9 +119,9 @@ def _scaling(chosen: argparse.Namespace) -> None:
 def _epoch(chosen: argparse.Namespace) -> None:
     if chosen.card:
         runs = [("50m", "cpu"), ("50m", "cuda"), ("500m", "cuda")]
-        _publish("Epoch on a card", epoch.card_section([epoch.measure(*run, start=False) for run in runs]))
+        _publish("Epoch on a card", epoch.card_section([epoch.measure(*run) for run in runs]))
         return
-    _publish("Epoch", epoch.section([epoch.measure("50m", "cpu", start=True)]))
+    _publish("Epoch", epoch.section([epoch.measure("50m", "cpu")]))
 
 
 def _quality(chosen: argparse.Namespace) -> None:

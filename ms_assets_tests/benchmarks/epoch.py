@@ -101,29 +101,28 @@ def _describe_songs(graph: HeteroData, rng: Generator, n_songs: int) -> None:
         songs[f"{owner}_offsets"] = torch.arange(n_songs + 1)
 
 
-def measure(scale: str, device: str, start: bool) -> Epoch:
-    """In a process of its own, for its memory is measured; with or without the spectral start."""
+def measure(scale: str, device: str) -> Epoch:
+    """In a process of its own, for its memory is measured."""
     # As in any run, resources come first: they choose the pages that tensors are allocated in.
     resources = "ms_assets.defs.platform.resources"
-    program = f"import {resources}; from {__name__} import print_epoch; print_epoch{scale, device, start}"
+    program = f"import {resources}; from {__name__} import print_epoch; print_epoch{scale, device}"
     ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
     logger.info("%s on %s: %s", scale, device, told := ran.stdout.splitlines()[-1])
     return Epoch(**json.loads(told))
 
 
-def print_epoch(scale: str, device: str, start: bool) -> None:
-    """Print an `Epoch`: model, start if wanted, and the first eleven steps, of which two learn edge weights."""
+def print_epoch(scale: str, device: str) -> None:
+    """Print an `Epoch`: model, start, and the first eleven steps, of which two learn edge weights."""
     shape = needs.SHAPES[scale]
     data = data_like_yambda(shape.n_users, shape.n_graph_songs, shape.n_edges)
     graph = data.graph
-    settings, _ = fitted(settings_of(scale, spectral_start=start, device=device), graph)
+    settings, _ = fitted(settings_of(scale, device=device), graph)
     on_card = device != "cpu"
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of the training, not of making up its graph
     before, clock = resident("VmRSS"), time.perf_counter()
     network = Network(graph, settings)
     built = time.perf_counter()
-    if settings.spectral_start:
-        start_from_spectrum(network, graph.features, settings)
+    start_from_spectrum(network, graph.features, settings, device=torch.device(device))
     started = time.perf_counter()
     steps = Steps(network.to(device), data, settings)
     seconds, epoch = [], steps.epoch()
@@ -206,7 +205,7 @@ def card_section(found: list[Epoch]) -> str:
         )
         for epoch in found
     ]
-    names = ("", "", "d", "steps", "model, s", "step, ms", "learning step, ms", "epoch, s")
+    names = ("", "", "d", "steps", "model and start, s", "step, ms", "learning step, ms", "epoch, s")
     return "\n".join(
         [
             f"Graphs of `50m` (6 million edges) and `500m` (60 million), made up, with the settings of their scales. "
