@@ -31,6 +31,8 @@ BESIDE = 160 << 20
 """Bytes of libraries that a training imports, and of small blocks that the C library keeps for the next ones."""
 LARGEST_KEPT = 32 << 20
 """Bytes of the largest block that the C library keeps when it is freed, up to which glibc's threshold grows."""
+LIBRARIES_OF_CARD = 2 << 30
+"""Bytes of main memory that CUDA's libraries take in a process which trains on a card."""
 KEPT = 0.25
 """Bytes of freed blocks that the C library keeps for each byte in use."""
 
@@ -207,7 +209,8 @@ def _copies(settings: TrainingSettings) -> int:
 def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     """Estimate the bytes of main memory that a training on another device needs, by purpose, beside the loaded graph.
 
-    The network is built in main memory, and its best state and the keys of pairs stay there.
+    Its peak is where a network is built there, beside the keys of pairs and the best state of the one before. Weights
+    and order of the edges come when the network has left for the device, and are smaller.
     """
     again = _estimate_again(sizes, settings)
     held = {name: again[name] for name in ("graph without hidden songs", "targets", "training before") if again}
@@ -215,8 +218,9 @@ def estimate_beside(sizes: Sizes, settings: TrainingSettings) -> dict[str, int]:
     of_one = held | {
         "network and its best state": 2 * _parameters(sizes, whole),
         "song features": _features(sizes),
-        # Rows of the adjacency and what counting them takes; bucket, key of the pair, weight in the loss, order.
-        "edges": (BUILDING + FLOAT + LONG + FLOAT + LONG) * sizes.n_edges,
+        # Rows of the adjacency and what counting them takes; key of the pair.
+        "edges": (BUILDING + LONG) * sizes.n_edges,
+        "libraries of the card": LIBRARIES_OF_CARD,
     }
     of_first = _first_rank(sizes, settings) | {"spectrum": _spectrum(sizes, settings)}
     return {name: settings.ranks * part for name, part in of_one.items()} | of_first
