@@ -19,6 +19,8 @@ songs, the share is halved until no view surely loses anything; a rehearsed leng
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,54 +70,103 @@ def directions(
 
 
 def calibrate(
-    users: NDArray[np.float32],
-    trained: NDArray[np.float32],
-    cold: NDArray[np.float32],
-    tuner: Tuner,
-    rehearsed: float | None = None,
+    users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner
 ) -> Calibration | None:
-    """Fit the length of cold songs, or shorten a rehearsed one; None if there is nothing to fit or to shorten.
+    """Fit the length of cold songs; None if the drawn users took to none of them.
 
     users float32 [n_users, d], trained [n_trained, d], cold: unit vectors [n_cold, d].
     """
     is_cold = tuner.targets["discovery"].song >= len(trained)
-    if not (len(cold) and len(tuner.users)) or (rehearsed is None and not is_cold.any()):
+    if not (len(cold) and is_cold.any()):
         return None
-    mean, k = float(np.linalg.norm(trained, axis=1).mean()), min(TOP_K, len(cold))
-    songs, scores = ranked(nearest(users, trained), tuner.users, tuner.heard, len(trained), TOP_K)
-    scores[songs < 0] = -np.inf
-    rivals = scores[VIEWS.index("discovery")][:, ::-1][:, :k]
-    found, place = exact.search(users[tuner.users], cold, k)
-    with np.errstate(divide="ignore"):
-        bounds = np.sort(np.where(found > 0, rivals / np.maximum(found, 1e-9), np.inf).ravel())
-    n_places = len(tuner.users) * TOP_K
-    n_reachable = int((bounds < np.inf).sum())
-    if rehearsed is None:
-        wanted = float(is_cold.mean())
-        n_held = min(max(round(wanted * n_places), 1), n_reachable)
-    else:
-        n_held = int(np.searchsorted(bounds, rehearsed, side="right"))
-        wanted = n_held / n_places
-    without = _ndcg(tuner, songs)
+    best, wanted = _Best.of(users, trained, cold, tuner), float(is_cold.mean())
+    n_held = min(max(round(wanted * best.n_places), 1), best.n_reachable)
+    return best.calibration(best.kept(n_held), wanted)
 
-    def length_for(n_held: int) -> float:
-        """Length with which cold songs hold so many places."""
-        return max(float(bounds[n_held - 1]), SHORTEST * mean) if n_reachable else mean
 
-    def surely_keeps_less(share: float, n_held: int) -> bool:
+def shorten(
+    users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner, rehearsed: float
+) -> Calibration | None:
+    """Shorten a length of cold songs that the training rehearsed; None if lists do not surely lose by it.
+
+    users float32 [n_users, d], trained [n_trained, d], cold: unit vectors [n_cold, d].
+    """
+    if not (len(cold) and len(tuner.users)):
+        return None
+    best = _Best.of(users, trained, cold, tuner)
+    n_rehearsed = int(np.searchsorted(best.bounds, rehearsed, side="right"))
+    n_held = best.kept(n_rehearsed)
+    return best.calibration(n_held, n_rehearsed / best.n_places) if n_held < n_rehearsed else None
+
+
+@dataclass(frozen=True)
+class _Best:
+    """Best trained and best cold songs of the drawn users, and the lengths at which cold songs take their places."""
+
+    tuner: Tuner
+    songs: NDArray[np.int64]
+    """Best trained songs of each view, [views, n_drawn, TOP_K]; negative where there are no more."""
+    scores: NDArray[np.float32]
+    cold: NDArray[np.int64]
+    """Best cold songs, [n_drawn, k]."""
+    of_cold: NDArray[np.float32]
+    """Their scores at length 1."""
+    bounds: NDArray[np.float64]
+    """Lengths at which cold songs take one place more in the top 100 of `discovery`, ascending."""
+    mean: float
+    """Mean length of trained songs."""
+
+    @classmethod
+    def of(
+        cls, users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner
+    ) -> Self:
+        """Search both kinds of songs."""
+        k = min(TOP_K, len(cold))
+        songs, scores = ranked(nearest(users, trained), tuner.users, tuner.heard, len(trained), TOP_K)
+        scores[songs < 0] = -np.inf
+        rivals = scores[VIEWS.index("discovery")][:, ::-1][:, :k]
+        of_cold, place = exact.search(users[tuner.users], cold, k)
+        with np.errstate(divide="ignore"):
+            bounds = np.sort(np.where(of_cold > 0, rivals / np.maximum(of_cold, 1e-9), np.inf).ravel())
+        mean = float(np.linalg.norm(trained, axis=1).mean())
+        return cls(tuner, songs, scores, len(trained) + place, of_cold, bounds, mean)
+
+    @property
+    def n_places(self) -> int:
+        """Number of places in the top 100 of all drawn users."""
+        return len(self.tuner.users) * TOP_K
+
+    @property
+    def n_reachable(self) -> int:
+        """Number of places that cold songs can have at any length."""
+        return int((self.bounds < np.inf).sum())
+
+    def kept(self, n_held: int) -> int:
+        """Number of places that cold songs keep of those that they would hold, by what validation says of the lists."""
+        if n_held and self._surely_keep_less(KEPT, n_held):
+            while n_held > 1 and self._surely_keep_less(1.0, n_held):
+                n_held //= 2
+        return n_held
+
+    def calibration(self, n_held: int, wanted: float) -> Calibration:
+        """Length with which cold songs hold so many places, where a share was wanted."""
+        length = self._length(n_held)
+        before, after = np.searchsorted(self.bounds, [self.mean, length], side="right") / self.n_places
+        return Calibration(length, wanted, float(before), float(after))
+
+    def _length(self, n_held: int) -> float:
+        return max(float(self.bounds[n_held - 1]), SHORTEST * self.mean) if self.n_reachable else self.mean
+
+    def _surely_keep_less(self, share: float, n_held: int) -> bool:
         """Tell if lists of a view with cold songs surely keep less than a share of the NDCG of those without."""
-        with_cold = _merged(songs, scores, len(trained) + place, np.float32(length_for(n_held)) * found)
-        lost = share * without - _ndcg(tuner, with_cold)
+        with_cold = _merged(self.songs, self.scores, self.cold, np.float32(self._length(n_held)) * self.of_cold)
+        lost = share * self._without - _ndcg(self.tuner, with_cold)
         return bool((lost.mean(axis=1) > SURE * lost.std(axis=1) / np.sqrt(lost.shape[1])).any())
 
-    if n_held and surely_keeps_less(KEPT, n_held):
-        while n_held > 1 and surely_keeps_less(1.0, n_held):
-            n_held //= 2
-    elif rehearsed is not None:
-        return None
-    length = length_for(n_held)
-    shares = [float(np.searchsorted(bounds, at, side="right") / n_places) for at in (mean, length)]
-    return Calibration(length, wanted, *shares)
+    @cached_property
+    def _without(self) -> NDArray[np.float64]:
+        """NDCG of lists without cold songs, [views, n_drawn]."""
+        return _ndcg(self.tuner, self.songs)
 
 
 def _merged(
@@ -166,7 +217,8 @@ def placed(
     rehearsed = float(np.linalg.norm(encoded, axis=1).mean()) if len(encoded) else 1.0
     is_met = meets_cold_songs(dataset.validation, dataset.n_graph_songs)
     cold_before, _ = directions(encoded_before, trained_before, artists)
-    fit = calibrate(users, trained_before, cold_before, Tuner.of(dataset), None if is_met else rehearsed)
+    known_before = users, trained_before, cold_before, Tuner.of(dataset)
+    fit = (calibrate(*known_before) if is_met else None) or shorten(*known_before, rehearsed)
     return np.float32(fit.length if fit else rehearsed) * cold, known, fit
 
 

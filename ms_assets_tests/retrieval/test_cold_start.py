@@ -9,6 +9,7 @@ from ms_assets.interactions import Interactions
 from ms_assets.retrieval import cold_start, tuning
 from ms_assets.retrieval.recommender import nearest, ranked
 from ms_assets.retrieval.tuning import Tuner
+from ms_assets.training.rehearsal import meets_cold_songs
 from ms_assets.vectors import Ragged
 from ms_assets_tests.retrieval.histories import dataset_of
 from ms_assets_tests.training.graphs import unit_rows
@@ -179,8 +180,8 @@ def test_nothing_is_calibrated_where_validation_has_no_new_cold_song():
 def test_a_rehearsed_length_is_shortened_where_lists_surely_lose_by_it_and_stays_where_they_do_not():
     planted = Planted(0.0, 0)
     known = planted.users, planted.trained, planted.cold, planted.tuner
-    assert cold_start.calibrate(*known, rehearsed=0.01) is None
-    fit = cold_start.calibrate(*known, rehearsed=100.0)
+    assert cold_start.shorten(*known, 0.01) is None
+    fit = cold_start.shorten(*known, 100.0)
     assert planted.share(100.0) == pytest.approx(fit.wanted_share, abs=0.01)
     assert planted.share(fit.length) == pytest.approx(fit.share_after, abs=0.01)
     assert fit.share_after < 0.3 < 0.9 < fit.wanted_share
@@ -190,6 +191,23 @@ def test_a_rehearsed_length_is_shortened_where_lists_surely_lose_by_it_and_stays
     vectors, _, placed = cold_start.placed(dataset, songs, ragged([[]] * len(songs)), (planted.users, songs))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), placed.length, rtol=1e-5)
     assert placed.length < 10
+
+
+def test_a_length_is_judged_where_all_of_validation_meets_cold_songs_though_no_drawn_user_does(monkeypatch):
+    monkeypatch.setattr(tuning, "TUNING_USERS", 100)
+    planted = Planted(0.0, 0)
+    n_songs, users = N_TRAINED + N_COLD, np.arange(N_USERS)
+    dataset = dataset_of([{0}] * N_USERS, n_songs, N_TRAINED, validation=planted.validation)
+    others = np.setdiff1d(users, Tuner.of(dataset).users)
+    user, song = np.append(planted.validation.user, others), np.append(planted.validation.song, N_TRAINED + others)
+    met = Interactions.of(user, song, N_USERS, n_songs, relevance=np.ones(len(user)))
+    songs = np.concatenate([planted.trained, 100 * planted.cold])
+    vectors, _, fit = cold_start.placed(
+        replace(dataset, validation=met), songs, ragged([[]] * n_songs), (planted.users, songs)
+    )
+    assert meets_cold_songs(met, N_TRAINED) and len(others) == 100
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), fit.length, rtol=1e-5)
+    assert fit.length < 10
 
 
 def test_without_cold_songs_there_is_nothing_to_place():
