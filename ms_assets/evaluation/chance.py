@@ -66,7 +66,7 @@ def fault(per_user: Relation, train: Relation, ground_truth: Relation, n_songs: 
     [(k, n_users)] = per_user.aggregate("min(k), count(DISTINCT uid)").fetchall()
     if n_users < FEWEST_USERS:
         return None
-    views = [pane(per_user.filter(f"view = '{view}' AND k = {k}").pl(), NDCG) for view in VIEWS]
+    views = [pane(per_user.filter(f"view = '{view}' AND k = {k}"), NDCG) for view in VIEWS]
     names = np.array(views[0].methods)
     over_chance, over_popular = ([_differences(view, other) for view in views] for other in (CHANCE, POPULAR))
     judged = np.any([enough for *_, enough in over_chance], axis=0) & (names != CHANCE)

@@ -1,5 +1,6 @@
 """Leaderboard: methods compared by means over users with bootstrap intervals, and by paired differences."""
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -13,6 +14,7 @@ from ms_assets.evaluation import exposure
 from ms_assets.evaluation.metrics import KEYS, METRICS
 from ms_assets.interactions import Floats
 from ms_assets.machine import free_memory, refuse_beyond
+from ms_assets.retrieval.memory import LIBRARY
 from ms_assets.retrieval.methods import RANKED
 from ms_assets.streams import Relation
 
@@ -27,8 +29,8 @@ DIFFERENCES = pl.Schema(
         **ESTIMATE,
     }
 )
-ROW = 48
-"""Bytes of the keys of a list: method, view, k and uid."""
+ROWS = 1 << 16
+"""Number of rows of metrics that are read at a time."""
 COMPARED = ("lightgcn", RANKED)
 """Methods whose difference from every other one is computed: the model, and what is served."""
 SHOWN = ("ndcg", "recall", "coverage", "dislike_fpr", "novelty")
@@ -54,36 +56,42 @@ MEANS: Parts = {name: (pl.col(name), pl.col(name).is_not_null()) for name in MET
 OFFICIAL: Parts = {"ndcg": (pl.col("dcg"), pl.col("ideal_dcg")), "recall": (pl.col("recall"), pl.lit(1.0))}
 
 
-def estimate(n_users: int, n_lists: int, metrics: Parts) -> dict[str, int]:
-    """Estimate the bytes of a comparison in one view at one k by purpose; n_lists: lists of all methods."""
+def estimate(n_users: int, n_lists: int, metrics: Parts, n_panes: int) -> dict[str, int]:
+    """Estimate the bytes of comparisons by purpose; n_lists: lists of all methods in one view at one k."""
     n_values = n_lists * len(metrics)
-    at_once = 2 * (1 + N_RESAMPLES) * n_users + 5 * 8 * min(n_values, VALUES_AT_ONCE)
+    n_summed = n_values / max(math.ceil(n_values / VALUES_AT_ONCE), 1)
     return {
-        "metrics of users": 8 * n_values + ROW * n_lists,
         "numerators and denominators": 2 * 8 * n_values,
-        "columns as they are read, and later sums": max(2 * 8 * n_values, at_once),
+        "resamples, and values while they are summed": (1 + N_RESAMPLES) * n_users + round(5 * 8 * n_summed),
+        "flags of all comparisons": n_panes * n_values,
+        # A batch of rows as it is read, as a frame, and as numbers.
+        "rows in flight and library": 3 * 8 * len(metrics) * min(n_lists, ROWS) + LIBRARY,
     }
 
 
-def pane(rows: pl.DataFrame, metrics: Parts) -> Pane:
+def pane(rows: Relation, metrics: Parts) -> Pane:
     """Compare methods in one view at one k.
 
     Args:
         rows: rows of evaluation/user_metrics or official_user_metrics, of one view and k.
         metrics: MEANS or OFFICIAL.
     """
-    [(view, k)] = rows.select("view", "k").unique().rows()
-    methods = rows["method"].unique().sort().to_list()
-    user, method = ((rows[name].rank("dense") - 1).to_numpy() for name in ("uid", "method"))
-    n_users = rows["uid"].n_unique()
-    arrays = np.zeros((2, n_users, len(methods), len(metrics)))
-    for part, array in enumerate(arrays):
-        found = rows.select(both[part].cast(pl.Float64).fill_null(0.0).alias(name) for name, both in metrics.items())
-        array[user, method] = found.to_numpy()
-    resamples = Resamples.of(n_users)
-    sums = [resamples.sums(array.reshape(n_users, -1)) for array in arrays]
+    [(view, k)] = rows.project("view, k").distinct().fetchall()
+    users, methods = (np.sort(rows.project(name).distinct().fetchnumpy()[name]) for name in ("uid", "method"))
+    place = pl.Enum(methods.tolist())
+    arrays = np.zeros((2, len(users), len(methods), len(metrics)))
+    # A batch at a time: all rows would take as much again.
+    for batch in rows.to_arrow_reader(ROWS):
+        some = pl.DataFrame(batch)
+        at = np.searchsorted(users, some["uid"].to_numpy()), some["method"].cast(place).to_physical().to_numpy()
+        for part, array in enumerate(arrays):
+            array[at] = some.select(
+                both[part].cast(pl.Float64).fill_null(0.0).alias(name) for name, both in metrics.items()
+            ).to_numpy()
+    resamples = Resamples.of(len(users))
+    sums = [resamples.sums(array.reshape(len(users), -1)) for array in arrays]
     samples = ranking.ratio(*sums).reshape(-1, len(methods), len(metrics))
-    return Pane(view, k, methods, tuple(metrics), samples, arrays[1] > 0)
+    return Pane(view, k, methods.tolist(), tuple(metrics), samples, arrays[1] > 0)
 
 
 def panes(per_user: Relation, metrics: Parts = MEANS) -> list[Pane]:
@@ -101,11 +109,11 @@ def panes(per_user: Relation, metrics: Parts = MEANS) -> list[Pane]:
         refuse_beyond(
             free_memory(),
             f"comparison of {n_lists:,} lists of {n_users:,} users",
-            estimate(n_users, n_lists, metrics),
+            estimate(n_users, n_lists, metrics, len(counted)),
             "let fewer users take part (splits__users.min_events, max_events), or evaluate on a machine with more "
             "memory",
         )
-    return [pane(per_user.filter(f"view = '{view}' AND k = {k}").pl(), metrics) for view, k, *_ in sorted(counted)]
+    return [pane(per_user.filter(f"view = '{view}' AND k = {k}"), metrics) for view, k, *_ in sorted(counted)]
 
 
 def leaderboard(measured: list[Pane], shown: pl.DataFrame) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """Metrics of made-up users, the input of the leaderboard."""
 
+import duckdb
 import numpy as np
 import polars as pl
 
@@ -25,4 +26,9 @@ def frames(n_users=40, methods=("popular", "lightgcn"), views=("discovery", "all
 
 
 def panes(per_user, metrics=MEANS):
-    return [pane(rows, metrics) for _, rows in per_user.group_by("view", "k")]
+    return [pane(relation(rows), metrics) for _, rows in per_user.group_by("view", "k")]
+
+
+def relation(rows):
+    """Rows of a frame as the platform reads those of a table."""
+    return duckdb.connect().from_arrow(rows.to_arrow())

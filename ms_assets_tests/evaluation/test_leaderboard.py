@@ -167,10 +167,12 @@ def test_sums_do_not_depend_on_how_many_values_are_added_up_at_once(at_once, mon
 
 def test_a_comparison_of_more_users_than_memory_holds_is_refused(duckdb, monkeypatch):
     rows = duckdb.connection.from_arrow(official_rows(lightgcn=[(0.5, 1, 0.2), (1.0, 3, 0.6)]).to_arrow())
-    # Two metrics of two lists: keys of 48 bytes, 8 bytes a number in rows, 16 in arrays; 2,002 bytes for each user.
-    monkeypatch.setattr(boards, "free_memory", lambda: 2 * 48 + 4 * 8 + 4 * 16 + 4_004 + 4 * 40)
+    # Two metrics of two lists: for each of four values 16 bytes in arrays, 40 while it is summed, a flag, and 24 as it
+    # is read; 1,001 bytes for each user, and 32 MiB of libraries.
+    needed = 4 * (16 + 40 + 1 + 24) + 2 * 1_001 + (32 << 20)
+    monkeypatch.setattr(boards, "free_memory", lambda: needed)
     assert len(boards.panes(rows, OFFICIAL)) == 1
-    monkeypatch.setattr(boards, "free_memory", lambda: 4_000)
+    monkeypatch.setattr(boards, "free_memory", lambda: needed - 1)
     with pytest.raises(NotEnoughMemoryError, match="comparison of 2 lists of 2 users needs") as refusal:
         boards.panes(rows, OFFICIAL)
     assert "min_events" in str(refusal.value)

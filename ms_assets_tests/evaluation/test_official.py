@@ -8,6 +8,7 @@ from ms_assets.evaluation import official, protocol, published
 from ms_assets.evaluation.leaderboard import OFFICIAL, pane
 from ms_assets.evaluation.tables import Users
 from ms_assets_tests import slow_metrics
+from ms_assets_tests.evaluation.boards import relation
 from ms_assets_tests.worlds import Rules, World, listen
 
 N_USERS, N_SONGS, K = 20, 15, 8
@@ -44,7 +45,7 @@ def test_official_metrics_are_those_of_a_slow_computation(seed, view, table):
     rows = official.user_metrics(np.array(lists), pairs, uid, 5)
     assert rows["uid"].to_list() == [3 * u for u in range(N_USERS) if trained[u] and targets[u]]
     keyed = rows.with_columns(method=pl.lit("popular"), view=pl.lit(view), k=pl.lit(5))
-    measured = pane(keyed, OFFICIAL)
+    measured = pane(relation(keyed), OFFICIAL)
     assert dict(zip(measured.metrics, measured.samples[0, 0], strict=True)) == pytest.approx(wanted)
 
 

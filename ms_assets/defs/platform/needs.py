@@ -17,6 +17,7 @@ from ms_assets.reranking.phases import SOURCES
 from ms_assets.retrieval import index, memory
 from ms_assets.retrieval.methods import METHODS, OURS
 from ms_assets.retrieval.recommender import VIEWS
+from ms_assets.settings import EvaluationSettings
 
 GIB = 1 << 30
 PROCESS = GIB // 2
@@ -99,7 +100,8 @@ def _passes(shape: Shape) -> Parts:
 
 
 def _comparison(shape: Shape) -> Parts:
-    return leaderboard.estimate(shape.n_users, len(OURS) * shape.n_users, leaderboard.MEANS)
+    n_panes = len(VIEWS) * len(EvaluationSettings().ks)
+    return leaderboard.estimate(shape.n_users, len(OURS) * shape.n_users, leaderboard.MEANS, n_panes)
 
 
 ESTIMATES: dict[str, Callable[[Shape], Parts]] = {
