@@ -17,7 +17,7 @@ from ms_assets.reranking.phases import SOURCES
 from ms_assets.retrieval import index, memory
 from ms_assets.retrieval.methods import METHODS, OURS
 from ms_assets.retrieval.recommender import VIEWS
-from ms_assets.settings import EvaluationSettings
+from ms_assets.settings import EvaluationSettings, validated
 
 GIB = 1 << 30
 PROCESS = GIB // 2
@@ -100,7 +100,7 @@ def _passes(shape: Shape) -> Parts:
 
 
 def _comparison(shape: Shape) -> Parts:
-    n_panes = len(VIEWS) * len(EvaluationSettings().ks)
+    n_panes = len(VIEWS) * len(validated(EvaluationSettings, {}).ks)
     return leaderboard.estimate(shape.n_users, len(OURS) * shape.n_users, leaderboard.MEANS, n_panes)
 
 
