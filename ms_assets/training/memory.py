@@ -9,6 +9,7 @@ from ms_assets.machine import described, free_memory, refuse_beyond, text
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors
 from ms_assets.training.negatives import FLAGS_ON_CARD
+from ms_assets.training.network import MOST_REGRESSED
 from ms_assets.training.propagation import ENTRIES_AT_ONCE
 from ms_assets.training.rehearsal import number_hidden
 from ms_assets.training.validation import SCORES_AT_ONCE
@@ -31,6 +32,8 @@ BESIDE = 160 << 20
 """Bytes of libraries that a training imports, and of small blocks that the C library keeps for the next ones."""
 LARGEST_KEPT = 32 << 20
 """Bytes of the largest block that the C library keeps when it is freed, up to which glibc's threshold grows."""
+EMBEDDING = 16 << 20
+"""Bytes of libraries and small blocks of a process that computes embeddings, and trains nothing."""
 LIBRARIES_OF_CARD = 2 << 30
 """Bytes of main memory that CUDA's libraries take in a process which trains on a card."""
 KEPT = 0.25
@@ -193,7 +196,11 @@ def _gradients_of_edges(sizes: Sizes, settings: TrainingSettings) -> int:
 
 def _features(sizes: Sizes) -> int:
     """Bytes of a copy of the graph songs' features: audio, and an artist and an album with their offsets."""
-    return (FLOAT * sizes.audio_dimensions + 4 * LONG) * sizes.n_graph_songs
+    return _features_of_song(sizes) * sizes.n_graph_songs
+
+
+def _features_of_song(sizes: Sizes) -> int:
+    return FLOAT * sizes.audio_dimensions + 4 * LONG
 
 
 def _spectrum(sizes: Sizes, settings: TrainingSettings) -> int:
@@ -231,15 +238,26 @@ def estimate_embedding(sizes: Sizes, settings: TrainingSettings, refitted: bool 
 
     refitted: a refit's model has the validation part in its graph, and comes with embeddings of the one before.
     """
-    whole = settings.model_copy(update={"ranks": 1})
-    vectors = FLOAT * settings.embedding_dim * (sizes.n_users + sizes.n_songs)
+    whole, d = settings.model_copy(update={"ranks": 1}), settings.embedding_dim
+    vectors = FLOAT * d * (sizes.n_users + sizes.n_songs)
+    n_cold, width = sizes.n_songs - sizes.n_graph_songs, settings.audio * sizes.audio_dimensions + settings.metadata * d
+    n_regressed = max(min(sizes.n_graph_songs, MOST_REGRESSED), n_cold) if n_cold and width else 0
     # Rows of the adjacency, weights of edges, and entries of the propagation.
-    held = 2 * 2 * INT + FLOAT + 2 * FLOAT
+    held = (2 * 2 * INT + FLOAT + 2 * FLOAT) * sizes.n_edges
+    moments = {
+        "building": BUILDING * sizes.n_edges,
+        # All nodes put together, at length 1, propagated, and the layers' sum.
+        "propagation": held + 5 * vectors,
+        # What propagation found, directions of graph songs, and of songs that a regression learns from or is asked
+        # for: features, input in parts and together, and metadata.
+        "regression": held + 2 * vectors + (_features_of_song(sizes) + FLOAT * (2 * width + d)) * n_regressed,
+    }
+    largest = max(moments, key=lambda moment: moments[moment])
     return {
         "model and network": 2 * _parameters(sizes, whole),
-        "edges": max(BUILDING, held) * sizes.n_edges + refitted * 2 * EDGE * sizes.n_edges,
-        # Songs as encoded, all nodes put together, at length 1, propagated, and the layers' sum.
-        "propagation": (6 + refitted) * vectors,
+        "former embeddings and graph": refitted * (vectors + 2 * EDGE * sizes.n_edges),
+        "libraries and small blocks": EMBEDDING,
+        largest: moments[largest],
     }
 
 

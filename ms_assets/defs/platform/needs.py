@@ -129,7 +129,7 @@ class Row:
     """CPUs of a step, and its GiB of memory at most at each of SIZES, where no estimate of the table tells it."""
 
     cpus: int
-    gib: tuple[int, ...] | None = None
+    gib: tuple[float, ...] | None = None
     of_tables: bool = False
     """True if MS_ASSETS_MEMORY bounds the step."""
 
@@ -138,7 +138,7 @@ class Row:
         if self.of_tables:
             return tables + PROCESS
         if self.gib:
-            return dict(zip(SIZES, self.gib, strict=True))[size] * GIB
+            return round(dict(zip(SIZES, self.gib, strict=True))[size] * GIB)
         parts = [ESTIMATES[step](SHAPES[size])] if step in ESTIMATES else []
         if step in GIVEN_THE_GRAPH:
             parts.append(_graph(SHAPES[size]))
@@ -149,7 +149,7 @@ class Row:
 # of the size, beside the graph.
 TABLES = Row(2, of_tables=True)
 TRAINING = Row(4, (2, 10, 20, 111))
-VECTORS = Row(2, (1, 5, 10, 53))
+VECTORS = Row(2, (1, 4.5, 9.5, 49))
 ONE = Row(1)
 TWO = Row(2)
 
