@@ -96,11 +96,10 @@ class Transitions(LinearModel):
         from scipy.sparse import csr_matrix
 
         assert dataset.train is not None, "a dataset to learn from has its events"
-        columns = pa.concat_tables(in_user_ranges(followed, dataset.train, rows=ROWS).tables)
-        song, following, n = (columns[name].to_numpy() for name in ("song_id", "following", "n"))
+        song, following, n = _all_followed(dataset.train)
         own = np.arange(dataset.n_graph_songs, dtype=song.dtype)
         # Whole numbers, for rows come in an order that threads decide, and ranges of users have pairs in common.
-        values = np.append(n, np.ones_like(own)).astype(np.float64)
+        values = np.concatenate([n, np.ones_like(own)], dtype=np.float64)
         counts = csr_matrix((values, (np.append(song, own), np.append(following, own))), shape=(len(own), len(own)))
         recent = _recent(dataset, self.half_life_hours)
         return {"recent": recent, "n": counts.data, "following": counts.indices, "offsets": counts.indptr}
@@ -125,6 +124,12 @@ def followed(train: Relation) -> Relation:
     window = "OVER (PARTITION BY user_id ORDER BY timestamp, song_id)"
     pairs = train.project(f"song_id, lead(song_id) {window} AS following, lead(timestamp) {window} - timestamp AS gap")
     return pairs.filter(f"gap BETWEEN 1 AND {SESSION}").aggregate("song_id, following, count(*) AS n")
+
+
+def _all_followed(train: Relation) -> list[NDArray[np.integer]]:
+    """Columns of `followed`, of all users, a range of them at a time."""
+    found = pa.concat_tables(in_user_ranges(followed, train, rows=ROWS).tables)
+    return [found[name].to_numpy() for name in ("song_id", "following", "n")]
 
 
 def _recent(dataset: Dataset, half_life_hours: float | None) -> NDArray[np.float32]:

@@ -91,7 +91,7 @@ NEEDS = {
     "session_knn": Needs(Taken(32, fixed=LIBRARY), Taken(28, LISTS, fixed=LIBRARY), 2),
     # Weights and their matrix; a song that followed for each event, as arrays, with its share, and as a matrix.
     "transitions": Needs(
-        Taken(4, fixed=LIBRARY, event=16 + 16 + 4 + 8), Taken(12, LISTS, fixed=LIBRARY, event=16 + 8), 1
+        Taken(4, fixed=LIBRARY, event=16 + 16 + 8 + 12), Taken(12, LISTS, fixed=LIBRARY, event=16 + 8), 3
     ),
     # A matrix; the Gram matrix of some users, sparse and dense, or in two precisions, and then its inverse alone.
     "ease": Needs(Taken(12, 0, 8, LIBRARY, 12), Taken(12, LISTS, 8, LIBRARY, 4), 2, False),

@@ -163,6 +163,7 @@ def _recommended(
         lists |= {view: (found[view][0].astype(np.int32), found[view][1].copy()) for view in views}
         seconds["fit_seconds"] += fitted - started
         seconds["recommend_seconds"] += time.monotonic() - fitted
+        del recommender, found  # before the next one takes as much
     n_listed, n_cold = (
         sum(int(np.count_nonzero(songs >= least)) for songs, _ in lists.values())
         for least in (0, dataset.n_graph_songs)
