@@ -32,6 +32,8 @@ VECTORS = 1 << 25
 """Number of numbers in the vectors of an SVD up to which more than FACTORS are tried: time grows with their square."""
 MORE_FACTORS, OVERSAMPLED = (128, 256), 16
 """Larger numbers of factors that an SVD tries; vectors beyond them while they are found (`training/svd.py`)."""
+SQUARED = 1 << 16
+"""Number of rows of an SVD's vectors that are float64 at a time, while their products are added (`training/svd.py`)."""
 
 
 class Taken(NamedTuple):
@@ -76,9 +78,9 @@ NEEDS = {
         Taken(22, 0, 200 * (16 + 12 + 8), LIBRARY), Taken(8, LISTS, 200 * (12 + 8), LIBRARY), reads=False
     ),
     # Counts by user, weighted, and by song; vectors before and after they are scaled.
-    "ials": Needs(Taken(24, 2 * VECTOR, 2 * VECTOR, LIBRARY), Taken(0, VECTOR + LISTS, VECTOR, LIBRARY), 1, False),
+    "ials": Needs(Taken(24, 2 * VECTOR, 2 * VECTOR, LIBRARY), Taken(0, VECTOR + LISTS, VECTOR, LIBRARY), 2, False),
     # Counts by user, and the user of each pair, first as int64.
-    "bpr": Needs(Taken(20, 2 * VECTOR, 2 * VECTOR, LIBRARY), Taken(0, VECTOR + LISTS, VECTOR, LIBRARY), 1, False),
+    "bpr": Needs(Taken(20, 2 * VECTOR, 2 * VECTOR, LIBRARY), Taken(0, VECTOR + LISTS, VECTOR, LIBRARY), 2, False),
     # A matrix by user and by song; vectors that go through it, before and after, and as they are scaled.
     "collaborative_filtering": Needs(
         Taken(16, fixed=2 * LIBRARY, copies=3), Taken(0, LISTS, fixed=2 * LIBRARY, copies=1), 1, False
@@ -94,7 +96,7 @@ NEEDS = {
         Taken(4, fixed=LIBRARY, event=16 + 16 + 8 + 12), Taken(12, LISTS, fixed=LIBRARY, event=16 + 8), 3
     ),
     # A matrix; the Gram matrix of some users, sparse and dense, or in two precisions, and then its inverse alone.
-    "ease": Needs(Taken(12, 0, 8, LIBRARY, 12), Taken(12, LISTS, 8, LIBRARY, 4), 2, False),
+    "ease": Needs(Taken(12, 0, 8, LIBRARY, 12), Taken(12, LISTS, 8, LIBRARY, 4), 3, False),
 }
 """Needs of methods; LEAST of those that are not named."""
 
@@ -131,7 +133,8 @@ def estimate(
     n_songs: number of songs with a train event; n_validated: number of pairs of the validation part; n_events: number
     of train events.
     """
-    vectors = FLOAT * (most_factors(n_users, n_songs) + OVERSAMPLED) * (n_users + n_songs)
+    row = FLOAT * (most_factors(n_users, n_songs) + OVERSAMPLED)
+    vectors, squared = row * (n_users + n_songs), 2 * row * min(max(n_users, n_songs), SQUARED)
 
     def bytes_of(taken: Taken) -> int:
         of_each = taken.pair * n_pairs + taken.event * n_events + taken.user * n_users + taken.song * n_songs
@@ -144,9 +147,10 @@ def estimate(
     at_once, in_flight = min(n_users, USERS_AT_ONCE), min(IN_FLIGHT, 128 * n_pairs)
     candidates = min(n_songs, 100 + LONGEST * n_pairs // max(n_users, 1)) * at_once
     search = needs.scores * block(at_once) + CANDIDATE * min(candidates, SONGS_AT_ONCE)
+    learning = bytes_of(needs.learning) + needs.reads * in_flight + (needs.learning.copies > 0) * squared
     moments = {
         "joined histories and tables in flight": JOINED * n_pairs + in_flight,
-        f"learning{' and tables in flight' * needs.reads}": bytes_of(needs.learning) + needs.reads * in_flight,
+        f"learning{' and tables in flight' * needs.reads}": learning,
         "ranking": bytes_of(needs.ranking) + search,
     }
     largest = max(moments, key=lambda moment: moments[moment])

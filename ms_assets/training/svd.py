@@ -36,6 +36,7 @@ def truncated_svd(matrix: "csr_matrix", rank: int, seed: int, device: torch.devi
     for _ in range(7 if rank < 0.1 * n_fewer else 4):
         x = sparse_product(*to_more, _orthonormal(sparse_product(*to_fewer, x)))
     of_fewer = _orthonormal(sparse_product(*to_fewer, x))
+    del x  # what follows takes as much twice
     of_more = sparse_product(*to_more, of_fewer)
     # of_more = V Σ Wᵀ, so W are the eigenvectors of its Gram matrix, and Σ² the eigenvalues.
     squares, rotation = (part.float().flip(-1)[..., :rank] for part in torch.linalg.eigh(_gram(of_more)))
