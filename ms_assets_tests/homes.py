@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,18 +51,21 @@ def before_provenance(page: bytes) -> bytes:
     return text
 
 
-COMPARED = {
+MODEL = {
     f"{CHECKPOINT}/sample.pt": lambda content: checkpoint(content)[1],
     "retrieval/song_index/sample.faiss": index,
-    f"{REPORT}/sample/report.md": before_provenance,
-    f"{REPORT}/sample/report.html": before_provenance,
 }
+PAGES = {f"{REPORT}/sample/report.{kind}": before_provenance for kind in ("md", "html")}
 """What is compared of artefacts that name their run or measure its time."""
 
 
-def comparable(home: Path) -> dict[str, Any]:
-    """Artefacts of the sample by their path, without what names the run that made them, or its times."""
-    return {name: COMPARED.get(name, bytes)(content) for name, content in artefacts(home).items()}
+def comparable(home: Path, named: Mapping[str, Callable[[bytes], Any]] = MODEL | PAGES) -> dict[str, Any]:
+    """Artefacts of the sample by their path, without what names the run that made them, or its times.
+
+    named: of MODEL and PAGES, those that the home has to have.
+    """
+    found = artefacts(home)
+    return found | {name: part(found[name]) for name, part in named.items()}
 
 
 GRAPH = defs.resolve_asset_graph()

@@ -30,7 +30,7 @@ from ms_assets.defs.platform.sessions import SessionLocks
 from ms_assets.defs.platform.shared import SharedLineage
 from ms_assets.raw.own import OWN
 from ms_assets_tests import postgres, s3
-from ms_assets_tests.homes import comparable
+from ms_assets_tests.homes import MODEL, comparable
 from ms_assets_tests.raylets import NODES
 from ms_assets_tests.raylets import running as cluster_of
 from ms_assets_tests.workplace import ROOT, SHORTLY, Workplace, free_port, until
@@ -315,7 +315,7 @@ def alone(tmp_path_factory):
     place = place_of(tmp_path_factory.mktemp("alone"))
     run = place.run("python", "steps.py")
     assert run.returncode == 0, run.stdout
-    return comparable(place.home)
+    return comparable(place.home, MODEL)
 
 
 @installed("dagster_ray")
@@ -346,7 +346,7 @@ def test_two_raylets_make_the_artefacts_of_one_machine(tmp_path, alone, home, lo
             s3.read_all(bucket, place.home, "sample")
             for node in NODES[: 1 if lost else 2]:
                 assert (tmp_path / node / bucket.address.removeprefix(KIND) / "data").exists()
-    assert comparable(place.home) == alone and not other.exists()
+    assert comparable(place.home, MODEL) == alone and not other.exists()
     assert tried_again == [str(int(lost))] and held == ["0"]
 
 

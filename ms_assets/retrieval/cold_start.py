@@ -15,7 +15,8 @@ share's quantile of these bounds.
 No length gives cold songs a share that they cannot have, as where half of them point away from a user: γ would put them
 before every other song. Nor does a share say whose lists hold them: where all songs are alike to a user, γ gives some
 users nothing else. So where lists of a view surely lose more than a fifth of the NDCG that they have without cold
-songs, the share is halved until no view surely loses anything; a rehearsed length is judged alike.
+songs, the share is halved until no view surely loses anything. A rehearsed length is judged alike, and so is the one
+that cold songs come with where no drawn user took to any.
 """
 
 from dataclasses import dataclass

@@ -91,7 +91,8 @@ NEEDS = {
     ),
     # Weights, three matrices, and lengths while the last one is made.
     "session_knn": Needs(Taken(32, fixed=LIBRARY), Taken(28, LISTS, fixed=LIBRARY), 2),
-    # Weights and their matrix; a song that followed for each event, as arrays, with its share, and as a matrix.
+    # Weights and their matrix; a song that followed for each event, as arrays, these with each song's own, and as a
+    # matrix. Scores of a block are sparse before they are dense.
     "transitions": Needs(
         Taken(4, fixed=LIBRARY, event=16 + 16 + 8 + 12), Taken(12, LISTS, fixed=LIBRARY, event=16 + 8), 3
     ),

@@ -7,6 +7,7 @@ from sklearn.decomposition import TruncatedSVD
 from ms_assets.retrieval import baselines, memory, recommender
 from ms_assets.retrieval.baselines import SVD, ContentBased, Popular, Random
 from ms_assets.retrieval.recommender import recommendations
+from ms_assets.training import svd
 from ms_assets_tests.retrieval.histories import dataset_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
 
@@ -214,3 +215,7 @@ def test_a_users_songs_do_not_depend_on_who_is_served_with_them(method, audio, m
         assert found[key][0][alone].tolist() == songs[alone].tolist(), key
         n_told_apart += alone.sum()
     assert n_told_apart > 0.5 * sum(len(songs) for songs, _ in wanted.values())
+
+
+def test_an_svd_is_estimated_with_the_numbers_that_it_computes_with():
+    assert (memory.OVERSAMPLED, memory.SQUARED) == (svd.OVERSAMPLING, svd.ROWS_AT_ONCE)
