@@ -72,19 +72,17 @@ class Interactions:
     def of_tables(cls, tables: Iterable[pa.Table], n_users: int, n_songs: int) -> Self:
         """Build the matrix from tables, at least one, of consecutive users each, as `of_table` does from all at once.
 
-        Beside the matrix itself it holds a copy of one of its arrays at most.
+        Beside the matrix itself it holds the pairs of one table: kept until the end, the pairs of all would be as much
+        again, and a C library keeps small blocks that are freed.
         """
-        parts = [cls.of_table(rows, n_users, n_songs) for rows in tables]
-        keys = [part.keys for part in parts]
-        values = {name: [part.values[name] for part in parts] for name in parts[0].values}
-        parts.clear()
-
-        def joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-            whole = np.concatenate(arrays)
-            arrays.clear()
-            return whole
-
-        return cls(joined(keys), n_users, n_songs, {name: joined(arrays) for name, arrays in values.items()})
+        keys, values = np.empty(0, np.int64), dict[str, NDArray[Any]]()
+        for part in (cls.of_table(rows, n_users, n_songs) for rows in tables):
+            values = values or {name: np.empty(0, array.dtype) for name, array in part.values.items()}
+            for whole, array in ((keys, part.keys), *((values[name], part.values[name]) for name in values)):
+                n_before = len(whole)
+                whole.resize(n_before + len(array), refcheck=False)  # moves pages, and copies none
+                whole[n_before:] = array
+        return cls(keys, n_users, n_songs, values)
 
     def __len__(self) -> int:
         """Number of pairs."""

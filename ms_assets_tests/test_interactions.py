@@ -1,9 +1,11 @@
 """Pairs of user and song against dictionaries, and by hand."""
 
 import math
+import tracemalloc
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ms_assets import interactions
@@ -212,3 +214,22 @@ def test_pairs_in_any_order_become_sorted_lists():
 def test_no_pairs_are_empty_lists():
     pairs = Interactions.of(np.array([], int), np.array([], int), n_users=2, n_songs=10)
     assert pairs.counts.tolist() == [0, 0]
+
+
+def test_a_matrix_of_many_tables_takes_little_more_than_itself_while_it_is_made():
+    n_users, n_songs = 64, 10_000
+    song = pa.array(np.arange(n_songs))
+    tables = (
+        pa.table({"user_id": pa.repeat(user, n_songs), "song_id": song, "n": pa.repeat(float(user), n_songs)})
+        for user in range(n_users)
+    )
+    tracemalloc.start()
+    try:
+        found = Interactions.of_tables(tables, n_users, n_songs)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found.keys, np.arange(n_users * n_songs))
+    np.testing.assert_array_equal(found.values["n"], np.repeat(np.arange(n_users), n_songs))
+    # The pairs of a table are a sixty-fourth, and have a handful of copies. Those of all, kept until the end, are one.
+    assert peak < 1.4 * (found.keys.nbytes + found.values["n"].nbytes)

@@ -5,7 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ms_assets.vectors import Ragged, fixed_size_list, vector_column
+from ms_assets import vectors
+from ms_assets.vectors import Ragged, embeddings, fixed_size_list, vector_column
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -30,6 +31,16 @@ def test_vectors_come_back_through_duckdb():
     con.register("vectors", pa.table({"v": fixed_size_list(VECTORS)}))
     assert con.sql("SELECT list_sum(v) FROM vectors").fetchall() == [(3,), (12,), (21,), (30,)]
     np.testing.assert_array_equal(vector_column(con.sql("SELECT v FROM vectors").to_arrow_table(), "v"), VECTORS)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1]], ids=["as stored", "in another order"])
+def test_embeddings_come_in_the_order_of_their_key_some_rows_at_a_time(order, monkeypatch):
+    monkeypatch.setattr(vectors, "ROWS", 3)
+    columns = {"song_id": pa.array(np.arange(7, 11)[order], pa.int32()), "embedding": fixed_size_list(VECTORS[order])}
+    with duckdb.connect() as con:
+        table = con.from_arrow(pa.table(columns))
+        np.testing.assert_array_equal(embeddings(table, "song_id"), VECTORS)
+        assert embeddings(table.filter("song_id > 99"), "song_id").shape == (0, 0)
 
 
 @pytest.mark.parametrize("rows", [[[1.0], None], [[1.0, 2.0], [3.0]], [[1.0], [2.0, 3.0, 4.0]], [[], [1.0, 2.0]]])

@@ -7,53 +7,19 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ms_assets.certainty import N_RESAMPLES
 from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import metrics, official
 from ms_assets.evaluation import slices as slicing
+from ms_assets.evaluation.memory import refuse_without_room
 from ms_assets.evaluation.metrics import KEYS, Lists
-from ms_assets.evaluation.tables import USERS_AT_ONCE, n_train_events, songs_of, users_of
+from ms_assets.evaluation.tables import n_train_events, songs_of, users_of
 from ms_assets.evaluation.truth import Truth
 from ms_assets.events import IS_POSITIVE
-from ms_assets.machine import IN_FLIGHT, free_memory, refuse_beyond
-from ms_assets.retrieval.memory import LIBRARY
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets.streams import Relation
 
 Methods = dict[str, Relation]
 """Recommendations by method."""
-LISTED = 100
-"""Length of the lists that an estimate expects."""
-
-
-def estimate(n_users: int, n_songs: int, n_events: int, n_tested: int) -> dict[str, int]:
-    """Estimate the bytes of a pass by purpose, of slices, the largest one.
-
-    n_events: number of train events; n_tested: number of pairs of the test part.
-    """
-    block = min(n_users, USERS_AT_ONCE)
-    share = block / max(n_users, 1)
-    return {
-        # The table, and the catalogue made of it; of exposure, the times that each song is shown.
-        "songs": 100 * n_songs,
-        # Rows, keys and flags.
-        "histories of some users": round(20 * share * n_events),
-        # Rows and their order; a value for each of 14 slices in two views.
-        "test part of some users": round(2 * 130 * share * n_tested),
-        # Values of 14 slices and the songs themselves, in two views.
-        "lists of some users": 2 * 20 * 8 * LISTED * block,
-        "resamples": (1 + N_RESAMPLES) * n_users,
-        "tables in flight and library": IN_FLIGHT + LIBRARY,
-    }
-
-
-def _refuse_without_room(users: Relation, songs: Relation, train: Relation, n_tested: int) -> None:
-    refuse_beyond(
-        free_memory(),
-        f"measuring lists of {len(users):,} users among {len(songs):,} songs",
-        estimate(len(users), len(songs), len(train), n_tested),
-        "let fewer users take part (splits__users.min_events, max_events), or evaluate on a machine with more memory",
-    )
 
 
 def user_metrics(
@@ -63,7 +29,8 @@ def user_metrics(
 
     This and every other pass raises NotEnoughMemoryError where some users' histories do not fit into free memory.
     """
-    for method, view, lists in _lists(methods, users, songs, train, ground_truth, max(ks)):
+    given = methods, users, songs, train, ground_truth
+    for method, view, lists in _lists("user_metrics", *given, max(ks)):
         for k in ks:
             yield _keyed(metrics.user_metrics(lists, k), method, view, k)
 
@@ -72,7 +39,7 @@ def official_user_metrics(
     methods: Methods, users: Relation, songs: Relation, train: Relation, test: Relation, ks: list[int]
 ) -> Iterator[pa.Table]:
     """Official metrics of every user with a target: the columns of official.SCHEMA."""
-    _refuse_without_room(users, songs, train, len(test))
+    _refuse_without_room("official_user_metrics", methods, users, songs, train, test)
     n_songs = len(songs)
     for some in users_of(users):
         targets = {
@@ -91,7 +58,8 @@ def recall_curve(
     """Mean recall at every length of the list: method, view, k, recall."""
     sums = {key: np.zeros(longest) for key in product(methods, VIEWS)}
     n_users = dict.fromkeys(sums, 0)
-    for method, view, lists in _lists(methods, users, songs, train, ground_truth, longest, "base_relevance"):
+    given = methods, users, songs, train, ground_truth
+    for method, view, lists in _lists("recall_curve", *given, longest, "base_relevance"):
         recall = metrics.recall_by_length(lists)
         sums[method, view] += recall.sum(axis=0)
         n_users[method, view] += len(recall)
@@ -108,9 +76,9 @@ def slices(
     ks: list[int],
 ) -> pl.DataFrame:  # fmt: skip
     """Main metrics over slices of users, songs and events: the columns of slices.SCHEMA."""
-    _refuse_without_room(users, songs, train, _n_tested(ground_truth))
+    _refuse_without_room("slices", methods, users, songs, train, _tested(ground_truth))
     catalogue, everybody = songs_of(songs), users_of(users)
-    tested = ground_truth.filter("split = 'test'").project("user_id").distinct().to_arrow_table()
+    tested = _tested(ground_truth).project("user_id").distinct().to_arrow_table()
     tested_id = np.sort(tested["user_id"].to_numpy())
     quarters = slicing.quarters(n_train_events(train, len(users)), tested_id)
     sums = slicing.Sums(len(tested_id))
@@ -133,7 +101,7 @@ def exposure(
     methods: Methods, users: Relation, songs: Relation, train: Relation, is_global: bool, ks: list[int]
 ) -> pl.DataFrame:
     """Exposure of songs: method, view, k and exposure.METRICS; in official views, if is_global, coverage alone."""
-    _refuse_without_room(users, songs, train, 0)
+    _refuse_without_room("exposure", methods, users, songs, train)
     catalogue, everybody = songs_of(songs), users_of(users)
     is_head, cold = slicing.head(catalogue), catalogue.cold[:-1]
     is_trained = n_train_events(train, len(users)) > 0
@@ -155,11 +123,11 @@ def exposure(
 
 
 def _lists(
-    methods: Methods, users: Relation, songs: Relation, train: Relation, ground_truth: Relation, k: int,
+    what: str, methods: Methods, users: Relation, songs: Relation, train: Relation, ground_truth: Relation, k: int,
     *relevances: str,
 ) -> Iterator[tuple[str, str, Lists]]:  # fmt: skip
     """Lists with their truth by the relevances, block of users after block: method, view, lists."""
-    _refuse_without_room(users, songs, train, _n_tested(ground_truth))
+    _refuse_without_room(what, methods, users, songs, train, _tested(ground_truth))
     catalogue = songs_of(songs)
     for some in users_of(users):
         truths = _views(some.truth(ground_truth, train, catalogue, *relevances))
@@ -168,8 +136,15 @@ def _lists(
                 yield method, view, Lists(matrix, truths[view], catalogue)
 
 
-def _n_tested(ground_truth: Relation) -> int:
-    return len(ground_truth.filter("split = 'test'"))
+def _refuse_without_room(
+    what: str, methods: Methods, users: Relation, songs: Relation, train: Relation, tested: Relation | None = None
+) -> None:
+    n_tested = 0 if tested is None else len(tested)
+    refuse_without_room(what, len(users), len(songs), len(train), n_tested, len(methods))
+
+
+def _tested(ground_truth: Relation) -> Relation:
+    return ground_truth.filter("split = 'test'")
 
 
 def _views(truth: Truth) -> dict[str, Truth]:

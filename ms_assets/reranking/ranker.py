@@ -52,6 +52,8 @@ def estimate(n_candidates: int, n_features: int) -> dict[str, int]:
         "candidates": row * n_candidates,
         # As they are read; later those of a view that each fold is stopped on, and others that it learns from.
         "candidates of a view": row * n_candidates,
+        # A byte of each feature, and grades, scores and gradients.
+        "candidates as LightGBM holds them": (n_features + 24) * n_candidates,
         "tables in flight and library": IN_FLIGHT + LIBRARY,
     }
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_assets.files import published, reading
-from ms_assets.machine import IN_FLIGHT, free_memory, refuse_beyond
+from ms_assets.machine import free_memory, refuse_beyond
 from ms_assets.retrieval import exact
 from ms_assets.retrieval.memory import LIBRARY
 from ms_assets.training.trained import TrainedModel
@@ -46,11 +46,11 @@ def estimate(n_songs: int, n_users: int, dimensions: int, singly: bool = False) 
     vector = 4 * dimensions
     return {
         "vectors of songs and queries": vector * (n_songs + n_users),
-        # As they are read; later the index, its ids, and the songs that its lists are learned from.
-        "index": (vector + 2 * 8) * n_songs + POINTS_PER_LIST * list_count(n_songs) * vector,
+        # Lists grow by doubling, so that half as much stays empty; ids, and the songs that lists are learned from.
+        "index": (3 * (vector + 8) // 2 + 8) * n_songs + POINTS_PER_LIST * list_count(n_songs) * vector,
         "links": singly * 2 * 4 * NEIGHBOURS * n_songs,
-        "exact search": 2 * 4 * min(RECALL_QUERIES * n_songs, exact.AT_ONCE),
-        "tables in flight and library": IN_FLIGHT + LIBRARY,
+        "exact search": 4 * min(RECALL_QUERIES * n_songs, exact.AT_ONCE),
+        "what reading leaves, and library": vector // 2 * n_songs + LIBRARY,
     }
 
 

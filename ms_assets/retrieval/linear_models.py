@@ -194,7 +194,9 @@ class EASE(LinearModel):
         root = _inverse_root((ones @ ones.T).toarray().astype(np.float64), self.regularization)
         by_song = ones.T.tocsr()
         rows = np.array_split(root, 1 + len(root) * dataset.n_graph_songs // exact.AT_ONCE)
-        explained = np.sum([_sums(some, by_song).square_().sum(dim=1).numpy() for some in rows], axis=0)
+        explained = np.zeros(dataset.n_graph_songs, np.float32)
+        for some in rows:
+            explained += _sums(some, by_song).square_().sum(dim=1).numpy()
         return {"users": users, "root": root, "explained": explained}
 
     def _prepare(self, dataset: Dataset) -> None:
@@ -207,7 +209,8 @@ class EASE(LinearModel):
 
         songs, root, explained = self._heard[user], self.learned["root"], self.learned["explained"]
         scores = _sums((songs @ self._learnt.T).toarray() @ root.T @ root, self._by_song).T.contiguous()
-        scores -= torch.from_numpy((songs.multiply(explained)).toarray().astype(np.float32))
+        row, own = (torch.from_numpy(ids.astype(np.int64)) for ids in songs.nonzero())
+        scores[row, own] -= torch.from_numpy(explained)[own]
         return scores.div_(torch.from_numpy(1 - explained))
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from ms_assets.machine import IN_FLIGHT
 from ms_assets.retrieval import exact
 
-HISTORY, JOINED = 20, 8
-"""Bytes a pair of user and song: its key, number of events and last event; a copy of a key while parts are joined."""
+HISTORY = 20
+"""Bytes a pair of user and song: its key, number of events and last event."""
 VALIDATED = 16
 """Bytes a pair of the validation part: its key and relevance."""
 LISTS = 4_000
@@ -97,14 +97,14 @@ NEEDS = {
         Taken(4, fixed=LIBRARY, event=16 + 16 + 8 + 12), Taken(12, LISTS, fixed=LIBRARY, event=16 + 8), 3
     ),
     # A matrix; the Gram matrix of some users, sparse and dense, or in two precisions, and then its inverse alone.
-    "ease": Needs(Taken(12, 0, 8, LIBRARY, 12), Taken(12, LISTS, 8, LIBRARY, 4), 3, False),
+    "ease": Needs(Taken(12, 0, 8, LIBRARY, 12), Taken(12, LISTS, 8, LIBRARY, 4), 2, False),
 }
 """Needs of methods; LEAST of those that are not named."""
 
 
 UNTUNED = ("lightgcn", "popular", "random", "content_based")
 """Methods without the validation part."""
-OF_VECTORS = {"queries": (6, 3), "cold_songs": (2, 6)}
+OF_VECTORS = {"queries": (6, 2), "cold_songs": (2, 5)}
 """Numbers of vectors of each user and song that steps hold, for `of_vectors`."""
 
 
@@ -150,7 +150,7 @@ def estimate(
     search = needs.scores * block(at_once) + CANDIDATE * min(candidates, SONGS_AT_ONCE)
     learning = bytes_of(needs.learning) + needs.reads * in_flight + (needs.learning.copies > 0) * squared
     moments = {
-        "joined histories and tables in flight": JOINED * n_pairs + in_flight,
+        "tables in flight": in_flight,
         f"learning{' and tables in flight' * needs.reads}": learning,
         "ranking": bytes_of(needs.ranking) + search,
     }

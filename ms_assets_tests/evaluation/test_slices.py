@@ -4,7 +4,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from ms_assets.evaluation import exposure, passes, slices
+from ms_assets.evaluation import exposure, memory, passes, slices
 from ms_assets.evaluation.metrics import Lists, Songs
 from ms_assets.machine import NotEnoughMemoryError
 from ms_assets.vectors import Ragged
@@ -97,19 +97,35 @@ def test_lists_without_any_song_cover_nothing_and_have_no_shares():
 
 
 @pytest.mark.parametrize(
-    "begin",
-    [
-        lambda users, songs, train, truth: next(passes.user_metrics({}, users, songs, train, truth, [10])),
-        lambda users, songs, train, truth: next(passes.official_user_metrics({}, users, songs, train, truth, [10])),
-        lambda users, songs, train, truth: passes.slices({}, users, songs, train, truth, truth, [10]),
-        lambda users, songs, train, truth: passes.recall_curve({}, users, songs, train, truth, 10),
-        lambda users, songs, train, truth: passes.exposure({}, users, songs, train, False, [10]),
+    ("begin", "of_songs"),
+    [  # 190, 10, 160, 140 and 190 bytes each
+        (lambda users, songs, train, truth: next(passes.user_metrics({}, users, songs, train, truth, [10])), "91 MiB"),
+        (
+            lambda users, songs, train, truth: next(passes.official_user_metrics({}, users, songs, train, truth, [10])),
+            "5 MiB",
+        ),
+        (lambda users, songs, train, truth: passes.slices({}, users, songs, train, truth, truth, [10]), "76 MiB"),
+        (lambda users, songs, train, truth: passes.recall_curve({}, users, songs, train, truth, 10), "67 MiB"),
+        (lambda users, songs, train, truth: passes.exposure({}, users, songs, train, False, [10]), "91 MiB"),
     ],
 )
-def test_a_pass_over_more_than_memory_holds_is_refused_before_it_reads(begin, monkeypatch):
-    monkeypatch.setattr(passes, "free_memory", lambda: 100 << 20)
+def test_a_pass_over_more_than_memory_holds_is_refused_before_it_reads(begin, of_songs, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 80 << 20)
     with duckdb.connect() as connection:
         tables = [connection.sql(f"SELECT 'test' AS split FROM range({n})") for n in (3, 500_000, 9, 4)]
         with pytest.raises(NotEnoughMemoryError, match=r"3 users among 500,000 songs needs .*min_events") as refusal:
             begin(*tables)
-    assert "songs 48 MiB" in str(refusal.value)  # 100 bytes each
+    assert f" songs {of_songs}" in f" {refusal.value}".replace("(", " ")
+
+
+def test_a_pass_needs_memory_for_a_block_of_users_for_all_songs_and_for_a_resample_of_every_user():
+    parts = memory.estimate("slices", 20_480, 1_000, n_events=1_000_000, n_tested=500_000, n_methods=4)
+    assert parts == {
+        "songs": 160_000,
+        "histories of some users": 2_000_000,  # a tenth of the users is a block
+        "test part of some users": 4_000_000,
+        "lists of some users": 2_048 * 100 * 160,
+        # 20,480 users; sums and numbers of users of 3 metrics × 14 slices × 2 views × 2 lengths, of each method.
+        "resamples and sums": 1_001 * 20_480 + 4 * 1_001 * 16 * 168,
+        "tables in flight and library": (56 + 32) << 20,
+    }

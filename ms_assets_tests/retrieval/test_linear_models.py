@@ -1,6 +1,7 @@
 """Linear models against products of whole matrices, and the songs that they leave out."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -158,6 +159,24 @@ def test_ease_learns_from_a_bounded_number_of_users_who_have_heard_something(dat
     weights = inverse / -np.diag(inverse)
     np.fill_diagonal(weights, 0)
     assert_ranks_by(model, ones @ weights, ends=False)
+
+
+def test_ease_adds_up_parts_of_its_users_as_they_come(monkeypatch):
+    n_users, n_songs = 300, 3_000
+    rng = np.random.default_rng(0)
+    known = dataset_of(
+        [dict.fromkeys(rng.integers(n_songs, size=20).tolist(), (1, 0)) for _ in range(n_users)], n_songs
+    )
+    whole = EASE().fit(known)
+    monkeypatch.setattr(exact, "AT_ONCE", n_songs)  # a user at a time
+    tracemalloc.start()
+    try:
+        in_parts = EASE().fit(known)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(in_parts.learned["explained"], whole.learned["explained"], rtol=1e-4)
+    assert peak < n_users * n_songs * 4 / 2
 
 
 MODELS = {

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from ms_assets.evaluation import leaderboard, passes
+from ms_assets.evaluation import leaderboard
+from ms_assets.evaluation import memory as evaluation_memory
 from ms_assets.graph import bipartite
 from ms_assets.reranking import features, ranker
 from ms_assets.reranking.passes import LEARNERS
@@ -95,8 +96,8 @@ def _ranker(shape: Shape) -> Parts:
     return ranker.estimate(n_candidates, len(features.FEATURES) + len(features.of_sources(SOURCES)))
 
 
-def _passes(shape: Shape) -> Parts:
-    return passes.estimate(shape.n_users, shape.n_songs, shape.n_events, shape.n_later)
+def _pass(what: str, shape: Shape) -> Parts:
+    return evaluation_memory.estimate(what, shape.n_users, shape.n_songs, shape.n_events, shape.n_later, len(OURS))
 
 
 def _comparison(shape: Shape) -> Parts:
@@ -110,10 +111,7 @@ ESTIMATES: dict[str, Callable[[Shape], Parts]] = {
     "retrieval__song_index": _index,
     **dict.fromkeys(("reranking__features", "reranking__ranked", "reranking__served_model"), _phase),
     **dict.fromkeys(("reranking__ranker", "reranking__ablation"), _ranker),
-    **{
-        f"evaluation__{name}": _passes
-        for name in ("user_metrics", "official_user_metrics", "slices", "recall_curve", "exposure")
-    },
+    **{f"evaluation__{name}": partial(_pass, name) for name in evaluation_memory.PASSES},
     **dict.fromkeys(("evaluation__differences", "evaluation__leaderboard"), _comparison),
 }
 """Estimates by which steps refuse what does not fit, by the names of their ops."""
