@@ -25,9 +25,9 @@ class Taken(NamedTuple):
     event: int = 0
     """Bytes of a train event of a block of users."""
     user: int = 0
-    """Bytes of a user, of whom there is no block."""
+    """Bytes of a user that stay for the whole pass."""
     method: int = 0
-    """Bytes of a method, of whose lists nothing but sums is kept."""
+    """Bytes of a method's sums, which stay too."""
 
 
 PASSES = {
