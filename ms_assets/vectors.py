@@ -48,8 +48,7 @@ def embeddings(table: Relation, key: str) -> NDArray[np.float32]:
         here = slice(end, end := end + len(batch))
         keys[here] = batch.column(key).to_numpy()
         vectors[here] = vector_column(pa.table(batch), "embedding")
-    order = np.argsort(keys, kind="stable")
-    return vectors if (order[1:] > order[:-1]).all() else vectors[order]
+    return vectors if (keys[1:] >= keys[:-1]).all() else vectors[np.argsort(keys, kind="stable")]
 
 
 def dimensions(table: Relation) -> int:

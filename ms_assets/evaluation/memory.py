@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 from ms_assets.certainty import N_RESAMPLES
 from ms_assets.evaluation.tables import USERS_AT_ONCE
-from ms_assets.machine import IN_FLIGHT, free_memory, refuse_beyond
+from ms_assets.machine import IN_FLIGHT
 from ms_assets.retrieval.memory import LIBRARY
+from ms_assets.retrieval.recommender import TOP_K
 
-LISTED = 100
-"""Length of the lists that an estimate expects."""
 HISTORY = 20
 """Bytes of a train event of a block of users: rows, keys and flags."""
 
@@ -33,8 +32,9 @@ class Taken(NamedTuple):
 PASSES = {
     "user_metrics": Taken(song=190, listed=176, tested=160, event=HISTORY),
     "official_user_metrics": Taken(song=10, listed=40, tested=10),
-    # The resamples, and in each of them sums and numbers of users of 3 metrics in 14 slices, 2 views and 2 lengths.
-    "slices": Taken(160, 160, 80, HISTORY, user=1 + N_RESAMPLES, method=2 * 8 * (1 + N_RESAMPLES) * 3 * 14 * 2 * 2),
+    # The resamples, and in each of them sums and numbers of users, 8 bytes each, in 168 columns: 120 of them are 3
+    # metrics × 10 slices × 2 views × 2 lengths, the rest is fitted.
+    "slices": Taken(160, 160, 80, HISTORY, user=1 + N_RESAMPLES, method=2 * 8 * (1 + N_RESAMPLES) * 168),
     "recall_curve": Taken(song=140, listed=40, tested=24, event=HISTORY),
     "exposure": Taken(song=190, listed=40),
 }
@@ -58,21 +58,7 @@ def estimate(what: str, n_users: int, n_songs: int, n_events: int, n_tested: int
         "songs": taken.song * n_songs,
         "histories of some users": round(taken.event * share * n_events),
         "test part of some users": round(taken.tested * share * n_tested),
-        "lists of some users": taken.listed * LISTED * block,
+        "lists of some users": taken.listed * TOP_K * block,
         "resamples and sums": taken.user * n_users + taken.method * n_methods,
         "tables in flight and library": min(IN_FLIGHT, 128 * max(n_tested, 2 * n_songs)) + LIBRARY,
     }
-
-
-def refuse_without_room(what: str, n_users: int, n_songs: int, n_events: int, n_tested: int, n_methods: int) -> None:
-    """Check that a pass fits into free memory; the arguments are those of `estimate`.
-
-    Raises:
-        NotEnoughMemoryError: it does not; names the parts' sizes and what to change.
-    """
-    refuse_beyond(
-        free_memory(),
-        f"measuring lists of {n_users:,} users among {n_songs:,} songs",
-        estimate(what, n_users, n_songs, n_events, n_tested, n_methods),
-        "let fewer users take part (splits__users.min_events, max_events), or evaluate on a machine with more memory",
-    )

@@ -10,11 +10,12 @@ import pyarrow as pa
 from ms_assets.evaluation import exposure as exposures
 from ms_assets.evaluation import metrics, official
 from ms_assets.evaluation import slices as slicing
-from ms_assets.evaluation.memory import refuse_without_room
+from ms_assets.evaluation.memory import estimate
 from ms_assets.evaluation.metrics import KEYS, Lists
 from ms_assets.evaluation.tables import n_train_events, songs_of, users_of
 from ms_assets.evaluation.truth import Truth
 from ms_assets.events import IS_POSITIVE
+from ms_assets.machine import free_memory, refuse_beyond
 from ms_assets.retrieval.recommender import VIEWS
 from ms_assets.streams import Relation
 
@@ -29,8 +30,7 @@ def user_metrics(
 
     This and every other pass raises NotEnoughMemoryError where some users' histories do not fit into free memory.
     """
-    given = methods, users, songs, train, ground_truth
-    for method, view, lists in _lists("user_metrics", *given, max(ks)):
+    for method, view, lists in _lists("user_metrics", methods, users, songs, train, ground_truth, max(ks)):
         for k in ks:
             yield _keyed(metrics.user_metrics(lists, k), method, view, k)
 
@@ -140,7 +140,12 @@ def _refuse_without_room(
     what: str, methods: Methods, users: Relation, songs: Relation, train: Relation, tested: Relation | None = None
 ) -> None:
     n_tested = 0 if tested is None else len(tested)
-    refuse_without_room(what, len(users), len(songs), len(train), n_tested, len(methods))
+    refuse_beyond(
+        free_memory(),
+        f"measuring lists of {len(users):,} users among {len(songs):,} songs",
+        estimate(what, len(users), len(songs), len(train), n_tested, len(methods)),
+        "let fewer users take part (splits__users.min_events, max_events), or evaluate on a machine with more memory",
+    )
 
 
 def _tested(ground_truth: Relation) -> Relation:

@@ -25,7 +25,6 @@ from ms_assets.defs.platform.scales import SCALE_DEFAULTS
 from ms_assets.defs.reranking import assets as reranking_assets
 from ms_assets.defs.retrieval import assets as retrieval_assets
 from ms_assets.evaluation import leaderboard as boards
-from ms_assets.evaluation import memory as evaluation_memory
 from ms_assets.evaluation import passes
 from ms_assets.graph import bipartite
 from ms_assets.machine import refuse_beyond
@@ -54,7 +53,7 @@ SEARCHING = (
 )  # fmt: skip
 """Baselines whose time is that of scoring songs for users."""
 KS = EvaluationSettings().ks
-REFUSING = (bipartite, memory, dataset, indexing, phases, rankers, evaluation_memory, boards)
+REFUSING = (bipartite, memory, dataset, indexing, phases, rankers, passes, boards)
 """Modules that refuse what does not fit."""
 
 

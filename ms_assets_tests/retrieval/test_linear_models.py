@@ -164,9 +164,7 @@ def test_ease_learns_from_a_bounded_number_of_users_who_have_heard_something(dat
 def test_ease_adds_up_parts_of_its_users_as_they_come(monkeypatch):
     n_users, n_songs = 300, 3_000
     rng = np.random.default_rng(0)
-    known = dataset_of(
-        [dict.fromkeys(rng.integers(n_songs, size=20).tolist(), (1, 0)) for _ in range(n_users)], n_songs
-    )
+    known = dataset_of([set(rng.integers(n_songs, size=20).tolist()) for _ in range(n_users)], n_songs)
     whole = EASE().fit(known)
     monkeypatch.setattr(exact, "AT_ONCE", n_songs)  # a user at a time
     tracemalloc.start()
