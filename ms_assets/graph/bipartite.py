@@ -56,7 +56,7 @@ def estimate(n_users: int, n_songs: int, n_edges: int, dimensions: int) -> dict[
         "edges": 24 * n_edges,
         "audio": 4 * dimensions * n_songs,
         "other features": 96 * n_songs + 8 * n_users,
-        "tables in flight": IN_FLIGHT,
+        "tables in flight": IN_FLIGHT + min(IN_FLIGHT, 4 * dimensions * n_songs),  # of edges, and what audio left
     }
 
 

@@ -7,6 +7,7 @@ from sklearn.decomposition import TruncatedSVD
 from ms_assets.retrieval import baselines, memory, recommender
 from ms_assets.retrieval.baselines import SVD, ContentBased, Popular, Random
 from ms_assets.retrieval.recommender import recommendations
+from ms_assets.training import memory as of_training
 from ms_assets.training import svd
 from ms_assets_tests.retrieval.histories import dataset_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
@@ -219,3 +220,12 @@ def test_a_users_songs_do_not_depend_on_who_is_served_with_them(method, audio, m
 
 def test_an_svd_is_estimated_with_the_numbers_that_it_computes_with():
     assert (memory.OVERSAMPLED, memory.SQUARED) == (svd.OVERSAMPLING, svd.ROWS_AT_ONCE)
+    assert memory.LARGEST_KEPT == of_training.LARGEST_KEPT
+
+
+def test_only_a_step_that_recommends_is_estimated_with_lists_of_all_users():
+    n_users = 1_000_000
+    of_lists = memory.estimate(n_users, 1, 0)["ranking"] - memory.LEAN
+    assert of_lists == n_users * 2 * 100 * (8 + 4 + 4 + 4)  # songs as int64 and as int32, scores twice
+    without = memory.of_vectors(64, of_users=0, of_songs=0)
+    assert memory.estimate(n_users, 1, 0, needs=without)["ranking"] < 2 * memory.LIBRARY

@@ -233,7 +233,7 @@ def lightgcn(
 
     The baselines are compared with these lists.
     """
-    dataset, vectors = Dataset.of(users, songs, train), embeddings(queries, "user_id")
+    dataset, vectors = Dataset.of(users, songs, train, needs=NEEDS["lightgcn"]), embeddings(queries, "user_id")
     index = _searchable(song_index, dataset, vectors)
     return _recommended(dataset, lambda: LightGCN().of_embeddings(dataset, index, dataset.song_ids, users=vectors))
 
