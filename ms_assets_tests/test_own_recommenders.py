@@ -18,7 +18,8 @@ from ms_assets_tests.conftest import Platform
 from ms_assets_tests.workplace import ROOT, K
 
 PYTHON = os.environ.get("RECTOOLS_PYTHON", sys.executable)
-HAS_RECTOOLS = subprocess.run([PYTHON, "-c", "import rectools, implicit, pytorch_lightning"], capture_output=True).returncode == 0
+NEEDED = "import rectools, implicit, pytorch_lightning"
+HAS_RECTOOLS = subprocess.run([PYTHON, "-c", NEEDED], capture_output=True).returncode == 0
 EXAMPLES = (ROOT / "docs/own_recommenders.md").read_text()
 SCALE, COPIED, OTHERS = "sample", "counted_elsewhere", ("rectools_bm25", "sasrec")
 JUDGED = ("user_metrics", "official_user_metrics", "slices", "recall_curve", "exposure", "differences", "leaderboard",
@@ -27,7 +28,7 @@ JUDGED = ("user_metrics", "official_user_metrics", "slices", "recall_curve", "ex
 
 @pytest.fixture(scope="module")
 def judged(sample_home, tmp_path_factory):
-    """A copy of the sample's home, judged with a copy of `popular`'s lists and those of the examples, if they can run."""
+    """A copy of the sample's home, judged with a copy of `popular`'s lists and, if they can run, the examples'."""
     folder = tmp_path_factory.mktemp("judged")
     for part in ("data", "source"):
         shutil.copytree(sample_home / part, folder / "home" / part, symlinks=True)

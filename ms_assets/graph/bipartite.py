@@ -51,12 +51,14 @@ def song_audio(item_id: NDArray[np.int64], embeddings: Relation) -> Audio:
 
 def estimate(n_users: int, n_songs: int, n_edges: int, dimensions: int) -> dict[str, int]:
     """Estimate the bytes that building a graph takes, by purpose; dimensions: those of the audio."""
-    # The lists of artists and albums stand in a table beside the graph's own.
+    # The lists of artists and albums stand in a table beside the graph's own; tables in flight are of edges, and those of
+    # audio before them are still held.
+    audio = 4 * dimensions * n_songs
     return {
         "edges": 24 * n_edges,
-        "audio": 4 * dimensions * n_songs,
+        "audio": audio,
         "other features": 96 * n_songs + 8 * n_users,
-        "tables in flight": IN_FLIGHT + min(IN_FLIGHT, 4 * dimensions * n_songs),  # of edges, and what audio left
+        "tables in flight": IN_FLIGHT + min(IN_FLIGHT, audio),
     }
 
 

@@ -197,8 +197,8 @@ def section(scale: str, runs: Sequence[Run]) -> str:
             f"time. A step of a fraction's training has the same fraction of its edges. A training counts all its "
             f"epochs and those with cold songs hidden, the tuning of a method as many users at any size. Raw tables "
             f'and splits take what an event took in "Scaling"; the disk is without raw tables, copies of the source. '
-            f"The served model, the champion, the report and the checks are not in the table. `graph/edges` is bounded by "
-            f"`MS_ASSETS_MEMORY`, whatever the line says.",
+            f"The served model, the champion, the report and the checks are not in the table. `graph/edges` is bounded "
+            f"by `MS_ASSETS_MEMORY`, whatever the line says.",
         ]
     )
 
