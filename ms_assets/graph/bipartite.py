@@ -51,8 +51,8 @@ def song_audio(item_id: NDArray[np.int64], embeddings: Relation) -> Audio:
 
 def estimate(n_users: int, n_songs: int, n_edges: int, dimensions: int) -> dict[str, int]:
     """Estimate the bytes that building a graph takes, by purpose; dimensions: those of the audio."""
-    # The lists of artists and albums stand in a table beside the graph's own; tables in flight are of edges, and those of
-    # audio before them are still held.
+    # The lists of artists and albums stand in a table beside the graph's own. Tables in flight are of edges; those of
+    # audio are still held.
     audio = 4 * dimensions * n_songs
     return {
         "edges": 24 * n_edges,
