@@ -175,7 +175,7 @@ def section(split: Split, plain: Theirs, trained: list[Ours]) -> str:
             f"The authors' algorithm (plain BPR, batch {BATCH:,}, rate {RATE:g}, one negative, sparse COO product with "
             f"autograd) ran for {plain.n_epochs} epochs. **From graph to its converged NDCG the trainer needs 1/"
             f"{plain.seconds / slowest:.0f} of its time**, model and spectral start included, with the slowest seed; a "
-            f"whole training takes {max(o.in_all for o in trained):.1f} s.",
+            f'whole training takes {max(o.in_all for o in trained):.1f} s, without the race, which "Recommenders" has.',
         ]
     )
 
