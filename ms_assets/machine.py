@@ -22,6 +22,8 @@ CORES = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 
 IN_FLIGHT = 56 << 20
 """Bytes of tables that are read a batch at a time, whatever their size."""
+LARGEST_KEPT = 32 << 20
+"""Bytes of the largest block that the C library keeps when it is freed, up to which glibc's threshold grows."""
 
 
 class NotEnoughMemoryError(ValueError):

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ms_assets.machine import IN_FLIGHT
+from ms_assets.machine import IN_FLIGHT, LARGEST_KEPT
 from ms_assets.retrieval import exact
 
 HISTORY = 20
@@ -36,8 +36,6 @@ MORE_FACTORS, OVERSAMPLED = (128, 256), 16
 """Larger numbers of factors that an SVD tries; vectors beyond them while they are found (`training/svd.py`)."""
 SQUARED = 1 << 16
 """Number of rows of an SVD's vectors that are float64 at a time, while their products are added (`training/svd.py`)."""
-LARGEST_KEPT = 32 << 20
-"""Bytes of the largest block that the C library keeps when it is freed (`training/memory.py`)."""
 
 
 class Taken(NamedTuple):

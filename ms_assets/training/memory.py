@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Self
 
-from ms_assets.machine import described, free_memory, refuse_beyond, text
+from ms_assets.machine import LARGEST_KEPT, described, free_memory, refuse_beyond, text
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import GraphTensors
 from ms_assets.training.negatives import FLAGS_ON_CARD
@@ -30,8 +30,6 @@ FILTER = 4
 """Bytes an edge, at most, of the filter of pairs."""
 BESIDE = 160 << 20
 """Bytes of libraries that a training imports, and of small blocks that the C library keeps for the next ones."""
-LARGEST_KEPT = 32 << 20
-"""Bytes of the largest block that the C library keeps when it is freed, up to which glibc's threshold grows."""
 EMBEDDING = 16 << 20
 """Bytes of libraries and small blocks of a process that computes embeddings, and trains nothing."""
 LIBRARIES_OF_CARD = 2 << 30

@@ -7,7 +7,6 @@ from sklearn.decomposition import TruncatedSVD
 from ms_assets.retrieval import baselines, memory, recommender
 from ms_assets.retrieval.baselines import SVD, ContentBased, Popular, Random
 from ms_assets.retrieval.recommender import recommendations
-from ms_assets.training import memory as of_training
 from ms_assets.training import svd
 from ms_assets_tests.retrieval.histories import dataset_of, random_histories, songs_of
 from ms_assets_tests.training.graphs import unit_rows
@@ -220,7 +219,6 @@ def test_a_users_songs_do_not_depend_on_who_is_served_with_them(method, audio, m
 
 def test_an_svd_is_estimated_with_the_numbers_that_it_computes_with():
     assert (memory.OVERSAMPLED, memory.SQUARED) == (svd.OVERSAMPLING, svd.ROWS_AT_ONCE)
-    assert memory.LARGEST_KEPT == of_training.LARGEST_KEPT
 
 
 def test_only_a_step_that_recommends_is_estimated_with_lists_of_all_users():
