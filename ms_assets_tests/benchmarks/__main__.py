@@ -15,6 +15,7 @@ from ms_assets_tests.benchmarks import (
     data,
     epoch,
     evaluation,
+    importing,
     kernels,
     measure,
     quality,
@@ -45,6 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("folder", type=Path, help="written by generate")
     command.add_argument("--repeat", type=int, default=3, help="times; the median is reported")
     command.set_defaults(run=_tables)
+    command = commands.add_parser("import", help="the events as a log in CSV, beside DuckDB's reading of it")
+    command.add_argument("folder", type=Path, help="written by generate")
+    command.add_argument("--repeat", type=int, default=3, help="times; the median is reported")
+    command.set_defaults(run=_import)
     command = commands.add_parser("scaling", help="the same over several sizes")
     command.add_argument("sources", nargs="+", help="FOLDER:SCALE, for example data/5m:50m data/50m:50m data/50m:500m")
     command.set_defaults(run=_scaling)
@@ -105,6 +110,10 @@ def _generate(chosen: argparse.Namespace) -> None:
 def _tables(chosen: argparse.Namespace) -> None:
     run = measure.tables(chosen.folder.absolute(), data.GENERATED, on_request=True, repeat=chosen.repeat)
     _publish("Tables", report.tables_section(run))
+
+
+def _import(chosen: argparse.Namespace) -> None:
+    _publish("Import", importing.section(*importing.measure(chosen.folder.absolute(), chosen.repeat)))
 
 
 def _scaling(chosen: argparse.Namespace) -> None:
