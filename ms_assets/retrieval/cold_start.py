@@ -5,8 +5,9 @@
     length      γ, one for all cold songs: their scores are γ · (user · c), those of other songs user · s
 
 An encoding has seen no listeners, so its scores are not comparable with those of trained songs. γ makes them so. Where
-validation meets too few of the cold songs, γ is the length that the training rehearsed: both ask the whole validation
-part, and not the users drawn from it, so that one of them always fits the length. Here it is chosen such that the
+validation meets too few of the cold songs, γ is the length that the training rehearsed, of which such a part can say
+nothing: both ask the whole validation part, and not the users drawn from it, so that one of them always fits the
+length. Here it is chosen such that the
 share of cold songs in the top 100 of `discovery` equals their share among the new songs that users took to in the
 validation part. With w the scores of a user's 100 best trained songs not heard before and c those of their 100 best
 cold songs, both falling, the j-th cold song is in the merged top 100 exactly if γ ≥ w[101 − j] / c[j]; so γ is that
@@ -15,8 +16,8 @@ share's quantile of these bounds.
 No length gives cold songs a share that they cannot have, as where half of them point away from a user: γ would put them
 before every other song. Nor does a share say whose lists hold them: where all songs are alike to a user, γ gives some
 users nothing else. So where lists of a view surely lose more than a fifth of the NDCG that they have without cold
-songs, the share is halved until no view surely loses anything. A rehearsed length is judged alike, and so is the one
-that cold songs come with where no drawn user took to any.
+songs, the share is halved until no view surely loses anything. The length that cold songs come with is judged alike
+where validation meets enough of them, but no drawn user took to any.
 """
 
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ class Calibration:
 
     length: float
     wanted_share: float
-    """Share of cold songs among the new songs that the drawn users took to in validation; of a rehearsed length that
-    was shortened, their share in the top 100 of `discovery` with it."""
+    """Share of cold songs among the new songs that the drawn users took to in validation; of a length that was
+    shortened, their share in the top 100 of `discovery` with it."""
     share_before: float
     """Share of cold songs in the top 100 of `discovery` with the mean length of trained songs."""
     share_after: float
@@ -86,18 +87,18 @@ def calibrate(
 
 
 def shorten(
-    users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner, rehearsed: float
+    users: NDArray[np.float32], trained: NDArray[np.float32], cold: NDArray[np.float32], tuner: Tuner, length: float
 ) -> Calibration | None:
-    """Shorten a length of cold songs that the training rehearsed; None if lists do not surely lose by it.
+    """Shorten a length of cold songs; None if lists do not surely lose by it.
 
     users float32 [n_users, d], trained [n_trained, d], cold: unit vectors [n_cold, d].
     """
     if not (len(cold) and len(tuner.users)):
         return None
     best = _Best.of(users, trained, cold, tuner)
-    n_rehearsed = int(np.searchsorted(best.bounds, rehearsed, side="right"))
-    n_held = best.kept(n_rehearsed)
-    return best.calibration(n_held, n_rehearsed / best.n_places) if n_held < n_rehearsed else None
+    n_before = int(np.searchsorted(best.bounds, length, side="right"))
+    n_held = best.kept(n_before)
+    return best.calibration(n_held, n_before / best.n_places) if n_held < n_before else None
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,8 @@ def placed(
 
     Returns:
         Vectors of the cold songs float32 [n_cold, d], flags of those with an artist who has a trained song, and the
-        calibration of their length; None, and the length that they were encoded with, if validation meets too few and
-        lists do not surely lose by it.
+        calibration of their length; None, and the length that they were encoded with, if validation meets too few, or
+        no drawn user took to any and lists do not surely lose by it.
     """
     from ms_assets.training.rehearsal import meets_cold_songs
 
@@ -215,12 +216,12 @@ def placed(
     cold, known = directions(encoded, trained, artists)
     users, known_songs = judged
     trained_before, encoded_before = np.split(known_songs, [dataset.n_graph_songs])
-    rehearsed = float(np.linalg.norm(encoded, axis=1).mean()) if len(encoded) else 1.0
-    is_met = meets_cold_songs(dataset.validation, dataset.n_graph_songs)
-    cold_before, _ = directions(encoded_before, trained_before, artists)
-    known_before = users, trained_before, cold_before, Tuner.of(dataset)
-    fit = (calibrate(*known_before) if is_met else None) or shorten(*known_before, rehearsed)
-    return np.float32(fit.length if fit else rehearsed) * cold, known, fit
+    length, fit = float(np.linalg.norm(encoded, axis=1).mean()) if len(encoded) else 1.0, None
+    if meets_cold_songs(dataset.validation, dataset.n_graph_songs):
+        cold_before, _ = directions(encoded_before, trained_before, artists)
+        known_before = users, trained_before, cold_before, Tuner.of(dataset)
+        fit = calibrate(*known_before) or shorten(*known_before, length)
+    return np.float32(fit.length if fit else length) * cold, known, fit
 
 
 def indexed_vectors(song_embeddings: Relation, cold_songs: Relation) -> NDArray[np.float32]:

@@ -177,7 +177,7 @@ def test_nothing_is_calibrated_where_validation_has_no_new_cold_song():
     assert cold_start.calibrate(planted.users, planted.trained, planted.cold, planted.tuner) is None
 
 
-def test_a_rehearsed_length_is_shortened_where_lists_surely_lose_by_it_and_stays_where_they_do_not():
+def test_a_length_is_shortened_where_lists_surely_lose_by_it_and_stays_where_they_do_not():
     planted = Planted(0.0, 0)
     known = planted.users, planted.trained, planted.cold, planted.tuner
     assert cold_start.shorten(*known, 0.01) is None
@@ -185,12 +185,33 @@ def test_a_rehearsed_length_is_shortened_where_lists_surely_lose_by_it_and_stays
     assert planted.share(100.0) == pytest.approx(fit.wanted_share, abs=0.01)
     assert planted.share(fit.length) == pytest.approx(fit.share_after, abs=0.01)
     assert fit.share_after < 0.3 < 0.9 < fit.wanted_share
-    # Validation meets no cold song, so that the length is the one that training left to their encodings.
-    dataset = dataset_of([{0}] * N_USERS, N_TRAINED + N_COLD, N_TRAINED, validation=planted.validation)
+
+
+@pytest.mark.parametrize("n_met", [0, 1])
+def test_a_rehearsed_length_stays_where_validation_cannot_speak_for_cold_songs(n_met):
+    # A validation part that was drawn from train meets next to none of the songs that are heard later, and so loses by
+    # every place that they take.
+    planted = Planted(0.0, 0)
+    met, n_songs = planted.validation, N_TRAINED + N_COLD
+    user, song = np.append(met.user, np.arange(n_met)), np.append(met.song, N_TRAINED + np.arange(n_met))
+    user, song = np.append(user, np.arange(N_USERS)), np.append(song, 100 + np.arange(N_USERS))
+    validation = Interactions.of(user, song, N_USERS, n_songs, relevance=np.ones(len(user)))
+    dataset = dataset_of([{0}] * N_USERS, n_songs, N_TRAINED, validation=validation)
     songs = np.concatenate([planted.trained, 100 * planted.cold])
-    vectors, _, placed = cold_start.placed(dataset, songs, ragged([[]] * len(songs)), (planted.users, songs))
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), placed.length, rtol=1e-5)
-    assert placed.length < 10
+    vectors, _, fit = cold_start.placed(dataset, songs, ragged([[]] * len(songs)), (planted.users, songs))
+    assert fit is None
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 100, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_met", "n_cold_met", "speaks"),
+    [(100, 0, False), (100, 1, False), (100, 3, True), (1_000, 20, False), (1_000, 30, True), (0, 4, True)],
+)
+def test_validation_speaks_for_cold_songs_that_it_meets_a_tenth_as_often_as_all(n_met, n_cold_met, speaks):
+    # A fifth of the songs are cold, and so must be a fiftieth of those that are met.
+    song = np.append(np.arange(n_met), 1_600 + np.arange(n_cold_met))
+    twice = Interactions.of(np.repeat([0, 1], len(song)), np.tile(song, 2), 2, 2_000)
+    assert meets_cold_songs(twice, 1_600) == speaks
 
 
 def test_a_length_is_judged_where_all_of_validation_meets_cold_songs_though_no_drawn_user_does(monkeypatch):

@@ -83,7 +83,7 @@ def queries(
     )
 
 
-@asset(kinds={"numpy"}, code_version="7", ins=TUNED | SONGS, metadata=columns("retrieval/cold_songs"))
+@asset(kinds={"numpy"}, code_version="8", ins=TUNED | SONGS, metadata=columns("retrieval/cold_songs"))
 def cold_songs(
     users: Relation, songs: Relation, train: Relation, ground_truth: Relation, queries: Relation,
     song_embeddings: Relation,
