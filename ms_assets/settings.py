@@ -133,6 +133,9 @@ class TrainingSettings(Settings):
     )
     audio: bool = Field(True, description="Encode songs from their audio.")
     metadata: bool = Field(True, description="Encode songs from their artists and albums.")
+    balance_scales: bool = Field(
+        True, description="Scale audio and metadata before training to the same mean norm; otherwise by 1."
+    )
     edge_weights: Literal["learned", "heuristic", "uniform"] = Field(
         "learned",
         description="learned from event type, count and played ratio; heuristic by event type; or uniform.",

@@ -388,11 +388,11 @@ def test_a_refit_learns_from_validation_too_and_is_the_same_training_without_one
 def test_a_file_of_another_class_or_format_or_a_damaged_one_is_refused_by_name(fitted, tmp_path, monkeypatch):
     path = tmp_path / "model.npz"
     fitted("SVD").save(path)
-    with pytest.raises(ValueError, match=r"model\.npz: found a SVD of format 4, expected a IALS of format 4; load it "):
+    with pytest.raises(ValueError, match=r"model\.npz: found a SVD of format 3, expected a IALS of format 3; load it "):
         IALS.load(path)
-    monkeypatch.setattr(recommender, "FORMAT", 5)
+    monkeypatch.setattr(recommender, "FORMAT", 4)
     with pytest.raises(
-        ValueError, match=r"found a SVD of format 4, expected a SVD of format 5; .* fit and save it again"
+        ValueError, match=r"found a SVD of format 3, expected a SVD of format 4; .* fit and save it again"
     ):
         SVD.load(path)
     path.write_bytes(path.read_bytes()[:200])

@@ -23,7 +23,7 @@ TOP_K = 100
 VIEWS = ("all", "discovery")
 LISTS_AT_ONCE = 4_096
 """Number of users whose lists are a table at a time."""
-FORMAT = 4
+FORMAT = 3
 """Version of saved recommenders."""
 
 Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]

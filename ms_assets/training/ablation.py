@@ -34,6 +34,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "with a residual per song": {"song_residual": True},
     "without a residual per song": {"song_residual": False},
     "all songs of one length": {"song_lengths": False},
+    "scales not balanced": {"balance_scales": False},
     "random start": {"spectral_start": False},
     "BPR": {"objective": "bpr"},
     "sampled softmax": {"objective": "softmax"},

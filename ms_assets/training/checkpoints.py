@@ -8,7 +8,7 @@ import numpy as np
 from ms_assets.settings import TrainingSettings
 from ms_assets.training.data import TrainingData
 
-FORMAT = 7
+FORMAT = 6
 """Version of checkpoints; it is raised when their content, or its use in training, changes."""
 NOT_IDENTITY = {
     "accumulation", "checkpoint_seconds", "ranks", "replace_checkpoint", "refit", "use_study", "warm_start",

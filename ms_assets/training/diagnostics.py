@@ -19,10 +19,12 @@ COUNTS = (1, 10)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Lengths of vectors, edge weights and degrees of one trained network."""
+    """Lengths of vectors, scales and edge weights of one trained network."""
 
     norms: dict[str, NDArray[np.float32]]
     """Lengths of vectors by name: parameters, parts of song encodings, and propagated nodes."""
+    scales: dict[str, float]
+    """Factors by which audio and metadata are multiplied."""
     weights: dict[str, NDArray[np.float32]]
     """Learned edge weights over `RATIOS` by event type and count; empty where weights are not learned."""
     degrees: dict[str, NDArray[np.int32]]
@@ -30,8 +32,9 @@ class Diagnosis:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Mean lengths, by name."""
-        return {f"mean norm of {name}": float(lengths.mean()) for name, lengths in self.norms.items() if len(lengths)}
+        """Scales and mean lengths, by name."""
+        means = {f"mean norm of {name}": float(lengths.mean()) for name, lengths in self.norms.items() if len(lengths)}
+        return {**{f"{name} scale": scale for name, scale in self.scales.items()}, **means}
 
 
 @torch.no_grad()
@@ -44,12 +47,14 @@ def diagnose(network: Network, features: SongFeatures) -> Diagnosis:
     of_users, of_songs = network.adjacency.offsets.diff().tensor_split([network.n_users])
     encoder = network.encoder
     graph_songs = features.select(torch.arange(network.n_graph_songs))
-    parts = encoder.parts(graph_songs)
-    projections = encoder.projection.weight.split([part.shape[1] for part in parts.values()], dim=1)
+    names = ["audio"] * encoder.uses_audio + ["metadata"] * encoder.uses_metadata
+    parts = dict(zip(names, encoder.parts(graph_songs), strict=True))
+    widths = [part.shape[1] for _, part in parts.values()]
+    projections = encoder.projection.weight.split(widths, dim=1)
     norms: dict[str, Tensor] = {"user parameters": network.users}
     norms |= {f"{owner} embeddings": table.get_parameter("weight") for owner, table in encoder.owners.items()}
-    for (name, part), weight in zip(parts.items(), projections, strict=True):
-        norms[f"{name} in songs"] = part @ weight.T
+    for (name, (scale, part)), weight in zip(parts.items(), projections, strict=True):
+        norms[f"{name} in songs"] = scale * part @ weight.T
     if network.residual is not None:
         norms["residuals of songs"] = network.residual
     start = network.start(graph_songs)
@@ -57,6 +62,7 @@ def diagnose(network: Network, features: SongFeatures) -> Diagnosis:
     norms |= {"propagated users": users, "propagated songs": songs}
     return Diagnosis(
         {name: vectors.norm(dim=1).numpy() for name, vectors in norms.items()},
+        {name: float(scale) for name, (scale, _) in parts.items()},
         weights,
         {"user": of_users.numpy(), "song": of_songs.numpy()},
     )

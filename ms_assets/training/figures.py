@@ -69,7 +69,8 @@ def norms_picture(diagnosis: Diagnosis) -> "Figure":
         if len(lengths):
             label = f"{name}, mean {lengths.mean():.2f}"
             pane.hist(lengths, bins=_bins(lengths), histtype="step", density=True, label=label)
-    before.set(title="before propagation", xlabel="length of the vector")
+    scales = ", ".join(f"{name} {scale:.2f}" for name, scale in diagnosis.scales.items())
+    before.set(title=f"before propagation (scales: {scales or 'none'})", xlabel="length of the vector")
     after.set(title="after propagation, before scaling to 1", xlabel="length of the vector")
     for pane in (before, after):
         pane.grid(alpha=0.3)

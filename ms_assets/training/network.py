@@ -1,8 +1,8 @@
 """Network of LightGCN over users and songs, with songs encoded from their audio, artists and albums.
 
     user   u_0 = unit(e_u)
-    song   c_s = W [audio ; mean artist + mean album] + b, with the parts that are switched on, and a learned vector for
-           unknown audio;  s_0 = unit(c_s + r_s), the residual r_s if switched on and for graph songs alone
+    song   c_s = W [α · audio ; μ · (mean artist + mean album)] + b, with the parts that are switched on, and a learned
+           vector for unknown audio;  s_0 = unit(c_s + r_s), the residual r_s if switched on and for graph songs alone
     x      = P [u_0; s_0],  P as in `propagation.py`
     user   u = unit(x_u)
     song   s = unit(x_s) · exp(b_s),  b_s learned, from γ times the logarithm of the song's number of edges
@@ -74,6 +74,9 @@ class SongEncoder(nn.Module):
     Songs without audio, if any take part, share a learned vector in place of their audio.
     """
 
+    audio_scale: Tensor
+    metadata_scale: Tensor
+
     def __init__(self, features: SongFeatures, settings: TrainingSettings) -> None:
         super().__init__()
         dimensions, self.uses_audio, self.uses_metadata = settings.embedding_dim, settings.audio, settings.metadata
@@ -90,11 +93,15 @@ class SongEncoder(nn.Module):
             nn.init.normal_(self.projection.bias)
         mean = features.audio.sum(dim=0) / max(len(features.audio) - len(features.silent), 1)
         self.no_audio = nn.Parameter(mean) if self.uses_audio and len(features.silent) else None
+        self.register_buffer("audio_scale", torch.tensor(1.0))
+        self.register_buffer("metadata_scale", torch.tensor(1.0))
+        if settings.balance_scales:
+            self.balance(features)
 
-    def parts(self, features: SongFeatures) -> dict[str, Tensor]:
-        """Parts of the input that are switched on: `audio` [n_songs, n] and `metadata` [n_songs, d], float32."""
-        parts = {"audio": self.filled(features)} if self.uses_audio else {}
-        return parts | ({"metadata": self.metadata(features)} if self.uses_metadata else {})
+    def parts(self, features: SongFeatures) -> list[tuple[Tensor, Tensor]]:
+        """Parts of the input with their scales: audio [n_songs, n] and metadata [n_songs, d], if switched on."""
+        parts = [(self.audio_scale, self.filled(features))] if self.uses_audio else []
+        return parts + ([(self.metadata_scale, self.metadata(features))] if self.uses_metadata else [])
 
     def filled(self, features: SongFeatures) -> Tensor:
         """Audio of songs, with the learned vector where it is unknown, float32 [n_songs, 128]."""
@@ -103,23 +110,30 @@ class SongEncoder(nn.Module):
         return features.audio.index_copy(0, features.silent, self.no_audio.expand(len(features.silent), -1))
 
     def inputs(self, features: SongFeatures) -> Tensor:
-        """Input [audio; metadata], the parts that are switched on, float32 [n_songs, 0 to n + d]."""
+        """Input [scaled audio; scaled metadata], the parts that are switched on, float32 [n_songs, 0 to n + d]."""
         empty = features.audio.new_empty(len(features.audio), 0)
-        return torch.cat([empty, *self.parts(features).values()], dim=1)
+        return torch.cat([empty, *(scale * part for scale, part in self.parts(features))], dim=1)
 
     def metadata(self, features: SongFeatures) -> Tensor:
         """Mean artist plus mean album embedding, float32 [n_songs, d]."""
         parts = [self.owners[owner](ids, offsets[:-1]) for owner, (ids, offsets) in features.owners.items()]
         return torch.stack(parts).sum(dim=0)
 
+    @torch.no_grad()
+    def balance(self, features: SongFeatures) -> None:
+        """Set the scales so that audio and metadata have the same mean norm, √½ each; 1 if there is only one."""
+        parts = self.parts(features)
+        for scale, part in parts:
+            scale.fill_(len(parts) ** -0.5 / float(part.norm(dim=1).mean().clamp(min=1e-6)))
+
     def forward(self, features: SongFeatures) -> Tensor:
         """Encode songs, float32 [n_songs, d]; the length of a vector says how much is known of its direction."""
-        parts = list(self.parts(features).values())
-        weights = self.projection.weight.split([part.shape[1] for part in parts], dim=1)
-        # Parts stay separate, so that no copy of all inputs is made, unless audio is missing.
+        parts = self.parts(features)
+        weights = self.projection.weight.split([part.shape[1] for _, part in parts], dim=1)
+        # Weights are scaled and parts stay separate, so that no copy of all inputs is made, unless audio is missing.
         total = self.projection.bias.expand(len(features.audio), -1)
-        for part, weight in zip(parts, weights, strict=True):
-            total = torch.addmm(total, part, weight.T)
+        for (scale, part), weight in zip(parts, weights, strict=True):
+            total = torch.addmm(total, part, scale * weight.T)
         return total
 
 

@@ -32,7 +32,7 @@ def start_from_spectrum(
 
     Users take their left singular vectors. Songs' right ones are explained step by step, each step by what is left:
     audio by a ridge regression; artists, then albums, by the mean over their songs and one more that is zero; a
-    residual takes the rest. All have length 1.
+    residual takes the rest. All have length 1. The encoder's scales are balanced, if the settings say so.
 
     Args:
         network: network on the CPU.
@@ -59,8 +59,10 @@ def start_from_spectrum(
         count = torch.bincount(ids, minlength=len(table))[:, None]
         table.copy_(torch.zeros_like(table).index_add(0, ids, left[song]) / (count + 1))
         left = left - embedding(ids, offsets[:-1])
+    if settings.balance_scales:
+        encoder.balance(graph_songs)
     metadata = torch.eye(songs.shape[1])[: songs.shape[1] if encoder.uses_metadata else 0]
-    encoder.projection.weight.copy_(torch.cat([weight, metadata]).T)
+    encoder.projection.weight.copy_(torch.cat([weight / encoder.audio_scale, metadata / encoder.metadata_scale]).T)
     encoder.projection.bias.copy_(bias)
     if network.residual is not None:
         network.residual.copy_(songs - encoder(graph_songs))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ms_assets.training.data import GraphTensors
     from ms_assets.training.network import Network
 
-FORMAT = 5
+FORMAT = 4
 """Version of the file format; files without a version are of format 1."""
 
 

@@ -32,7 +32,7 @@ FORM = (
 """Settings that give a network its parameters, or their meaning."""
 CHOSEN = ("spectrum_power", "length_power", "temperature")
 """Settings that a race has chosen for the former training, and that hold unless they are given."""
-WHOLE = ("encoder.projection", "encoder.no_audio", "edge_weights")
+WHOLE = ("encoder.projection", "encoder.no_audio", "encoder.audio_scale", "encoder.metadata_scale", "edge_weights")
 """Beginnings of the names of parameters that belong to no user, song or owner alone."""
 MOST_LATER = 0.01
 """Largest share of users of both trainings whose former train part may reach beyond the present one."""
@@ -137,7 +137,7 @@ def _place_new_owners(network: Network, features: SongFeatures, songs: Tensor, f
     encoder = network.encoder
     if not encoder.uses_metadata:
         return
-    weight = encoder.projection.weight[:, -songs.shape[1] :]
+    weight = encoder.projection.weight[:, -songs.shape[1] :] * encoder.metadata_scale
     for owner, embedding in encoder.owners.items():
         (ids, offsets), table = features.owners[owner], embedding.get_parameter("weight")
         song = torch.arange(len(songs)).repeat_interleave(offsets.diff())

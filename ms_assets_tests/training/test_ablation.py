@@ -19,7 +19,7 @@ def test_every_variant_changes_the_training_in_one_setting():
         name: {key for key, value in settings if value != getattr(base, key)} for name, settings in found.items()
     }
     assert {len(changed) for changed in changes.values()} == {1}
-    parts = {"edge_weights", "audio", "metadata", "song_residual", "spectral_start", "objective",
+    parts = {"edge_weights", "audio", "metadata", "song_residual", "balance_scales", "spectral_start", "objective",
              "song_lengths", "hard_weight", "layers"}  # fmt: skip
     assert set.union(*changes.values()) == parts
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from ms_assets import pictures
 from ms_assets.graph.bipartite import INTERACTS
@@ -35,8 +36,10 @@ def test_norms_are_the_lengths_of_the_models_vectors(graph):
             "user parameters": model.users,
             "artist embeddings": model.encoder.owners["artist"].weight,
             "album embeddings": model.encoder.owners["album"].weight,
-            "audio in songs": graph["song"].x[:15] @ audio.T,
-            "metadata in songs": model.encoder.metadata(features_of(graph))[:15] @ metadata.T,
+            "audio in songs": model.encoder.audio_scale * graph["song"].x[:15] @ audio.T,
+            "metadata in songs": model.encoder.metadata_scale
+            * model.encoder.metadata(features_of(graph))[:15]
+            @ metadata.T,
             "residuals of songs": model.residual,
         }
         lengths = {name: vectors.norm(dim=1).numpy() for name, vectors in wanted.items()}
@@ -45,6 +48,10 @@ def test_norms_are_the_lengths_of_the_models_vectors(graph):
     assert {name: lengths.shape for name, lengths in found.norms.items()} == {
         "propagated users": (12,),
         "propagated songs": (15,),
+    }
+    assert found.scales == {
+        "audio": pytest.approx(float(model.encoder.audio_scale)),
+        "metadata": pytest.approx(float(model.encoder.metadata_scale)),
     }
 
 
@@ -77,14 +84,14 @@ def test_learned_weights_are_the_networks_for_edges_of_that_kind_count_and_ratio
 def test_weights_that_are_not_learned_and_parts_that_are_off_are_not_shown(graph):
     found = diagnosis_of(graph, model_of(graph, edge_weights="heuristic", audio=False))
     assert found.weights == {}
-    assert "metadata in songs" in found.norms
+    assert set(found.scales) == {"metadata"}
     assert "audio in songs" not in found.norms
 
 
 def test_pictures_and_numbers_name_everything(graph):
     found = diagnosis_of(graph, model_of(graph))
     numbers = found.numbers
-    assert set(numbers) == {f"mean norm of {name}" for name in found.norms}
+    assert numbers["audio scale"] == found.scales["audio"]
     assert numbers["mean norm of propagated users"] == pytest.approx(found.norms["propagated users"].mean())
     norms, weights = figures.norms_picture(found), figures.weights_picture(found)
     shown = [text.get_text() for pane in norms.get_axes() for text in pane.get_legend().get_texts()]
@@ -99,7 +106,7 @@ def test_pictures_and_numbers_name_everything(graph):
 )
 def test_vectors_of_any_lengths_have_a_picture(lengths):
     norms = {"user parameters": np.array(lengths, np.float32), "propagated songs": np.array(lengths, np.float32)}
-    picture = figures.norms_picture(diagnostics.Diagnosis(norms, {}, {}))
+    picture = figures.norms_picture(diagnostics.Diagnosis(norms, {}, {}, {}))
     assert pictures.png(picture)
 
 
@@ -119,3 +126,11 @@ def test_a_picture_that_cannot_be_drawn_is_left_out_with_a_warning(graph, monkey
     drawn = figures.of_training(trained_model(), diagnosis_of(graph, model_of(graph)))
     assert set(drawn) == {"training curves", "edge weights", "degrees"}
     assert "embedding norms: no picture, Too many bins for data range" in caplog.text
+
+
+def test_balanced_parts_weigh_the_same(graph):
+    model = model_of(graph)
+    with torch.no_grad():
+        lengths = [float((scale * part).norm(dim=1).mean()) for scale, part in model.encoder.parts(features_of(graph))]
+    assert lengths == pytest.approx([0.5**0.5] * 2)
+    assert functional.normalize(torch.tensor(lengths), dim=0).tolist() == pytest.approx([0.5**0.5] * 2)

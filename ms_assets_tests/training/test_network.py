@@ -155,6 +155,15 @@ def test_embeddings_are_the_formula_of_the_docstring(graph):
     torch.testing.assert_close(songs[:4], lengths * wanted[2:])
 
 
+def test_balance_gives_audio_and_metadata_half_each():
+    graph = random_graph(1)
+    encoder = model_of(graph).encoder
+    with torch.no_grad():
+        audio, metadata = encoder.inputs(features_of(graph)).split([128, 8], dim=1)
+    assert audio.norm(dim=1).mean().item() == pytest.approx(0.5**0.5, rel=1e-5)
+    assert metadata.norm(dim=1).mean().item() == pytest.approx(0.5**0.5, rel=1e-5)
+
+
 def test_frozen_and_learning_propagation_give_the_same_embeddings():
     graph = random_graph(2)
     model, features = model_of(graph), features_of(graph)
@@ -209,8 +218,9 @@ def test_songs_without_audio_share_a_learned_vector_in_its_place():
     torch.testing.assert_close(encoder.no_audio.detach(), graph["song"].x[known].mean(dim=0))
     with torch.no_grad():
         encoder.no_audio.copy_(torch.arange(128) / 128)
+        encoder.audio_scale.fill_(2.0)
         wanted = encoder.inputs(features)
-        wanted[[1, 5], :128] = encoder.no_audio
+        wanted[[1, 5], :128] = 2 * encoder.no_audio
         wanted = encoder.projection(wanted)
     found = encoder(features)
     torch.testing.assert_close(found.detach(), wanted)

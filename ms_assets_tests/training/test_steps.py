@@ -46,6 +46,7 @@ def test_by_default_a_piece_has_8_192_edges_at_most():
         {"audio": False},
         {"metadata": False, "song_residual": True, "epochs": 20},
         {"audio": False, "metadata": False, "song_residual": True},
+        {"balance_scales": False},
         {"edge_weights": "uniform"},
         {"accumulation": 4},
         {"edge_weights": "heuristic", "layers": 1},
