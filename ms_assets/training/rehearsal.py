@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_SHARE = 0.1
 """Largest share of the graph's songs that are hidden; otherwise that of cold songs in the catalogue."""
-FEWEST_MET = 0.1
-"""Share of the cold songs that validation has to meet, in units of the share of all songs that it meets."""
+FEWEST_MET, FEWEST_PAIRS = 0.05, 0.01
+"""Shares of the cold songs, and of the validation part, either of which the pairs of cold songs there have to reach."""
 FACTORS = tuple(2.0 ** (step / 8) for step in range(-8, 25))
 """Lengths that are tried, in units of the mean length of the graph's songs."""
 
@@ -87,14 +87,13 @@ def shortest_within_one_error(reached: Sequence[NDArray[np.float64]]) -> int:
 
 
 def meets_cold_songs(validation: Interactions, n_graph_songs: int) -> bool:
-    """Tell if the validation part meets cold songs a tenth as often as songs at all, so that it can speak for them.
+    """Tell if validation can speak for cold songs: it meets a twentieth of them, or one in a hundredth of its pairs.
 
-    A day meets few of a large catalogue's cold songs and few of its others; a part drawn from train at random meets
-    none of those cold songs that are heard later.
+    A day meets few of a large catalogue's cold songs, but often. A part drawn from train at random meets next to none
+    of those that are heard later.
     """
-    met, n_songs = np.unique(validation.song), validation.n_songs
-    n_met = int((met >= n_graph_songs).sum())
-    return n_met > 0 and n_met / (n_songs - n_graph_songs) >= FEWEST_MET * len(met) / n_songs
+    met, n_cold = validation.song[validation.song >= n_graph_songs], validation.n_songs - n_graph_songs
+    return len(met) > 0 and (len(np.unique(met)) >= FEWEST_MET * n_cold or len(met) >= FEWEST_PAIRS * len(validation))
 
 
 def without_songs(data: TrainingData, n_hidden: int, seed: int) -> TrainingData:

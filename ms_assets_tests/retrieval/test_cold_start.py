@@ -204,14 +204,23 @@ def test_a_rehearsed_length_stays_where_validation_cannot_speak_for_cold_songs(n
 
 
 @pytest.mark.parametrize(
-    ("n_met", "n_cold_met", "speaks"),
-    [(100, 0, False), (100, 1, False), (100, 3, True), (1_000, 20, False), (1_000, 30, True), (0, 4, True)],
-)
-def test_validation_speaks_for_cold_songs_that_it_meets_a_tenth_as_often_as_all(n_met, n_cold_met, speaks):
-    # A fifth of the songs are cold, and so must be a fiftieth of those that are met.
-    song = np.append(np.arange(n_met), 1_600 + np.arange(n_cold_met))
-    twice = Interactions.of(np.repeat([0, 1], len(song)), np.tile(song, 2), 2, 2_000)
-    assert meets_cold_songs(twice, 1_600) == speaks
+    ("n_others", "n_cold_met", "speaks"),
+    [
+        (1_600, 0, False), (1_600, 19, True), (1_600, 14, False), (10, 1, True),
+        (1_600, 20, True), (99, 1, True), (100, 1, False), (0, 1, True), (0, 0, False),
+    ],
+)  # fmt: skip
+def test_validation_speaks_for_cold_songs_that_it_meets_often_or_meets_many_of(n_others, n_cold_met, speaks):
+    # Many are a twentieth of 400 cold songs; often is in a hundredth of all pairs.
+    song = np.append(np.arange(n_others), 1_600 + np.arange(n_cold_met))
+    assert meets_cold_songs(Interactions.of(np.zeros(len(song), int), song, 1, 2_000), 1_600) == speaks
+
+
+def test_validation_speaks_for_cold_songs_of_which_it_meets_a_twentieth_however_seldom():
+    user, song = np.divmod(np.arange(2 * 1_600), 1_600)
+    for n_cold_met, speaks in ((19, False), (20, True)):
+        user_, song_ = np.append(user, np.zeros(n_cold_met, int)), np.append(song, 1_600 + np.arange(n_cold_met))
+        assert meets_cold_songs(Interactions.of(user_, song_, 2, 2_000), 1_600) == speaks
 
 
 def test_a_length_is_judged_where_all_of_validation_meets_cold_songs_though_no_drawn_user_does(monkeypatch):
