@@ -5,13 +5,12 @@
     length      γ, one for all cold songs: their scores are γ · (user · c), those of other songs user · s
 
 An encoding has seen no listeners, so its scores are not comparable with those of trained songs. γ makes them so. Where
-validation meets too few of the cold songs, γ is the length that the training rehearsed, of which such a part can say
-nothing: both ask the whole validation part, and not the users drawn from it, so that one of them always fits the
-length. Here it is chosen such that the
-share of cold songs in the top 100 of `discovery` equals their share among the new songs that users took to in the
-validation part. With w the scores of a user's 100 best trained songs not heard before and c those of their 100 best
-cold songs, both falling, the j-th cold song is in the merged top 100 exactly if γ ≥ w[101 − j] / c[j]; so γ is that
-share's quantile of these bounds.
+validation meets too few of the cold songs to say anything, γ is the length that the training rehearsed: both ask the
+whole validation part, and not the users drawn from it, so that one of them always fits the length. Here it is chosen
+such that the share of cold songs in the top 100 of `discovery` equals their share among the new songs that users took
+to in the validation part. With w the scores of a user's 100 best trained songs not heard before and c those of their
+100 best cold songs, both falling, the j-th cold song is in the merged top 100 exactly if γ ≥ w[101 − j] / c[j]; so γ is
+that share's quantile of these bounds.
 
 No length gives cold songs a share that they cannot have, as where half of them point away from a user: γ would put them
 before every other song. Nor does a share say whose lists hold them: where all songs are alike to a user, γ gives some

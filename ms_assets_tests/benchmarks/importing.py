@@ -21,7 +21,7 @@ from ms_assets_tests.benchmarks import report
 from ms_assets_tests.benchmarks.data import GENERATED, events_file
 
 SINCE = 1_700_000_000
-"""Second of 1970's count at which the made-up events begin."""
+"""Seconds since 1970 at which the made-up events begin."""
 
 
 @dataclass(frozen=True)

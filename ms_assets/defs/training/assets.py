@@ -44,7 +44,7 @@ TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 @asset(
     kinds={"pytorch", "mlflow"},
     pool="gpu",
-    code_version="14",
+    code_version="15",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
     ins=TRAINED_ON | REFIT | OWN_IDS,
