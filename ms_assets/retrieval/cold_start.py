@@ -215,7 +215,8 @@ def placed(
     cold, known = directions(encoded, trained, artists)
     users, known_songs = judged
     trained_before, encoded_before = np.split(known_songs, [dataset.n_graph_songs])
-    length, fit = float(np.linalg.norm(encoded, axis=1).mean()) if len(encoded) else 1.0, None
+    length = float(np.linalg.norm(encoded, axis=1).mean()) if len(encoded) else 1.0
+    fit = None
     if meets_cold_songs(dataset.validation, dataset.n_graph_songs):
         cold_before, _ = directions(encoded_before, trained_before, artists)
         known_before = users, trained_before, cold_before, Tuner.of(dataset)

@@ -25,7 +25,7 @@ from ms_assets.training.memory import Sizes
 from ms_assets.training.network import Network
 from ms_assets.training.spectral import start_from_spectrum
 from ms_assets.training.steps import Steps
-from ms_assets_tests.benchmarks.kernels import resident
+from ms_assets_tests.benchmarks.measure import resident
 from ms_assets_tests.benchmarks.report import machine, table
 from ms_assets_tests.benchmarks.shapes import GRAPHS
 from ms_assets_tests.benchmarks.stages import settings_of

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from ms_assets.raw.importing import import_events
 from ms_assets.raw.logs import literal
 from ms_assets_tests.benchmarks import report
 from ms_assets_tests.benchmarks.data import GENERATED, events_file
+from ms_assets_tests.benchmarks.measure import resident
 
 SINCE = 1_700_000_000
 """Seconds since 1970 at which the made-up events begin."""
@@ -124,5 +124,5 @@ def print_took(way: Callable[[Path, duckdb.DuckDBPyConnection, Path], None], log
     connection.execute("SET enable_progress_bar = false")
     started, before = time.monotonic(), time.process_time()
     way(log, connection, place)
-    [peak] = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    print(json.dumps(asdict(Took(time.monotonic() - started, time.process_time() - before, int(peak) >> 10))))
+    took = Took(time.monotonic() - started, time.process_time() - before, resident("VmHWM") >> 20)
+    print(json.dumps(asdict(took)))

@@ -1,7 +1,6 @@
 """Propagation against PyG's LGConv: time forward and backward, memory, and what learned weights cost."""
 
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from torch_geometric.nn import LGConv
 
 from ms_assets.training.edge_weights import EdgeWeightMLP
 from ms_assets.training.propagation import Adjacency, Propagation, propagate_learning
+from ms_assets_tests.benchmarks.measure import resident
 from ms_assets_tests.benchmarks.report import machine, table
 
 LAYERS, INTERVAL = 3, 10
@@ -174,12 +174,6 @@ def print_peak(side: str, size: dict[str, int]) -> None:
     forward().backward(case.gradient)
     # x and the gradient that comes in are there already.
     print(json.dumps((resident("VmHWM") - before) / (case.x.numel() * 4) + 2))
-
-
-def resident(name: str) -> int:
-    """Bytes that the process holds now (VmRSS), or held at most (VmHWM)."""
-    [kib] = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(kib) * 1024
 
 
 def section(found: Kernels) -> str:

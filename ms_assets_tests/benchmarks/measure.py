@@ -1,6 +1,7 @@
 """Runs the platform as people run it, and the floor below it: seconds, rows and memory of every step."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -171,9 +172,10 @@ class Memory:
         return max((bytes_ for at, bytes_ in self.samples if start - 0.02 <= at <= end + 0.02), default=0) // MIB
 
 
-def resident_mib() -> int:
-    """What this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // MIB
+def resident(name: str) -> int:
+    """Bytes that the process holds now (VmRSS), or held at most (VmHWM)."""
+    [kib] = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kib) * 1024
 
 
 def _family(pid: int) -> Iterator[int]:

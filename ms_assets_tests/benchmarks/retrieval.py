@@ -28,10 +28,10 @@ def index_section() -> str:
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     vectors, queries = clustered(rng, N_SONGS, centres), clustered(rng, N_QUERIES, centres)
     item_id, k = rng.permutation(10 * N_SONGS)[:N_SONGS], index.RECALL_AT
-    before = measure.resident_mib()
+    before = measure.resident("VmRSS")
     built = index.SongIndex.build(vectors, item_id, queries)
     measured = built.measured
-    memory, some = measure.resident_mib() - before, queries[:N_EXACT]
+    memory, some = (measure.resident("VmRSS") - before) // measure.MIB, queries[:N_EXACT]
     searches = {
         "index": (queries, lambda: built.search(queries, k)[0]),
         "exact: `retrieval/exact.py`": (some, lambda: item_id[exact.search(some, vectors, k)[1]]),

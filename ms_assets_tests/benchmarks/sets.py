@@ -41,7 +41,7 @@ def measure(folder: Path, seeds: int, refit: bool) -> pl.DataFrame:
     with their intervals; LightGCN alone also has a row of binary recall and NDCG at 20, songs of validation left out.
     """
     rows, divided = [], config(folder)
-    with _platform(folder) as platform:
+    with platform_over(folder) as platform:
         for seed in range(seeds):
             trained = {"training__lightgcn": {"seed": seed, "refit": refit}}
             if seed:
@@ -56,13 +56,13 @@ def measure(folder: Path, seeds: int, refit: bool) -> pl.DataFrame:
 
 def ablation(folder: Path, seeds: int) -> pl.DataFrame:
     """Train the model and its variants on a set; one row per variant and seed, as `training/ablation` has it."""
-    with _platform(folder) as platform:
+    with platform_over(folder) as platform:
         platform.materialise("training/ablation", config={**config(folder), "training__ablation": {"seeds": seeds}})
         return pl.read_parquet(platform.file("training/ablation"))
 
 
 @contextmanager
-def _platform(folder: Path) -> Iterator[Platform]:
+def platform_over(folder: Path) -> Iterator[Platform]:
     """Yield a home of its own for a set."""
     with tempfile.TemporaryDirectory() as home:
         platform = Platform(Path(home))

@@ -42,7 +42,7 @@ from ms_assets.training.data import GraphTensors
 from ms_assets.training.steps import Steps
 from ms_assets.training.trained import TrainedModel
 from ms_assets.vectors import dimensions, embedding_columns, embeddings
-from ms_assets_tests.benchmarks.kernels import resident
+from ms_assets_tests.benchmarks.measure import resident
 
 logger = logging.getLogger(__name__)
 

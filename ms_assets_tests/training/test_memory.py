@@ -254,7 +254,7 @@ from ms_assets.settings import TrainingSettings
 from ms_assets.training import memory
 from ms_assets.training.network import Network
 from ms_assets_tests.benchmarks.epoch import data_like_yambda
-from ms_assets_tests.benchmarks.kernels import resident
+from ms_assets_tests.benchmarks.measure import resident
 
 settings = TrainingSettings(embedding_dim=64)
 
