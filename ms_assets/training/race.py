@@ -1,7 +1,8 @@
-"""Race on the validation part for what no default wins on all data: spectrum, lengths, temperature, or plain SVDs."""
+"""Race on the validation part for what no default wins on all data: spectrum, lengths, temperature, or plain SVDs; and,
+where there is a former training, whether to begin with it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,8 @@ CANDIDATES = {
     "temperature": (0.15, 0.1, 0.2),
 }
 """Values of each setting in the race, the first wins a tie."""
+TRAINED, PLAIN, FORMER, SPECTRAL = "trained", "plain SVD", "former training", "spectral start"
+"""Names in a race: of the trained model and its rivals, and of what a warm start may begin with."""
 LARGEST_RACE, FEWEST_EPOCHS = 4_000_000, 2
 """Edges that a short training with one temperature visits at most, and its epochs at least, for the first one tells
 little; a graph for which both cannot be has no race of temperatures."""
@@ -46,17 +49,22 @@ def train(
 ) -> TrainedModel:
     """Train with what wins the race, and fit the length of cold songs; arguments and errors as in `trainer.fit`.
 
-    The race is deterministic. Without validation users, or with `race` off, there is none; what it has chosen for a
-    former training holds for one that begins with it.
+    The race is deterministic. Without validation users, or with `race` off, there is none. A former training brings
+    along what a race has chosen for it; one that the spectral start beats is left out, and the race is run.
     """
-    settings = former.chosen(settings) if former else settings
     validator = Validator.of(data, settings)
     reached: dict[str, float] = {}
     races = settings.race and len(validator.users) > 0
     if races:
         saved = checkpoint.state if checkpoint else None
-        reached = saved["race"] if saved else {} if former else compared(data, settings, device, validator, columns)
-        settings = settings.model_copy(update=_winners(reached))
+        if saved:
+            reached = saved["race"]
+        elif former and settings.spectral_start:
+            reached = _beginnings(data, settings, device, validator, columns, former)
+        former = begun_with(former, reached)
+        if not (saved or former):
+            reached |= compared(data, settings, device, validator, columns)
+    settings = former.chosen(settings) if former else settings.model_copy(update=_winners(reached))
     trained = trainer.fit(
         data, settings, device, on_epoch, checkpoint, kept={"race": reached}, former=former, columns=columns
     )
@@ -68,7 +76,7 @@ def train(
 
 def _or_plain_svds(data: TrainingData, trained: TrainedModel, device: torch.device, columns: Columns) -> TrainedModel:
     """Take the best of a trained model and plain SVDs, by validation NDCG; the trained model wins a tie."""
-    reached, best = {**trained.race, "trained": trained.best.validation_ndcg}, trained
+    reached, best = {**trained.race, TRAINED: trained.best.validation_ndcg}, trained
     for name, settings in plain_svds(trained.settings).items():
         plain = trainer.fit(data, settings, device, last_epoch=0, columns=columns)
         reached[name] = plain.best.validation_ndcg
@@ -97,6 +105,25 @@ def compared(
         chosen = settings.model_copy(update=_winners(reached))
         network = trainer.initial_network(data.graph, chosen, start=True, columns=columns, device=device).to(device)
         reached |= _temperatures(network, data, chosen, validator)
+    return reached
+
+
+def begun_with(former: Former | None, reached: Mapping[str, float]) -> Former | None:
+    """Former training, or None where the spectral start or a plain SVD has reached more in a race."""
+    plain = max((ndcg for name, ndcg in reached.items() if name.startswith(PLAIN)), default=0.0)
+    beaten = reached.get(SPECTRAL, 0.0) > reached.get(FORMER, 0.0) or plain > reached.get(TRAINED, plain)
+    return None if beaten else former
+
+
+def _beginnings(
+    data: TrainingData, settings: TrainingSettings, device: torch.device, validator: Validator, columns: Columns,
+    former: Former,
+) -> dict[str, float]:  # fmt: skip
+    """Validation NDCG of a former training on the present graph, and of the spectral start with its choices."""
+    settings, reached = former.chosen(settings), {}
+    for name, start in ((FORMER, former), (SPECTRAL, None)):
+        reached[name] = validator.ndcg(*_embeddings_at_start(data, settings, device, columns, start))
+        logger.info("race: %s, NDCG@%d %.4f", name, VALIDATION_K, reached[name])
     return reached
 
 
@@ -129,10 +156,10 @@ def _starts(
 
 
 def _embeddings_at_start(
-    data: TrainingData, settings: TrainingSettings, device: torch.device, columns: Columns
+    data: TrainingData, settings: TrainingSettings, device: torch.device, columns: Columns, former: Former | None = None
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of users [n_users, d] and graph songs [n_graph_songs, d] before training; nothing else stays."""
-    network = trainer.initial_network(data.graph, settings, start=True, columns=columns, device=device).to(device)
+    network = trainer.initial_network(data.graph, settings, True, former, columns, device).to(device)
     features = data.graph.features.select(torch.arange(data.graph.n_graph_songs)).to(device)
     return network.of_graph(features, network.frozen_propagation())
 
@@ -200,5 +227,5 @@ def plain_svds(settings: TrainingSettings) -> dict[str, TrainingSettings]:
     The matrix has a 1 for every pair, or, where edges have weights, those of the start.
     """
     plain = settings.model_copy(update={"layers": 0, "spectrum": "plain"})
-    found = {"plain SVD": plain.model_copy(update={"edge_weights": "uniform"})}
-    return found if plain.edge_weights == "uniform" else found | {"plain SVD of edge weights": plain}
+    found = {PLAIN: plain.model_copy(update={"edge_weights": "uniform"})}
+    return found if plain.edge_weights == "uniform" else found | {f"{PLAIN} of edge weights": plain}

@@ -144,16 +144,41 @@ def test_last_train_events_are_the_users_own_and_an_unknown_time_is_the_latest(t
     assert inputs.last_train_events(train, 4).tolist() == [70, -1, 5, np.iinfo(np.int64).max]
 
 
+def start_of(settings):
+    """A former training that is hardly more than its start."""
+    return replace(trainer.fit(DATA, settings, CPU, last_epoch=0), nodes=nodes_of(GRAPH))
+
+
 def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose():
-    former = replace(model_of(GRAPH, temperature=0.33, length_power=0.2, spectrum_power=4.0), nodes=nodes_of(GRAPH))
+    former = start_of(settings_of(temperature=0.33, length_power=0.2, spectrum_power=4.0))
     wanted = settings_of(temperature=None, epochs=1)
     found = race.train(DATA, wanted, CPU, former=warm.Former.of(former, nodes_of(GRAPH), wanted))
     kept = found.settings
     assert (kept.temperature, kept.length_power, kept.spectrum_power) == (0.33, 0.2, 4.0)
-    assert {name.split(" ")[0] for name in found.race} <= {"trained", "plain"}
+    assert {name.split(" ")[0] for name in found.race} == {"former", "spectral", "trained", "plain"}
     given = settings_of(temperature=0.2, length_power=0.1)
     chosen = warm.Former.of(former, nodes_of(GRAPH), given).chosen(given)
     assert (chosen.temperature, chosen.length_power) == (0.2, 0.1)
+
+
+def test_a_former_training_that_the_spectral_start_beats_is_left_out():
+    wanted = settings_of(temperature=None, epochs=1)
+    good = start_of(settings_of(temperature=0.33))
+    others = {**good.state, "users": torch.roll(good.state["users"], 1, dims=0)}  # everybody has another one's taste
+    former = warm.Former.of(replace(good, state=others), nodes_of(GRAPH), wanted)
+    found, cold = race.train(DATA, wanted, CPU, former=former), race.train(DATA, wanted, CPU)
+    assert found.race[race.FORMER] < found.race[race.SPECTRAL]
+    assert found.settings == cold.settings
+    assert all(torch.equal(tensor, cold.state[name]) for name, tensor in found.state.items())
+    assert race.begun_with(former, found.race) is None
+
+
+def test_what_a_plain_svd_has_beaten_begins_no_refit():
+    former = warm.Former.of(model_of(GRAPH), nodes_of(GRAPH), settings_of())
+    reached = {race.FORMER: 0.2, race.SPECTRAL: 0.1, race.TRAINED: 0.3, race.PLAIN: 0.2}
+    assert race.begun_with(former, reached) is former
+    assert race.begun_with(former, {**reached, f"{race.PLAIN} of edge weights": 0.4}) is None
+    assert race.begun_with(former, {}) is former  # no race, nothing has beaten it
 
 
 def test_epochs_have_to_beat_a_former_training_from_the_first_on(monkeypatch):

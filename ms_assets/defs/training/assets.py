@@ -44,7 +44,7 @@ TRAINED_ON = GRAPH | assets_of("splits", "negatives", "ground_truth")
 @asset(
     kinds={"pytorch", "mlflow"},
     pool="gpu",
-    code_version="15",
+    code_version="16",
     io_manager_key="model_files",
     config_schema=config_schema(TrainingSettings),
     ins=TRAINED_ON | REFIT | OWN_IDS,
@@ -91,7 +91,8 @@ def lightgcn(
             parts = (splits[name] for name in ("negatives", "train", "validation"))
             data = refit.refit_data(io_manager.duckdb.connection, bipartite_graph, *parts)
             again = Checkpoint.open(file("refit"), data, settings, former_version)
-            given = {"data": data, "fitted": trained, "checkpoint": again, "former": former}
+            begun_with = race.begun_with(former, trained.race)
+            given = {"data": data, "fitted": trained, "checkpoint": again, "former": begun_with}
             trained = ranks.run(settings.ranks, trainer.refit, device, given)
             again.finish()
         checkpoint.finish()
