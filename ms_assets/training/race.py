@@ -159,7 +159,9 @@ def _embeddings_at_start(
     data: TrainingData, settings: TrainingSettings, device: torch.device, columns: Columns, former: Former | None = None
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of users [n_users, d] and graph songs [n_graph_songs, d] before training; nothing else stays."""
-    network = trainer.initial_network(data.graph, settings, True, former, columns, device).to(device)
+    network = trainer.initial_network(
+        data.graph, settings, start=True, former=former, columns=columns, device=device
+    ).to(device)
     features = data.graph.features.select(torch.arange(data.graph.n_graph_songs)).to(device)
     return network.of_graph(features, network.frozen_propagation())
 

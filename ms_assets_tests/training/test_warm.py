@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from ms_assets.defs.platform.io_managers import CheckpointOnDisk
 from ms_assets.training import inputs, race, trainer, warm
+from ms_assets.training.checkpoints import Checkpoint
 from ms_assets.training.trained import TrainedModel
 from ms_assets.training.validation import Validator
 from ms_assets_tests.training.graphs import (
@@ -19,7 +21,7 @@ from ms_assets_tests.training.graphs import (
     random_graph,
     unit_rows,
 )
-from ms_assets_tests.training.tastes import CPU, GRAPH, WANTED, one_thread, plant, settings_of
+from ms_assets_tests.training.tastes import CPU, GRAPH, WANTED, Killed, KilledAfter, one_thread, plant, settings_of
 
 pytestmark = one_thread
 DATA = data_of(GRAPH, wanted=WANTED)
@@ -149,6 +151,11 @@ def start_of(settings):
     return replace(trainer.fit(DATA, settings, CPU, last_epoch=0), nodes=nodes_of(GRAPH))
 
 
+def of_other_tastes(model):
+    """The model with the taste of another user for everybody."""
+    return replace(model, state={**model.state, "users": torch.roll(model.state["users"], 1, dims=0)})
+
+
 def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose():
     former = start_of(settings_of(temperature=0.33, length_power=0.2, spectrum_power=4.0))
     wanted = settings_of(temperature=None, epochs=1)
@@ -163,14 +170,27 @@ def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose()
 
 def test_a_former_training_that_the_spectral_start_beats_is_left_out():
     wanted = settings_of(temperature=None, epochs=1)
-    good = start_of(settings_of(temperature=0.33))
-    others = {**good.state, "users": torch.roll(good.state["users"], 1, dims=0)}  # everybody has another one's taste
-    former = warm.Former.of(replace(good, state=others), nodes_of(GRAPH), wanted)
+    former = warm.Former.of(of_other_tastes(start_of(settings_of(temperature=0.33))), nodes_of(GRAPH), wanted)
     found, cold = race.train(DATA, wanted, CPU, former=former), race.train(DATA, wanted, CPU)
     assert found.race[race.FORMER] < found.race[race.SPECTRAL]
     assert found.settings == cold.settings
     assert all(torch.equal(tensor, cold.state[name]) for name, tensor in found.state.items())
     assert race.begun_with(former, found.race) is None
+
+
+@pytest.mark.parametrize("of", [lambda model: model, of_other_tastes], ids=["former training", "spectral start"])
+def test_a_warm_start_that_was_killed_goes_on_from_what_it_began_with(of, tmp_path):
+    wanted = settings_of(temperature=None, epochs=2, checkpoint_seconds=0)
+    former = warm.Former.of(of(start_of(settings_of(temperature=0.33))), nodes_of(GRAPH), wanted)
+    unbroken = race.train(DATA, wanted, CPU, former=former)
+    killed = KilledAfter.open(CheckpointOnDisk(tmp_path / "killed"), DATA, wanted, "a version")
+    killed.n_left = 1
+    with pytest.raises(Killed):
+        race.train(DATA, wanted, CPU, checkpoint=killed, former=former)
+    saved = Checkpoint.open(CheckpointOnDisk(tmp_path / "killed"), DATA, wanted, "a version")
+    resumed = race.train(DATA, wanted, CPU, checkpoint=saved, former=former)
+    assert (resumed.settings, resumed.race) == (unbroken.settings, unbroken.race)
+    assert all(torch.equal(tensor, unbroken.state[name]) for name, tensor in resumed.state.items())
 
 
 def test_what_a_plain_svd_has_beaten_begins_no_refit():
