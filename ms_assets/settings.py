@@ -244,7 +244,8 @@ class TrainingSettings(Settings):
     warm_start: bool = Field(
         False,
         description="Begin with the stored training of this scale, of equal size and form, made from earlier events: "
-        "what both know keeps its parameters, and the race's choices hold, unless the spectral start alone is better.",
+        "what both know keeps its parameters, and the race's choices hold; if the spectral start alone is better on "
+        "validation, only the temperature does.",
     )
     validation_users: int = Field(
         2_000, ge=1, le=LARGEST_COUNT, description="Maximum number of users drawn for validation."

@@ -50,8 +50,11 @@ def train(
     """Train with what wins the race, and fit the length of cold songs; arguments and errors as in `trainer.fit`.
 
     The race is deterministic. Without validation users, or with `race` off, there is none. A former training brings
-    along what a race has chosen for it; one that the spectral start beats is left out, and the race is run.
+    along what a race has chosen for it; of one that the spectral start beats nothing is left but the temperature, by
+    which no trainings are compared again.
     """
+    if former:
+        settings = former.chosen(settings, ["temperature"])
     validator = Validator.of(data, settings)
     reached: dict[str, float] = {}
     races = settings.race and len(validator.users) > 0

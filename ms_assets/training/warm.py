@@ -7,7 +7,7 @@ needs no training of its own, and the former choices of temperature and length p
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -95,9 +95,9 @@ class Former:
         rows |= {"user": user.masked_fill(later, -1), "song": song.masked_fill(song >= len(state["log_lengths"]), -1)}
         return cls(state, former.settings, rows)
 
-    def chosen(self, settings: TrainingSettings) -> TrainingSettings:
-        """Settings with what the race chose for the former training where they leave it open."""
-        open_ = {name: getattr(self.settings, name) for name in CHOSEN if getattr(settings, name) is None}
+    def chosen(self, settings: TrainingSettings, names: Collection[str] = CHOSEN) -> TrainingSettings:
+        """Settings with what the race chose for the former training where they leave it open; names: of what."""
+        open_ = {name: getattr(self.settings, name) for name in names if getattr(settings, name) is None}
         return settings.model_copy(update=open_)
 
 

@@ -168,10 +168,11 @@ def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose()
     assert (chosen.temperature, chosen.length_power) == (0.2, 0.1)
 
 
-def test_a_former_training_that_the_spectral_start_beats_is_left_out():
+def test_of_a_former_training_that_the_spectral_start_beats_the_temperature_is_left():
     wanted = settings_of(temperature=None, epochs=1)
     former = warm.Former.of(of_other_tastes(start_of(settings_of(temperature=0.33))), nodes_of(GRAPH), wanted)
-    found, cold = race.train(DATA, wanted, CPU, former=former), race.train(DATA, wanted, CPU)
+    found = race.train(DATA, wanted, CPU, former=former)
+    cold = race.train(DATA, settings_of(temperature=0.33, epochs=1), CPU)
     assert found.race[race.FORMER] < found.race[race.SPECTRAL]
     assert found.settings == cold.settings
     assert all(torch.equal(tensor, cold.state[name]) for name, tensor in found.state.items())
