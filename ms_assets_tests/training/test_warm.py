@@ -146,22 +146,24 @@ def test_last_train_events_are_the_users_own_and_an_unknown_time_is_the_latest(t
     assert inputs.last_train_events(train, 4).tolist() == [70, -1, 5, np.iinfo(np.int64).max]
 
 
-def start_of(settings):
-    """A former training that is hardly more than its start."""
-    return replace(trainer.fit(DATA, settings, CPU, last_epoch=0), nodes=nodes_of(GRAPH))
+CHOSEN = {"temperature": 0.33, "length_power": 0.2, "spectrum_power": 4.0}
 
 
-def of_other_tastes(model):
-    """The model with the taste of another user for everybody."""
-    return replace(model, state={**model.state, "users": torch.roll(model.state["users"], 1, dims=0)})
+def trained():
+    """A former training that is better than its start."""
+    return replace(trainer.fit(DATA, settings_of(epochs=3, **CHOSEN), CPU), nodes=nodes_of(GRAPH))
+
+
+def drawn():
+    """A former training that is worse than any start."""
+    return model_of(GRAPH, **CHOSEN)
 
 
 def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose():
-    former = start_of(settings_of(temperature=0.33, length_power=0.2, spectrum_power=4.0))
-    wanted = settings_of(temperature=None, epochs=1)
+    former, wanted = trained(), settings_of(temperature=None, epochs=1)
     found = race.train(DATA, wanted, CPU, former=warm.Former.of(former, nodes_of(GRAPH), wanted))
-    kept = found.settings
-    assert (kept.temperature, kept.length_power, kept.spectrum_power) == (0.33, 0.2, 4.0)
+    assert found.race[race.FORMER] > found.race[race.SPECTRAL]
+    assert {name: getattr(found.settings, name) for name in CHOSEN} == CHOSEN
     assert {name.split(" ")[0] for name in found.race} == {"former", "spectral", "trained", "plain"}
     given = settings_of(temperature=0.2, length_power=0.1)
     chosen = warm.Former.of(former, nodes_of(GRAPH), given).chosen(given)
@@ -170,7 +172,7 @@ def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose()
 
 def test_of_a_former_training_that_the_spectral_start_beats_the_temperature_is_left():
     wanted = settings_of(temperature=None, epochs=1)
-    former = warm.Former.of(of_other_tastes(start_of(settings_of(temperature=0.33))), nodes_of(GRAPH), wanted)
+    former = warm.Former.of(drawn(), nodes_of(GRAPH), wanted)
     found = race.train(DATA, wanted, CPU, former=former)
     cold = race.train(DATA, settings_of(temperature=0.33, epochs=1), CPU)
     assert found.race[race.FORMER] < found.race[race.SPECTRAL]
@@ -179,10 +181,10 @@ def test_of_a_former_training_that_the_spectral_start_beats_the_temperature_is_l
     assert race.begun_with(former, found.race) is None
 
 
-@pytest.mark.parametrize("of", [lambda model: model, of_other_tastes], ids=["former training", "spectral start"])
-def test_a_warm_start_that_was_killed_goes_on_from_what_it_began_with(of, tmp_path):
+@pytest.mark.parametrize("before", [trained, drawn])
+def test_a_warm_start_that_was_killed_goes_on_from_what_it_began_with(before, tmp_path):
     wanted = settings_of(temperature=None, epochs=2, checkpoint_seconds=0)
-    former = warm.Former.of(of(start_of(settings_of(temperature=0.33))), nodes_of(GRAPH), wanted)
+    former = warm.Former.of(before(), nodes_of(GRAPH), wanted)
     unbroken = race.train(DATA, wanted, CPU, former=former)
     killed = KilledAfter.open(CheckpointOnDisk(tmp_path / "killed"), DATA, wanted, "a version")
     killed.n_left = 1
