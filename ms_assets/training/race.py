@@ -82,8 +82,7 @@ def _or_plain_svds(data: TrainingData, trained: TrainedModel, device: torch.devi
     reached, best = {**trained.race, TRAINED: trained.best.validation_ndcg}, trained
     for name, settings in plain_svds(trained.settings).items():
         plain = trainer.fit(data, settings, device, last_epoch=0, columns=columns)
-        reached[name] = plain.best.validation_ndcg
-        logger.info("race: %s, NDCG@%d %.4f", name, VALIDATION_K, reached[name])
+        _note(reached, name, plain.best.validation_ndcg)
         if reached[name] > best.best.validation_ndcg:
             best = replace(best, settings=settings, state=plain.state, best=plain.best)
     return replace(best, race=reached)
@@ -123,10 +122,10 @@ def _beginnings(
     former: Former,
 ) -> dict[str, float]:  # fmt: skip
     """Validation NDCG of a former training on the present graph, and of the spectral start with its choices."""
-    settings, reached = former.chosen(settings), {}
+    settings = former.chosen(settings)
+    reached: dict[str, float] = {}
     for name, start in ((FORMER, former), (SPECTRAL, None)):
-        reached[name] = validator.ndcg(*_embeddings_at_start(data, settings, device, columns, start))
-        logger.info("race: %s, NDCG@%d %.4f", name, VALIDATION_K, reached[name])
+        _note(reached, name, validator.ndcg(*_embeddings_at_start(data, settings, device, columns, start)))
     return reached
 
 
@@ -151,7 +150,7 @@ def _starts(
             logger.info("race: spectrum power %g leaves users alike", power)
             break
         of_lengths = _length_powers(users, songs, data, lengths or (settings.initial_length_power,), validator)
-        _note(of_spectra, "spectrum_power", power, max(of_lengths.values()))
+        _note(of_spectra, _name("spectrum_power", power), max(of_lengths.values()))
         if best and max(of_lengths.values()) <= max(best.values()):
             break
         best = of_lengths
@@ -178,7 +177,8 @@ def _length_powers(
     reached: dict[str, float] = {}
     for power in powers:
         lengths = log_lengths(degrees, power)
-        _note(reached, "length_power", power, validator.ndcg(users, directions * lengths.exp()[:, None]))
+        ndcg = validator.ndcg(users, directions * lengths.exp()[:, None])
+        _note(reached, _name("length_power", power), ndcg)
     return reached
 
 
@@ -203,13 +203,13 @@ def _temperatures(
         except NotFiniteError as error:
             logger.warning("race: temperature %g diverged, %s", temperature, error)
             ndcg = [0.0]
-        _note(reached, "temperature", temperature, max(ndcg))
+        _note(reached, _name("temperature", temperature), max(ndcg))
     return reached
 
 
-def _note(reached: dict[str, float], setting: str, value: float, ndcg: float) -> None:
-    reached[_name(setting, value)] = ndcg
-    logger.info("race: %s, NDCG@%d %.4f", _name(setting, value), VALIDATION_K, ndcg)
+def _note(reached: dict[str, float], name: str, ndcg: float) -> None:
+    reached[name] = ndcg
+    logger.info("race: %s, NDCG@%d %.4f", name, VALIDATION_K, ndcg)
 
 
 def _winners(reached: dict[str, float]) -> dict[str, Any]:

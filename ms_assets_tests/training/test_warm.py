@@ -149,18 +149,18 @@ def test_last_train_events_are_the_users_own_and_an_unknown_time_is_the_latest(t
 CHOSEN = {"temperature": 0.33, "length_power": 0.2, "spectrum_power": 4.0}
 
 
-def trained():
+def better():
     """A former training that is better than its start."""
     return replace(trainer.fit(DATA, settings_of(epochs=3, **CHOSEN), CPU), nodes=nodes_of(GRAPH))
 
 
-def drawn():
+def worse():
     """A former training that is worse than any start."""
     return model_of(GRAPH, **CHOSEN)
 
 
 def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose():
-    former, wanted = trained(), settings_of(temperature=None, epochs=1)
+    former, wanted = better(), settings_of(temperature=None, epochs=1)
     found = race.train(DATA, wanted, CPU, former=warm.Former.of(former, nodes_of(GRAPH), wanted))
     assert found.race[race.FORMER] > found.race[race.SPECTRAL]
     assert {name: getattr(found.settings, name) for name in CHOSEN} == CHOSEN
@@ -172,7 +172,7 @@ def test_the_race_is_not_run_again_and_what_is_given_goes_before_what_it_chose()
 
 def test_of_a_former_training_that_the_spectral_start_beats_the_temperature_is_left():
     wanted = settings_of(temperature=None, epochs=1)
-    former = warm.Former.of(drawn(), nodes_of(GRAPH), wanted)
+    former = warm.Former.of(worse(), nodes_of(GRAPH), wanted)
     found = race.train(DATA, wanted, CPU, former=former)
     cold = race.train(DATA, settings_of(temperature=0.33, epochs=1), CPU)
     assert found.race[race.FORMER] < found.race[race.SPECTRAL]
@@ -181,7 +181,7 @@ def test_of_a_former_training_that_the_spectral_start_beats_the_temperature_is_l
     assert race.begun_with(former, found.race) is None
 
 
-@pytest.mark.parametrize("before", [trained, drawn])
+@pytest.mark.parametrize("before", [better, worse])
 def test_a_warm_start_that_was_killed_goes_on_from_what_it_began_with(before, tmp_path):
     wanted = settings_of(temperature=None, epochs=2, checkpoint_seconds=0)
     former = warm.Former.of(before(), nodes_of(GRAPH), wanted)
